@@ -1,0 +1,1 @@
+"""lowbit: compile PyTorch models to low precision."""

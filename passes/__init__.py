@@ -1,0 +1,1 @@
+"""Graph passes from the captured ATen graph to packed low-bit ops."""

@@ -1,0 +1,1 @@
+"""Ops, reference arithmetic and native kernels; knows nothing of graphs."""

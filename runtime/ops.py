@@ -1,0 +1,105 @@
+"""The ``lowbit::`` ops: schema, tags, shape function and reference for each; native libraries only override the reference.
+
+The arithmetic of every op is in docs/arithmetic.md. ``x`` is float32, bfloat16 or float16 of shape [..., K] with any strides;
+``w`` is a packed weight (runtime/packing.py) and ``n`` its number of output rows; ``dtype`` defaults to that of ``x``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.runtime.packing import PANEL, packed_bytes
+from lowbit_compiler.runtime.reference import linear, quantize, treatments
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+GROUPS = (32, 64, 128)
+MAX_K = 133_144  # largest K whose int8 products cannot overflow int32: floor((2^31 - 1) / 127^2)
+
+LIBRARY = torch.library.Library("lowbit", "DEF")
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
+
+
+def _require(op: str, condition: Any, expected: str, got: object) -> None:
+    if not condition:
+        raise RuntimeError(f"lowbit::{op}: expected {expected}, got {got}")
+
+
+def _check_linear(op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int | None = None) -> None:
+    _require(op, x.dtype in FLOATS, "x in float32, bfloat16 or float16", x.dtype)
+    _require(op, x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
+    k = x.shape[-1]
+    _require(op, group is None or group in GROUPS, f"group in {GROUPS}", group)
+    _require(op, w.dtype == torch.int8 and w.dim() == 2, "w packed as int8 [panels, bytes]", f"{w.dtype} of {w.dim()} dimensions")
+    _require(op, w.shape[0] == -(-n // PANEL), f"{-(-n // PANEL)} panels for n = {n}", f"{w.shape[0]}")
+    _require(op, w.shape[1] == packed_bytes(k, group), f"panels of {packed_bytes(k, group)} bytes for K = {k}", f"{w.shape[1]}")
+    _require(op, bias is None or tuple(bias.shape) == (n,), f"bias of shape ({n},)", None if bias is None else tuple(bias.shape))
+
+
+def _linear_fake(op: str) -> Callable[..., Tensor]:
+    def fake(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any) -> Tensor:
+        _check_linear(op, x, w, bias, n, rest[0] if op == "linear_fs4" else None)
+        return x.new_empty((*x.shape[:-1], n), dtype=rest[-1] or x.dtype)
+
+    return fake
+
+
+def _checked(op: str, reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def call(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any) -> Tensor:
+        _check_linear(op, x, w, bias, n, rest[0] if op == "linear_fs4" else None)
+        return reference(x, w, bias, n, *rest)
+
+    return call
+
+
+def _define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=_TAGS)
+    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"lowbit::{name}", fake, lib=LIBRARY)
+
+
+def _quantize_s8_fake(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+
+
+def _quantize_s4_fake(w: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    n, k = w.shape
+    return w.new_empty((n, k), dtype=torch.int8), w.new_empty((n, -(-k // group)), dtype=torch.float32)
+
+
+def _split_fake(x: Tensor, *_: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+_define("quantize_s8(Tensor x) -> (Tensor, Tensor)", quantize.quantize_s8, _quantize_s8_fake)
+_define(
+    "dequantize_s8(Tensor q, Tensor scale, ScalarType dtype) -> Tensor",
+    quantize.dequantize_s8,
+    lambda q, scale, dtype: q.new_empty(q.shape, dtype=dtype),
+)
+_define("quantize_s4(Tensor w, int group) -> (Tensor, Tensor)", quantize.quantize_s4, _quantize_s4_fake)
+_define(
+    "dequantize_s4(Tensor q, Tensor scale, int group, ScalarType dtype) -> Tensor",
+    quantize.dequantize_s4,
+    lambda q, scale, group, dtype: q.new_empty(q.shape, dtype=dtype),
+)
+_define(
+    "rotate(Tensor x) -> Tensor",
+    treatments.rotate,
+    lambda x: x.new_empty((*x.shape[:-1], -(-x.shape[-1] // 64) * 64), dtype=torch.float32),
+)
+_define("split_columns(Tensor x, float threshold) -> (Tensor, Tensor)", treatments.split_columns, _split_fake)
+_define("split_rows(Tensor x) -> (Tensor, Tensor)", treatments.split_rows, _split_fake)
+
+LINEAR_SCHEMAS = {
+    "linear_s8s8": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
+    "linear_s8s8_rotated": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
+    "linear_s8s8_columns": "(Tensor x, Tensor w, Tensor? bias, int n, float threshold, ScalarType? dtype) -> Tensor",
+    "linear_s8s8_rows": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
+    "linear_fs8": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
+    "linear_fs4": "(Tensor x, Tensor w, Tensor? bias, int n, int group, ScalarType? dtype) -> Tensor",
+}
+for _name, _arguments in LINEAR_SCHEMAS.items():
+    _define(_name + _arguments, _checked(_name, getattr(linear, _name)), _linear_fake(_name))

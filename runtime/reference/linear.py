@@ -1,0 +1,73 @@
+"""Products with packed weights: int8 x int8 with a treatment of outliers, and weight-only int8 and int4."""
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.runtime.packing import unpack_s4, unpack_s8
+from lowbit_compiler.runtime.reference.quantize import dequantize_s4, quantize_s8
+from lowbit_compiler.runtime.reference.treatments import rotate, split_columns, split_rows
+
+
+def _pad(x: Tensor, kp: int) -> Tensor:
+    return torch.nn.functional.pad(x, (0, kp - x.shape[-1]))
+
+
+def _finish(y: Tensor, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+    if bias is not None:
+        y = y + bias.float()
+    return y.to(dtype or x.dtype).reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _s8s8(
+    x: Tensor, kept: Tensor, exact: Tensor | None, packed: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None, rotated: bool
+) -> Tensor:
+    qw, sw = unpack_s8(packed, n)
+    kp = qw.shape[1]
+    rows = _pad(x.reshape(-1, x.shape[-1]).float(), kp)
+    qx, sx = quantize_s8(kept.reshape(-1, kept.shape[-1]))
+    acc = _pad(qx, kp).double() @ qw.double().t()  # exact: every sum is below 2^31
+    y = acc.float() * sx
+    if exact is not None:
+        o = _pad(exact.reshape(-1, exact.shape[-1]).float(), kp) @ qw.float().t()
+        y = y + torch.nan_to_num(o)  # special rows are replaced below
+    y = y * sw.t()
+    special = ~torch.isfinite(rows).all(1) | torch.isnan(sx[:, 0])
+    weight = qw.float() * sw
+    y[special] = rows[special] @ (rotate(weight) if rotated else weight).t()
+    return _finish(y, x, bias, dtype)
+
+
+def linear_s8s8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """``x`` [..., K] times packed int8 ``w`` of N rows; the row is quantized as it is."""
+    return _s8s8(x, x, None, w, bias, n, dtype, rotated=False)
+
+
+def linear_s8s8_rotated(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """The same after a block-Hadamard rotation of ``x``; ``w`` holds the rotated weight."""
+    return _s8s8(x, rotate(x), None, w, bias, n, dtype, rotated=True)
+
+
+def linear_s8s8_columns(x: Tensor, w: Tensor, bias: Tensor | None, n: int, threshold: float, dtype: torch.dtype | None) -> Tensor:
+    """LLM.int8(): columns of ``x`` that reach ``threshold`` stay in float and meet the dequantized weight."""
+    kept, exact = split_columns(x, threshold)
+    return _s8s8(x, kept, exact, w, bias, n, dtype, rotated=False)
+
+
+def linear_s8s8_rows(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """The largest elements of each row (at most 16) stay in float and meet the dequantized weight."""
+    kept, exact = split_rows(x)
+    return _s8s8(x, kept, exact, w, bias, n, dtype, rotated=False)
+
+
+def linear_fs8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """Weight-only int8: ``x`` [..., K] stays in float."""
+    q, scale = unpack_s8(w, n)
+    y = (x.reshape(-1, x.shape[-1]).float() @ q[:, : x.shape[-1]].float().t()) * scale.t()
+    return _finish(y, x, bias, dtype)
+
+
+def linear_fs4(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
+    """Weight-only int4 with one scale per ``group`` elements of K."""
+    q, scale = unpack_s4(w, n, x.shape[-1], group)
+    weight = dequantize_s4(q, scale, group, torch.float32)[:, : x.shape[-1]]
+    return _finish(x.reshape(-1, x.shape[-1]).float() @ weight.t(), x, bias, dtype)

@@ -1,0 +1,39 @@
+"""Row-wise and group-wise absmax quantization, and its inverse (LLM.int8(), arXiv 2208.07339, section 2)."""
+
+import torch
+from torch import Tensor
+
+EMPTY = 2.0**-120  # below this 127/a overflows float32; the row counts as zero
+
+
+def _codes(x: Tensor, largest: int) -> tuple[Tensor, Tensor]:
+    a = x.abs().amax(-1, keepdim=True)
+    empty = a < EMPTY
+    special = ~torch.isfinite(a)
+    inv = torch.where(empty | special, torch.zeros_like(a), largest / a)
+    q = torch.round(torch.where(special, torch.zeros_like(x), x) * inv).clamp(-largest, largest)
+    scale = torch.where(special, torch.full_like(a, torch.nan), torch.where(empty, torch.zeros_like(a), a / largest))
+    return q.to(torch.int8), scale
+
+
+def quantize_s8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize each row of ``x`` [..., K] to int8 in [-127, 127] with a float32 scale [..., 1]."""
+    return _codes(x.float(), 127)
+
+
+def dequantize_s8(q: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``q * scale`` [..., K] in ``dtype``."""
+    return (q.float() * scale).to(dtype)
+
+
+def quantize_s4(w: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Quantize groups of ``group`` along K of ``w`` [N, K] to [-7, 7] (one int8 each), scales float32 [N, ceil(K/group)]."""
+    n, k = w.shape
+    padded = torch.nn.functional.pad(w.float(), (0, -k % group)).reshape(n, -1, group)
+    q, scale = _codes(padded, 7)
+    return q.reshape(n, -1)[:, :k].contiguous(), scale.reshape(n, -1)
+
+
+def dequantize_s4(q: Tensor, scale: Tensor, group: int, dtype: torch.dtype) -> Tensor:
+    """Return the float weight [N, K] of int4 codes ``q`` [N, K] and group scales ``scale`` [N, ceil(K/group)]."""
+    return (q.float() * scale.repeat_interleave(group, 1)[:, : q.shape[1]]).to(dtype)
