@@ -19,7 +19,7 @@ def perplexity(
     if windows == 0:
         raise ValueError(f"perplexity: {ids.shape[1]} tokens are fewer than one window of {window}")
     total = 0.0
-    with torch.inference_mode():
+    with torch.no_grad():
         for i in range(windows):
             piece = ids[:, i * window : (i + 1) * window].contiguous()  # a sliced layout would recompile model_fn
             logits = model_fn(piece)[0, :-1].float()
