@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.packing import PANEL, packed_bytes
+from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
 from lowbit_compiler.runtime.reference import linear, quantize, treatments
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -92,6 +92,17 @@ _define(
 )
 _define("split_columns(Tensor x, float threshold) -> (Tensor, Tensor)", treatments.split_columns, _split_fake)
 _define("split_rows(Tensor x) -> (Tensor, Tensor)", treatments.split_rows, _split_fake)
+
+_define(
+    "pack_s8(Tensor q, Tensor scale) -> Tensor",
+    pack_s8,
+    lambda q, scale: q.new_empty((-(-q.shape[0] // PANEL), packed_bytes(q.shape[1])), dtype=torch.int8),
+)
+_define(
+    "pack_s4(Tensor q, Tensor scale, int group) -> Tensor",
+    pack_s4,
+    lambda q, scale, group: q.new_empty((-(-q.shape[0] // PANEL), packed_bytes(q.shape[1], group)), dtype=torch.int8),
+)
 
 LINEAR_SCHEMAS = {
     "linear_s8s8": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
