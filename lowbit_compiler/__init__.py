@@ -1,1 +1,22 @@
-"""lowbit: compile PyTorch models to low precision."""
+"""lowbit: compile PyTorch models to low precision with ``torch.compile(model, backend="lowbit")``."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lowbit_compiler.driver import last_report
+    from lowbit_compiler.explain import explain
+    from lowbit_compiler.recipe import RECIPES, Recipe
+    from lowbit_compiler.report import Report
+
+__all__ = ["RECIPES", "Recipe", "Report", "explain", "last_report"]
+
+_HOMES = {"RECIPES": "recipe", "Recipe": "recipe", "Report": "report", "explain": "explain", "last_report": "driver"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: the command line and the recipe types must not pay for torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lowbit_compiler' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"lowbit_compiler.{_HOMES[name]}"), name)

@@ -1,0 +1,162 @@
+"""One compilation: capture, passes, remainder, weights; and what to do when one of them fails."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lowbit_compiler.capture.captured import Captured
+from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.dump import Dump
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.executable import Executable
+from lowbit_compiler.options import Options
+from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext, Target
+from lowbit_compiler.passes.find import Find
+from lowbit_compiler.passes.normalize import Normalize
+from lowbit_compiler.passes.pipeline import runtime_exit, waist
+from lowbit_compiler.passes.runner import Observer, PassRun, run_passes
+from lowbit_compiler.passes.site import Reason
+from lowbit_compiler.remainder import compile_remainder
+from lowbit_compiler.report import Report, site_report
+from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS
+from lowbit_compiler.verify import Verifier
+
+log = logging.getLogger("lowbit_compiler")
+_reports: list[Report] = []
+
+
+def last_report() -> Report:
+    """Return the report of the newest compilation; raises LookupError where nothing was compiled yet."""
+    if not _reports:
+        raise LookupError("nothing was compiled with backend='lowbit' in this process yet")
+    return _reports[-1]
+
+
+def rewrite(captured: Captured, options: Options, observers: Sequence[Observer] = ()) -> tuple[PassContext, Report]:
+    """Run the passes over ``captured.gm`` in place, up to the runtime exit; returns the context and the report."""
+    ctx = PassContext(
+        recipe=options.recipe,
+        target=Target(kernels=_kernels()),
+        parameters=captured.parameters,
+        ignore=options.ignore,
+        max_rewrites=options.max_rewrites,
+        known_names=captured.known_names,
+    )
+    facts: set[Fact] = set()
+
+    def observe(p: Pass, run: PassRun, gm: fx.GraphModule) -> None:
+        for observer in observers:
+            observer(p, run, gm)
+
+    runs = run_passes(
+        waist() + runtime_exit(),
+        captured.gm,
+        ctx,
+        facts=facts,
+        disable=options.disable,
+        stop_after=options.stop_after,
+        observe=observe,
+        strict=options.verify,
+    )
+    if Fact.LOWERED not in facts:
+        for site in ctx.planned():
+            site.decline(Reason.DISABLED, "not lowered")
+    return ctx, Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
+
+
+def _kernels() -> dict[str, str]:
+    try:
+        from lowbit_compiler.runtime.kernels import kernel_for
+    except ImportError:
+        return {}
+    return {op: kernel_for(op) for op in LINEAR_SCHEMAS}
+
+
+def needs_gradient(examples: Sequence[Any]) -> bool:
+    """Return whether autograd would record this graph (the same question that AOTAutograd asks)."""
+    return torch.is_grad_enabled() and any(isinstance(example, Tensor) and example.requires_grad for example in examples)
+
+
+def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> Callable[..., Any]:
+    """Compile Dynamo's graph: rewritten where the recipe allows, whole in float where gradients are needed or a pass fails."""
+    if needs_gradient(examples):
+        return _decline_gradients(gm, examples, options)
+    start = time.perf_counter()
+    try:
+        compiled, report = _compile(gm, examples, options)
+    except OptionError:
+        raise
+    except Exception as error:
+        if options.verify:
+            raise
+        log.warning("the graph is left whole to %s: %s: %s", options.remainder, type(error).__name__, error)
+        report = Report(options.recipe.name, fallback=f"{type(error).__name__}: {error}")
+        compiled = compile_remainder(gm, examples, options.remainder, options.mode)
+    _reports.append(report)
+    log.info("%s, %.1f s", report.summary(), time.perf_counter() - start)
+    return compiled
+
+
+def _compile(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> tuple[Callable[..., Any], Report]:
+    captured = capture_dynamo(gm, examples)
+    inputs = [node.name for node in captured.gm.graph.nodes if node.op == "placeholder"]
+    observers: list[Observer] = []
+    dump = Dump(options.dump) if options.dump else None
+    if dump is not None:
+        dump.stage("capture", captured.gm, "the captured graph")
+        observers.append(dump.observe)
+    if options.verify:
+        observers.append(Verifier(captured.gm, examples).observe)
+    ctx, report = rewrite(captured, options, observers)
+    compiled = _finish(captured.gm, inputs, ctx.constants, examples, options, report)
+    if dump is not None:
+        dump.finish(str(report))
+    return compiled, report
+
+
+def _finish(
+    gm: fx.GraphModule, inputs: list[str], constants: list[Constant], examples: Sequence[Any], options: Options, report: Report
+) -> Callable[..., Any]:
+    """Compile the rewritten graph's remainder and load its weights."""
+    for node in gm.graph.nodes:
+        if "val" in node.meta:
+            node.meta["example_value"] = node.meta["val"]  # Inductor's passes over Dynamo graphs look here
+    gm.recompile()
+    names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+    example = dict(zip(inputs, examples, strict=True))
+    values = {node.name: node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder" and node.name not in example}
+    executable = Executable(
+        compile_remainder(gm, [example[n] if n in example else values[n] for n in names], options.remainder, options.mode),
+        inputs,
+        names,
+        constants,
+    )
+    executable.load(examples)
+    if options.free_weights:
+        released = executable.free(examples)
+        report.notes.append(
+            f"free_weights released {released / 1e6:.1f} MB of float weights: state_dict(), saving, eager calls and a second recipe need them"
+        )
+        log.warning("%s", report.notes[-1])
+    return executable
+
+
+def declined_report(captured: Captured, options: Options) -> Report:
+    """Return the report of a graph that needs gradients: every site found, none rewritten."""
+    report = Report(options.recipe.name, fallback=Reason.NEEDS_GRADIENT.value)
+    ctx = PassContext(options.recipe, Target(), captured.parameters)
+    report.passes = run_passes([Normalize(), Find()], captured.gm, ctx)
+    for site in ctx.sites:
+        site.decline(Reason.NEEDS_GRADIENT, "call the model under torch.no_grad() or torch.inference_mode()")
+    report.sites = [site_report(site) for site in ctx.sites]
+    return report
+
+
+def _decline_gradients(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> Callable[..., Any]:
+    _reports.append(declined_report(capture_dynamo(gm, examples), options))
+    log.warning("a graph that needs gradients is not quantized; for inference call the model under torch.no_grad() or inference_mode()")
+    return compile_remainder(gm, examples, options.remainder, options.mode)

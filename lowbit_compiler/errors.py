@@ -1,0 +1,17 @@
+"""Errors that a user can mend; each message says what was got and what is accepted."""
+
+
+class LowbitError(Exception):
+    """Base of every error that lowbit raises on purpose."""
+
+
+class OptionError(LowbitError, ValueError):
+    """An unknown option, recipe, environment value or ``ignore`` name."""
+
+
+class WeightFreedError(LowbitError, RuntimeError):
+    """A float weight is needed again after ``free_weights=True`` released it."""
+
+
+class PassError(LowbitError, RuntimeError):
+    """A pass failed or broke a fact it promised; names pass, fact and node."""

@@ -1,0 +1,37 @@
+"""What would be rewritten in a model, and why the rest would not; nothing is compiled and no model is changed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.driver import declined_report, needs_gradient, rewrite
+from lowbit_compiler.options import parse
+from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.report import Report
+
+
+def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int8", **options: Any) -> Report:
+    """Trace ``model(*inputs)`` and run the passes on every graph of it; returns one report of them all.
+
+    The model runs once, in float. ``options`` are those of the backend. Raises OptionError for a bad recipe or option.
+    """
+    parsed = parse({"recipe": recipe, **options})
+    reports: list[Report] = []
+
+    def backend(gm: fx.GraphModule, examples: Any) -> Callable[..., Any]:
+        captured = capture_dynamo(gm, examples)
+        reports.append(declined_report(captured, parsed) if needs_gradient(examples) else rewrite(captured, parsed)[1])
+        return gm.forward  # type: ignore[no-any-return]
+
+    torch._dynamo.reset()
+    try:
+        torch.compile(model, backend=backend)(*inputs)
+    finally:
+        torch._dynamo.reset()
+    total = Report(parsed.recipe.name, graphs=0)
+    for report in reports:
+        total.extend(report)
+    return total

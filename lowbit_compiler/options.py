@@ -1,0 +1,148 @@
+"""Options of ``torch.compile(..., backend="lowbit", options={...})`` and the ``LOWBIT_*`` environment, as one table."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.passes.pipeline import PASS_NAMES
+from lowbit_compiler.recipe import GROUP_SIZES, Recipe, find_recipe
+
+ENVIRONMENT: dict[str, str] = {
+    "LOWBIT_DUMP": "folder: write the graph after every pass there (same as options={'dump': folder})",
+    "LOWBIT_DISABLE": f"pass,pass: skip these passes; names: {', '.join(PASS_NAMES)}",
+    "LOWBIT_STOP_AFTER": "pass: run no pass after this one; the graph still runs",
+    "LOWBIT_MAX_REWRITES": "number: rewrite at most that many sites (to bisect)",
+    "LOWBIT_VERIFY": "each: run the graph before and after each pass on the real inputs and compare; failures raise",
+    "LOWBIT_ISA": "scalar, avx2, vnni or amx: the highest instruction set that kernels may use",
+    "LOWBIT_NATIVE": "0: do not load the native library; everything runs in plain torch, slowly",
+    "LOWBIT_LIBRARY": "file: the native library to load instead of the installed one",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one compilation was asked for; ``parse`` builds it from a user's dictionary and the environment."""
+
+    recipe: Recipe = field(default_factory=lambda: find_recipe("int8"))
+    ignore: tuple[str, ...] = ()
+    free_weights: bool = False
+    remainder: str = "inductor"
+    dump: str | None = None
+    mode: str | None = None
+    disable: frozenset[str] = frozenset()
+    stop_after: str | None = None
+    max_rewrites: int | None = None
+    verify: bool = False
+
+
+DESCRIPTIONS: dict[str, str] = {
+    "recipe": "name of a recipe, or a Recipe; default 'int8'",
+    "llm_int8_threshold": "outlier threshold of the treatment 'columns'; default 6.0",
+    "group_size": "int4 group along K: 32, 64 or 128; default 64",
+    "ignore": "names or 're:' patterns of modules or parameters to leave in float, added to the recipe's own",
+    "llm_int8_skip_modules": "the same, under the name that transformers uses",
+    "modules_to_not_convert": "the same, under another name that transformers uses",
+    "free_weights": "release the float storage of every fully replaced parameter; default False",
+    "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
+    "dump": "folder to write the graph of every pass to",
+}
+IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    items = (value,) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in items):
+        raise OptionError(f"option {name!r} takes a string or a list of strings, got {value!r}")
+    for item in items:
+        if item.startswith("re:"):
+            try:
+                re.compile(item[3:])
+            except re.error as error:
+                raise OptionError(f"option {name!r}: {item!r} is not a valid regular expression: {error}") from None
+    return tuple(items)
+
+
+def _typed(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise OptionError(f"option {name!r} takes {words}, got {value!r}")
+    return value
+
+
+def _writable(name: str, folder: str) -> str:
+    path = Path(folder)
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"{name}: cannot write to {folder!r}; give a folder that exists or can be made")
+    return folder
+
+
+def _passes(name: str, text: str) -> frozenset[str]:
+    names = frozenset(part.strip() for part in text.split(",") if part.strip())
+    unknown = sorted(names - set(PASS_NAMES))
+    if unknown:
+        raise OptionError(f"{name}: unknown pass {unknown[0]!r}; accepted: {', '.join(PASS_NAMES)}")
+    return names
+
+
+def _environment(options: Options, env: Mapping[str, str]) -> Options:
+    for name in env:
+        if name.startswith("LOWBIT_") and name not in ENVIRONMENT:
+            raise OptionError(f"unknown environment variable {name}; accepted: {', '.join(ENVIRONMENT)}")
+    if text := env.get("LOWBIT_DUMP"):
+        options = replace(options, dump=_writable("LOWBIT_DUMP", text))
+    if text := env.get("LOWBIT_DISABLE"):
+        options = replace(options, disable=_passes("LOWBIT_DISABLE", text))
+    if text := env.get("LOWBIT_STOP_AFTER"):
+        options = replace(options, stop_after=next(iter(_passes("LOWBIT_STOP_AFTER", text))))
+    if text := env.get("LOWBIT_MAX_REWRITES"):
+        if not text.isdecimal():
+            raise OptionError(f"LOWBIT_MAX_REWRITES takes a number >= 0, got {text!r}")
+        options = replace(options, max_rewrites=int(text))
+    if text := env.get("LOWBIT_VERIFY"):
+        if text != "each":
+            raise OptionError(f"LOWBIT_VERIFY takes 'each', got {text!r}")
+        options = replace(options, verify=True)
+    return options
+
+
+def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: Mapping[str, str] | None = None) -> Options:
+    """Check a user's options and the environment, and return them as :class:`Options`.
+
+    Raises OptionError, with what was got and what is accepted, before anything is compiled.
+    """
+    given = dict(given or {})
+    for name in given:
+        if name not in DESCRIPTIONS:
+            near = get_close_matches(str(name), DESCRIPTIONS, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise OptionError(f"unknown option {name!r}{hint}; accepted: {', '.join(DESCRIPTIONS)}")
+    recipe = find_recipe(_typed("recipe", given.get("recipe", "int8"), (str, Recipe), "a recipe's name or a Recipe"))
+    if "llm_int8_threshold" in given:
+        if recipe.treatment != "columns":
+            raise OptionError(f"option 'llm_int8_threshold' needs a recipe with treatment 'columns' (llm-int8), got {recipe.name!r}")
+        recipe = replace(recipe, threshold=float(_typed("llm_int8_threshold", given["llm_int8_threshold"], (int, float), "a number")))
+    if "group_size" in given:
+        if recipe.weights != "int4":
+            raise OptionError(f"option 'group_size' needs an int4 recipe (int4-weight-only), got {recipe.name!r}")
+        if given["group_size"] not in GROUP_SIZES:
+            raise OptionError(f"option 'group_size' takes one of {GROUP_SIZES}, got {given['group_size']!r}")
+        recipe = replace(recipe, group_size=given["group_size"])
+    ignore = tuple(item for name in IGNORE_NAMES if name in given for item in _strings(name, given[name]))
+    remainder = given.get("remainder", "inductor")
+    if remainder not in ("inductor", "eager"):
+        raise OptionError(f"option 'remainder' takes 'inductor' or 'eager', got {remainder!r}")
+    dump = given.get("dump")
+    options = Options(
+        recipe=recipe,
+        ignore=ignore,
+        free_weights=_typed("free_weights", given.get("free_weights", False), bool, "True or False"),
+        remainder=remainder,
+        dump=None if dump is None else _writable("option 'dump'", str(_typed("dump", dump, (str, Path), "a folder"))),
+        mode=mode,
+    )
+    return _environment(options, os.environ if env is None else env)

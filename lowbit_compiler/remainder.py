@@ -1,0 +1,17 @@
+"""What runs the rest of the graph: Inductor, or eager for debugging."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+
+def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mode: str | None) -> Callable[..., Any]:
+    """Compile ``gm`` for ``examples`` (real or fake inputs) with Inductor in ``mode``, or return it as it is."""
+    if kind == "eager":
+        return gm.forward
+    from torch._inductor import list_mode_options
+    from torch._inductor.compile_fx import compile_fx
+
+    return compile_fx(gm, list(examples), config_patches=list_mode_options(mode) if mode else None)  # type: ignore[no-any-return]

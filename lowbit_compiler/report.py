@@ -1,0 +1,125 @@
+"""What one compilation did: every product and softmax with its decision, reason and kernel."""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+
+from lowbit_compiler.passes.runner import PassRun
+from lowbit_compiler.passes.site import Site
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One row: where a site is, what was decided, why, and what it saves (bytes of weight)."""
+
+    module: str
+    kind: str
+    op: str
+    shape: str
+    decision: str
+    reason: str
+    detail: str
+    lowered_to: str
+    kernel: str
+    saved_bytes: int
+    merged_with: tuple[str, ...]
+
+
+def site_report(site: Site) -> SiteReport:
+    """Return the row of ``site``."""
+    return SiteReport(
+        module=site.module or "(function)",
+        kind=site.kind,
+        op=site.op,
+        shape=site.shape,
+        decision=site.decision,
+        reason="" if site.reason is None else site.reason.value,
+        detail=site.detail,
+        lowered_to="" if site.plan is None else f"lowbit::{site.plan.op}",
+        kernel=site.kernel,
+        saved_bytes=site.saved_bytes if site.plan is not None else 0,
+        merged_with=tuple(site.merged_with),
+    )
+
+
+@dataclass
+class Report:
+    """The newest compilation (or, from ``explain``, all graphs of a model); ``str()`` is a table, ``to_json()`` plain data."""
+
+    recipe: str
+    graphs: int = 1
+    sites: list[SiteReport] = field(default_factory=list)
+    passes: list[PassRun] = field(default_factory=list)
+    fallback: str = ""
+    """Why the whole graph was left to the remainder's compiler ("" where it was not)."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def rewritten(self) -> list[SiteReport]:
+        """The sites that became low-bit ops."""
+        return [site for site in self.sites if site.decision == "rewritten"]
+
+    @property
+    def declined(self) -> list[SiteReport]:
+        """The sites left in float."""
+        return [site for site in self.sites if site.decision == "declined"]
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of weights saved."""
+        return sum(site.saved_bytes for site in self.sites)
+
+    def reasons(self) -> Counter[str]:
+        """Return how many sites were declined for each reason."""
+        return Counter(f"{site.kind}: {site.reason}" for site in self.declined)
+
+    def to_json(self) -> str:
+        """Return the report as JSON text: keys as in Report and SiteReport."""
+        return json.dumps(asdict(self), indent=1)
+
+    def extend(self, other: "Report") -> None:
+        """Add the graphs of ``other``."""
+        self.graphs += other.graphs
+        self.sites += other.sites
+        self.passes += other.passes
+        self.notes += other.notes
+        self.fallback = self.fallback or other.fallback
+
+    def summary(self) -> str:
+        """Return one line."""
+        text = f"recipe {self.recipe}: {len(self.rewritten)} of {len(self.sites)} sites rewritten, {self.saved_bytes / 1e6:.1f} MB saved"
+        return f"{text}; whole graph left in float: {self.fallback}" if self.fallback else text
+
+    def __rich__(self) -> Group:
+        return Group(_site_table(self.sites), *_footer(self))
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=180)
+        console.print(self)
+        return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def _site_table(sites: Sequence[SiteReport]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name, right in (("module", False), ("op", False), ("shape", False), ("decision", False), ("reason or op", False), ("kernel", False)):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    table.add_column("saved MB", justify="right")
+    for site in sites:
+        why = site.lowered_to if site.decision == "rewritten" else f"{site.reason}: {site.detail}" if site.detail else site.reason
+        if site.merged_with:
+            why += f" (merged with {', '.join(name.rpartition('.')[2] for name in site.merged_with)})"
+        saved = f"{site.saved_bytes / 1e6:.2f}" if site.saved_bytes else ""
+        table.add_row(site.module, site.op, site.shape, site.decision, why, site.kernel, saved)
+    return table
+
+
+def _footer(report: Report) -> list[Any]:
+    ran = "  ".join(f"{run.name} {'skipped: ' + run.skipped if run.skipped else run.rewrites}" for run in report.passes)
+    lines = [report.summary(), f"passes: {ran}"]
+    return [*lines, *(f"note: {note}" for note in report.notes)]

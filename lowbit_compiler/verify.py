@@ -1,0 +1,58 @@
+"""LOWBIT_VERIFY=each: run the graph after every pass on the real inputs, and compare with the graph as captured."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from lowbit_compiler.errors import PassError
+from lowbit_compiler.passes.contract import Pass
+from lowbit_compiler.passes.runner import PassRun
+
+LOW_BIT_SQNR = 10.0  # dB; a wrong scale or a swapped operand is far below, every recipe here far above
+
+
+class Verifier:
+    """Observer of the runner that interprets the graph: exact passes may change values by float rounding only."""
+
+    def __init__(self, gm: fx.GraphModule, examples: Sequence[Any]) -> None:
+        self._inputs = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+        self._examples = list(examples)
+        self._exact = self._run(gm)
+        self._expected = self._exact
+        self._constants: dict[str, Any] = {}
+
+    def observe(self, p: Pass, run: PassRun, gm: fx.GraphModule) -> None:
+        """Compare after pass ``p``; raises PassError where the outputs differ by more than the pass may change."""
+        if run.rewrites == 0 or any(node.op == "placeholder" and node.name not in self._inputs for node in gm.graph.nodes):
+            return  # folded weights: the values come from constants, which the executable computes
+        outputs = self._run(gm)
+        for index, (got, want) in enumerate(zip(tree_leaves(outputs), tree_leaves(self._expected), strict=True)):
+            if isinstance(want, Tensor) and want.is_floating_point():
+                ratio = sqnr(got, want)
+                floor = _rounding_floor(want.dtype) if p.exact else LOW_BIT_SQNR
+                if ratio < floor:
+                    raise PassError(f"pass {p.name}: output {index} has {ratio:.1f} dB SQNR to the graph before; expected {floor:.1f} dB")
+        self._expected = outputs
+
+    def _run(self, gm: fx.GraphModule) -> Any:
+        byname = dict(zip(self._inputs, self._examples, strict=True))
+        names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+        copies = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), [byname[name] for name in names])
+        with torch.no_grad():
+            return fx.Interpreter(fx.GraphModule(gm, gm.graph)).run(*copies)
+
+
+def _rounding_floor(dtype: torch.dtype) -> float:
+    """Return the SQNR in dB that hundreds of roundings of ``dtype`` leave: eps times 256."""
+    return float(-20 * torch.log10(torch.tensor(torch.finfo(dtype).eps * 256)))
+
+
+def sqnr(got: Tensor, want: Tensor) -> float:
+    """Return the signal-to-quantization-noise ratio in dB (infinite where equal), over elements that are finite in ``want``."""
+    finite = torch.isfinite(want)
+    error = (got.double() - want.double())[finite].square().sum()
+    signal = want.double()[finite].square().sum()
+    return float("inf") if error == 0 else float(10 * torch.log10(signal / error))

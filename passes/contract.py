@@ -1,0 +1,93 @@
+"""What a pass is: facts it needs, facts it leaves, and one function that rewrites in place."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import fx
+
+from lowbit_compiler.passes.site import Reason, Site
+from lowbit_compiler.recipe import Recipe
+
+
+class Fact(Enum):
+    """Checkable facts about the graph and the planned sites (checks: passes/facts.py)."""
+
+    CANONICAL = "a product of two dimensions with a constant operand is an aten.linear"
+    FOUND = "every product, softmax, attention and convolution has a site"
+    PLANNED = "every site has a plan or a reason"
+    WIDE = "a planned product is float32 throughout"
+    ROTATED = "both operands of a site planned with rotation come from rotate nodes"
+    SPLIT = "the input of a site planned with columns or rows comes from a split"
+    QUANTIZED = "both operands of a planned site come from dequantize nodes (weight-only: the weight)"
+    FOLDED = "quantized weights are constants, computed before the first run"
+    LOWERED = "a planned site is one lowbit op"
+    PACKED = "the weight of a lowered site is one packed constant"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The machine, as plain data: passes never ask the machine themselves."""
+
+    device: str = "cpu"
+    kernels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Constant:
+    """Values computed once from parameters: ``graph`` maps ``sources`` (placeholder names) to the ``outputs`` placeholders."""
+
+    graph: fx.GraphModule
+    sources: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass
+class PassContext:
+    """All that a pass may see: the recipe, the target, the constants among the inputs, and the sites found so far."""
+
+    recipe: Recipe
+    target: Target
+    parameters: dict[str, str]
+    """Placeholder name -> the parameter's name in the model, for every input known to be a constant."""
+    ignore: tuple[str, ...] = ()
+    max_rewrites: int | None = None
+    known_names: frozenset[str] = frozenset()
+    """Every module and parameter name of the model, where the caller knows them; ``ignore`` is checked against these too."""
+    sites: list[Site] = field(default_factory=list)
+    constants: list[Constant] = field(default_factory=list)
+
+    def skip(self, node: fx.Node, reason: Reason, detail: str = "") -> None:
+        """Decline the sites at ``node``."""
+        for site in self.sites:
+            if site.node is node:
+                site.decline(reason, detail)
+
+    def planned(self) -> list[Site]:
+        """Return the sites that are to be rewritten."""
+        return [site for site in self.sites if site.plan is not None]
+
+    def replaced(self, old: fx.Node, new: fx.Node) -> None:
+        """Let the sites at ``old`` follow to ``new``."""
+        for site in self.sites:
+            if site.node is old:
+                site.node = new
+
+
+class Pass(Protocol):
+    """A graph pass; ``run`` returns the number of rewritten places, and 0 means that the graph is unchanged."""
+
+    name: str
+    requires: frozenset[Fact]
+    establishes: frozenset[Fact]
+    destroys: frozenset[Fact]
+    exact: bool
+    """True where the pass changes no value beyond float rounding."""
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Rewrite ``gm`` in place."""
+        ...
+
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)

@@ -1,0 +1,102 @@
+"""The checks behind the facts: each names the first node that breaks it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.graph import aten, calls, is_constant, is_tensor
+from lowbit_compiler.passes.site import Plan
+
+ops = torch.ops.lowbit
+DEQUANTIZE = (ops.dequantize_s8.default, ops.dequantize_s4.default)
+
+
+def _planned(ctx: PassContext) -> dict[fx.Node, Plan]:
+    return {site.node: site.plan for site in ctx.planned() if site.plan is not None}
+
+
+def _canonical(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for node in gm.graph.nodes:
+        if calls(node, aten.matmul.default, aten.mm.default):
+            x, weight = node.args[:2]
+            if is_tensor(weight) and weight.meta["val"].dim() == 2 and is_constant(weight, ctx.parameters):
+                if not is_constant(x, ctx.parameters):
+                    return f"{node.format_node()} has a constant operand"
+    return None
+
+
+def _found(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    alive = set(gm.graph.nodes)
+    return next((f"site {site.module or site.op} has left the graph" for site in ctx.sites if site.node not in alive), None)
+
+
+def _planned_or_declined(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    return next((f"site {s.module or s.op} has neither plan nor reason" for s in ctx.sites if (s.plan is None) == (s.reason is None)), None)
+
+
+def _wide(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for node in _planned(ctx):
+        if any(n.meta["val"].dtype is not torch.float32 for n in (node, *node.all_input_nodes)):
+            return f"{node.format_node()} has another dtype"
+    return None
+
+
+def _rotated(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for node, plan in _planned(ctx).items():
+        if plan.treatment == "rotation" and not all(calls(arg, ops.rotate.default) for arg in node.args[:2]):
+            return f"{node.format_node()} has an operand that is not rotated"
+    return None
+
+
+def _split(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for site in ctx.planned():
+        if site.plan is not None and site.plan.treatment in ("columns", "rows") and site.exact is None:
+            return f"{site.node.format_node()} has no product of the exact elements"
+    return None
+
+
+def _quantized(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for node, plan in _planned(ctx).items():
+        x, weight = node.args[:2]
+        if not calls(weight, *DEQUANTIZE) or (plan.activations == "int8" and not calls(x, ops.dequantize_s8.default)):
+            return f"{node.format_node()} has a float operand"
+    return None
+
+
+def _folded(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for node in _planned(ctx):
+        weight = node.args[1]
+        if isinstance(weight, fx.Node) and any(arg.op != "placeholder" for arg in weight.all_input_nodes):
+            return f"the weight of {node.format_node()} is computed in the graph"
+    return None
+
+
+def _lowered(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for node, plan in _planned(ctx).items():
+        if not calls(node, getattr(ops, plan.op).default):
+            return f"{node.format_node()} is not a lowbit::{plan.op}"
+    return None
+
+
+def _packed(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for node in _planned(ctx):
+        weight = node.args[1]
+        if not isinstance(weight, fx.Node) or weight.op != "placeholder":
+            return f"the weight of {node.format_node()} is packed at run time"
+    return None
+
+
+CHECKS: dict[Fact, Callable[[fx.GraphModule, PassContext], str | None]] = {
+    Fact.CANONICAL: _canonical,
+    Fact.FOUND: _found,
+    Fact.PLANNED: _planned_or_declined,
+    Fact.WIDE: _wide,
+    Fact.ROTATED: _rotated,
+    Fact.SPLIT: _split,
+    Fact.QUANTIZED: _quantized,
+    Fact.FOLDED: _folded,
+    Fact.LOWERED: _lowered,
+    Fact.PACKED: _packed,
+}

@@ -1,0 +1,121 @@
+"""Find every product, softmax, attention and convolution, and give each a row of the report."""
+
+import re
+from typing import Any
+
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
+
+from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
+from lowbit_compiler.passes.graph import aten, constant_sources, is_constant, is_tensor, numel, value
+from lowbit_compiler.passes.site import Reason, Site
+
+KINDS: dict[Any, str] = {
+    aten.linear.default: "linear",
+    aten.matmul.default: "matmul",
+    aten.mm.default: "matmul",
+    aten.bmm.default: "matmul",
+    aten.addmm.default: "matmul",
+    aten.baddbmm.default: "matmul",
+    aten.einsum.default: "matmul",
+    aten.softmax.int: "softmax",
+    aten._softmax.default: "softmax",
+    aten.log_softmax.int: "softmax",
+    aten._log_softmax.default: "softmax",
+    aten.scaled_dot_product_attention.default: "attention",
+    aten.conv1d.default: "convolution",
+    aten.conv2d.default: "convolution",
+    aten.conv3d.default: "convolution",
+    aten.convolution.default: "convolution",
+}
+
+
+class Find:
+    """A site for every node of interest; the graph is unchanged.
+
+    Before and after::
+
+        %y = aten.linear(%x, %w)        # a site: linear, module, rows x K x N
+        %p = aten.softmax(%s, -1)       # a site that later passes may decline
+    """
+
+    name = "find"
+    requires = frozenset({Fact.CANONICAL})
+    establishes = frozenset({Fact.FOUND})
+    destroys: frozenset[Fact] = frozenset()
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Fill ``ctx.sites``; rewrites nothing."""
+        for node in gm.graph.nodes:
+            kind = KINDS.get(node.target) if node.op == "call_function" else None
+            if kind is not None and is_tensor(node):
+                ctx.sites.append(_site(len(ctx.sites), kind, node, ctx))
+        return 0
+
+
+def _site(index: int, kind: str, node: fx.Node, ctx: PassContext) -> Site:
+    op = node.meta.get("lowbit_op", str(node.target._schema.name).removeprefix("aten::"))  # type: ignore[union-attr]
+    site = Site(index, kind, op, module_path(node), "", node)
+    if kind != "linear":
+        shapes = [_shape(value(arg)) for arg in node.all_input_nodes if is_tensor(arg)]
+        site.shape = " , ".join(shapes)
+        site.decline(Reason.NO_KERNEL if kind in ("softmax", "attention") else Reason.UNSUPPORTED_OP, _DETAILS[kind])
+        if kind == "matmul":
+            _explain_matmul(site, node, ctx)
+        return site
+    x, weight = node.args[0], node.args[1]
+    xv, wv = value(x), value(weight)
+    site.shape = f"{numel(xv.shape[:-1])} x {xv.shape[-1]} -> {wv.shape[0] if wv.dim() == 2 else 1}"
+    site.element_size = wv.element_size()
+    if is_constant(weight, ctx.parameters):
+        site.parameters = tuple(ctx.parameters[source.name] for source in constant_sources(weight))  # type: ignore[arg-type]
+        if not site.module and site.parameters:
+            site.module = site.parameters[0]
+    _check_linear(site, xv, wv, weight, ctx)
+    return site
+
+
+def _check_linear(site: Site, x: Any, weight: Any, node: Any, ctx: PassContext) -> None:
+    """Decline what no recipe can take; what is left gets its plan from the next pass."""
+    if not isinstance(x, FakeTensor) or type(weight).__name__ not in ("FakeTensor", "Parameter"):
+        site.decline(Reason.UNSUPPORTED_OP, f"tensor subclass {type(x).__name__}, {type(weight).__name__}")
+    elif x.layout is not weight.layout or str(x.layout) != "torch.strided":
+        site.decline(Reason.UNSUPPORTED_DTYPE, f"layout {x.layout}")
+    elif x.dtype not in FLOATS or weight.dtype not in FLOATS:
+        site.decline(Reason.UNSUPPORTED_DTYPE, f"{x.dtype}; accepted: float32, bfloat16, float16")
+    elif not is_constant(node, ctx.parameters):
+        site.decline(Reason.NON_CONST_WEIGHT, "the weight is not a parameter")
+    elif weight.dim() != 2 or not all(isinstance(size, int) for size in weight.shape):
+        site.decline(Reason.UNSUPPORTED_OP, f"weight of shape {tuple(weight.shape)}")
+    else:
+        site.n, site.k = weight.shape
+
+
+_DETAILS = {
+    "matmul": "product of two activations",
+    "softmax": "left to the remainder's compiler",
+    "attention": "left to the remainder's compiler",
+    "convolution": "convolutions stay in float",
+}
+
+
+def _explain_matmul(site: Site, node: fx.Node, ctx: PassContext) -> None:
+    constant = [arg for arg in node.all_input_nodes if is_tensor(arg) and is_constant(arg, ctx.parameters)]
+    if constant:
+        site.decline(Reason.UNSUPPORTED_OP, f"constant operand of shape {tuple(value(constant[0]).shape)} (batched or broadcast)")
+    else:
+        site.decline(Reason.NON_CONST_WEIGHT, _DETAILS["matmul"])
+
+
+def _shape(tensor: Any) -> str:
+    return "x".join(str(size) for size in tensor.shape)
+
+
+def module_path(node: fx.Node) -> str:
+    """Return the dotted path of the innermost module that made ``node`` ("" for a plain function)."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path = str(next(reversed(stack.values()))[0])
+    return re.sub(r"^[LG]\['([^']+)'\]\.?", "", path)

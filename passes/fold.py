@@ -1,0 +1,73 @@
+"""Compute quantized weights before the first run: they depend on parameters alone."""
+
+import torch
+from torch import fx
+
+from lowbit_compiler.passes.contract import Constant, Fact, PassContext
+from lowbit_compiler.passes.graph import calls, constant_sources, is_constant
+
+ops = torch.ops.lowbit
+
+
+class FoldWeights:
+    """Cut the constant region of each quantized weight (and of a computed bias) out of the graph.
+
+    Before::
+
+        %ws = lowbit.quantize_s8(%w)                 # %w: cat, rotate, t ... of parameters
+        %wq = getitem(%ws, 0)
+        %wscale = getitem(%ws, 1)
+
+    After::
+
+        %weight_0_q = placeholder                    # Constant: w -> (weight_0_q, weight_0_scale)
+        %weight_0_scale = placeholder
+    """
+
+    name = "fold"
+    requires = frozenset({Fact.QUANTIZED})
+    establishes = frozenset({Fact.FOLDED})
+    destroys: frozenset[Fact] = frozenset()
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Fold every weight and computed bias of the planned sites; returns the number of constants."""
+        before = len(ctx.constants)
+        for site_node in dict.fromkeys(site.node for site in ctx.planned()):
+            index = len(ctx.constants)
+            weight, *bias = site_node.args[1:]
+            if calls(weight, ops.dequantize_s8.default, ops.dequantize_s4.default) and is_constant(weight.args[0], ctx.parameters):
+                fold(gm, ctx, {f"weight_{index}_q": weight.args[0], f"weight_{index}_scale": weight.args[1]})
+            if bias and isinstance(bias[0], fx.Node) and bias[0].op != "placeholder" and is_constant(bias[0], ctx.parameters):
+                fold(gm, ctx, {f"bias_{index}": bias[0]})
+        return len(ctx.constants) - before
+
+
+def fold(gm: fx.GraphModule, ctx: PassContext, outputs: dict[str, fx.Node]) -> None:
+    """Replace the constant nodes ``outputs`` by placeholders of those names, and record how to compute them."""
+    nodes = list(outputs.values())
+    sources = list(dict.fromkeys(source for node in nodes for source in constant_sources(node)))
+    graph = fx.Graph()
+    environment: dict[fx.Node, fx.Node] = {}
+    region = _ancestors(nodes)
+    for node in gm.graph.nodes:
+        if node in region or node in sources:
+            environment[node] = graph.node_copy(node, lambda n: environment[n])
+    graph.output(tuple(environment[node] for node in nodes))
+    last = [node for node in gm.graph.nodes if node.op == "placeholder"][-1]
+    for name, node in reversed(outputs.items()):
+        with gm.graph.inserting_after(last):
+            placeholder = gm.graph.placeholder(name)
+        placeholder.meta.update(node.meta)
+        node.replace_all_uses_with(placeholder)
+    ctx.constants.append(Constant(fx.GraphModule({}, graph), tuple(source.name for source in sources), tuple(outputs)))
+
+
+def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
+    todo, seen = list(nodes), set(nodes)
+    while todo:
+        for item in todo.pop().all_input_nodes:
+            if item not in seen and item.op != "placeholder":
+                seen.add(item)
+                todo.append(item)
+    return seen

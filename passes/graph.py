@@ -1,0 +1,117 @@
+"""Small questions about fx nodes, asked by more than one pass."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+
+
+def value(node: Any) -> Any:
+    """Return the fake value of ``node`` (a FakeTensor, a SymInt, ...), or the argument itself."""
+    return node.meta.get("val") if isinstance(node, fx.Node) else node
+
+
+def is_tensor(node: Any) -> bool:
+    """Return whether ``node`` is a graph node that holds a tensor."""
+    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)
+
+
+def calls(node: Any, *targets: Any) -> bool:
+    """Return whether ``node`` is a call of one of ``targets``."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
+
+
+def emit(
+    gm: fx.GraphModule, target: Callable[..., Any], *args: Any, like: fx.Node | None = None, before: fx.Node | None = None, **kwargs: Any
+) -> fx.Node:
+    """Append a call at the insertion point (or just ``before`` a node), with its fake value and the provenance of ``like``."""
+    where = before.graph.inserting_before(before) if before is not None else _nothing()
+    with where:
+        node = gm.graph.call_function(target, args, kwargs)
+    fakes = fx.map_arg((args, kwargs), value)
+    mode = fake_mode(gm)
+    with mode:
+        node.meta["val"] = target(*fakes[0], **fakes[1])
+    if like is not None:
+        for key in ("nn_module_stack", "stack_trace", "lowbit_op"):
+            if key in like.meta:
+                node.meta[key] = like.meta[key]
+    return node
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def fake_mode(gm: fx.GraphModule) -> Any:
+    """Return the fake mode of the graph's values (or a null context where it holds no tensor)."""
+    for node in gm.graph.nodes:
+        if is_tensor(node) and hasattr(node.meta["val"], "fake_mode"):
+            return node.meta["val"].fake_mode
+    return _nothing()
+
+
+PURE_VIEWS = frozenset(
+    {
+        aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten.reshape.default, aten.unsqueeze.default,
+        aten.squeeze.dim, aten.select.int, aten.slice.Tensor, aten.contiguous.default, aten.numpy_T.default, aten.mT.default,
+        aten.detach.default, aten.expand.default, aten.flatten.using_ints, aten.clone.default,
+        aten.to.dtype, aten._to_copy.default, aten.alias.default,
+    }
+)  # fmt: skip
+PURE_MATHS = frozenset(
+    {
+        aten.cat.default, aten.mul.Tensor, aten.mul.Scalar, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor, aten.neg.default,
+        torch.ops.lowbit.quantize_s8.default, torch.ops.lowbit.quantize_s4.default, torch.ops.lowbit.rotate.default,
+        torch.ops.lowbit.pack_s8.default, torch.ops.lowbit.pack_s4.default,
+    }
+)  # fmt: skip
+
+
+def is_constant(node: Any, parameters: Iterable[str]) -> bool:
+    """Return whether ``node`` depends on nothing but parameters, through pure operations."""
+    import operator
+
+    names = set(parameters)
+    todo, seen = [node], set()
+    while todo:
+        item = todo.pop()
+        if not isinstance(item, fx.Node):
+            return False
+        if item in seen:
+            continue
+        seen.add(item)
+        if item.op == "placeholder":
+            if item.name not in names:
+                return False
+        elif item.op == "call_function" and (item.target in PURE_VIEWS or item.target in PURE_MATHS or item.target is operator.getitem):
+            if not item.all_input_nodes:
+                return False
+            todo.extend(item.all_input_nodes)
+        else:
+            return False
+    return True
+
+
+def constant_sources(node: fx.Node) -> list[fx.Node]:
+    """Return the placeholders that the constant ``node`` is computed from, in graph order."""
+    todo, seen = [node], {node}
+    while todo:
+        for item in todo.pop().all_input_nodes:
+            if item not in seen:
+                seen.add(item)
+                todo.append(item)
+    return [item for item in node.graph.nodes if item in seen and item.op == "placeholder"]
+
+
+def numel(shape: Iterable[Any]) -> Any:
+    """Return the product of ``shape`` (1 for a scalar); symbolic sizes stay symbolic."""
+    total: Any = 1
+    for size in shape:
+        total = total * size
+    return total

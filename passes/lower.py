@@ -1,0 +1,95 @@
+"""Replace each planned product, with all that was inserted around it, by one ``lowbit`` op."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.graph import aten, calls, emit, value
+from lowbit_compiler.passes.site import Plan, Site
+
+ops = torch.ops.lowbit
+
+
+class Lower:
+    """From the QDQ form to runtime ops.
+
+    Before::
+
+        %xd = lowbit.dequantize_s8(%xq, %xscale, float32)     # of quantize_s8(rotate(to(%x)))
+        %wd = lowbit.dequantize_s8(%wq, %wscale, float32)
+        %y32 = aten.linear(%xd, %wd, %b)
+        %y = aten.to(%y32, bfloat16)
+
+    After::
+
+        %p = lowbit.pack_s8(%wq, %wscale)
+        %y = lowbit.linear_s8s8_rotated(%x, %p, %b, 960, None)
+    """
+
+    name = "lower"
+    requires = frozenset({Fact.QUANTIZED})
+    establishes = frozenset({Fact.LOWERED})
+    destroys = frozenset({Fact.WIDE, Fact.QUANTIZED, Fact.FOLDED})
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Lower every planned site; returns the number of products."""
+        sites = {site.node: site for site in ctx.planned()}
+        for node, site in sites.items():
+            _lower(gm, ctx, node, site)
+        return len(sites)
+
+
+def _uncast(node: Any) -> Any:
+    """Return the operand below a widening cast."""
+    return node.args[0] if calls(node, aten.to.dtype) and value(node).dtype is torch.float32 else node
+
+
+def _activation(node: Any, plan: Plan) -> Any:
+    if plan.activations == "int8":
+        node = node.args[0].args[0].args[0]  # dequantize <- getitem <- quantize <- operand
+        if plan.treatment == "rotation":
+            node = node.args[0]
+        elif plan.treatment in ("columns", "rows"):
+            node = node.args[0].args[0]  # getitem <- split <- operand
+    return _uncast(node)
+
+
+def _root(node: fx.Node, site: Site) -> fx.Node:
+    """Return the outermost node of the site: past the sum with the exact product, and the final rounding."""
+    if site.exact is not None:
+        (node,) = node.users
+    users = list(node.users)
+    if len(users) == 1 and calls(users[0], aten.to.dtype) and value(node).dtype is torch.float32 and "lowbit_op" in users[0].meta:
+        return users[0]
+    return node
+
+
+def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> None:
+    plan = site.plan
+    assert plan is not None
+    root = _root(node, site)
+    x = _activation(node.args[0], plan)
+    weight = node.args[1]
+    bias = _uncast(node.args[2]) if len(node.args) > 2 else None
+    dtype = root.meta["val"].dtype
+    out = None if value(x).dtype is dtype else dtype
+    n = value(weight).shape[0]
+    q, scale = weight.args[:2]  # type: ignore[union-attr]
+    extra = {"linear_s8s8_columns": (plan.threshold,), "linear_fs4": (plan.group_size,)}.get(plan.op, ())
+    with gm.graph.inserting_before(root):
+        if plan.weights == "int4":
+            packed = emit(gm, ops.pack_s4.default, q, scale, plan.group_size, like=node)
+        else:
+            packed = emit(gm, ops.pack_s8.default, q, scale, like=node)
+        lowered = emit(gm, getattr(ops, plan.op).default, x, packed, bias, n, *extra, out, like=node)
+    root.replace_all_uses_with(lowered)
+    ctx.replaced(node, lowered)
+    for member in ctx.sites:
+        if member.node is lowered:
+            member.kernel = ctx.target.kernels.get(plan.op, "")
+            bits = packed.meta["val"].numel()
+            member.saved_bytes = member.n * member.k * member.element_size - bits * member.n // n
+            member.exact = None

@@ -1,0 +1,111 @@
+"""One product for siblings that read the same activation: q, k and v; gate and up."""
+
+import operator
+from collections import defaultdict
+from typing import Any
+
+from torch import fx
+
+from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.graph import aten, emit, is_constant, value
+from lowbit_compiler.passes.site import Site
+
+
+class MergeSiblings:
+    """Concatenate the weights of linears with one input and one plan, so that the input is quantized once.
+
+    Before::
+
+        %q = aten.linear(%x, %wq)
+        %k = aten.linear(%x, %wk)
+
+    After::
+
+        %w = aten.cat([%wq, %wk])
+        %y = aten.linear(%x, %w)
+        %s = aten.split_with_sizes(%y, [576, 192], -1)
+        %q = getitem(%s, 0)
+        %k = getitem(%s, 1)
+    """
+
+    name = "merge"
+    requires = frozenset({Fact.CANONICAL, Fact.PLANNED})
+    establishes: frozenset[Fact] = frozenset()
+    destroys: frozenset[Fact] = frozenset()
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Merge every group of at least two siblings; returns the number of groups."""
+        groups: dict[tuple[Any, ...], list[Site]] = defaultdict(list)
+        for site in ctx.planned():
+            x, weight, bias = _operands(site.node)
+            if (bias is None or is_constant(bias, ctx.parameters)) and not _written(x):
+                dtypes = (value(weight).dtype, site.node.meta["val"].dtype, None if bias is None else value(bias).dtype)
+                groups[(x, site.plan, dtypes)].append(site)
+        merged = [sites for sites in groups.values() if len({site.node for site in sites}) > 1]
+        for sites in merged:
+            _merge(gm, sites)
+        return len(merged)
+
+
+
+def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
+    x, weight, *bias = node.args
+    return x, weight, bias[0] if bias else None  # type: ignore[return-value]
+
+
+def _written(x: fx.Node) -> bool:
+    """Return whether some call writes to ``x`` in place: siblings before and after it then read different values."""
+    return any(str(user.target).endswith("_") and not str(user.target).endswith("__") for user in x.users if user.op == "call_method") or any(
+        user.target is operator.setitem for user in x.users
+    )
+
+
+def _merge(gm: fx.GraphModule, sites: list[Site]) -> None:
+    nodes = [site.node for site in sites]
+    first = min(nodes)
+    x, _, bias = _operands(first)
+    _hoist(first, [operand for node in nodes for operand in node.args[1:] if isinstance(operand, fx.Node)])
+    with gm.graph.inserting_before(first):
+        weight = emit(gm, aten.cat.default, [node.args[1] for node in nodes], like=first)
+        biases = [] if bias is None else [emit(gm, aten.cat.default, [node.args[2] for node in nodes], like=first)]
+        product = emit(gm, aten.linear.default, x, weight, *biases, like=first)
+        product.meta["val"] = product.meta["val"].to(first.meta["val"].dtype)
+        parts = emit(gm, aten.split_with_sizes.default, product, [site.n for site in sites], -1, like=first)
+        outputs = [emit(gm, operator.getitem, parts, i, like=node) for i, node in enumerate(nodes)]
+    for site, node, output in zip(sites, nodes, outputs, strict=True):
+        if not all(_takes_strided(user, node, output) for user in node.users):
+            with gm.graph.inserting_after(output):
+                output = emit(gm, aten.contiguous.default, output, like=node)
+        node.replace_all_uses_with(output)
+        gm.graph.erase_node(node)
+        site.node = product
+        site.merged_with = [other.module for other in sites if other is not site]
+
+
+def _hoist(first: fx.Node, constants: list[fx.Node]) -> None:
+    """Move the computation of constants before ``first``: they depend on placeholders only."""
+    todo, region = list(constants), set(constants)
+    while todo:
+        for item in todo.pop().all_input_nodes:
+            if item not in region:
+                region.add(item)
+                todo.append(item)
+    for node in sorted(node for node in region if node.op != "placeholder" and node > first):
+        first.prepend(node)
+
+
+def _takes_strided(user: fx.Node, old: fx.Node, new: fx.Node) -> bool:
+    """Return whether ``user`` accepts the strided part ``new`` in place of the dense ``old`` (a view may not)."""
+    if user.op == "output":
+        return False  # the caller may rely on a dense result
+    arguments = fx.map_arg((user.args, user.kwargs), lambda n: value(new if n is old else n))
+    try:
+        with new.meta["val"].fake_mode:
+            if user.op == "call_method":
+                getattr(arguments[0][0], str(user.target))(*arguments[0][1:], **arguments[1])
+            elif user.op == "call_function":
+                user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
+    except RuntimeError:
+        return False
+    return True

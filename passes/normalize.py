@@ -1,0 +1,131 @@
+"""Write every product with one constant operand as ``aten.linear``."""
+
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.einsum import einsum_as_linear
+from lowbit_compiler.passes.graph import aten, calls, emit, is_constant, is_tensor, value
+
+
+class Normalize:
+    """Canonical products.
+
+    Before::
+
+        %a = aten.addmm(%bias, %x, %w)            # also mm, matmul, bmm, baddbmm, einsum; beta and alpha
+        %b = aten.matmul(%w, %y)                  # the constant on the left
+
+    After::
+
+        %t = aten.t(%w)
+        %a = aten.linear(%x, %t, %bias)
+        %yt = aten.mT(%y)
+        %l = aten.linear(%yt, %w)
+        %b = aten.mT(%l)
+
+    Products of two activations, and batched constants, stay as they are.
+    """
+
+    name = "normalize"
+    requires: frozenset[Fact] = frozenset()
+    establishes = frozenset({Fact.CANONICAL})
+    destroys: frozenset[Fact] = frozenset()
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Rewrite every product that has a two-dimensional constant operand."""
+        rewritten = 0
+        for node in list(gm.graph.nodes):
+            rule = RULES.get(node.target) if node.op == "call_function" else None
+            if rule is None or not is_tensor(node):
+                continue
+            with gm.graph.inserting_before(node):
+                new = rule(gm, node, ctx)
+            if new is None:
+                continue
+            if new.meta["val"].dtype != node.meta["val"].dtype:  # autocast: the product's dtype is the graph's word
+                new.meta["val"] = node.meta["val"]
+            new.meta["lowbit_op"] = node.meta.get("lowbit_op", str(node.target))
+            node.replace_all_uses_with(new)
+            gm.graph.erase_node(node)
+            rewritten += 1
+        return rewritten
+
+
+def _constant(node: object, ctx: PassContext, dims: int = 2) -> bool:
+    return isinstance(node, fx.Node) and is_tensor(node) and value(node).dim() == dims and is_constant(node, ctx.parameters)
+
+
+def transposed(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Return the transpose of a constant matrix, cancelling a transpose that is already there."""
+    if calls(node, aten.t.default, aten.mT.default, aten.numpy_T.default):
+        return node.args[0]  # type: ignore[return-value]
+    if calls(node, aten.transpose.int, aten.permute.default) and value(node.args[0]).dim() == 2:
+        dims = node.args[1:] if node.target is aten.transpose.int else node.args[1]
+        if {int(d) % 2 for d in dims} == {0, 1} and (node.target is aten.transpose.int or [int(d) % 2 for d in dims] == [1, 0]):
+            return node.args[0]  # type: ignore[return-value]
+    return emit(gm, aten.t.default, node, like=node)
+
+
+def _linear(gm: fx.GraphModule, node: fx.Node, x: fx.Node, weight: fx.Node, *bias: fx.Node) -> fx.Node:
+    return emit(gm, aten.linear.default, x, weight, *bias, like=node)
+
+
+def _matmul(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | None:
+    x, y = node.args[:2]
+    if not (is_tensor(x) and is_tensor(y)):
+        return None
+    if _constant(y, ctx) and not is_constant(x, ctx.parameters):
+        return _linear(gm, node, x, transposed(gm, y))  # type: ignore[arg-type]
+    if _constant(x, ctx) and not is_constant(y, ctx.parameters) and value(y).dim() >= 2:
+        turned = emit(gm, aten.mT.default, y, like=node)
+        return emit(gm, aten.mT.default, _linear(gm, node, turned, x), like=node)  # type: ignore[arg-type]
+    return None
+
+
+def _scaled(gm: fx.GraphModule, node: fx.Node, tensor: fx.Node, factor: object) -> fx.Node:
+    return tensor if factor == 1 else emit(gm, aten.mul.Tensor, tensor, factor, like=node)
+
+
+def _addmm(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | None:
+    added, x, y = node.args[:3]
+    beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
+    if not (is_tensor(added) and is_tensor(x)) or not _constant(y, ctx) or is_constant(x, ctx.parameters):
+        return None
+    if not all(isinstance(factor, int | float) for factor in (alpha, beta)):
+        return None  # a traced scalar: it may change from call to call
+    weight = _scaled(gm, node, transposed(gm, y), alpha)  # type: ignore[arg-type]
+    n = value(weight).shape[0]
+    if _constant(added, ctx, 1) and value(added).shape[0] == n and beta != 0:
+        return _linear(gm, node, x, weight, _scaled(gm, node, added, beta))  # type: ignore[arg-type]
+    product = _linear(gm, node, x, weight)  # type: ignore[arg-type]
+    if beta == 0:
+        return product
+    return emit(gm, aten.add.Tensor, product, _scaled(gm, node, added, beta), like=node)  # type: ignore[arg-type]
+
+
+
+def _einsum(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | None:
+    equation, operands = node.args[:2]
+    if not isinstance(equation, str) or len(operands) != 2 or not all(is_tensor(operand) for operand in operands):  # type: ignore[arg-type]
+        return None
+    constant = [is_constant(operand, ctx.parameters) for operand in operands]  # type: ignore[union-attr]
+    if constant == [True, False]:
+        left, arrow, out = equation.replace(" ", "").partition("->")
+        first, _, second = left.partition(",")
+        equation, operands = f"{second},{first}{arrow}{out}", [operands[1], operands[0]]  # type: ignore[index]
+    elif constant != [False, True]:
+        return None
+    return einsum_as_linear(gm, node, equation, operands[0], operands[1])  # type: ignore[index]
+
+
+RULES: dict[object, Callable[[fx.GraphModule, fx.Node, PassContext], fx.Node | None]] = {
+    torch.ops.aten.matmul.default: _matmul,
+    torch.ops.aten.mm.default: _matmul,
+    torch.ops.aten.addmm.default: _addmm,
+    torch.ops.aten.baddbmm.default: _addmm,
+    torch.ops.aten.einsum.default: _einsum,
+}

@@ -1,0 +1,42 @@
+"""The order of the passes, on one page."""
+
+from lowbit_compiler.passes.cleanup import Cleanup
+from lowbit_compiler.passes.contract import Pass
+from lowbit_compiler.passes.find import Find
+from lowbit_compiler.passes.fold import FoldWeights
+from lowbit_compiler.passes.lower import Lower
+from lowbit_compiler.passes.merge import MergeSiblings
+from lowbit_compiler.passes.normalize import Normalize
+from lowbit_compiler.passes.pack import Pack
+from lowbit_compiler.passes.plan import PlanSites
+from lowbit_compiler.passes.quantize import InsertQuantize
+from lowbit_compiler.passes.rotate import Rotate
+from lowbit_compiler.passes.split import SplitOutliers
+from lowbit_compiler.passes.widen import Widen
+
+
+def waist() -> list[Pass]:
+    """Return the passes up to the QDQ form, from which both exits go on."""
+    return [
+        Normalize(),  # one spelling of a product, so that nobody below needs to know seven
+        Find(),  # every site gets a row before anything is decided
+        PlanSites(),  # decisions before rewriting: a merge may only join what is treated alike
+        MergeSiblings(),  # before treatments, so that a shared input is treated and quantized once
+        Widen(),  # treatments and quantizers work in float32
+        Rotate(),  # a site has one treatment: rotation ...
+        SplitOutliers(),  # ... or a split
+        InsertQuantize(),  # last: what is quantized is the treated operand
+        FoldWeights(),  # weights become constants while their maths is still visible
+    ]
+
+
+def runtime_exit() -> list[Pass]:
+    """Return the passes from the QDQ form to packed runtime ops."""
+    return [
+        Lower(),  # needs the whole QDQ pattern, hence before anything packs
+        Pack(),  # the layout is the kernels' business, so it comes after lowering
+        Cleanup(),  # parameters lose their last users above
+    ]
+
+
+PASS_NAMES = tuple(p.name for p in waist() + runtime_exit())

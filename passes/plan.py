@@ -1,0 +1,101 @@
+"""Decide for each linear which formats it gets, or why it stays in float."""
+
+import difflib
+import re
+
+from torch import fx
+
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.graph import aten, calls
+from lowbit_compiler.passes.site import Plan, Reason, Site
+
+MAX_K = 133_144  # int8 products of a longer row could overflow int32
+MIN_K, MIN_N = 32, 16  # below, one panel is mostly padding and the call costs more than the product
+
+
+class PlanSites:
+    """A plan or a reason for every site; the graph is unchanged.
+
+    Before and after::
+
+        %y = aten.linear(%x, %w)        # site: W8A8 rotation, or declined: "filtered by the user"
+    """
+
+    name = "plan"
+    requires = frozenset({Fact.FOUND})
+    establishes = frozenset({Fact.PLANNED})
+    destroys: frozenset[Fact] = frozenset()
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Set ``plan`` or ``reason`` of every site; rewrites nothing."""
+        _check_ignore(ctx)
+        candidates = [site for site in ctx.sites if site.kind == "linear" and site.reason is None]
+        head = _output_head(gm, candidates)
+        budget = len(candidates) if ctx.max_rewrites is None else ctx.max_rewrites
+        for site in candidates:
+            pattern = next((p for p in ctx.ignore if any(matches(p, name) for name in (site.module, *site.parameters))), None)
+            if pattern is not None:
+                site.decline(Reason.FILTERED, f"ignore {pattern!r}")
+            elif site.k < MIN_K or site.n < MIN_N:
+                site.decline(Reason.TOO_SMALL, f"K = {site.k}, N = {site.n}; from K = {MIN_K}, N = {MIN_N} on")
+            elif site.k > MAX_K and ctx.recipe.activations == "int8":
+                site.decline(Reason.TOO_LONG, f"K = {site.k}; up to {MAX_K}")
+            elif site in head and ctx.recipe.head == "float":
+                site.decline(Reason.OUTPUT_HEAD, f"recipe {ctx.recipe.name!r} has head='float'")
+            elif budget <= 0:
+                site.decline(Reason.LIMIT, f"limit {ctx.max_rewrites}")
+            else:
+                budget -= 1
+                site.plan = _head_plan(ctx) if site in head and ctx.recipe.head == "weight-only" else _plan(ctx)
+        return 0
+
+
+def _plan(ctx: PassContext) -> Plan:
+    r = ctx.recipe
+    return Plan(r.weights, r.activations, r.treatment, r.threshold, r.group_size)
+
+
+def _head_plan(ctx: PassContext) -> Plan:
+    return Plan("int8", "float", "none", ctx.recipe.threshold, ctx.recipe.group_size)
+
+
+def _output_head(gm: fx.GraphModule, candidates: list[Site]) -> list[Site]:
+    """Return the linears that map hidden states to a vocabulary: tied to an embedding, or wide and last.
+
+    As in transformers, the head is what shares its weight with an embedding table, else the last product of the graph,
+    here only where it widens (N >= 4 K and N >= 4096): the last layer of an encoder is no head.
+    """
+    embeddings = {node.args[position] for node in gm.graph.nodes for position in _embedding_table(node)}
+    tied = [site for site in candidates if site.node.args[1] in embeddings]
+    if tied:
+        return tied
+    last = candidates[-1:]
+    return [site for site in last if site.n >= 4 * site.k and site.n >= 4096]
+
+
+def _embedding_table(node: fx.Node) -> tuple[int, ...]:
+    if calls(node, aten.embedding.default):
+        return (0,)
+    if node.op == "call_function" and getattr(node.target, "__name__", "") == "embedding":
+        return (1,)
+    return ()
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Return whether ``pattern`` names ``name``: a regular expression after "re:", else a run of its dotted components."""
+    if pattern.startswith("re:"):
+        return re.search(pattern[3:], name) is not None
+    parts, wanted = name.split("."), pattern.split(".")
+    return any(parts[i : i + len(wanted)] == wanted for i in range(len(parts) - len(wanted) + 1))
+
+
+def _check_ignore(ctx: PassContext) -> None:
+    names = {name for site in ctx.sites for name in (site.module, *site.parameters) if name}
+    names |= ctx.known_names | set(ctx.parameters.values())
+    for pattern in ctx.ignore:
+        if not any(matches(pattern, name) for name in names):
+            near = difflib.get_close_matches(pattern, [part for name in names for part in (name, name.rpartition(".")[2])], 3)
+            hint = f"; close: {', '.join(near)}" if near else ""
+            raise OptionError(f"ignore {pattern!r} matches no module or parameter of the model ({len(names)} names){hint}")

@@ -1,0 +1,77 @@
+"""What the compiler knows of one matrix product or softmax of the model: a row of the report."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from torch import fx
+
+from lowbit_compiler.recipe import Treatment
+
+
+class Reason(Enum):
+    """Why a site was declined (names shared with other libraries of this field)."""
+
+    UNSUPPORTED_OP = "unsupported op"
+    UNSUPPORTED_DTYPE = "unsupported dtype"
+    DYNAMIC_SHAPE = "dynamic shape"
+    FILTERED = "filtered by the user"
+    OUTPUT_HEAD = "output head kept by the recipe"
+    TOO_SMALL = "too small"
+    TOO_LONG = "K too long for int32 sums"
+    NON_CONST_WEIGHT = "no constant operand"
+    NEEDS_GRADIENT = "graph needs gradients"
+    NO_KERNEL = "no kernel"
+    LIMIT = "LOWBIT_MAX_REWRITES reached"
+    DISABLED = "a pass was disabled or failed"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The formats that one site gets."""
+
+    weights: str
+    activations: str
+    treatment: Treatment
+    threshold: float = 6.0
+    group_size: int = 64
+
+    @property
+    def op(self) -> str:
+        """Name of the ``lowbit::`` op that computes this plan."""
+        if self.activations == "float":
+            return "linear_fs8" if self.weights == "int8" else "linear_fs4"
+        suffix = {"none": "", "rotation": "_rotated", "columns": "_columns", "rows": "_rows"}[self.treatment]
+        return "linear_s8s8" + suffix
+
+
+@dataclass
+class Site:
+    """One product, softmax, attention or convolution; ``node`` follows the rewriting."""
+
+    index: int
+    kind: str
+    op: str
+    module: str
+    shape: str
+    node: fx.Node
+    k: int = 0
+    n: int = 0
+    element_size: int = 0
+    parameters: tuple[str, ...] = ()
+    plan: Plan | None = None
+    reason: Reason | None = None
+    detail: str = ""
+    merged_with: list[str] = field(default_factory=list)
+    kernel: str = ""
+    saved_bytes: int = 0
+    exact: fx.Node | None = None
+    """The product of the exact elements, where the treatment splits them off."""
+
+    @property
+    def decision(self) -> str:
+        """``rewritten`` or ``declined``."""
+        return "rewritten" if self.plan is not None else "declined"
+
+    def decline(self, reason: Reason, detail: str = "") -> None:
+        """Leave this site in float, and say why."""
+        self.plan, self.reason, self.detail = None, reason, detail

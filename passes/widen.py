@@ -1,0 +1,49 @@
+"""Write each planned product in float32 with one rounding at its end, as the low-bit arithmetic does."""
+
+import torch
+from torch import fx
+
+from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.graph import aten, emit, value
+
+
+class Widen:
+    """Planned products in float32.
+
+    Before::
+
+        %y = aten.linear(%x, %w, %b)                     # bfloat16
+
+    After::
+
+        %x32 = aten.to(%x, float32)                      # the same for %w and %b
+        %y32 = aten.linear(%x32, %w32, %b32)
+        %y = aten.to(%y32, bfloat16)
+
+    A float32 product is left as it is.
+    """
+
+    name = "widen"
+    requires = frozenset({Fact.PLANNED})
+    establishes = frozenset({Fact.WIDE})
+    destroys: frozenset[Fact] = frozenset()
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Rewrite the planned products that are not float32 throughout."""
+        nodes = dict.fromkeys(site.node for site in ctx.planned())
+        return sum(_widen(gm, ctx, node) for node in nodes)
+
+
+def _widen(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> bool:
+    dtype = node.meta["val"].dtype
+    if all(value(arg).dtype is torch.float32 for arg in (node, *node.all_input_nodes)):
+        return False
+    with gm.graph.inserting_before(node):
+        operands = [arg if value(arg).dtype is torch.float32 else emit(gm, aten.to.dtype, arg, torch.float32) for arg in node.all_input_nodes]
+        wide = emit(gm, aten.linear.default, *operands, like=node)
+        result = wide if dtype is torch.float32 else emit(gm, aten.to.dtype, wide, dtype, like=node)
+    node.replace_all_uses_with(result)
+    ctx.replaced(node, wide)
+    gm.graph.erase_node(node)
+    return True

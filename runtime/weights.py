@@ -1,0 +1,71 @@
+"""Packed weights: computed once per parameter, shared by every compiled graph, computed again when a parameter changes."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.errors import WeightFreedError
+
+Stamp = tuple[int, int]
+
+
+def stamp(tensor: Tensor) -> Stamp:
+    """Return what changes when ``tensor`` is written to: its version counter and its address."""
+    return (-1 if tensor.is_inference() else tensor._version, tensor.data_ptr())
+
+
+@dataclass
+class _Entry:
+    sources: tuple[weakref.ref[Tensor], ...]
+    stamps: tuple[Stamp, ...]
+    values: tuple[Tensor, ...]
+
+
+class WeightStore:
+    """Values computed from parameters, found again by what computes them and which parameters they come from."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, tuple[int, ...]], _Entry] = {}
+
+    def get(self, recipe: str, compute: Callable[..., tuple[Tensor, ...]], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return ``compute(*sources)``, computed anew only where no up-to-date result of the same ``recipe`` text is kept."""
+        key = (recipe, tuple(id(source) for source in sources))
+        entry = self._entries.get(key)
+        if entry is not None and all(ref() is source for ref, source in zip(entry.sources, sources, strict=True)):
+            if all(is_freed(source) or stamp(source) == seen for source, seen in zip(sources, entry.stamps, strict=True)):
+                return entry.values
+        for source in sources:
+            if is_freed(source):
+                raise WeightFreedError(
+                    "a float weight was released by free_weights=True and is needed again, by another recipe, a new shape that is "
+                    "not rewritten, or after a change; load the model anew, or compile without free_weights"
+                )
+        with torch.no_grad():
+            values = compute(*(source.detach() for source in sources))
+        drop = lambda _, key=key: self._entries.pop(key, None)  # noqa: E731
+        refs = tuple(weakref.ref(source, drop) for source in sources)
+        self._entries[key] = _Entry(refs, tuple(stamp(source) for source in sources), values)
+        return values
+
+    def nbytes(self) -> int:
+        """Return the bytes of all values kept."""
+        return sum(value.nbytes for entry in self._entries.values() for value in entry.values)
+
+
+def is_freed(tensor: Tensor) -> bool:
+    """Return whether the storage of ``tensor`` was released."""
+    return tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+
+
+def free(tensor: Tensor) -> int:
+    """Release the storage of ``tensor``, which keeps its shape; returns the bytes. Reading it afterwards raises in torch."""
+    storage = tensor.untyped_storage()
+    size = storage.nbytes()
+    storage.resize_(0)
+    return size
+
+
+STORE = WeightStore()
