@@ -1,0 +1,112 @@
+// The CPU kernels of the ops that runtime/ops.py defines. Checks and their words are those of its _check_linear.
+#include <tuple>
+
+#include "bind/tensors.h"
+
+namespace lowbit {
+namespace {
+
+using OptionalType = std::optional<ScalarType>;
+using OptionalTensor = std::optional<Tensor>;
+
+#define EXPECT(op, condition, ...) STD_TORCH_CHECK(condition, "lowbit::", op, ": expected ", __VA_ARGS__)
+
+const char* name(ScalarType type) { return torch::headeronly::toString(type); }
+
+Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
+                   int64_t group, void (*run)(const Linear&, int64_t, float), float threshold) {
+  const ScalarType type = x.scalar_type();
+  EXPECT(op, is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
+  EXPECT(op, x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
+  const int64_t k = x.size(x.dim() - 1), kp = round_up(k, group > kBlock ? group : kBlock);
+  const int64_t panels = round_up(n, kPanel) / kPanel, bytes = panel_bytes(kp, group);
+  EXPECT(op, w.scalar_type() == ScalarType::Char && w.dim() == 2, "w packed as int8 [panels, bytes], got ", name(w.scalar_type()), " of ",
+         w.dim(), " dimensions");
+  EXPECT(op, w.size(0) == panels, panels, " panels for n = ", n, ", got ", w.size(0));
+  EXPECT(op, w.size(1) == bytes, "panels of ", bytes, " bytes for K = ", k, ", got ", w.size(1));
+  if (bias) {
+    EXPECT(op, bias->dim() == 1 && bias->size(0) == n, "bias of shape (", n, ",), got ", bias->dim(), " dimensions, first ",
+           bias->dim() ? bias->size(0) : 0);
+    EXPECT(op, is_float(bias->scalar_type()), "bias in float32, bfloat16 or float16, got ", name(bias->scalar_type()));
+  }
+  const ScalarType out_type = dtype ? *dtype : type;
+  EXPECT(op, is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
+  const Rows rows = rows_of(x);
+  const Tensor weight = w.is_contiguous() ? w : torch::stable::contiguous(w);
+  std::optional<Tensor> flat_bias;
+  if (bias) flat_bias = bias->is_contiguous() ? *bias : torch::stable::contiguous(*bias);
+  Tensor out = allocate(x, n, out_type);
+  const Linear call = {rows.matrix, (const int8_t*)weight.const_data_ptr(), n, flat_bias ? flat_bias->const_data_ptr() : nullptr,
+                       flat_bias ? dtype_of(flat_bias->scalar_type()) : kF32, out.mutable_data_ptr(), dtype_of(out_type)};
+  run(call, group, threshold);
+  return out;
+}
+
+template <Treatment treatment>
+void integers(const Linear& call, int64_t, float threshold) { linear_s8s8(call, treatment, threshold); }
+void floats(const Linear& call, int64_t group, float) { linear_float(call, group); }
+
+Tensor op_s8s8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
+  return linear_with("linear_s8s8", x, w, bias, n, dtype, 0, integers<kNone>, 0);
+}
+Tensor op_rotated(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
+  return linear_with("linear_s8s8_rotated", x, w, bias, n, dtype, 0, integers<kRotation>, 0);
+}
+Tensor op_columns(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, double threshold, OptionalType dtype) {
+  return linear_with("linear_s8s8_columns", x, w, bias, n, dtype, 0, integers<kColumns>, (float)threshold);
+}
+Tensor op_rows(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
+  return linear_with("linear_s8s8_rows", x, w, bias, n, dtype, 0, integers<kRows>, 0);
+}
+Tensor op_fs8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
+  return linear_with("linear_fs8", x, w, bias, n, dtype, 0, floats, 0);
+}
+Tensor op_fs4(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype) {
+  EXPECT("linear_fs4", group == 32 || group == 64 || group == 128, "group in (32, 64, 128), got ", group);
+  return linear_with("linear_fs4", x, w, bias, n, dtype, group, floats, 0);
+}
+
+std::tuple<Tensor, Tensor> op_quantize_s8(const Tensor& x) {
+  EXPECT("quantize_s8", is_float(x.scalar_type()), "x in float32, bfloat16 or float16, got ", name(x.scalar_type()));
+  EXPECT("quantize_s8", x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
+  const Rows rows = rows_of(x);
+  Tensor q = allocate(x, rows.matrix.columns, ScalarType::Char), scale = allocate(x, 1, ScalarType::Float);
+  quantize_s8(rows.matrix, (int8_t*)q.mutable_data_ptr(), (float*)scale.mutable_data_ptr());
+  return {q, scale};
+}
+
+std::tuple<Tensor, Tensor> op_quantize_s4(const Tensor& w, int64_t group) {
+  EXPECT("quantize_s4", is_float(w.scalar_type()), "w in float32, bfloat16 or float16, got ", name(w.scalar_type()));
+  EXPECT("quantize_s4", w.dim() == 2, "w of shape [N, K], got ", w.dim(), " dimensions");
+  EXPECT("quantize_s4", group == 32 || group == 64 || group == 128, "group in (32, 64, 128), got ", group);
+  const Rows rows = rows_of(w);
+  const int64_t groups = (rows.matrix.columns + group - 1) / group;
+  Tensor q = allocate(w, rows.matrix.columns, ScalarType::Char), scale = allocate(w, groups, ScalarType::Float);
+  quantize_s4(rows.matrix, group, (int8_t*)q.mutable_data_ptr(), (float*)scale.mutable_data_ptr());
+  return {q, scale};
+}
+
+Tensor op_rotate(const Tensor& x) {
+  EXPECT("rotate", is_float(x.scalar_type()), "x in float32, bfloat16 or float16, got ", name(x.scalar_type()));
+  EXPECT("rotate", x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
+  const Rows rows = rows_of(x);
+  Tensor out = allocate(x, round_up(rows.matrix.columns, kBlock), ScalarType::Float);
+  rotate(rows.matrix, (float*)out.mutable_data_ptr());
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(lowbit, CPU, m) {
+  m.impl("linear_s8s8", TORCH_BOX(&op_s8s8));
+  m.impl("linear_s8s8_rotated", TORCH_BOX(&op_rotated));
+  m.impl("linear_s8s8_columns", TORCH_BOX(&op_columns));
+  m.impl("linear_s8s8_rows", TORCH_BOX(&op_rows));
+  m.impl("linear_fs8", TORCH_BOX(&op_fs8));
+  m.impl("linear_fs4", TORCH_BOX(&op_fs4));
+  m.impl("quantize_s8", TORCH_BOX(&op_quantize_s8));
+  m.impl("quantize_s4", TORCH_BOX(&op_quantize_s4));
+  m.impl("rotate", TORCH_BOX(&op_rotate));
+}
+
+}  // namespace lowbit

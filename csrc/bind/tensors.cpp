@@ -1,0 +1,57 @@
+#include "bind/tensors.h"
+
+#include "linear/parallel.h"
+
+namespace lowbit {
+
+static int32_t shim_dtype(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return aoti_torch_dtype_float32();
+    case ScalarType::BFloat16: return aoti_torch_dtype_bfloat16();
+    case ScalarType::Half: return aoti_torch_dtype_float16();
+    default: return aoti_torch_dtype_int8();
+  }
+}
+
+constexpr int64_t kMostDims = 64;  // torch's own limit
+
+Tensor allocate(const Tensor& x, int64_t last, ScalarType type) {
+  int64_t sizes[kMostDims], strides[kMostDims];
+  const int64_t dims = x.dim();
+  int64_t step = 1;
+  for (int64_t d = dims - 1; d >= 0; --d) {
+    sizes[d] = d == dims - 1 ? last : x.size(d);
+    strides[d] = step;
+    step *= sizes[d] > 1 ? sizes[d] : 1;
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dims, sizes, strides, shim_dtype(type), aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+Rows rows_of(const Tensor& x) {
+  const int64_t dims = x.dim(), k = x.size(dims - 1);
+  const auto sizes = x.sizes(), strides = x.strides();
+  int64_t rows = 1, stride = k, expected = -1;
+  bool regular = k <= 1 || strides[dims - 1] == 1;
+  for (int64_t d = dims - 2; d >= 0; --d) {
+    rows *= sizes[d];
+    if (sizes[d] == 1) continue;
+    if (expected < 0) stride = strides[d];
+    else regular = regular && strides[d] == expected;
+    expected = strides[d] * sizes[d];
+  }
+  Tensor owner = regular || rows == 0 ? x : torch::stable::contiguous(x);
+  return {owner, {owner.const_data_ptr(), regular ? stride : k, rows, k, dtype_of(x.scalar_type())}};
+}
+
+int64_t thread_count() { return torch::stable::get_num_threads(); }
+
+void run_tasks(int64_t tasks, void (*task)(int64_t index, void* context), void* context) {
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t index = begin; index < end; ++index) task(index, context);
+  });
+}
+
+}  // namespace lowbit

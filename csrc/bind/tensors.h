@@ -1,0 +1,32 @@
+// Between torch's tensors and the plain pointers of csrc/linear. Only csrc/bind includes torch.
+#pragma once
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+
+#include "linear/linear.h"
+
+namespace lowbit {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline bool is_float(ScalarType type) { return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half; }
+
+inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? kF32 : type == ScalarType::BFloat16 ? kBF16 : kF16; }
+
+// A tensor of x's leading sizes and `last` columns; the C shim costs half of a call through the dispatcher.
+Tensor allocate(const Tensor& x, int64_t last, ScalarType type);
+
+// x [..., K] as rows of one stride, copied only where its strides do not allow that.
+struct Rows {
+  Tensor owner;
+  Matrix matrix;
+};
+Rows rows_of(const Tensor& x);
+
+}  // namespace lowbit

@@ -1,0 +1,89 @@
+// Types shared by every kernel. ISA files see only this and other plain headers: no std:: templates, whose weak
+// symbols the linker could pick for baseline code.
+#pragma once
+#include <stdint.h>
+
+namespace lowbit {
+
+enum Dtype : int { kF32 = 0, kBF16 = 1, kF16 = 2 };
+
+constexpr int64_t kPanel = 16;        // output rows of a packed panel
+constexpr int64_t kBlock = 64;        // K is padded to a multiple of this; also the size of a Hadamard block
+constexpr int kRowCapacity = 16;      // exact elements of a row under the treatment `rows`
+constexpr int kRowCuts = 6;
+constexpr uint32_t kInfBits = 0x7f800000u;
+constexpr float kEmpty = 0x1p-120f;   // below this 127/a overflows float32; the row counts as zero
+
+static inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+static inline int64_t element_size(Dtype dtype) { return dtype == kF32 ? 4 : 2; }
+
+// A panel of int8 weights: [kp/4][16][4] codes, then int32[16] sums of the codes, then float[16] scales.
+static inline int64_t panel_bytes_s8(int64_t kp) { return kPanel * kp + 2 * kPanel * 4; }
+static inline const int32_t* panel_sums(const int8_t* panel, int64_t kp) { return (const int32_t*)(panel + kPanel * kp); }
+static inline const float* panel_scales(const int8_t* panel, int64_t kp) { return (const float*)(panel + kPanel * kp + 64); }
+
+// A panel of int4 weights: [kp/8][16][4] bytes (low nibble k-group 2j, high nibble 2j+1), then float[kp/group][16] scales.
+static inline int64_t panel_bytes_s4(int64_t kp, int64_t group) { return kPanel * kp / 2 + kp / group * kPanel * 4; }
+static inline const float* panel_group_scales(const int8_t* panel, int64_t kp) { return (const float*)(panel + kPanel * kp / 2); }
+
+// Where results go: `n` columns are left from the first column of the kernel's first panel on.
+struct Output {
+  void* data;           // first row, first column
+  int64_t stride;       // elements between rows
+  int64_t n;
+  Dtype dtype;
+  const float* bias;    // from the first column on, padded to whole panels; or null
+};
+
+// Row primitives. `v` is float[kp], 64-byte aligned, kp a multiple of 64. Maxima are the bits of |x|, compared as integers, so NaN wins.
+struct RowKernels {
+  uint32_t (*load)(const void* row, Dtype dtype, int64_t k, int64_t kp, float* v);  // widen, pad with zeros; maximum
+  uint32_t (*maximum)(const float* v, int64_t kp);
+  uint32_t (*rotate)(float* v, int64_t kp);                                         // in place; maximum
+  void (*codes)(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q);  // q = rne(v * inverse) ^ flip
+  int64_t (*above)(const float* v, int64_t kp, float cut, int64_t capacity, int32_t* index);  // |v| > cut; stops past capacity
+  void (*reach)(const float* v, int64_t kp, float threshold, uint8_t* hit);         // hit |= |v| >= threshold
+};
+
+// Integer product of m rows of codes with `panels` panels, and its epilogue.
+struct QgemmArgs {
+  const int8_t* q;       // [m, ldq]; rows up to the next multiple of 16 may be read
+  int64_t ldq, m, kp;
+  const float* scale;    // [m]
+  const int8_t* w;       // first panel
+  int64_t panels;
+  const float* exact;    // [panels][m][16] or null: the part of the product that stays in float
+  Output out;
+};
+typedef void (*QgemmFn)(const QgemmArgs* args);
+
+// Rows' exact elements: row i has count[i] of them at value/position[i * capacity ...]; positions index `columns`.
+struct ExactRows {
+  const int32_t* columns;   // k of each column that is exact in any row
+  int64_t used;             // length of columns
+  const int32_t* count;     // [m]
+  const int32_t* position;  // [m, capacity]; null: position e of every row is column e
+  const float* value;       // [m, capacity]
+  int64_t capacity;
+};
+// out[i][16] = sum_e value[i][e] * float(panel column); table is scratch of used * 16 floats.
+typedef void (*ExactFn)(const ExactRows* rows, int64_t m, const int8_t* panel, float* table, float* out);
+
+// Float product of m rows with integer weights. x is float32 or, for kernels that say so, bfloat16.
+struct FgemmArgs {
+  const void* x;         // [m, ldx], zero from K to kp; bfloat16 kernels read rows up to the next multiple of 16
+  int64_t ldx, m, kp;
+  const int8_t* w;
+  int64_t panels;
+  int64_t group;         // 0: int8 weights with one scale a row
+  bool rotate;           // undo the rotation of the weight (rows that int8 cannot hold)
+  void* scratch;         // fgemm_scratch() bytes, 64-byte aligned
+  Output out;
+};
+typedef void (*FgemmFn)(const FgemmArgs* args);
+
+// Two panels as floats, or 32 rows of x as bfloat16.
+static inline int64_t fgemm_scratch(int64_t kp) { return kPanel * 2 * kp * 4; }
+static inline int64_t panel_bytes(int64_t kp, int64_t group) { return group ? panel_bytes_s4(kp, group) : panel_bytes_s8(kp); }
+
+}  // namespace lowbit

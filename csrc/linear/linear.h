@@ -1,0 +1,35 @@
+// The operations on plain pointers: blocking, threads and the order of work, for every ISA.
+#pragma once
+#include "common/types.h"
+
+namespace lowbit {
+
+enum Treatment { kNone, kRotation, kColumns, kRows };
+
+struct Matrix {
+  const void* data;
+  int64_t stride;  // elements between rows
+  int64_t rows, columns;
+  Dtype dtype;
+};
+
+struct Linear {
+  Matrix x;
+  const int8_t* w;
+  int64_t n;
+  const void* bias;  // [n] or null
+  Dtype bias_dtype;
+  void* out;         // [rows, n]
+  Dtype out_dtype;
+};
+
+void linear_s8s8(const Linear& op, Treatment treatment, float threshold);
+void linear_float(const Linear& op, int64_t group);  // group 0: int8
+
+void quantize_s8(const Matrix& x, int8_t* q, float* scale);
+void quantize_s4(const Matrix& x, int64_t group, int8_t* q, float* scale);
+void rotate(const Matrix& x, float* out);
+
+const float* widened_bias(const Linear& op);  // padded to whole panels, in scratch of the calling thread; or null
+
+}  // namespace lowbit

@@ -1,0 +1,36 @@
+// A block of rows made ready for the integer product.
+#pragma once
+#include "linear/linear.h"
+
+namespace lowbit {
+
+struct Prepared {
+  int64_t m, kp, ldq;
+  int8_t* q;
+  float* scale;          // [m]
+  uint8_t* special;      // [m]: computed as a float row
+  ExactRows exact;
+  int32_t* columns;      // storage behind `exact`
+  int32_t* count;
+  int32_t* position;
+  float* value;
+};
+
+// The exact columns of LLM.int8(); none for the other treatments.
+struct Columns {
+  const int32_t* index;
+  int64_t count;
+};
+
+// Columns of x in which a row without NaN and Inf reaches the threshold, into scratch of the calling thread.
+Columns find_columns(const Matrix& x, float threshold, int64_t kp);
+
+// Storage for m rows in scratch of the calling thread; `flip` of the codes is the kernel's.
+Prepared reserve(int64_t m, int64_t kp, Treatment treatment, const Columns& columns);
+// Quantizes rows begin..end of the block that starts at row `first` of x.
+void prepare_rows(const Prepared& block, const Matrix& x, int64_t first, int64_t begin, int64_t end, Treatment treatment,
+                  const Columns& columns, uint8_t flip);
+// After all rows: the union of the rows' exact columns.
+void join_exact(Prepared& block, Treatment treatment, const Columns& columns);
+
+}  // namespace lowbit

@@ -1,0 +1,131 @@
+// linear_s8s8: quantize rows, multiply integers, repair rows that int8 cannot hold.
+#include <string.h>
+
+#include "common/convert.h"
+#include "common/kernels.h"
+#include "linear/parallel.h"
+#include "linear/prepare.h"
+#include "linear/scratch.h"
+
+namespace lowbit {
+namespace {
+
+struct Job {
+  const Linear& op;
+  Treatment treatment;
+  Columns columns;
+  int64_t kp, panels;
+  const float* bias;
+  QgemmFn product;
+  ExactFn exact;
+  uint8_t flip;
+
+  Output output(int64_t row, int64_t panel) const {
+    char* data = (char*)op.out + (row * op.n + panel * kPanel) * element_size(op.out_dtype);
+    return {data, op.n, op.n - panel * kPanel, op.out_dtype, bias ? bias + panel * kPanel : nullptr};
+  }
+  const int8_t* panel(int64_t index) const { return op.w + index * panel_bytes_s8(kp); }
+};
+
+// Rows of the block against panels begin..end; the block starts at row `first` of x.
+void multiply(const Job& job, const Prepared& block, int64_t first, int64_t begin, int64_t end) {
+  QgemmArgs args = {block.q, block.ldq, block.m, job.kp, block.scale, job.panel(begin), end - begin, nullptr, job.output(first, begin)};
+  if (block.exact.used == 0) return job.product(&args);
+  float* table = scratch<float>(kTableSlot, block.exact.used * 16);
+  float* exact = scratch<float>(kExactOutSlot, 2 * block.m * 16);
+  args.exact = exact;
+  for (int64_t p = begin; p < end; p += 2) {
+    args.panels = end - p < 2 ? 1 : 2;
+    for (int64_t j = 0; j < args.panels; ++j) job.exact(&block.exact, block.m, job.panel(p + j), table, exact + j * block.m * 16);
+    args.w = job.panel(p);
+    args.out = job.output(first, p);
+    job.product(&args);
+  }
+}
+
+// Special rows, in runs of at most 64: the float product with the dequantized weight.
+void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin, int64_t end) {
+  const Matrix& x = job.op.x;
+  for (int64_t row = 0; row < block.m; ++row) {
+    if (!block.special[row]) continue;
+    int64_t stop = row + 1;
+    while (stop < block.m && stop < row + 64 && block.special[stop]) ++stop;
+    const RowKernels& kernels = *(const RowKernels*)choose(rows, 0, kF32).function;
+    float* v = scratch<float>(kFloatSlot, (stop - row) * job.kp);
+    for (int64_t i = row; i < stop; ++i) {
+      const char* from = (const char*)x.data + (first + i) * x.stride * element_size(x.dtype);
+      kernels.load(from, x.dtype, x.columns, job.kp, v + (i - row) * job.kp);
+    }
+    void* memory = scratch<char>(kPanelSlot, fgemm_scratch(job.kp));
+    const FgemmArgs args = {v, job.kp, stop - row, job.kp, job.panel(begin), end - begin, 0, job.treatment == kRotation, memory,
+                            job.output(first + row, begin)};
+    ((FgemmFn)choose(fgemm_s8, args.m, kF32).function)(&args);
+    row = stop - 1;
+  }
+}
+
+// Rows a block: codes of a block stay in L2 while panels pass by.
+int64_t block_rows(int64_t kp) {
+  const int64_t fit = (1 << 20) / kp / 32 * 32;
+  return fit < 64 ? 64 : fit > 1024 ? 1024 : fit;
+}
+
+// Each task quantizes its own rows and multiplies them with all panels: one parallel region, for weights that fit in L2.
+void split_rows(const Job& job, int64_t tasks) {
+  const int64_t m = job.op.x.rows, step = block_rows(job.kp);
+  parallel(tasks, [&](int64_t task) {
+    const Range range = share(m, tasks, task, 32);
+    for (int64_t first = range.begin; first < range.end; first += step) {
+      Prepared block = reserve(range.end - first < step ? range.end - first : step, job.kp, job.treatment, job.columns);
+      prepare_rows(block, job.op.x, first, 0, block.m, job.treatment, job.columns, job.flip);
+      join_exact(block, job.treatment, job.columns);
+      multiply(job, block, first, 0, job.panels);
+      repair(job, block, first, 0, job.panels);
+    }
+  });
+}
+
+// All tasks quantize a block of rows, then each multiplies it with its own panels.
+void split_panels(const Job& job, int64_t tasks) {
+  const int64_t m = job.op.x.rows, step = block_rows(job.kp);
+  for (int64_t first = 0; first < m; first += step) {
+    Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.treatment, job.columns);
+    const int64_t quantizers = tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2);
+    parallel(quantizers, [&](int64_t task) {
+      const Range range = share(block.m, quantizers, task, 1);
+      prepare_rows(block, job.op.x, first, range.begin, range.end, job.treatment, job.columns, job.flip);
+    });
+    join_exact(block, job.treatment, job.columns);
+    parallel(tasks, [&](int64_t task) {
+      const Range range = share(job.panels, tasks, task, 2);
+      if (range.begin == range.end) return;
+      multiply(job, block, first, range.begin, range.end);
+      repair(job, block, first, range.begin, range.end);
+    });
+  }
+}
+
+}  // namespace
+
+const float* widened_bias(const Linear& op) {
+  if (op.bias == nullptr) return nullptr;
+  if (op.bias_dtype == kF32 && op.n % kPanel == 0) return (const float*)op.bias;
+  float* wide = scratch<float>(kBiasSlot, round_up(op.n, kPanel));
+  for (int64_t i = 0; i < op.n; ++i) wide[i] = load_float(op.bias, op.bias_dtype, i);
+  for (int64_t i = op.n; i < round_up(op.n, kPanel); ++i) wide[i] = 0;
+  return wide;
+}
+
+void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {
+  const int64_t m = op.x.rows, kp = round_up(op.x.columns, kBlock), panels = round_up(op.n, kPanel) / kPanel;
+  if (m == 0 || op.n == 0) return;
+  const Kernel& kernel = choose(qgemm, m, op.x.dtype);
+  const Columns columns = treatment == kColumns ? find_columns(op.x, threshold, kp) : Columns{nullptr, 0};
+  const Job job = {op, treatment, columns, kp, panels, widened_bias(op), (QgemmFn)kernel.function,
+                   (ExactFn)choose(exact, m, kF32).function, (uint8_t)(kernel.isa == kVnni ? 0x80 : 0)};
+  const int64_t bytes = panels * panel_bytes_s8(kp), tasks = tasks_for(bytes + bytes / 16 * m);
+  if (m >= 32 * tasks && bytes <= (1 << 20)) split_rows(job, tasks);
+  else split_panels(job, tasks);
+}
+
+}  // namespace lowbit

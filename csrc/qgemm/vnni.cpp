@@ -1,0 +1,66 @@
+// vpdpbusd multiplies unsigned by signed bytes: the codes come as q + 128, and 128 * sum(w) is taken off at the end. Sums
+// wrap modulo 2^32, so the difference is exact.
+#include "common/avx512.h"
+
+namespace lowbit {
+namespace {
+
+inline __m512i broadcast4(const int8_t* q) { return _mm512_set1_epi32(*(const int*)q); }
+
+template <int M, int P>
+void tile(const QgemmArgs* args, int64_t row, int64_t p) {
+  const int64_t kp = args->kp, bytes = panel_bytes_s8(kp), ldq = args->ldq;
+  const int8_t* panel = args->w + p * bytes;
+  const int8_t* q = args->q + row * ldq;
+  __m512i acc[M][P];
+  for (int i = 0; i < M; ++i) {
+    for (int j = 0; j < P; ++j) acc[i][j] = _mm512_setzero_si512();
+  }
+  for (int64_t g = 0; g < kp; g += 4) {
+    __m512i w[P];
+    for (int j = 0; j < P; ++j) w[j] = _mm512_loadu_si512(panel + j * bytes + g * 16);
+    for (int i = 0; i < M; ++i) {
+      const __m512i x = broadcast4(q + i * ldq + g);
+      for (int j = 0; j < P; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], x, w[j]);
+    }
+  }
+  for (int j = 0; j < P; ++j) {
+    const int8_t* base = panel + j * bytes;
+    const int64_t column = (p + j) * 16;
+    const __m512i compensation = _mm512_slli_epi32(_mm512_loadu_si512(panel_sums(base, kp)), 7);
+    const __m512 ws = _mm512_loadu_ps(panel_scales(base, kp));
+    const __mmask16 mask = first(args->out.n - column);
+    for (int i = 0; i < M; ++i) {
+      char* out = (char*)args->out.data + (row + i) * args->out.stride * element_size(args->out.dtype);
+      const __m512i sum = _mm512_sub_epi32(acc[i][j], compensation);
+      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(args->scale[row + i]));
+      if (args->exact) y = _mm512_add_ps(y, _mm512_loadu_ps(args->exact + ((p + j) * args->m + row + i) * 16));
+      y = _mm512_mul_ps(y, ws);
+      if (args->out.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(args->out.bias + column));
+      store16(out, args->out.dtype, column, mask, y);
+    }
+  }
+}
+
+template <int P>
+void rows_of(const QgemmArgs* args, int64_t p) {
+  int64_t i = 0;
+  for (; i + 6 <= args->m; i += 6) tile<6, P>(args, i, p);
+  switch (args->m - i) {
+    case 1: return tile<1, P>(args, i, p);
+    case 2: return tile<2, P>(args, i, p);
+    case 3: return tile<3, P>(args, i, p);
+    case 4: return tile<4, P>(args, i, p);
+    case 5: return tile<5, P>(args, i, p);
+  }
+}
+
+}  // namespace
+
+void qgemm_u8s8s32_6x64x4_vnni(const QgemmArgs* args) {
+  int64_t p = 0;
+  for (; p + 4 <= args->panels; p += 4) rows_of<4>(args, p);
+  for (; p < args->panels; ++p) rows_of<1>(args, p);
+}
+
+}  // namespace lowbit

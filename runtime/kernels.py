@@ -1,0 +1,109 @@
+"""The kernels of the loaded library: which there are, which one an op gets, and a way to choose another in tests."""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from lowbit_compiler.runtime import library
+
+# The product of each op. The rows of x and the exact part are handled by the kernels of families "rows" and "exact".
+FAMILIES = {
+    "linear_s8s8": "qgemm",
+    "linear_s8s8_rotated": "qgemm",
+    "linear_s8s8_columns": "qgemm",
+    "linear_s8s8_rows": "qgemm",
+    "linear_fs8": "fgemm_s8",
+    "linear_fs4": "fgemm_s4",
+    "quantize_s8": "rows",
+    "quantize_s4": "rows",
+    "rotate": "rows",
+}
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A line of csrc/common/kernels.inc."""
+
+    family: str
+    name: str
+    isa: str
+    min_m: int
+    bf16_only: bool
+
+
+class _Kernel(ctypes.Structure):
+    _fields_ = (
+        ("family", ctypes.c_char_p),
+        ("name", ctypes.c_char_p),
+        ("min_m", ctypes.c_int64),
+        ("isa", ctypes.c_uint32),
+        ("bf16_only", ctypes.c_uint32),
+    )
+
+
+def _library() -> ctypes.CDLL:
+    handle = library.handle()
+    if handle is None:
+        raise RuntimeError(f"no native library: {library.status().reason}")
+    handle.lowbit_kernel_count.restype = ctypes.c_int64
+    handle.lowbit_kernel_at.restype = _Kernel
+    handle.lowbit_kernel_at.argtypes = [ctypes.c_int64]
+    handle.lowbit_select.restype = ctypes.c_char_p
+    handle.lowbit_select.argtypes = [ctypes.c_char_p, ctypes.c_uint32, ctypes.c_int64, ctypes.c_int]
+    handle.lowbit_force_kernel.argtypes = [ctypes.c_char_p]
+    return handle
+
+
+def kernels() -> list[Kernel]:
+    """Return all kernels of the library, also those this machine cannot run; empty without a library."""
+    if library.handle() is None:
+        return []
+    handle = _library()
+    rows = [handle.lowbit_kernel_at(i) for i in range(handle.lowbit_kernel_count())]
+    return [Kernel(r.family.decode(), r.name.decode(), library.names_of(r.isa)[0], r.min_m, bool(r.bf16_only)) for r in rows]
+
+
+def select(family: str, isa_mask: int, m: int, dtype: torch.dtype) -> str:
+    """Return the name of the kernel of ``family`` chosen for ISA bits, number of rows and dtype of x, on any machine."""
+    name = _library().lowbit_select(family.encode(), isa_mask, m, _DTYPES[dtype])
+    if name is None:
+        raise ValueError(f"expected a family in {sorted(set(FAMILIES.values()) | {'exact'})}, got {family!r}")
+    return str(name.decode())
+
+
+def kernel_for(op: str, isa: str | None = None, m: int = 512, dtype: torch.dtype = torch.bfloat16) -> str:
+    """Return the kernel that ``op`` gets for ``m`` rows of ``dtype``, here or with levels up to ``isa``; "reference" if none.
+
+    Raises:
+        ValueError: ``isa`` is not one of the known levels.
+    """
+    if isa is not None and isa not in library.ISA_LEVELS:
+        raise ValueError(f"expected isa in {tuple(library.ISA_LEVELS)}, got {isa!r}")
+    if library.handle() is None or op not in FAMILIES:
+        return "reference"
+    mask = _library().lowbit_active_isa() if isa is None else 2 * library.ISA_LEVELS[isa] - 1
+    return select(FAMILIES[op], mask, m, dtype)
+
+
+@contextmanager
+def using(isa: str | None = None, kernel: str | None = None) -> Iterator[None]:
+    """Limit the ISA levels, or take ``kernel`` for its family whatever the number of rows; for tests and benchmarks.
+
+    Raises:
+        ValueError: this machine lacks ``isa``, or there is no such kernel.
+    """
+    handle = _library()
+    before = handle.lowbit_active_isa()
+    if isa is not None:
+        handle.lowbit_set_isa(library.mask_up_to(isa, handle.lowbit_detected_isa()))
+    try:
+        if kernel is not None and not handle.lowbit_force_kernel(kernel.encode()):
+            raise ValueError(f"no kernel {kernel!r}")
+        yield
+    finally:
+        handle.lowbit_set_isa(before)
+        handle.lowbit_force_kernel(None)

@@ -1,0 +1,107 @@
+"""Finds and loads the native CPU library; without it every op runs on its plain-torch reference.
+
+Environment: ``LOWBIT_NATIVE=0`` skips the library, ``LOWBIT_LIBRARY`` is the path of another one, ``LOWBIT_ISA`` (scalar, avx2,
+vnni, amx or neon) caps the instruction sets it uses.
+"""
+
+import ctypes
+import importlib.resources
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+FILE = "liblowbit_cpu.so"
+ISA_LEVELS = {"scalar": 1, "avx2": 2, "vnni": 4, "amx": 8, "neon": 16}  # as in csrc/common/kernels.h
+
+
+@dataclass(frozen=True)
+class Status:
+    """What was loaded: ``path``, or the ``reason`` for which nothing was; ISA names from the least to the most capable."""
+
+    path: Path | None
+    reason: str | None
+    detected: tuple[str, ...] = ()
+    active: tuple[str, ...] = ()
+
+    @property
+    def isa(self) -> str | None:
+        """The most capable active instruction set."""
+        return self.active[-1] if self.active else None
+
+
+_handle: ctypes.CDLL | None = None
+_path: Path | None = None
+_reason: str | None = "not loaded yet"
+
+
+def names_of(mask: int) -> tuple[str, ...]:
+    """Return the names of the ISA levels in ``mask``."""
+    return tuple(name for name, bit in ISA_LEVELS.items() if mask & bit)
+
+
+def mask_up_to(isa: str, available: int) -> int:
+    """Return the levels of ``available`` up to ``isa``.
+
+    Raises:
+        ValueError: ``isa`` is unknown, or not in ``available``.
+    """
+    if isa not in ISA_LEVELS:
+        raise ValueError(f"LOWBIT_ISA: expected one of {', '.join(ISA_LEVELS)}, got {isa!r}")
+    if not available & ISA_LEVELS[isa]:
+        raise ValueError(f"LOWBIT_ISA: this machine has {', '.join(names_of(available))}, got {isa!r}")
+    return available & (2 * ISA_LEVELS[isa] - 1)
+
+
+def library_path() -> Path:
+    """Return where the library is expected; it need not exist."""
+    override = os.environ.get("LOWBIT_LIBRARY")
+    # Not Path(__file__): an editable install keeps the library apart from the Python files.
+    return Path(override) if override else Path(str(importlib.resources.files("lowbit_compiler") / "lib" / FILE))
+
+
+def load() -> None:
+    """Load the library once, unless the environment says not to.
+
+    Raises:
+        ValueError: an environment variable has a value that is not accepted.
+        OSError: ``LOWBIT_LIBRARY`` names a file that cannot be loaded.
+    """
+    global _handle, _path, _reason
+    native = os.environ.get("LOWBIT_NATIVE", "1")
+    if native not in ("0", "1"):
+        raise ValueError(f"LOWBIT_NATIVE: expected 0 or 1, got {native!r}")
+    if _handle is not None:
+        return
+    if native == "0":
+        _reason = "LOWBIT_NATIVE=0"
+        return
+    path = library_path()
+    if not path.exists() and "LOWBIT_LIBRARY" not in os.environ:
+        _reason = f"{path} does not exist: the package was built without a C++ compiler or without torch"
+        return
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        if "LOWBIT_LIBRARY" in os.environ:
+            raise OSError(f"LOWBIT_LIBRARY: cannot load {path}: {error}") from error
+        _reason = f"{path} cannot be loaded: {error}"
+        return
+    handle = ctypes.CDLL(str(path))
+    isa = os.environ.get("LOWBIT_ISA")
+    if isa is not None:
+        handle.lowbit_set_isa(mask_up_to(isa, handle.lowbit_detected_isa()))
+    _handle, _path, _reason = handle, path, None
+
+
+def handle() -> ctypes.CDLL | None:
+    """Return the loaded library for calls of its C functions, or None."""
+    return _handle
+
+
+def status() -> Status:
+    """Return what was loaded, or why nothing was."""
+    if _handle is None:
+        return Status(None, _reason)
+    return Status(_path, None, names_of(_handle.lowbit_detected_isa()), names_of(_handle.lowbit_active_isa()))
