@@ -10,9 +10,10 @@ def _codes(x: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     a = x.abs().amax(-1, keepdim=True)
     empty = a < EMPTY
     special = ~torch.isfinite(a)
-    inv = torch.where(empty | special, torch.zeros_like(a), largest / a)
+    limit = torch.full_like(a, largest)  # a tensor: with a Python number torch multiplies by a rounded reciprocal
+    inv = torch.where(empty | special, torch.zeros_like(a), limit / a)
     q = torch.round(torch.where(special, torch.zeros_like(x), x) * inv).clamp(-largest, largest)
-    scale = torch.where(special, torch.full_like(a, torch.nan), torch.where(empty, torch.zeros_like(a), a / largest))
+    scale = torch.where(special, torch.full_like(a, torch.nan), torch.where(empty, torch.zeros_like(a), a / limit))
     return q.to(torch.int8), scale
 
 
