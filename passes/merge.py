@@ -106,6 +106,6 @@ def _takes_strided(user: fx.Node, old: fx.Node, new: fx.Node) -> bool:
                 getattr(arguments[0][0], str(user.target))(*arguments[0][1:], **arguments[1])
             elif user.op == "call_function":
                 user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # a view that strides forbid raises either
         return False
     return True

@@ -1,0 +1,61 @@
+"""Every product, softmax, attention and convolution has a row with module, shape and, where it can't be taken, a reason."""
+
+import torch
+import torch.nn.functional as F
+from helpers.graphs import TwoLinears, before_and_after, calls, capture, context, run_until
+from torch import nn
+
+from lowbit_compiler.passes.site import Reason
+
+
+class Everything(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = TwoLinears()
+        self.conv = nn.Conv1d(7, 7, 3, padding=1)
+        self.wide = nn.Linear(96, 64, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y, _ = self.inner(x)
+        scores = (y @ y.mT).softmax(-1)
+        heads = y.unsqueeze(1)
+        attended = F.scaled_dot_product_attention(heads, heads, heads)
+        return scores, attended, self.conv(x), self.wide(x.double()), x.log_softmax(-1), F.linear(x, x[0, :5])
+
+
+def test_rows() -> None:
+    captured, ctx, *_ = before_and_after(Everything(), (torch.randn(2, 7, 96),), "find")
+    rows = [(site.kind, site.module, site.reason) for site in ctx.sites]
+    assert rows == [
+        ("linear", "inner.q", None),
+        ("linear", "inner.o", None),
+        ("linear", "inner.k", None),
+        ("matmul", "", Reason.NON_CONST_WEIGHT),
+        ("softmax", "", Reason.NO_KERNEL),
+        ("attention", "", Reason.NO_KERNEL),
+        ("convolution", "conv", Reason.UNSUPPORTED_OP),
+        ("linear", "wide", Reason.UNSUPPORTED_DTYPE),
+        ("softmax", "", Reason.NO_KERNEL),
+        ("linear", "", Reason.NON_CONST_WEIGHT),
+    ]
+    assert ctx.sites[0].shape == "14 x 96 -> 64"
+    assert ctx.sites[0].parameters == ("inner.q.weight",)
+    assert len(calls(captured.gm)) > len(rows)
+
+
+def test_find_changes_nothing() -> None:
+    captured, _ = capture(TwoLinears(), torch.randn(3, 96))
+    ctx = context(captured)
+    run_until(captured, ctx, "normalize")
+    text = str(captured.gm.graph)
+    ctx.sites.clear()
+    run_until(captured, ctx, "find")
+    assert str(captured.gm.graph) == text
+
+
+def test_symbolic_rows() -> None:
+    captured, _ = capture(TwoLinears(), torch.randn(5, 96), dynamic=True)
+    ctx = context(captured)
+    run_until(captured, ctx, "find")
+    assert ctx.sites[0].shape.endswith(" x 96 -> 64")
+    assert ctx.sites[0].k == 96
