@@ -40,14 +40,15 @@ struct RowKernels {
   uint32_t (*load)(const void* row, Dtype dtype, int64_t k, int64_t kp, float* v);  // widen, pad with zeros; maximum
   uint32_t (*maximum)(const float* v, int64_t kp);
   uint32_t (*rotate)(float* v, int64_t kp);                                         // in place; maximum
-  void (*codes)(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q);  // q = rne(v * inverse) ^ flip
+  // q = rne(v * inverse) ^ flip, 64 codes at a time, `step` bytes from one 64 to the next.
+  void (*codes)(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q, int64_t step);
   int64_t (*above)(const float* v, int64_t kp, float cut, int64_t capacity, int32_t* index);  // |v| > cut; stops past capacity
   void (*reach)(const float* v, int64_t kp, float threshold, uint8_t* hit);         // hit |= |v| >= threshold
 };
 
 // Integer product of m rows of codes with `panels` panels, and its epilogue.
 struct QgemmArgs {
-  const int8_t* q;       // [m, ldq]; rows up to the next multiple of 16 may be read
+  const int8_t* q;       // [m, ldq], or tiles [m/16][kp/64][16][64] for kernels that say so; rows up to a multiple of 16 may be read
   int64_t ldq, m, kp;
   const float* scale;    // [m]
   const int8_t* w;       // first panel

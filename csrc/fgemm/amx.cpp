@@ -1,24 +1,10 @@
 // Integer weights are exact in bfloat16: 2x2 tiles of 16x16 float32 sums, 32 of K a step, from panels widened to bfloat16
 // in scratch. The hardware takes bfloat16 subnormals as zero.
+#include "common/amx.h"
 #include "common/avx512.h"
 
 namespace lowbit {
 namespace {
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-void configure(int rows) {
-  TileConfig config;
-  for (int t = 0; t < 8; ++t) {
-    config.bytes[t] = 64;
-    config.rows[t] = t < 6 ? (uint8_t)rows : 16;
-  }
-  _tile_loadconfig(&config);
-}
 
 inline __m512i pair(__m512i even, __m512i odd) { return _mm512_mask_blend_epi16(0xaaaaaaaau, even, odd); }
 
@@ -133,7 +119,7 @@ void rows_of(const FgemmArgs* args, int64_t p, float* sums) {
 
 void product(const FgemmArgs* args) {
   alignas(64) float sums[2 * 32 * 32];
-  configure(args->m < 16 ? (int)args->m : 16);
+  configure_tiles(args->m < 16 ? args->m : 16);
   int64_t p = 0;
   for (; p + 2 <= args->panels; p += 2) rows_of<2>(args, p, sums);
   if (p < args->panels) rows_of<1>(args, p, sums);

@@ -14,13 +14,14 @@ static const RowKernels& row_kernels() { return *(const RowKernels*)choose(rows,
 static const void* row_of(const Matrix& x, int64_t row) { return (const char*)x.data + row * x.stride * element_size(x.dtype); }
 
 // Codes of one row whose kept elements are `v` with maximum bits `a`; returns the scale.
-static float encode(const RowKernels& kernels, const float* v, int64_t kp, uint32_t a, float largest, uint8_t flip, int8_t* q) {
+static float encode(const RowKernels& kernels, const float* v, int64_t kp, uint32_t a, float largest, uint8_t flip, int8_t* q,
+                    int64_t step = kBlock) {
   const float maximum = bits_float(a);
   if (a >= kInfBits || maximum < kEmpty) {
-    memset(q, flip, (size_t)kp);
+    for (int64_t b = 0; b < kp / kBlock; ++b) memset(q + b * step, flip, kBlock);
     return a >= kInfBits ? bits_float(0x7fc00000u) : 0.0f;
   }
-  kernels.codes(v, kp, largest / maximum, flip, q);
+  kernels.codes(v, kp, largest / maximum, flip, q, step);
   return maximum / largest;
 }
 
@@ -47,11 +48,12 @@ Columns find_columns(const Matrix& x, float threshold, int64_t kp) {
   return {index, count};
 }
 
-Prepared reserve(int64_t m, int64_t kp, Treatment treatment, const Columns& columns) {
+Prepared reserve(int64_t m, int64_t kp, Layout layout, Treatment treatment, const Columns& columns) {
   Prepared block = {};
   block.m = m;
   block.kp = kp;
-  block.ldq = kp % 512 ? kp : kp + 64;  // rows a multiple of 4096 apart would share their cache sets
+  block.layout = layout;
+  block.ldq = layout.tiled || kp % 512 ? kp : kp + kBlock;  // rows a multiple of 4096 apart would share their cache sets
   block.q = scratch<int8_t>(kCodesSlot, round_up(m, 16) * block.ldq);
   block.scale = (float*)scratch<char>(kScaleSlot, m * 5);
   block.special = (uint8_t*)(block.scale + m);
@@ -86,7 +88,7 @@ static int32_t take_largest(const RowKernels& kernels, float* v, int64_t kp, flo
 }
 
 void prepare_rows(const Prepared& block, const Matrix& x, int64_t first, int64_t begin, int64_t end, Treatment treatment,
-                  const Columns& columns, uint8_t flip) {
+                  const Columns& columns) {
   const RowKernels& kernels = row_kernels();
   const int64_t kp = block.kp, capacity = block.exact.capacity;
   float* v = scratch<float>(kRowSlot, kp);
@@ -110,7 +112,8 @@ void prepare_rows(const Prepared& block, const Matrix& x, int64_t first, int64_t
       block.count[i] = count;
     }
     block.special[i] = special;
-    block.scale[i] = encode(kernels, v, kp, a, 127.0f, flip, block.q + i * block.ldq);
+    int8_t* q = block.q + (block.layout.tiled ? i / 16 * 16 * kp + i % 16 * kBlock : i * block.ldq);
+    block.scale[i] = encode(kernels, v, kp, a, 127.0f, block.layout.flip, q, block.layout.tiled ? 16 * kBlock : kBlock);
   }
 }
 

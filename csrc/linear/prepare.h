@@ -4,8 +4,15 @@
 
 namespace lowbit {
 
+// How a kernel wants its codes: xor with `flip`; in rows, or in tiles of 16 rows by 64.
+struct Layout {
+  uint8_t flip;
+  bool tiled;
+};
+
 struct Prepared {
   int64_t m, kp, ldq;
+  Layout layout;
   int8_t* q;
   float* scale;          // [m]
   uint8_t* special;      // [m]: computed as a float row
@@ -25,11 +32,11 @@ struct Columns {
 // Columns of x in which a row without NaN and Inf reaches the threshold, into scratch of the calling thread.
 Columns find_columns(const Matrix& x, float threshold, int64_t kp);
 
-// Storage for m rows in scratch of the calling thread; `flip` of the codes is the kernel's.
-Prepared reserve(int64_t m, int64_t kp, Treatment treatment, const Columns& columns);
+// Storage for m rows in scratch of the calling thread.
+Prepared reserve(int64_t m, int64_t kp, Layout layout, Treatment treatment, const Columns& columns);
 // Quantizes rows begin..end of the block that starts at row `first` of x.
 void prepare_rows(const Prepared& block, const Matrix& x, int64_t first, int64_t begin, int64_t end, Treatment treatment,
-                  const Columns& columns, uint8_t flip);
+                  const Columns& columns);
 // After all rows: the union of the rows' exact columns.
 void join_exact(Prepared& block, Treatment treatment, const Columns& columns);
 

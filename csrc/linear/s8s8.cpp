@@ -18,7 +18,7 @@ struct Job {
   const float* bias;
   QgemmFn product;
   ExactFn exact;
-  uint8_t flip;
+  Layout layout;
 
   Output output(int64_t row, int64_t panel) const {
     char* data = (char*)op.out + (row * op.n + panel * kPanel) * element_size(op.out_dtype);
@@ -76,8 +76,8 @@ void split_rows(const Job& job, int64_t tasks) {
   parallel(tasks, [&](int64_t task) {
     const Range range = share(m, tasks, task, 32);
     for (int64_t first = range.begin; first < range.end; first += step) {
-      Prepared block = reserve(range.end - first < step ? range.end - first : step, job.kp, job.treatment, job.columns);
-      prepare_rows(block, job.op.x, first, 0, block.m, job.treatment, job.columns, job.flip);
+      Prepared block = reserve(range.end - first < step ? range.end - first : step, job.kp, job.layout, job.treatment, job.columns);
+      prepare_rows(block, job.op.x, first, 0, block.m, job.treatment, job.columns);
       join_exact(block, job.treatment, job.columns);
       multiply(job, block, first, 0, job.panels);
       repair(job, block, first, 0, job.panels);
@@ -89,11 +89,11 @@ void split_rows(const Job& job, int64_t tasks) {
 void split_panels(const Job& job, int64_t tasks) {
   const int64_t m = job.op.x.rows, step = block_rows(job.kp);
   for (int64_t first = 0; first < m; first += step) {
-    Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.treatment, job.columns);
+    Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.layout, job.treatment, job.columns);
     const int64_t quantizers = tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2);
     parallel(quantizers, [&](int64_t task) {
       const Range range = share(block.m, quantizers, task, 1);
-      prepare_rows(block, job.op.x, first, range.begin, range.end, job.treatment, job.columns, job.flip);
+      prepare_rows(block, job.op.x, first, range.begin, range.end, job.treatment, job.columns);
     });
     join_exact(block, job.treatment, job.columns);
     parallel(tasks, [&](int64_t task) {
@@ -122,7 +122,7 @@ void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {
   const Kernel& kernel = choose(qgemm, m, op.x.dtype);
   const Columns columns = treatment == kColumns ? find_columns(op.x, threshold, kp) : Columns{nullptr, 0};
   const Job job = {op, treatment, columns, kp, panels, widened_bias(op), (QgemmFn)kernel.function,
-                   (ExactFn)choose(exact, m, kF32).function, (uint8_t)(kernel.isa == kVnni ? 0x80 : 0)};
+                   (ExactFn)choose(exact, m, kF32).function, Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
   const int64_t bytes = panels * panel_bytes_s8(kp), tasks = tasks_for(bytes + bytes / 16 * m);
   if (m >= 32 * tasks && bytes <= (1 << 20)) split_rows(job, tasks);
   else split_panels(job, tasks);

@@ -60,7 +60,7 @@ uint32_t rotate(float* v, int64_t kp) {
   return reduce(a);
 }
 
-void codes(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q) {
+void codes(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q, int64_t step) {
   const __m256 inv = _mm256_set1_ps(inverse);
   const __m256i flips = _mm256_set1_epi8((char)flip);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // undoes the packs' lanes
@@ -68,7 +68,7 @@ void codes(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q) {
     __m256i c[4];
     for (int j = 0; j < 4; ++j) c[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_load_ps(v + i + 8 * j), inv));
     const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(c[0], c[1]), _mm256_packs_epi32(c[2], c[3]));
-    _mm256_storeu_si256((__m256i*)(q + i), _mm256_xor_si256(_mm256_permutevar8x32_epi32(packed, order), flips));
+    _mm256_storeu_si256((__m256i*)(q + i / 64 * step + i % 64), _mm256_xor_si256(_mm256_permutevar8x32_epi32(packed, order), flips));
   }
 }
 

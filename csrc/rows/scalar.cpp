@@ -34,8 +34,10 @@ uint32_t rotate(float* v, int64_t kp) {
 
 // Adding 1.5 * 2^23 rounds to an integer, to nearest even, and leaves it in the low bits. |v * inverse| < 127.5, so neither
 // this nor the saturation of the vector versions ever cuts.
-void codes(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q) {
-  for (int64_t i = 0; i < kp; ++i) q[i] = (int8_t)(float_bits(v[i] * inverse + 0x1.8p23f) ^ flip);
+void codes(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q, int64_t step) {
+  for (int64_t b = 0; b < kp / 64; ++b) {
+    for (int64_t i = 0; i < 64; ++i) q[b * step + i] = (int8_t)(float_bits(v[b * 64 + i] * inverse + 0x1.8p23f) ^ flip);
+  }
 }
 
 int64_t above(const float* v, int64_t kp, float cut, int64_t capacity, int32_t* index) {

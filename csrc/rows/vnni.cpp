@@ -70,7 +70,7 @@ uint32_t rotate(float* v, int64_t kp) {
   return _mm512_reduce_max_epu32(a);
 }
 
-void codes(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q) {
+void codes(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q, int64_t step) {
   const __m512 inv = _mm512_set1_ps(inverse);
   const __m512i flips = _mm512_set1_epi8((char)flip);
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);  // undoes the packs' lanes
@@ -78,7 +78,7 @@ void codes(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q) {
     __m512i c[4];
     for (int j = 0; j < 4; ++j) c[j] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(v + i + 16 * j), inv));
     const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(c[0], c[1]), _mm512_packs_epi32(c[2], c[3]));
-    _mm512_storeu_si512(q + i, _mm512_xor_si512(_mm512_permutexvar_epi32(order, packed), flips));
+    _mm512_storeu_si512(q + i / 64 * step, _mm512_xor_si512(_mm512_permutexvar_epi32(order, packed), flips));
   }
 }
 
