@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime import kernels, library, ops, packing
+from lowbit_compiler.runtime import kernels, library, ops
 
 SHAPES = {
     "smollm": [(576, 960), (576, 576), (576, 3072), (1536, 576), (576, 49152)],
@@ -28,9 +28,9 @@ Calls = dict[str, Callable[[], object]]
 def ours(x: Tensor, w: Tensor) -> Calls:
     """Return the linear ops of this project on the same weight."""
     n = w.shape[0]
-    plain = packing.pack_s8(*L.quantize_s8(w))
-    rotated = packing.pack_s8(*L.quantize_s8(L.rotate(w)))
-    four = packing.pack_s4(*L.quantize_s4(w, GROUP), GROUP)
+    plain = L.pack_s8(*L.quantize_s8(w))
+    rotated = L.pack_s8(*L.quantize_s8(L.rotate(w)))
+    four = L.pack_s4(*L.quantize_s4(w, GROUP), GROUP)
     return {
         "s8s8": lambda: L.linear_s8s8(x, plain, None, n, None),
         "rotated": lambda: L.linear_s8s8_rotated(x, rotated, None, n, None),

@@ -86,6 +86,25 @@ std::tuple<Tensor, Tensor> op_quantize_s4(const Tensor& w, int64_t group) {
   return {q, scale};
 }
 
+Tensor packed(const char* op, const Tensor& q, const Tensor& scale, int64_t group) {
+  EXPECT(op, q.scalar_type() == ScalarType::Char && q.dim() == 2, "q in int8 [N, K], got ", name(q.scalar_type()), " of ", q.dim(),
+         " dimensions");
+  const int64_t n = q.size(0), k = q.size(1), groups = group ? (k + group - 1) / group : 1;
+  EXPECT(op, scale.scalar_type() == ScalarType::Float && scale.numel() == n * groups, n * groups, " scales in float32, got ",
+         scale.numel(), " in ", name(scale.scalar_type()));
+  const Tensor codes = torch::stable::contiguous(q), scales = torch::stable::contiguous(scale);
+  const int64_t panels = round_up(n, kPanel) / kPanel, bytes = panel_bytes(round_up(k, group > kBlock ? group : kBlock), group);
+  Tensor out = torch::stable::new_empty(q, {panels, bytes});
+  pack((const int8_t*)codes.const_data_ptr(), (const float*)scales.const_data_ptr(), n, k, group, (int8_t*)out.mutable_data_ptr());
+  return out;
+}
+
+Tensor op_pack_s8(const Tensor& q, const Tensor& scale) { return packed("pack_s8", q, scale, 0); }
+Tensor op_pack_s4(const Tensor& q, const Tensor& scale, int64_t group) {
+  EXPECT("pack_s4", group == 32 || group == 64 || group == 128, "group in (32, 64, 128), got ", group);
+  return packed("pack_s4", q, scale, group);
+}
+
 Tensor op_rotate(const Tensor& x) {
   EXPECT("rotate", is_float(x.scalar_type()), "x in float32, bfloat16 or float16, got ", name(x.scalar_type()));
   EXPECT("rotate", x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
@@ -106,6 +125,8 @@ STABLE_TORCH_LIBRARY_IMPL(lowbit, CPU, m) {
   m.impl("linear_fs4", TORCH_BOX(&op_fs4));
   m.impl("quantize_s8", TORCH_BOX(&op_quantize_s8));
   m.impl("quantize_s4", TORCH_BOX(&op_quantize_s4));
+  m.impl("pack_s8", TORCH_BOX(&op_pack_s8));
+  m.impl("pack_s4", TORCH_BOX(&op_pack_s4));
   m.impl("rotate", TORCH_BOX(&op_rotate));
 }
 

@@ -30,6 +30,9 @@ void quantize_s8(const Matrix& x, int8_t* q, float* scale);
 void quantize_s4(const Matrix& x, int64_t group, int8_t* q, float* scale);
 void rotate(const Matrix& x, float* out);
 
+// Codes [n, k] and their scales ([n], or [n, groups]) to panels; group 0: int8.
+void pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out);
+
 const float* widened_bias(const Linear& op);  // padded to whole panels, in scratch of the calling thread; or null
 
 }  // namespace lowbit
