@@ -6,12 +6,16 @@ from lowbit_compiler.passes.graph import aten, emit, numel, value
 
 
 def _letters(equation: str, x_dim: int, w_dim: int) -> tuple[str, str, str] | None:
-    """Return (x, w, output) letters, or None for what is not a plain contraction (diagonals, broadcasting, implicit output)."""
+    """Return (x, w, output) letters, or None for what is not a plain contraction (diagonals, broadcasting)."""
     equation = equation.replace(" ", "")
     operands, arrow, out = equation.partition("->")
     x, comma, w = operands.partition(",")
-    if not arrow or not comma or "," in w:
+    if not comma or "," in w:
         return None
+    if not arrow:  # the letters that appear once, in order
+        if "..." in operands:
+            return None
+        out = "".join(sorted(c for c in x + w if operands.count(c) == 1))
     if "..." in x + w + out:
         if "..." in w or "..." not in x or "..." not in out:
             return None

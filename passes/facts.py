@@ -29,7 +29,7 @@ def _canonical(gm: fx.GraphModule, ctx: PassContext) -> str | None:
 
 def _found(gm: fx.GraphModule, ctx: PassContext) -> str | None:
     alive = set(gm.graph.nodes)
-    return next((f"site {site.module or site.op} has left the graph" for site in ctx.sites if site.node not in alive), None)
+    return next((f"site {site.module or site.op} has left the graph" for site in ctx.sites if site.node not in alive and not site.constant), None)
 
 
 def _planned_or_declined(gm: fx.GraphModule, ctx: PassContext) -> str | None:

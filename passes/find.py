@@ -26,6 +26,12 @@ KINDS: dict[Any, str] = {
     aten.conv1d.default: "convolution",
     aten.conv2d.default: "convolution",
     aten.conv3d.default: "convolution",
+    aten.conv1d.padding: "convolution",
+    aten.conv2d.padding: "convolution",
+    aten.conv3d.padding: "convolution",
+    aten.conv_transpose1d.default: "convolution",
+    aten.conv_transpose2d.input: "convolution",
+    aten.conv_transpose3d.input: "convolution",
     aten.convolution.default: "convolution",
 }
 
@@ -51,6 +57,10 @@ class Find:
             kind = KINDS.get(node.target) if node.op == "call_function" else None
             if kind is not None and is_tensor(node):
                 ctx.sites.append(_site(len(ctx.sites), kind, node, ctx))
+            for hidden, op, why in node.meta.get("lowbit_opaque", ()):  # products that capture could not write as ATen calls
+                site = Site(len(ctx.sites), hidden, op, module_path(node), _operands(node), node)
+                site.decline(Reason.UNSUPPORTED_OP, why)
+                ctx.sites.append(site)
         return 0
 
 
@@ -58,11 +68,11 @@ def _site(index: int, kind: str, node: fx.Node, ctx: PassContext) -> Site:
     op = node.meta.get("lowbit_op", str(node.target._schema.name).removeprefix("aten::"))  # type: ignore[union-attr]
     site = Site(index, kind, op, module_path(node), "", node)
     if kind != "linear":
-        shapes = [_shape(value(arg)) for arg in node.all_input_nodes if is_tensor(arg)]
-        site.shape = " , ".join(shapes)
+        site.shape = _operands(node)
         site.decline(Reason.NO_KERNEL if kind in ("softmax", "attention") else Reason.UNSUPPORTED_OP, _DETAILS[kind])
         if kind == "matmul":
             _explain_matmul(site, node, ctx)
+        _decline_constant(site, node, ctx)
         return site
     x, weight = node.args[0], node.args[1]
     xv, wv = value(x), value(weight)
@@ -73,7 +83,14 @@ def _site(index: int, kind: str, node: fx.Node, ctx: PassContext) -> Site:
         if not site.module and site.parameters:
             site.module = site.parameters[0]
     _check_linear(site, xv, wv, weight, ctx)
+    _decline_constant(site, node, ctx)
     return site
+
+
+def _decline_constant(site: Site, node: fx.Node, ctx: PassContext) -> None:
+    if is_constant(node, ctx.parameters):
+        site.constant = True
+        site.decline(Reason.UNSUPPORTED_OP, "computed from parameters alone")
 
 
 def _check_linear(site: Site, x: Any, weight: Any, node: Any, ctx: PassContext) -> None:
@@ -101,11 +118,21 @@ _DETAILS = {
 
 
 def _explain_matmul(site: Site, node: fx.Node, ctx: PassContext) -> None:
-    constant = [arg for arg in node.all_input_nodes if is_tensor(arg) and is_constant(arg, ctx.parameters)]
-    if constant:
-        site.decline(Reason.UNSUPPORTED_OP, f"constant operand of shape {tuple(value(constant[0]).shape)} (batched or broadcast)")
-    else:
+    added = node.target in (aten.addmm.default, aten.baddbmm.default)
+    factors = [arg for arg in node.all_input_nodes if is_tensor(arg) and not (added and arg is node.args[0])]
+    constant = [value(arg) for arg in factors if is_constant(arg, ctx.parameters)]
+    if not constant:
         site.decline(Reason.NON_CONST_WEIGHT, _DETAILS["matmul"])
+    elif node.target is aten.einsum.default:
+        why = f"einsum of {len(factors)} operands" if len(factors) != 2 else "einsum that is not one contraction with a weight"
+        site.decline(Reason.UNSUPPORTED_OP, why)
+    else:
+        kind = "a vector" if constant[0].dim() == 1 else "batched or broadcast"
+        site.decline(Reason.UNSUPPORTED_OP, f"constant operand of shape {tuple(constant[0].shape)} ({kind})")
+
+
+def _operands(node: fx.Node) -> str:
+    return " , ".join(_shape(value(arg)) for arg in node.all_input_nodes if is_tensor(arg))
 
 
 def _shape(tensor: Any) -> str:

@@ -1,6 +1,8 @@
 """Small questions about fx nodes, asked by more than one pass."""
 
-from collections.abc import Callable, Iterable
+import functools
+import operator
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import torch
@@ -56,42 +58,32 @@ def fake_mode(gm: fx.GraphModule) -> Any:
     return _nothing()
 
 
-PURE_VIEWS = frozenset(
-    {
-        aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten.reshape.default, aten.unsqueeze.default,
-        aten.squeeze.dim, aten.select.int, aten.slice.Tensor, aten.contiguous.default, aten.numpy_T.default, aten.mT.default,
-        aten.detach.default, aten.expand.default, aten.flatten.using_ints, aten.clone.default,
-        aten.to.dtype, aten._to_copy.default, aten.alias.default,
-    }
-)  # fmt: skip
-PURE_MATHS = frozenset(
-    {
-        aten.cat.default, aten.mul.Tensor, aten.mul.Scalar, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor, aten.neg.default,
-        torch.ops.lowbit.quantize_s8.default, torch.ops.lowbit.quantize_s4.default, torch.ops.lowbit.rotate.default,
-        torch.ops.lowbit.pack_s8.default, torch.ops.lowbit.pack_s4.default,
-    }
-)  # fmt: skip
+@functools.cache
+def is_pure(target: Any) -> bool:
+    """Return whether a call of ``target`` gives equal results for equal arguments, writes nothing, and fits any shape."""
+    if target is operator.getitem:
+        return True
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace not in ("aten", "prims", "lowbit"):
+        return False
+    impure = {torch.Tag.nondeterministic_seeded, torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output, torch.Tag.inplace_view}
+    uninitialised = "empty" in target._schema.name
+    return not target._schema.is_mutable and not impure & set(target.tags) and not uninitialised
 
 
-def is_constant(node: Any, parameters: Iterable[str]) -> bool:
+def is_constant(node: Any, parameters: Container[str]) -> bool:
     """Return whether ``node`` depends on nothing but parameters, through pure operations."""
-    import operator
-
-    names = set(parameters)
     todo, seen = [node], set()
     while todo:
         item = todo.pop()
-        if not isinstance(item, fx.Node):
+        if not isinstance(item, fx.Node) or item.meta.get("lowbit_written"):
             return False
         if item in seen:
             continue
         seen.add(item)
         if item.op == "placeholder":
-            if item.name not in names:
+            if item.name not in parameters:
                 return False
-        elif item.op == "call_function" and (item.target in PURE_VIEWS or item.target in PURE_MATHS or item.target is operator.getitem):
-            if not item.all_input_nodes:
-                return False
+        elif item.op == "call_function" and item.all_input_nodes and is_pure(item.target):
             todo.extend(item.all_input_nodes)
         else:
             return False

@@ -56,9 +56,7 @@ def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
 
 def _written(x: fx.Node) -> bool:
     """Return whether some call writes to ``x`` in place: siblings before and after it then read different values."""
-    return any(str(user.target).endswith("_") and not str(user.target).endswith("__") for user in x.users if user.op == "call_method") or any(
-        user.target is operator.setitem for user in x.users
-    )
+    return bool(x.meta.get("lowbit_written"))
 
 
 def _merge(gm: fx.GraphModule, sites: list[Site]) -> None:

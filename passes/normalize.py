@@ -80,6 +80,8 @@ def _matmul(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | No
         return None
     if _constant(y, ctx) and not is_constant(x, ctx.parameters):
         return _linear(gm, node, x, transposed(gm, y))  # type: ignore[arg-type]
+    if _constant(x, ctx) and not is_constant(y, ctx.parameters) and value(y).dim() == 1:
+        return _linear(gm, node, y, x)  # type: ignore[arg-type]
     if _constant(x, ctx) and not is_constant(y, ctx.parameters) and value(y).dim() >= 2:
         turned = emit(gm, aten.mT.default, y, like=node)
         return emit(gm, aten.mT.default, _linear(gm, node, turned, x), like=node)  # type: ignore[arg-type]

@@ -64,6 +64,8 @@ class Site:
     merged_with: list[str] = field(default_factory=list)
     kernel: str = ""
     saved_bytes: int = 0
+    constant: bool = False
+    """Computed from parameters alone: it may leave the graph when the weight that it belongs to is folded."""
     exact: fx.Node | None = None
     """The product of the exact elements, where the treatment splits them off."""
 

@@ -9,11 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler.capture.captured import Captured, dotted
-from lowbit_compiler.capture.dialect import PRODUCTS, to_aten
-from lowbit_compiler.capture.expand import FUSED, inline
-from lowbit_compiler.passes.graph import PURE_MATHS, PURE_VIEWS, is_tensor
+from lowbit_compiler.capture.dialect import PRODUCTS, product_name, spelling, to_aten
+from lowbit_compiler.capture.expand import COMPOSITE, FUSED, inline
+from lowbit_compiler.capture.probe import Probe
+from lowbit_compiler.passes.graph import is_pure, is_tensor, value
+
+IN_PLACE = (
+    operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
+    operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift,
+)  # fmt: skip
 
 
 def _parameter_name(node: fx.Node, example: Any) -> str | None:
@@ -24,17 +31,38 @@ def _parameter_name(node: fx.Node, example: Any) -> str | None:
     return dotted(source.name if isinstance(source.name, str) else source.name()) if source is not None else node.name
 
 
-def _mutated(gm: fx.GraphModule) -> set[str]:
-    """Return the placeholders that some in-place call writes to: these are state, not weights."""
+def _written(node: fx.Node) -> fx.Node | None:
+    """Return what the call ``node`` writes to in place, or None."""
+    if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
+        target: Any = node.args[0]
+    elif node.op != "call_function":
+        return None
+    elif "out" in node.kwargs:
+        target = node.kwargs["out"]
+    elif node.kwargs.get("inplace") is True or node.target in IN_PLACE or _mutable(node.target):
+        target = node.args[0] if node.args else None
+    else:
+        return None
+    return target if isinstance(target, fx.Node) else None
+
+
+def _mutable(target: Any) -> bool:
+    if isinstance(target, torch._ops.OpOverload):
+        return bool(target._schema.is_mutable)
+    name = getattr(target, "__name__", "")
+    return name.endswith("_") and not name.startswith("_")
+
+
+def _mark_written(gm: fx.GraphModule) -> set[str]:
+    """Mark every value that some in-place call writes to, and what it is a view of; returns the placeholders among these."""
     names = set()
     for node in gm.graph.nodes:
-        in_place = node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
-        if in_place or node.target in (operator.setitem, operator.iadd, operator.imul, operator.isub):
-            target = node.args[0]
-            while isinstance(target, fx.Node) and target.op != "placeholder":
-                target = target.all_input_nodes[0] if target.all_input_nodes else None
-            if isinstance(target, fx.Node):
+        target = _written(node)
+        while target is not None:
+            target.meta["lowbit_written"] = True
+            if target.op == "placeholder":
                 names.add(target.name)
+            target = target.all_input_nodes[0] if target.all_input_nodes else None
     return names
 
 
@@ -54,82 +82,104 @@ def _model_names() -> frozenset[str]:
     return frozenset(names)
 
 
-def _read(example: Tensor | Any, node: fx.Node) -> Any:
-    return node.meta.get("example_value", example)
-
-
 def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     """Return a copy of Dynamo's graph ``gm`` in the common dialect; ``examples`` are its inputs, one per placeholder."""
-    # A fresh module: Dynamo's own carries _param_name_to_source, which AOTAutograd wants complete for every input.
-    copy = fx.GraphModule(gm, torch.fx.Graph())
+    graph = fx.Graph()
     environment: dict[fx.Node, fx.Node] = {}
     parameters: dict[str, str] = {}
-    placeholders = 0
+    values = iter(examples)
     for node in gm.graph.nodes:
-        new = environment[node] = copy.graph.node_copy(node, lambda n: environment[n])
+        new = environment[node] = graph.node_copy(node, lambda n: environment[n])
         if node.op == "placeholder":
-            new.meta["val"] = _read(examples[placeholders], node)
-            if name := _parameter_name(node, examples[placeholders]):
+            example = next(values)
+            new.meta["val"] = node.meta.get("example_value", example)
+            if name := _parameter_name(node, example):
                 parameters[new.name] = name
-            placeholders += 1
         elif "example_value" in node.meta:
             new.meta["val"] = node.meta["example_value"]
-    for name in _mutated(copy):
+    # A fresh module: Dynamo's own carries _param_name_to_source, which AOTAutograd wants complete for every input.
+    copy = fx.GraphModule(gm, graph)
+    for name in _mark_written(copy):
         parameters.pop(name, None)
-    _rename(copy, set(parameters))
+    _name_products(copy)
+    _trace_weights(copy, set(parameters))
     copy.recompile()
     return Captured(copy, parameters, _model_names())
 
 
-def _rename(gm: fx.GraphModule, parameters: set[str]) -> None:
-    constants = {node for node in gm.graph.nodes if node.name in parameters and node.op == "placeholder"}
+def _name_products(gm: fx.GraphModule) -> None:
+    """Give every product its ATen name, take calls that hide some apart, and mark those that cannot be taken apart."""
+    probe = Probe(gm)
+    autocasts: list[fx.Node] = []
     for node in list(gm.graph.nodes):
-        if node.op not in ("call_function", "call_method"):
-            continue
-        if node.target in FUSED and is_tensor_result(node):
-            inline(gm, node, FUSED[node.target])
-        elif to_aten(node):
-            node.meta["lowbit_op"] = _spelling(node)
-        elif node.all_input_nodes and all(n in constants for n in node.all_input_nodes) and is_tensor(node) and _pure(node):
-            before = node.prev
-            inline(gm, node, _callable(node))
-            while before.next.op != "root" and all(n in constants for n in before.next.all_input_nodes) and _known(before.next):
-                before = before.next
-                constants.add(before)
+        if node.target is torch.amp.autocast_mode._enter_autocast:
+            autocasts.append(node)
+        elif node.target is torch.amp.autocast_mode._exit_autocast and node.args[0] in autocasts:
+            autocasts.remove(node.args[0])
+        elif node.op in ("call_function", "call_method"):
+            _name(gm, node, probe, autocasts)
 
 
-def is_tensor_result(node: fx.Node) -> bool:
-    """Return whether the node's value is a tensor or a tuple of tensors read only through getitem."""
-    if is_tensor(node):
-        return True
-    return all(user.target is operator.getitem for user in node.users)
+def _name(gm: fx.GraphModule, node: fx.Node, probe: Probe, autocasts: Sequence[fx.Node]) -> None:
+    if node.target in FUSED:
+        made = inline(gm, node, autocasts)
+        for inner in [node] if made is None else made:
+            _name_or_mark(inner, probe)
+    elif to_aten(node):
+        node.meta["lowbit_op"] = spelling(node)
+    elif _written(node) is not None:
+        if name := product_name(node):
+            node.meta["lowbit_opaque"] = [("matmul", name, f"{name} writes into an existing tensor")]
+    elif _computes(node) and (products := probe.products(node)):
+        made = inline(gm, node, autocasts) if _may_inline(node) else None
+        if made is None:
+            node.meta["lowbit_opaque"] = products
+        for inner in made or ():
+            _name_or_mark(inner, probe)
 
 
-def _spelling(node: fx.Node) -> str:
-    name = str(node.target._schema.name).removeprefix("aten::")
-    return f"einsum {node.args[0]!r}" if name == "einsum" else name
+def _name_or_mark(node: fx.Node, probe: Probe) -> None:
+    if to_aten(node):
+        node.meta["lowbit_op"] = spelling(node)
+    elif products := probe.products(node):
+        node.meta["lowbit_opaque"] = products
 
 
-def _pure(node: fx.Node) -> bool:
-    """Return whether a node on parameters alone is worth tracing: somebody downstream may multiply with it."""
-    methods = {"t", "transpose", "permute", "view", "reshape", "unsqueeze", "squeeze", "contiguous", "to", "float", "half", "bfloat16",
-               "type_as", "detach", "expand", "flatten", "clone", "swapaxes", "mul", "select", "narrow", "chunk"}  # fmt: skip
-    functions = {getattr, operator.getitem, operator.mul, operator.truediv, operator.neg, torch.t, torch.transpose, torch.permute, torch.cat,
-                 torch.mul, torch.swapaxes, torch.reshape, torch.flatten, torch.unsqueeze, torch.squeeze}  # fmt: skip
-    if node.op == "call_method":
-        return node.target in methods
-    return node.target in functions
+def _computes(node: fx.Node) -> bool:
+    """Return whether the call makes tensors from tensors: anything else (contexts, sizes) must not be run to see what it does."""
+    return any(isinstance(part, Tensor) for part in tree_leaves(value(node))) and any(is_tensor(arg) for arg in node.all_input_nodes)
 
 
-def _callable(node: fx.Node) -> Any:
-    if node.op == "call_method":
-        name = str(node.target)
-        return lambda tensor, *args, **kwargs: getattr(tensor, name)(*args, **kwargs)
-    return node.target
+def _may_inline(node: fx.Node) -> bool:
+    """Return whether the call may be taken apart: an op of its own, or a loop over time steps, stays whole."""
+    return not isinstance(node.target, (torch._ops.HigherOrderOperator, torch._ops.OpOverload, torch._ops.OpOverloadPacket)) or (
+        node.target in COMPOSITE
+    )
 
 
-def _known(node: fx.Node) -> bool:
-    return node.op == "call_function" and (node.target in PURE_VIEWS or node.target in PURE_MATHS)
+def _trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
+    """Write whatever products read that depends on parameters alone (transposed, normalised, cast weights) in ATen calls."""
+    constant: set[fx.Node] = set()
+    operands: list[fx.Node] = []
+    for node in gm.graph.nodes:
+        if node.op == "placeholder":
+            if node.name in parameters:
+                constant.add(node)
+        elif node.target in PRODUCTS:
+            operands += node.all_input_nodes
+        elif node.op in ("call_function", "call_method") and not isinstance(node.target, torch._ops.HigherOrderOperator):
+            if node.all_input_nodes and all(n in constant for n in node.all_input_nodes) and _written(node) is None:
+                if "lowbit_written" not in node.meta and "val" in node.meta:
+                    constant.add(node)
+    wanted: set[fx.Node] = set()
+    while operands:
+        node = operands.pop()
+        if node in constant and node not in wanted:
+            wanted.add(node)
+            operands += node.all_input_nodes
+    for node in list(gm.graph.nodes):
+        if node in wanted and node.op != "placeholder" and not is_pure(node.target):
+            inline(gm, node)
 
 
 __all__ = ["PRODUCTS", "capture_dynamo"]

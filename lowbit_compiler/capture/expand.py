@@ -1,7 +1,10 @@
 """Replace one node by the ATen calls it makes: fused module forwards, and views of parameters written in any way."""
 
+import contextlib
+import logging
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lowbit_compiler.passes.graph import fake_mode, value
+from lowbit_compiler.capture.probe import call, tracing
+from lowbit_compiler.passes.graph import aten, value
+
+log = logging.getLogger("lowbit_compiler")
+PROVENANCE = ("nn_module_stack", "stack_trace")
 
 
 def _native_attention(
@@ -81,23 +88,48 @@ FUSED: dict[Any, Callable[..., Any]] = {
     torch.ops.aten._native_multi_head_attention.default: _native_attention,
     torch.ops.aten._transformer_encoder_layer_fwd.default: _encoder_layer,
 }
+COMPOSITE: dict[Any, Callable[..., Any]] = {
+    op: op.decompose
+    for op in (
+        aten.tensordot.default, aten.inner.default, aten.chain_matmul.default, aten.linalg_multi_dot.default, aten.linalg_matmul.default,
+        aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default,
+    )
+}  # fmt: skip
 
 
-def inline(gm: fx.GraphModule, node: fx.Node, function: Callable[..., Any]) -> None:
-    """Replace ``node`` by the graph that ``function`` makes of its arguments; every new node keeps the old one's provenance."""
+def inline(gm: fx.GraphModule, node: fx.Node, autocasts: Sequence[fx.Node] = ()) -> list[fx.Node] | None:
+    """Replace ``node`` by the ATen calls it makes, which keep its provenance; returns them in order.
+
+    ``autocasts`` are the calls that entered the autocast regions around it. Returns None, and changes nothing, where the call cannot
+    be traced or its result is a tuple that is not taken apart.
+    """
+    if not all(user.target is operator.getitem for user in node.users) and isinstance(value(node), (tuple, list)):
+        return None
+    function = FUSED.get(node.target) or call(node)
     flat, spec = torch.utils._pytree.tree_flatten((node.args, node.kwargs))
     inputs = list(dict.fromkeys(arg for arg in flat if isinstance(arg, fx.Node)))
 
-    def call(*values: Any) -> Any:
+    def replay(*values: Any) -> Any:
         known = dict(zip(inputs, values, strict=True))
         args, kwargs = torch.utils._pytree.tree_unflatten([known.get(a, a) if isinstance(a, fx.Node) else a for a in flat], spec)
-        return function(*args, **kwargs)
+        with contextlib.ExitStack() as regions:
+            for region in autocasts:
+                regions.enter_context(torch.autocast(*region.args))  # type: ignore[arg-type]
+            return function(*args, **kwargs)
 
-    with fake_mode(gm), torch.no_grad():
-        traced = make_fx(call, pre_dispatch=True, _allow_non_fake_inputs=True)(*(value(arg) for arg in inputs))
+    try:
+        with tracing(gm):
+            trace = make_fx(replay, decomposition_table=COMPOSITE, pre_dispatch=True, _allow_non_fake_inputs=True)
+            traced = trace(*(value(arg) for arg in inputs))
+    except Exception as error:
+        log.debug("%s is left whole: %s: %s", node.format_node(), type(error).__name__, error)
+        return None
     traced.graph.eliminate_dead_code()
+    if any(inner.op == "get_attr" for inner in traced.graph.nodes):
+        return None
     environment: dict[fx.Node, fx.Node] = {}
     result: Any = None
+    made = []
     with gm.graph.inserting_before(node):
         for inner in traced.graph.nodes:
             if inner.op == "placeholder":
@@ -106,10 +138,11 @@ def inline(gm: fx.GraphModule, node: fx.Node, function: Callable[..., Any]) -> N
                 result = fx.map_arg(inner.args[0], lambda n: environment[n])
             else:
                 copied = gm.graph.node_copy(inner, lambda n: environment[n])
-                for key in ("nn_module_stack", "stack_trace"):
+                for key in PROVENANCE:
                     if key in node.meta:
                         copied.meta[key] = node.meta[key]
                 environment[inner] = copied
+                made.append(copied)
     if isinstance(result, (tuple, list)):
         for user in list(node.users):
             user.replace_all_uses_with(result[user.args[1]])  # Dynamo reads a tuple only through getitem
@@ -117,3 +150,4 @@ def inline(gm: fx.GraphModule, node: fx.Node, function: Callable[..., Any]) -> N
     else:
         node.replace_all_uses_with(result)
     gm.graph.erase_node(node)
+    return made

@@ -10,7 +10,7 @@ from lowbit_compiler.passes.einsum import _letters
     [
         ("bk,nk->bn", (2, 2), ("bk", "nk", "bn")),
         ("...k,nk->...n", (3, 2), ("ABk", "nk", "ABn")),
-        ("bk,nk", (2, 2), None),
+        ("bk,nk", (2, 2), ("bk", "nk", "bn")),
         ("bk,n...->b", (2, 2), None),
         ("bb,nb->bn", (2, 2), None),
         ("bk,nk,k->bn", (2, 2), None),
