@@ -3,6 +3,7 @@
 import difflib
 import re
 
+import networkx as nx
 from torch import fx
 
 from lowbit_compiler.errors import OptionError
@@ -64,15 +65,17 @@ def _head_plan(ctx: PassContext) -> Plan:
 def _output_head(gm: fx.GraphModule, candidates: list[Site]) -> list[Site]:
     """Return the linears that map hidden states to a vocabulary: tied to an embedding, or wide and last.
 
-    As in transformers, the head is what shares its weight with an embedding table, else the last product of the graph,
-    here only where it widens (N >= 4 K and N >= 4096): the last layer of an encoder is no head.
+    As in transformers, the head is what shares its weight with an embedding table; where nothing is tied, a product from which no
+    other is reached, here only if it widens (N >= 4 K and N >= 4096): the last layer of an encoder is no head.
     """
     embeddings = {node.args[position] for node in gm.graph.nodes for position in _embedding_table(node)}
     tied = [site for site in candidates if site.node.args[1] in embeddings]
     if tied:
         return tied
-    last = candidates[-1:]
-    return [site for site in last if site.n >= 4 * site.k and site.n >= 4096]
+    products = {site.node for site in candidates}
+    flow = nx.DiGraph((source, node) for node in gm.graph.nodes for source in node.all_input_nodes)
+    wide = [site for site in candidates if site.n >= 4 * site.k and site.n >= 4096]
+    return [site for site in wide if products.isdisjoint(nx.descendants(flow, site.node))]
 
 
 def _embedding_table(node: fx.Node) -> tuple[int, ...]:
