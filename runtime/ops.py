@@ -26,7 +26,7 @@ def _require(op: str, condition: Any, expected: str, got: object) -> None:
         raise RuntimeError(f"lowbit::{op}: expected {expected}, got {got}")
 
 
-def _check_linear(op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int | None = None) -> None:
+def _check_linear(op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None, group: int | None = None) -> None:
     _require(op, x.dtype in FLOATS, "x in float32, bfloat16 or float16", x.dtype)
     _require(op, x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
     k = x.shape[-1]
@@ -35,11 +35,13 @@ def _check_linear(op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, gr
     _require(op, w.shape[0] == -(-n // PANEL), f"{-(-n // PANEL)} panels for n = {n}", f"{w.shape[0]}")
     _require(op, w.shape[1] == packed_bytes(k, group), f"panels of {packed_bytes(k, group)} bytes for K = {k}", f"{w.shape[1]}")
     _require(op, bias is None or tuple(bias.shape) == (n,), f"bias of shape ({n},)", None if bias is None else tuple(bias.shape))
+    _require(op, bias is None or bias.dtype in FLOATS, "bias in float32, bfloat16 or float16", None if bias is None else bias.dtype)
+    _require(op, dtype is None or dtype in FLOATS, "dtype float32, bfloat16 or float16", dtype)
 
 
 def _linear_fake(op: str) -> Callable[..., Tensor]:
     def fake(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any) -> Tensor:
-        _check_linear(op, x, w, bias, n, rest[0] if op == "linear_fs4" else None)
+        _check_linear(op, x, w, bias, n, rest[-1], rest[0] if op == "linear_fs4" else None)
         return x.new_empty((*x.shape[:-1], n), dtype=rest[-1] or x.dtype)
 
     return fake
@@ -47,7 +49,7 @@ def _linear_fake(op: str) -> Callable[..., Tensor]:
 
 def _checked(op: str, reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def call(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any) -> Tensor:
-        _check_linear(op, x, w, bias, n, rest[0] if op == "linear_fs4" else None)
+        _check_linear(op, x, w, bias, n, rest[-1], rest[0] if op == "linear_fs4" else None)
         return reference(x, w, bias, n, *rest)
 
     return call

@@ -1,4 +1,5 @@
 // The CPU kernels of the ops that runtime/ops.py defines. Checks and their words are those of its _check_linear.
+#include <string>
 #include <tuple>
 
 #include "bind/tensors.h"
@@ -11,13 +12,37 @@ using OptionalTensor = std::optional<Tensor>;
 
 #define EXPECT(op, condition, ...) STD_TORCH_CHECK(condition, "lowbit::", op, ": expected ", __VA_ARGS__)
 
-const char* name(ScalarType type) { return torch::headeronly::toString(type); }
+bool is_group(int64_t group) { return group == 32 || group == 64 || group == 128; }
+
+// As Python prints them.
+std::string name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return "torch.float32";
+    case ScalarType::Double: return "torch.float64";
+    case ScalarType::Half: return "torch.float16";
+    case ScalarType::BFloat16: return "torch.bfloat16";
+    case ScalarType::Char: return "torch.int8";
+    case ScalarType::Byte: return "torch.uint8";
+    case ScalarType::Short: return "torch.int16";
+    case ScalarType::Int: return "torch.int32";
+    case ScalarType::Long: return "torch.int64";
+    case ScalarType::Bool: return "torch.bool";
+    default: return torch::headeronly::toString(type);
+  }
+}
+
+std::string shape(const Tensor& t) {
+  std::string text = "(";
+  for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
+  return text + (t.dim() == 1 ? ",)" : ")");
+}
 
 Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
                    int64_t group, void (*run)(const Linear&, int64_t, float), float threshold) {
   const ScalarType type = x.scalar_type();
   EXPECT(op, is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
   EXPECT(op, x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
+  EXPECT(op, group == 0 || is_group(group), "group in (32, 64, 128), got ", group);
   const int64_t k = x.size(x.dim() - 1), kp = round_up(k, group > kBlock ? group : kBlock);
   const int64_t panels = round_up(n, kPanel) / kPanel, bytes = panel_bytes(kp, group);
   EXPECT(op, w.scalar_type() == ScalarType::Char && w.dim() == 2, "w packed as int8 [panels, bytes], got ", name(w.scalar_type()), " of ",
@@ -25,8 +50,7 @@ Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const Optio
   EXPECT(op, w.size(0) == panels, panels, " panels for n = ", n, ", got ", w.size(0));
   EXPECT(op, w.size(1) == bytes, "panels of ", bytes, " bytes for K = ", k, ", got ", w.size(1));
   if (bias) {
-    EXPECT(op, bias->dim() == 1 && bias->size(0) == n, "bias of shape (", n, ",), got ", bias->dim(), " dimensions, first ",
-           bias->dim() ? bias->size(0) : 0);
+    EXPECT(op, bias->dim() == 1 && bias->size(0) == n, "bias of shape (", n, ",), got ", shape(*bias));
     EXPECT(op, is_float(bias->scalar_type()), "bias in float32, bfloat16 or float16, got ", name(bias->scalar_type()));
   }
   const ScalarType out_type = dtype ? *dtype : type;
@@ -62,7 +86,7 @@ Tensor op_fs8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int6
   return linear_with("linear_fs8", x, w, bias, n, dtype, 0, floats, 0);
 }
 Tensor op_fs4(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype) {
-  EXPECT("linear_fs4", group == 32 || group == 64 || group == 128, "group in (32, 64, 128), got ", group);
+  EXPECT("linear_fs4", group != 0, "group in (32, 64, 128), got 0");
   return linear_with("linear_fs4", x, w, bias, n, dtype, group, floats, 0);
 }
 
@@ -78,7 +102,7 @@ std::tuple<Tensor, Tensor> op_quantize_s8(const Tensor& x) {
 std::tuple<Tensor, Tensor> op_quantize_s4(const Tensor& w, int64_t group) {
   EXPECT("quantize_s4", is_float(w.scalar_type()), "w in float32, bfloat16 or float16, got ", name(w.scalar_type()));
   EXPECT("quantize_s4", w.dim() == 2, "w of shape [N, K], got ", w.dim(), " dimensions");
-  EXPECT("quantize_s4", group == 32 || group == 64 || group == 128, "group in (32, 64, 128), got ", group);
+  EXPECT("quantize_s4", is_group(group), "group in (32, 64, 128), got ", group);
   const Rows rows = rows_of(w);
   const int64_t groups = (rows.matrix.columns + group - 1) / group;
   Tensor q = allocate(w, rows.matrix.columns, ScalarType::Char), scale = allocate(w, groups, ScalarType::Float);
@@ -101,7 +125,7 @@ Tensor packed(const char* op, const Tensor& q, const Tensor& scale, int64_t grou
 
 Tensor op_pack_s8(const Tensor& q, const Tensor& scale) { return packed("pack_s8", q, scale, 0); }
 Tensor op_pack_s4(const Tensor& q, const Tensor& scale, int64_t group) {
-  EXPECT("pack_s4", group == 32 || group == 64 || group == 128, "group in (32, 64, 128), got ", group);
+  EXPECT("pack_s4", is_group(group), "group in (32, 64, 128), got ", group);
   return packed("pack_s4", q, scale, group);
 }
 

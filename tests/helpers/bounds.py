@@ -1,0 +1,76 @@
+"""Error bounds of docs/arithmetic.md as functions of eps, K and magnitudes, and the float64 values they are measured from."""
+
+import torch
+from torch import Tensor
+
+EPS = 2.0**-24  # unit roundoff of float32
+FLUSHED = 2.0**-126  # bfloat16 dot products of the hardware take smaller numbers as zero
+EMPTY = 2.0**-120  # rows below this are quantized to zero
+
+
+def unit(dtype: torch.dtype) -> float:
+    """Return the unit roundoff of ``dtype``."""
+    return torch.finfo(dtype).eps / 2
+
+
+def rounding(y: Tensor, before: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the error of ``y`` known up to ``before`` and rounded once to ``dtype``."""
+    return before + unit(dtype) * (y.abs() + before) + torch.finfo(dtype).tiny
+
+
+def quantization(scale: Tensor) -> Tensor:
+    """Return the largest error of an element quantized with ``scale`` and dequantized again."""
+    return scale.double() / 2 * (1 + 4 * EPS) + EMPTY
+
+
+def rotation(x: Tensor) -> Tensor:
+    """Return the error of :func:`rotate` of float64 rows ``x`` [M, Kp]: six sums, each of terms no larger than the block's sum."""
+    size = x.abs().reshape(*x.shape[:-1], -1, 64).sum(-1, keepdim=True) / 8
+    return (7 * EPS * size).expand(*size.shape[:-1], 64).reshape(x.shape) + FLUSHED
+
+
+def linear_s8s8(
+    qx: Tensor, sx: Tensor, qw: Tensor, sw: Tensor, bias: Tensor | None, dtype: torch.dtype, exact: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return float64 y [M, N] of the given integers and scales, and the bound on its error.
+
+    ``exact`` [M, K] is the part of x that stays in float, zero elsewhere.
+    """
+    sw = sw.double().reshape(1, -1)
+    scaled = (qx.double() @ qw.double().t()) * sx.double().reshape(-1, 1)
+    before_scale = scaled.abs()  # this intermediate may overflow where y does not
+    product = scaled * sw
+    offset = torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
+    y, error = product + offset, 4 * EPS * (product.abs() + offset.abs())
+    if exact is not None:
+        count = (exact != 0).sum(1, keepdim=True)
+        size = exact.double().abs() @ qw.double().abs().t()
+        before_scale, size = before_scale + size, size * sw
+        y = y + (exact.double() @ qw.double().t()) * sw
+        error = error + 2 * EPS * (count + 3) * size
+    error = error.masked_fill(before_scale >= torch.finfo(torch.float32).max, torch.inf)
+    return y, rounding(y, error, dtype)
+
+
+def linear_float(x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return float64 y [M, N] of float rows ``x`` and dequantized weight ``w`` (float64), and the bound on its error."""
+    k = x.shape[1]
+    x = x.double()
+    y, size = x @ w.t(), x.abs() @ w.abs().t()
+    offset = torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
+    y = y + offset
+    flushed = FLUSHED * (w.abs().sum(1) + k * w.abs().amax(1))
+    return y, rounding(y, 2 * EPS * (k + 2) * size + 2 * EPS * offset.abs() + flushed, dtype)
+
+
+def assert_within(got: Tensor, expected: Tensor, bound: Tensor) -> None:
+    """Assert that ``got`` is within ``bound`` of ``expected``; numbers too large for its dtype count as infinite."""
+    largest = torch.finfo(got.dtype).max
+    error = (got.double() - expected).abs()
+    fine = (error <= bound) | (torch.isinf(got) & (expected.abs() + bound >= largest) & (got.sign() == expected.sign()))
+    if not bool(fine.all()):
+        where = tuple(int(i) for i in (~fine).nonzero()[0])
+        raise AssertionError(
+            f"{int((~fine).sum())} of {fine.numel()} elements; first at {where}: got {float(got[where])!r}, "
+            f"expected {float(expected[where])!r} within {float(bound[where])!r}"
+        )

@@ -1,0 +1,15 @@
+import pytest
+
+from lowbit_compiler.runtime import kernels, library
+
+
+def pytest_generate_tests(metafunc):
+    """``isa``: every level of this machine; ``kernel_of_<family>``: the names of its kernels."""
+    detected = library.status().detected
+    if "isa" in metafunc.fixturenames:
+        metafunc.parametrize("isa", detected or [pytest.param("", marks=pytest.mark.skip(reason=library.status().reason))])
+    for fixture in metafunc.fixturenames:
+        if fixture.startswith("kernel_of_"):
+            family = fixture.removeprefix("kernel_of_")
+            names = [k.name for k in kernels.kernels() if k.family == family and k.isa in detected]
+            metafunc.parametrize(fixture, names or [pytest.param("", marks=pytest.mark.skip(reason="no native library"))])

@@ -1,0 +1,89 @@
+"""Weight-only kernels: exact where every partial sum is a small integer, within the bound elsewhere."""
+
+import pytest
+import torch
+from helpers import bounds, operands
+
+from lowbit_compiler.runtime import kernels
+from lowbit_compiler.runtime.reference import quantize
+
+L = torch.ops.lowbit
+MS = (1, 2, 3, 4, 5, 8, 9, 13, 16, 31, 33, 70)
+SHAPES = [(1, 1), (16, 64), (17, 65), (33, 127), (40, 300)]
+
+
+def integers(m, k, dtype):
+    return torch.randint(-16, 17, (m, k), generator=operands.generator(4)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", operands.DTYPES)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_s8_integers(kernel_of_fgemm_s8, n, k, dtype):
+    q = operands.codes(n, k)
+    packed = L.pack_s8(q, torch.full((n, 1), 0.5))
+    for m in MS:
+        x = integers(m, k, dtype)
+        with kernels.using(kernel=kernel_of_fgemm_s8):
+            y = L.linear_fs8(x, packed, None, n, torch.float32)
+        assert torch.equal(y, (x.double() @ q.double().t()).float() * 0.5)
+
+
+@pytest.mark.parametrize("dtype", operands.DTYPES)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_s4_integers(kernel_of_fgemm_s4, n, k, dtype, group):
+    q = operands.codes(n, k, largest=7)
+    scale = 2.0 ** torch.randint(-2, 3, (n, -(-k // group)), generator=operands.generator(6))
+    packed = L.pack_s4(q, scale, group)
+    w = quantize.dequantize_s4(q, scale, group, torch.float32).double()
+    for m in MS:
+        x = integers(m, k, dtype)
+        with kernels.using(kernel=kernel_of_fgemm_s4):
+            y = L.linear_fs4(x, packed, None, n, group, torch.float32)
+        assert torch.equal(y, (x.double() @ w.t()).float())
+
+
+@pytest.mark.parametrize("dtype", operands.DTYPES)
+@pytest.mark.parametrize("m", [1, 3, 40])
+def test_s8_bound(kernel_of_fgemm_s8, m, dtype):
+    k, n = 1000, 50
+    x, bias = operands.rows(m, k, dtype), torch.randn(n, generator=operands.generator(3))
+    packed, q, scale = operands.packed_s8(operands.weight(n, k))
+    with kernels.using(kernel=kernel_of_fgemm_s8):
+        y = L.linear_fs8(x, packed, bias, n, None)
+    bounds.assert_within(y, *bounds.linear_float(x, q.double() * scale.double(), bias, dtype))
+
+
+@pytest.mark.parametrize("dtype", operands.DTYPES)
+@pytest.mark.parametrize("m", [1, 3, 40])
+@pytest.mark.parametrize("group", [32, 128])
+def test_s4_bound(kernel_of_fgemm_s4, m, dtype, group):
+    k, n = 1000, 50
+    x, bias = operands.rows(m, k, dtype), torch.randn(n, generator=operands.generator(3)).to(dtype)
+    q, scale = quantize.quantize_s4(operands.weight(n, k), group)
+    with kernels.using(kernel=kernel_of_fgemm_s4):
+        y = L.linear_fs4(x, L.pack_s4(q, scale, group), bias, n, group, None)
+    w = q.double() * scale.double().repeat_interleave(group, 1)[:, :k]
+    bounds.assert_within(y, *bounds.linear_float(x, w, bias, dtype))
+
+
+@pytest.mark.parametrize("m", [1, 40])
+def test_nan_and_inf(kernel_of_fgemm_s8, kernel_of_fgemm_s4, m):
+    """They come out where the float product has them, and rows without them stay as they are."""
+    k, n, x = 100, 20, operands.rows(m + 2, 100, torch.bfloat16)
+    clean = x.clone()
+    x[0, 3], x[m, 5] = float("nan"), float("inf")
+    w8, q, _ = operands.packed_s8(operands.weight(n, k))
+    q4, s4 = quantize.quantize_s4(operands.weight(n, k), 32)
+    for name, op, codes in [
+        (kernel_of_fgemm_s8, lambda a: L.linear_fs8(a, w8, None, n, None), q),
+        (kernel_of_fgemm_s4, lambda a: L.linear_fs4(a, L.pack_s4(q4, s4, 32), None, n, 32, None), q4),
+    ]:
+        with kernels.using(kernel=name):
+            y, before = op(x), op(clean)
+        assert y[0].isnan().all()
+        at_inf = codes[:, 5]
+        assert torch.equal(y[m].isnan(), at_inf == 0)
+        assert torch.equal(y[m][at_inf != 0].float(), at_inf[at_inf != 0].float().sign() * float("inf"))
+        kept = [i for i in range(m + 2) if i not in (0, m)]
+        assert torch.equal(y[kept], before[kept])

@@ -1,0 +1,47 @@
+"""Kernels read no byte after x, w and bias: they lie at the end of a page that has an inaccessible page behind it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lowbit_compiler.runtime import library
+
+SCRIPT = """
+import ctypes, mmap, sys, torch
+from helpers import operands
+from lowbit_compiler.runtime import kernels, library
+libc = ctypes.CDLL(None, use_errno=True)
+L, page, kept = torch.ops.lowbit, mmap.PAGESIZE, []
+
+def at_end(t):
+    size = t.numel() * t.element_size()
+    pages = -(-size // page)
+    memory = mmap.mmap(-1, (pages + 1) * page)
+    kept.append(memory)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(ctypes.c_void_p(start + pages * page), page, 0) == 0
+    copy = torch.frombuffer(memory, dtype=t.dtype, count=t.numel(), offset=pages * page - size).view(t.shape)
+    return copy.copy_(t)
+
+for isa in library.status().detected:
+    with kernels.using(isa=isa):
+        for m, k, n in [(1, 1, 1), (1, 100, 33), (7, 64, 16), (17, 127, 47), (33, 192, 32), (48, 64, 48)]:
+            w = operands.weight(n, k)
+            s8, s4 = at_end(L.pack_s8(*L.quantize_s8(w))), at_end(L.pack_s4(*L.quantize_s4(w, 64), 64))
+            for dtype in operands.DTYPES:
+                x, bias = at_end(operands.rows(m, k, dtype)), at_end(torch.randn(n).to(dtype))
+                L.linear_s8s8(x, s8, bias, n, None), L.linear_s8s8_rotated(x, s8, bias, n, None), L.linear_s8s8_rows(x, s8, bias, n, None)
+                L.linear_s8s8_columns(x, s8, bias, n, 6.0, None), L.linear_fs8(x, s8, bias, n, None), L.linear_fs4(x, s4, bias, n, 64, None)
+                L.quantize_s8(x), L.quantize_s4(x, 32), L.rotate(x)
+print("read nothing else")
+"""
+
+
+@pytest.mark.skipif(library.handle() is None or sys.platform != "linux", reason="no native library, or no mprotect")
+def test_no_read_past_the_end():
+    path = [p for p in sys.path if p.endswith("tests")]
+    program = f"import sys; sys.path += {path!r}\n" + SCRIPT
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-2000:]}"
+    assert "read nothing else" in done.stdout

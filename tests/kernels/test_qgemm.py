@@ -1,0 +1,61 @@
+"""The int32 sums of every int8 kernel are exact: x holds integers with maximum 127, so that its scale is 1 and y = float(acc)."""
+
+import pytest
+import torch
+from helpers import operands
+
+from lowbit_compiler.runtime import kernels, ops
+
+L = torch.ops.lowbit
+
+
+def check(kernel, qx, qw, bias=None, dtype=torch.float32):
+    n = qw.shape[0]
+    packed = L.pack_s8(qw, torch.ones(n, 1))
+    with kernels.using(kernel=kernel):
+        y = L.linear_s8s8(qx.float(), packed, bias, n, dtype)
+    expected = (qx.double() @ qw.double().t()).float()
+    expected = expected if bias is None else expected + bias
+    assert torch.equal(y, expected.to(dtype))
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 31, 32, 33, 47, 49, 64, 65, 129])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 64), (15, 63), (17, 65), (33, 127), (48, 130), (65, 576)])
+def test_tile_edges(kernel_of_qgemm, m, n, k):
+    check(kernel_of_qgemm, operands.codes(m, k), operands.codes(n, k, seed=3))
+
+
+@pytest.mark.parametrize("k", [895, 896, 897, 1024, 1536, 1793, 4096])
+@pytest.mark.parametrize("m", [1, 37, 200])
+def test_deep_products(kernel_of_qgemm, m, k):
+    """The AMX kernel cuts K at 896 and keeps the sums of four blocks of rows."""
+    check(kernel_of_qgemm, operands.codes(m, k), operands.codes(35, k, seed=3), bias=torch.randn(35, generator=operands.generator(5)))
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, -1)])
+@pytest.mark.parametrize("k", [64, 1000, ops.MAX_K])
+def test_extremes(kernel_of_qgemm, signs, k):
+    """All codes at the limit: the largest sums of pairs, and at MAX_K of int32."""
+    qx = torch.full((3, k), signs[0] * 127, dtype=torch.int8)
+    check(kernel_of_qgemm, qx, torch.full((17, k), signs[1] * 127, dtype=torch.int8))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_output_rounding(kernel_of_qgemm, dtype):
+    check(kernel_of_qgemm, operands.codes(9, 40, largest=127), operands.codes(19, 40, seed=3, largest=9), dtype=dtype)
+
+
+@pytest.mark.parametrize("m", [1, 5, 40, 600])
+def test_threads(kernel_of_qgemm, m):
+    """Any number of threads gives the same bits."""
+    x, w = operands.rows(m, 576, torch.bfloat16), operands.packed_s8(operands.weight(1000, 576))[0]
+    before = torch.get_num_threads()
+    try:
+        with kernels.using(kernel=kernel_of_qgemm):
+            results = []
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                results.append([op(x, w, None, 1000, None) for op in (L.linear_s8s8, L.linear_s8s8_rows)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))

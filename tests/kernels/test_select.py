@@ -1,0 +1,66 @@
+"""Which kernel is chosen for which ISA mask, M and dtype; the choice is a function, so any machine tests any machine's."""
+
+import platform
+
+import pytest
+import torch
+
+from lowbit_compiler.runtime import kernels, library
+
+pytestmark = pytest.mark.skipif(library.handle() is None, reason="no native library")
+SCALAR, AVX2, VNNI, AMX = 1, 3, 7, 15
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+TABLE = [
+    ("qgemm", SCALAR, 512, BF16, "qgemm_s8s8s32_1x16x4_scalar"),
+    ("qgemm", AVX2, 512, BF16, "qgemm_s8s8s32_4x16x4_avx2"),
+    ("qgemm", VNNI, 512, BF16, "qgemm_u8s8s32_6x64x4_vnni"),
+    ("qgemm", AMX, 1, F32, "qgemm_u8s8s32_6x64x4_vnni"),
+    ("qgemm", AMX, 4, BF16, "qgemm_u8s8s32_6x64x4_vnni"),
+    ("qgemm", AMX, 5, F16, "qgemm_s8s8s32_32x32x64_amx"),
+    ("qgemm", AMX, 512, BF16, "qgemm_s8s8s32_32x32x64_amx"),
+    ("fgemm_s8", SCALAR, 1, BF16, "fgemm_f32s8_4x16_scalar"),
+    ("fgemm_s8", AVX2, 1, BF16, "fgemm_f32s8_6x16_avx2"),
+    ("fgemm_s8", VNNI, 8, BF16, "fgemv_f32s8_4x16_vnni"),
+    ("fgemm_s8", VNNI, 9, BF16, "fgemm_f32s8_12x16_vnni"),
+    ("fgemm_s8", AMX, 1, BF16, "fgemv_f32s8_4x16_vnni"),
+    ("fgemm_s8", AMX, 512, BF16, "fgemm_bf16s8_32x32x32_amx"),
+    ("fgemm_s8", AMX, 512, F32, "fgemm_f32s8_12x16_vnni"),
+    ("fgemm_s8", AMX, 512, F16, "fgemm_f32s8_12x16_vnni"),
+    ("fgemm_s4", AMX, 1, BF16, "fgemv_bf16s4_4x16_amx"),
+    ("fgemm_s4", AMX, 1, F32, "fgemv_f32s4_4x16_vnni"),
+    ("fgemm_s4", AMX, 512, BF16, "fgemm_bf16s4_32x32x32_amx"),
+    ("fgemm_s4", VNNI, 512, BF16, "fgemm_f32s4_12x16_vnni"),
+    ("rows", AMX, 1, BF16, "rows_vnni"),
+    ("exact", AMX, 1, BF16, "exact_s8_1x16_vnni"),
+]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the table is of x86-64")
+@pytest.mark.parametrize(("family", "mask", "m", "dtype", "name"), TABLE)
+def test_choice(family, mask, m, dtype, name):
+    assert kernels.select(family, mask, m, dtype) == name
+
+
+def test_list():
+    listed = kernels.kernels()
+    assert len({k.name for k in listed}) == len(listed)
+    for family in {k.family for k in listed}:
+        assert any(k.family == family and k.isa == "scalar" and k.min_m == 0 and not k.bf16_only for k in listed), family
+    for kernel in listed:
+        assert kernel.name.startswith(kernel.family.partition("_")[0].replace("fgemm", "fgem"))
+        assert kernel.name.endswith(kernel.isa)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="expected a family in"):
+        kernels.select("gemm", 1, 1, F32)
+    with pytest.raises(ValueError, match="no kernel"), kernels.using(kernel="qgemm_quantum"):
+        pass
+    with pytest.raises(ValueError, match="expected one of scalar, avx2, vnni, amx, neon, got 'sse'"), kernels.using(isa="sse"):
+        pass
+
+
+def test_kernel_for():
+    assert kernels.kernel_for("linear_s8s8", "scalar") == "qgemm_s8s8s32_1x16x4_scalar"
+    assert kernels.kernel_for("split_rows") == "reference"
+    assert kernels.kernel_for("linear_fs8") in {k.name for k in kernels.kernels()}
