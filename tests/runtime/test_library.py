@@ -1,0 +1,76 @@
+"""Loading of the native library and the environment variables that govern it; each case in its own process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lowbit_compiler.runtime import library
+
+PROGRAM = """
+import torch
+from lowbit_compiler.runtime import library, ops
+s = library.status()
+x, w = torch.randn(3, 70), torch.randn(20, 70)
+y = torch.ops.lowbit.linear_s8s8(x, torch.ops.lowbit.pack_s8(*torch.ops.lowbit.quantize_s8(w)), None, 20, None)
+print(s.isa, "|", s.reason, "|", tuple(y.shape))
+"""
+
+
+def run(**environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LOWBIT_") or k == "LOWBIT_LIBRARY"}
+    return subprocess.run([sys.executable, "-c", PROGRAM], env=clean | environment, capture_output=True, text=True, timeout=120)
+
+
+def last_line(text):
+    return text.strip().splitlines()[-1]
+
+
+needs_library = pytest.mark.skipif(library.handle() is None, reason="no native library")
+
+
+def test_without_library():
+    done = run(LOWBIT_NATIVE="0")
+    assert done.stdout.strip() == "None | LOWBIT_NATIVE=0 | (3, 20)", done.stderr
+
+
+@needs_library
+@pytest.mark.parametrize("isa", library.status().detected)
+def test_isa_cap(isa):
+    done = run(LOWBIT_ISA=isa)
+    assert done.stdout.strip() == f"{isa} | None | (3, 20)", done.stderr
+
+
+@needs_library
+def test_unknown_isa():
+    done = run(LOWBIT_ISA="sse9")
+    assert last_line(done.stderr) == "ValueError: LOWBIT_ISA: expected one of scalar, avx2, vnni, amx, neon, got 'sse9'"
+
+
+@needs_library
+def test_isa_this_machine_lacks():
+    missing = next(name for name in ("neon", "amx") if name not in library.status().detected)
+    done = run(LOWBIT_ISA=missing)
+    assert last_line(done.stderr) == f"ValueError: LOWBIT_ISA: this machine has {', '.join(library.status().detected)}, got {missing!r}"
+
+
+def test_unknown_native():
+    assert last_line(run(LOWBIT_NATIVE="maybe").stderr) == "ValueError: LOWBIT_NATIVE: expected 0 or 1, got 'maybe'"
+
+
+def test_library_that_cannot_be_loaded(tmp_path):
+    path = tmp_path / "broken.so"
+    path.write_text("not a library")
+    done = run(LOWBIT_LIBRARY=str(path))
+    assert f"OSError: LOWBIT_LIBRARY: cannot load {path}" in done.stderr
+
+
+@needs_library
+def test_status_names_the_file():
+    status = library.status()
+    assert status.path is not None
+    assert status.path.exists()
+    assert status.reason is None
+    assert status.isa in status.active
+    assert set(status.active) <= set(status.detected)
