@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -86,19 +87,22 @@ def measure(calls: Calls, rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def with_kernel(name: str, call: Callable[[], object]) -> None:
+    """Call with the kernel ``name``."""
+    with kernels.using(kernel=name):
+        call()
+
+
 def each_kernel(x: Tensor, w: Tensor) -> Calls:
     """Return a call for every product kernel this machine can run."""
     calls: Calls = {}
+    mine = ours(x, w)
     op_of = {"qgemm": "s8s8", "fgemm_s8": "fs8", "fgemm_s4": "fs4"}
     for kernel in kernels.kernels():
         if kernel.family not in op_of or kernel.isa not in library.status().detected:
             continue
 
-        def call(call: Callable[[], object] = ours(x, w)[op_of[kernel.family]], name: str = kernel.name) -> None:
-            with kernels.using(kernel=name):
-                call()
-
-        calls[kernel.name] = call
+        calls[kernel.name] = partial(with_kernel, kernel.name, mine[op_of[kernel.family]])
     return calls
 
 

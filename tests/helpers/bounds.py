@@ -67,7 +67,9 @@ def assert_within(got: Tensor, expected: Tensor, bound: Tensor) -> None:
     """Assert that ``got`` is within ``bound`` of ``expected``; numbers too large for its dtype count as infinite."""
     largest = torch.finfo(got.dtype).max
     error = (got.double() - expected).abs()
-    fine = (error <= bound) | torch.isinf(bound) | (torch.isinf(got) & (expected.abs() + bound >= largest) & (got.sign() == expected.sign()))
+    fine = (
+        (error <= bound) | torch.isinf(bound) | (torch.isinf(got) & (expected.abs() + bound >= largest) & (got.sign() == expected.sign()))
+    )
     if not bool(fine.all()):
         where = tuple(int(i) for i in (~fine).nonzero()[0])
         raise AssertionError(

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import operands
 
+from helpers import operands
 from lowbit_compiler.runtime import kernels, ops
 
 L = torch.ops.lowbit

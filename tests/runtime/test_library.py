@@ -20,7 +20,9 @@ print(s.isa, "|", s.reason, "|", tuple(y.shape))
 
 def run(**environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LOWBIT_") or k == "LOWBIT_LIBRARY"}
-    return subprocess.run([sys.executable, "-c", PROGRAM], env=clean | environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM], check=False, env=clean | environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def last_line(text):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import bounds, operands
 
+from helpers import bounds, operands
 from lowbit_compiler.runtime import packing
 from lowbit_compiler.runtime.reference import linear, quantize, treatments
 

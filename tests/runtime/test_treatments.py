@@ -1,10 +1,10 @@
 """Properties of the treatments of outliers, and of packing."""
 
 import torch
-from helpers import bounds, operands
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import bounds, operands
 from lowbit_compiler.runtime import packing
 from lowbit_compiler.runtime.reference import quantize, treatments
 
