@@ -53,8 +53,7 @@ class Executable:
 
     def __call__(self, *args: Any) -> Any:
         for index, ref, seen in self._watched:
-            tensor = args[index]
-            if ref() is not tensor or stamp(tensor) != seen:
+            if ref() is not args[index] or stamp(args[index]) != seen:
                 self.load(args)
                 break
         return self._inner(*[args[i] for i in self._kept], *self._values)

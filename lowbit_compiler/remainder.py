@@ -14,4 +14,5 @@ def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mo
     from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
-    return compile_fx(gm, list(examples), config_patches=list_mode_options(mode) if mode else None)  # type: ignore[no-any-return]
+    compiled: Any = compile_fx(gm, list(examples), config_patches=list_mode_options(mode) if mode else None)
+    return compiled  # type: ignore[no-any-return]

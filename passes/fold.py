@@ -1,5 +1,7 @@
 """Compute quantized weights before the first run: they depend on parameters alone."""
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -35,7 +37,8 @@ class FoldWeights:
         before = len(ctx.constants)
         for site_node in dict.fromkeys(site.node for site in ctx.planned()):
             index = len(ctx.constants)
-            weight, *bias = site_node.args[1:]
+            arguments: Any = site_node.args
+            weight, *bias = arguments[1:]
             if calls(weight, ops.dequantize_s8.default, ops.dequantize_s4.default) and is_constant(weight.args[0], ctx.parameters):
                 fold(gm, ctx, {f"weight_{index}_q": weight.args[0], f"weight_{index}_scale": weight.args[1]})
             if bias and isinstance(bias[0], fx.Node) and bias[0].op != "placeholder" and is_constant(bias[0], ctx.parameters):

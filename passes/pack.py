@@ -46,7 +46,7 @@ def _pack(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, constant: Constan
     inner = constant.graph.graph
     output = next(n for n in inner.nodes if n.op == "output")
     with inner.inserting_before(output):
-        blob = inner.call_function(node.target, (*output.args[0], *node.args[2:]))  # type: ignore[arg-type, misc]
+        blob = inner.call_function(node.target, (*output.args[0], *node.args[2:]))  # type: ignore[arg-type]
     output.args = ((blob,),)
     constant.graph.recompile()
     name = constant.outputs[0].removesuffix("_q")

@@ -34,6 +34,6 @@ class Rotate:
         nodes = dict.fromkeys(site.node for site in ctx.planned() if site.plan and site.plan.treatment == "rotation")
         for node in nodes:
             with gm.graph.inserting_before(node):
-                x, weight = (emit(gm, rotate, operand, like=node) for operand in node.args[:2])  # type: ignore[arg-type]
+                x, weight = (emit(gm, rotate, operand, like=node) for operand in node.args[:2])
             node.args = (x, weight, *node.args[2:])
         return len(nodes)
