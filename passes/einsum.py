@@ -48,6 +48,7 @@ def einsum_as_linear(gm: fx.GraphModule, node: fx.Node, equation: str, x: fx.Nod
     if len(summed) > 1 or len(w_free) > 1:
         weight = emit(gm, aten.reshape.default, weight, [n, k], like=node)
     product = emit(gm, aten.linear.default, x, weight, like=node)
+    product.meta["val"] = product.meta["val"].to(value(node).dtype)  # autocast may have another dtype than the operands
     if len(w_free) > 1:
         sizes = [*_sizes(gm, node, product, len(x_free), x_size, x_free), *(w_size[c] for c in w_free)]
         product = emit(gm, aten.reshape.default, product, sizes, like=node)

@@ -80,11 +80,21 @@ def _site(index: int, kind: str, node: fx.Node, ctx: PassContext) -> Site:
     site.element_size = wv.element_size()
     if is_constant(weight, ctx.parameters):
         site.parameters = tuple(ctx.parameters[source.name] for source in constant_sources(weight))  # type: ignore[arg-type]
-        if not site.module and site.parameters:
-            site.module = site.parameters[0]
+        site.module = _closest(site.module, site.parameters)
     _check_linear(site, xv, wv, weight, ctx)
     _decline_constant(site, node, ctx)
     return site
+
+
+def _closest(module: str, parameters: tuple[str, ...]) -> str:
+    """Return the module that owns the weight where it lies inside ``module`` (a fused forward calls no submodule), else ``module``."""
+    if not parameters:
+        return module
+    owners = {name.rpartition(".")[0] for name in parameters}
+    owner = owners.pop() if len(owners) == 1 else ""
+    if owner.startswith(f"{module}." if module else ""):
+        return owner or parameters[0]
+    return module
 
 
 def _decline_constant(site: Site, node: fx.Node, ctx: PassContext) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 
 aten = torch.ops.aten
 
@@ -35,7 +36,7 @@ def emit(
         node = gm.graph.call_function(target, args, kwargs)
     fakes = fx.map_arg((args, kwargs), value)
     mode = fake_mode(gm)
-    with mode:
+    with enable_python_dispatcher(), mode, torch._C._DisableAutocast():  # sizes stay symbolic; dtypes are those of the operands
         node.meta["val"] = target(*fakes[0], **fakes[1])
     if like is not None:
         for key in ("nn_module_stack", "stack_trace", "lowbit_op"):

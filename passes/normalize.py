@@ -71,7 +71,9 @@ def transposed(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
 
 
 def _linear(gm: fx.GraphModule, node: fx.Node, x: fx.Node, weight: fx.Node, *bias: fx.Node) -> fx.Node:
-    return emit(gm, aten.linear.default, x, weight, *bias, like=node)
+    product = emit(gm, aten.linear.default, x, weight, *bias, like=node)
+    product.meta["val"] = product.meta["val"].to(node.meta["val"].dtype)  # under autocast the graph's word counts, not the operands'
+    return product
 
 
 def _matmul(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | None:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler.capture.captured import Captured, dotted
 from lowbit_compiler.capture.dialect import PRODUCTS, product_name, spelling, to_aten
-from lowbit_compiler.capture.expand import COMPOSITE, FUSED, inline
+from lowbit_compiler.capture.expand import COMPOSITE, FUSED, WRAPPERS, inline, splice
 from lowbit_compiler.capture.probe import Probe
 from lowbit_compiler.passes.graph import is_pure, is_tensor, value
 
@@ -121,7 +121,10 @@ def _name_products(gm: fx.GraphModule) -> None:
 
 
 def _name(gm: fx.GraphModule, node: fx.Node, probe: Probe, autocasts: Sequence[fx.Node]) -> None:
-    if node.target in FUSED:
+    if node.target in WRAPPERS and (body := splice(gm, node)) is not None:
+        for inner in body:
+            _name(gm, inner, probe, autocasts)
+    elif node.target in FUSED:
         made = inline(gm, node, autocasts)
         for inner in [node] if made is None else made:
             _name_or_mark(inner, probe)
@@ -141,7 +144,7 @@ def _name(gm: fx.GraphModule, node: fx.Node, probe: Probe, autocasts: Sequence[f
 def _name_or_mark(node: fx.Node, probe: Probe) -> None:
     if to_aten(node):
         node.meta["lowbit_op"] = spelling(node)
-    elif products := probe.products(node):
+    elif _computes(node) and (products := probe.products(node)):
         node.meta["lowbit_opaque"] = products
 
 

@@ -96,6 +96,37 @@ COMPOSITE: dict[Any, Callable[..., Any]] = {
     )
 }  # fmt: skip
 
+WRAPPERS: dict[Any, int] = {torch.ops.higher_order.tag_activation_checkpoint: 1, torch.ops.higher_order.wrap: 1}
+"""Calls of a graph that, without gradients, do no more than run it; and the position of its first operand."""
+
+
+def splice(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node] | None:
+    """Replace a wrapper's call by the nodes of the graph that it runs; None, and no change, where that graph needs more than its operands."""
+    body = getattr(gm, str(node.args[0].target), None) if isinstance(node.args[0], fx.Node) else None
+    if not isinstance(body, fx.GraphModule) or any(inner.op == "get_attr" for inner in body.graph.nodes):
+        return None
+    if not all(user.target is operator.getitem for user in node.users):
+        return None
+    operands = iter(node.args[WRAPPERS[node.target] :])
+    environment: dict[fx.Node, Any] = {}
+    made = []
+    with gm.graph.inserting_before(node):
+        for inner in body.graph.nodes:
+            if inner.op == "placeholder":
+                environment[inner] = next(operands)
+            elif inner.op == "output":
+                result = fx.map_arg(inner.args[0], lambda n: environment[n])
+            else:
+                copied = environment[inner] = gm.graph.node_copy(inner, lambda n: environment[n])
+                if "example_value" in inner.meta:
+                    copied.meta["val"] = inner.meta["example_value"]
+                made.append(copied)
+    for user in list(node.users):
+        user.replace_all_uses_with(result[user.args[1]])  # type: ignore[index]
+        gm.graph.erase_node(user)
+    gm.graph.erase_node(node)
+    return made
+
 
 def inline(gm: fx.GraphModule, node: fx.Node, autocasts: Sequence[fx.Node] = ()) -> list[fx.Node] | None:
     """Replace ``node`` by the ATen calls it makes, which keep its provenance; returns them in order.

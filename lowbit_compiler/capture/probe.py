@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowbit_compiler.capture.dialect import spelling
@@ -54,7 +55,8 @@ def tracing(gm: fx.GraphModule) -> Any:
     """Run the graph's calls on its fake values, without leaving marks in their shape environment."""
     mode = fake_mode(gm)
     shapes = getattr(mode, "shape_env", None)
-    with mode, torch.no_grad(), shapes.ignore_fresh_unbacked_symbols() if shapes is not None else contextlib.nullcontext():
+    # The python dispatcher keeps sizes symbolic in composite ops, as in Dynamo's own run; without it some would be fixed.
+    with enable_python_dispatcher(), mode, torch.no_grad(), shapes.ignore_fresh_unbacked_symbols() if shapes is not None else contextlib.nullcontext():
         yield
 
 

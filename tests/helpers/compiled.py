@@ -1,0 +1,103 @@
+"""Compile a model with backend "lowbit" and look at what happened: outputs, reports, and the products that it should contain."""
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lowbit_compiler import driver
+from lowbit_compiler.report import Report, SiteReport
+
+FACTORS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "dot": 0, "vdot": 0, "_grouped_mm": 0}
+"""Product -> position of its first factor; the second follows."""
+SOFTMAX = ("_softmax", "_log_softmax", "_safe_softmax")
+
+
+def compiled(model: Any, recipe: str = "int8", *, fullgraph: bool = True, dynamic: bool | None = None, **options: Any) -> Callable[..., Any]:
+    """Return ``model`` compiled with lowbit, the rest of the graph in eager mode."""
+    options = {"recipe": recipe, "remainder": "eager", **options}
+    return torch.compile(model, backend="lowbit", fullgraph=fullgraph, dynamic=dynamic, options=options)  # type: ignore[no-any-return]
+
+
+def reports_of(run: Callable[[], Any]) -> tuple[Any, list[Report]]:
+    """Return what ``run()`` returns, and the report of every graph compiled meanwhile."""
+    before = len(driver._reports)
+    result = run()
+    return result, driver._reports[before:]
+
+
+def floats(output: Any) -> list[Tensor]:
+    """Return every floating-point tensor of a model's output, in order."""
+    leaves = tree_leaves(dict(output) if hasattr(output, "keys") else output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def cosine(got: Tensor, want: Tensor) -> float:
+    """Return the cosine of two tensors as vectors, in float64."""
+    return float(torch.nn.functional.cosine_similarity(got.double().flatten(), want.double().flatten(), 0))
+
+
+class Products(TorchDispatchMode):
+    """Counts what an eager run multiplies: ``work`` in scalar products, and the calls of softmax and convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work = self.softmax = self.convolution = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in FACTORS:
+            first = FACTORS[name]
+            self.work += multiplications(args[first].shape, args[first + 1].shape)
+        self.softmax += name in SOFTMAX
+        self.convolution += name == "convolution"
+        return func(*args, **(kwargs or {}))
+
+
+def eager(model: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Any, Products]:
+    """Run the float model with its attentions and fused forwards taken apart; returns its output and its products."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), Products() as products:
+            return model(**inputs), products
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def multiplications(a: Iterable[int], b: Iterable[int]) -> int:
+    """Return the scalar products in ``a @ b``; of a grouped product where ``b`` alone is batched, those of one group a row."""
+    a, b = list(a), list(b)
+    if len(b) == 1:
+        return math.prod(a)
+    batch = torch.broadcast_shapes(a[:-2], b[:-2]) if len(a) >= len(b) else ()
+    return math.prod(batch) * math.prod(a[-2:]) * b[-1]
+
+
+def shapes(site: SiteReport) -> list[list[int]]:
+    """Return the operand shapes in a row of the report (for a linear: rows x K, K x N)."""
+    if site.kind == "linear":
+        m, k, n = (int(size) for size in re.fullmatch(r"(\d+) x (\d+) -> (\d+)", site.shape).groups())  # type: ignore[union-attr]
+        return [[m, k], [k, n]]
+    return [[int(size) for size in operand.split("x")] for operand in site.shape.split(" , ")]
+
+
+def work(site: SiteReport) -> int:
+    """Return the scalar products of a row of the report."""
+    operands = shapes(site)
+    if site.kind == "attention":
+        query, key, value = operands[:3]
+        return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    if site.op.startswith("einsum") and site.kind == "matmul":
+        letters = re.findall("[a-zA-Z]+", site.op.partition("->")[0].removeprefix("einsum "))
+        return math.prod({c: size for part, shape in zip(letters, operands, strict=True) for c, size in zip(part, shape, strict=True)}.values())
+    if site.kind in ("linear", "matmul"):
+        first = FACTORS.get(site.op, 0) if site.kind == "matmul" else 0
+        return multiplications(*operands[first : first + 2])
+    return 0
