@@ -46,6 +46,14 @@ struct RowKernels {
   void (*reach)(const float* v, int64_t kp, float threshold, uint8_t* hit);         // hit |= |v| >= threshold
 };
 
+// Exact elements as bfloat16 rows for tile products: a value is the sum of its parts, which share a column of the weight.
+struct ExactTiles {
+  const uint16_t* value;   // [m/16][depth/32][16][32]
+  const int32_t* columns;  // [depth]: k, or -1
+  int64_t depth;           // a multiple of 32
+  uint16_t* weights;       // scratch of 2 panels, depth * 16 each
+};
+
 // Integer product of m rows of codes with `panels` panels, and its epilogue.
 struct QgemmArgs {
   const int8_t* q;       // [m, ldq], or tiles [m/16][kp/64][16][64] for kernels that say so; rows up to a multiple of 16 may be read
@@ -54,6 +62,7 @@ struct QgemmArgs {
   const int8_t* w;       // first panel
   int64_t panels;
   const float* exact;    // [panels][m][16] or null: the part of the product that stays in float
+  const struct ExactTiles* tiles;  // the same part for kernels that multiply it themselves, or null
   Output out;
 };
 typedef void (*QgemmFn)(const QgemmArgs* args);

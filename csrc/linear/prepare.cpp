@@ -145,6 +145,29 @@ void join_exact(Prepared& block, Treatment treatment, const Columns& columns) {
   }
 }
 
+ExactTiles tile_exact(const Prepared& block, Dtype dtype) {
+  const ExactRows& exact = block.exact;
+  const int64_t parts = parts_of(dtype), depth = round_up(exact.used * parts, 32), size = round_up(block.m, 16) * depth;
+  char* memory = scratch<char>(kTilesSlot, size * 2 + depth * 4);
+  uint16_t* value = (uint16_t*)memory;
+  int32_t* columns = (int32_t*)(memory + size * 2);
+  memset(value, 0, (size_t)size * 2);
+  for (int64_t c = 0; c < depth; ++c) columns[c] = c < exact.used * parts ? exact.columns[c / parts] : -1;
+  for (int64_t i = 0; i < block.m; ++i) {
+    uint16_t* row = value + i / 16 * 16 * depth + i % 16 * 32;
+    for (int64_t e = 0; e < exact.count[i]; ++e) {
+      float rest = exact.value[i * exact.capacity + e];
+      const int64_t column = parts * (exact.position ? exact.position[i * exact.capacity + e] : e);
+      for (int64_t c = column; c < column + parts; ++c) {
+        const uint16_t part = (uint16_t)(float_bits(rest) >> 16);
+        row[c / 32 * 16 * 32 + c % 32] = part;
+        rest -= bf16_to_float(part);
+      }
+    }
+  }
+  return {value, columns, depth, nullptr};
+}
+
 void quantize_s8(const Matrix& x, int8_t* q, float* scale) {
   const RowKernels& kernels = row_kernels();
   const int64_t kp = round_up(x.columns, kBlock), tasks = tasks_for(x.rows * kp * 2);

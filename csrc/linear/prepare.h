@@ -39,5 +39,9 @@ void prepare_rows(const Prepared& block, const Matrix& x, int64_t first, int64_t
                   const Columns& columns);
 // After all rows: the union of the rows' exact columns.
 void join_exact(Prepared& block, Treatment treatment, const Columns& columns);
+// bfloat16 numbers whose sum is any number of the dtype: 8 bits of its significand each.
+inline int64_t parts_of(Dtype dtype) { return dtype == kBF16 ? 1 : dtype == kF16 ? 2 : 3; }
+// The exact elements as tiles of bfloat16, in scratch of the calling thread; without the scratch for weights.
+ExactTiles tile_exact(const Prepared& block, Dtype dtype);
 
 }  // namespace lowbit

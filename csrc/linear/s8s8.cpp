@@ -27,10 +27,25 @@ struct Job {
   const int8_t* panel(int64_t index) const { return op.w + index * panel_bytes_s8(kp); }
 };
 
+// A kernel that takes codes in tiles can take exact elements in tiles too, as a dense product over the columns used. One column
+// of all rows costs a tile product about as much as 1/24 of an element of each row costs the vector units (measured).
+ExactTiles exact_tiles(const Job& job, const Prepared& block) {
+  if (!job.layout.tiled || block.exact.used == 0) return {};
+  int64_t elements = 0;
+  for (int64_t i = 0; i < block.m; ++i) elements += block.exact.count[i];
+  const bool dense = block.exact.used * parts_of(job.op.x.dtype) * block.m < 24 * elements;
+  return dense ? tile_exact(block, job.op.x.dtype) : ExactTiles{};
+}
+
 // Rows of the block against panels begin..end; the block starts at row `first` of x.
-void multiply(const Job& job, const Prepared& block, int64_t first, int64_t begin, int64_t end) {
-  QgemmArgs args = {block.q, block.ldq, block.m, job.kp, block.scale, job.panel(begin), end - begin, nullptr, job.output(first, begin)};
-  if (block.exact.used == 0) return job.product(&args);
+void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end) {
+  QgemmArgs args = {block.q, block.ldq, block.m, job.kp, block.scale, job.panel(begin), end - begin, nullptr, nullptr,
+                    job.output(first, begin)};
+  if (tiles.depth) {
+    tiles.weights = scratch<uint16_t>(kTableSlot, 2 * tiles.depth * kPanel);
+    args.tiles = &tiles;
+  }
+  if (block.exact.used == 0 || tiles.depth) return job.product(&args);
   float* table = scratch<float>(kTableSlot, block.exact.used * 16);
   float* exact = scratch<float>(kExactOutSlot, 2 * block.m * 16);
   args.exact = exact;
@@ -79,7 +94,7 @@ void split_rows(const Job& job, int64_t tasks) {
       Prepared block = reserve(range.end - first < step ? range.end - first : step, job.kp, job.layout, job.treatment, job.columns);
       prepare_rows(block, job.op.x, first, 0, block.m, job.treatment, job.columns);
       join_exact(block, job.treatment, job.columns);
-      multiply(job, block, first, 0, job.panels);
+      multiply(job, block, exact_tiles(job, block), first, 0, job.panels);
       repair(job, block, first, 0, job.panels);
     }
   });
@@ -96,10 +111,11 @@ void split_panels(const Job& job, int64_t tasks) {
       prepare_rows(block, job.op.x, first, range.begin, range.end, job.treatment, job.columns);
     });
     join_exact(block, job.treatment, job.columns);
+    const ExactTiles tiles = exact_tiles(job, block);
     parallel(tasks, [&](int64_t task) {
       const Range range = share(job.panels, tasks, task, 2);
       if (range.begin == range.end) return;
-      multiply(job, block, first, range.begin, range.end);
+      multiply(job, block, tiles, first, range.begin, range.end);
       repair(job, block, first, range.begin, range.end);
     });
   }

@@ -47,7 +47,7 @@ def linear_s8s8(
         size = exact.double().abs() @ qw.double().abs().t()
         before_scale, size = before_scale + size, size * sw
         y = y + (exact.double() @ qw.double().t()) * sw
-        error = error + 2 * EPS * (count + 3) * size
+        error = error + 2 * EPS * (count + 3) * size + FLUSHED * 127 * count * sw
     error = error.masked_fill(before_scale >= torch.finfo(torch.float32).max, torch.inf)
     return y, rounding(y, error, dtype)
 
