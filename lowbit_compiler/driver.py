@@ -22,6 +22,7 @@ from lowbit_compiler.passes.runner import Observer, PassRun, run_passes
 from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.remainder import compile_remainder
 from lowbit_compiler.report import Report, site_report
+from lowbit_compiler.runtime.kernels import kernel_for
 from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS
 from lowbit_compiler.verify import Verifier
 
@@ -36,11 +37,21 @@ def last_report() -> Report:
     return _reports[-1]
 
 
-def rewrite(captured: Captured, options: Options, observers: Sequence[Observer] = ()) -> tuple[PassContext, Report]:
-    """Run the passes over ``captured.gm`` in place, up to the runtime exit; returns the context and the report."""
+def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tuple[PassContext, Report]:
+    """Run the passes over ``captured.gm`` in place, up to the runtime exit; returns the context and the report.
+
+    Writes the dump and verifies each pass on ``examples``, where the options ask for it.
+    """
+    observers: list[Observer] = []
+    dump = Dump(options.dump) if options.dump else None
+    if dump is not None:
+        dump.stage("capture", captured.gm, "the captured graph")
+        observers.append(dump.observe)
+    if options.verify:
+        observers.append(Verifier(captured.gm, examples).observe)
     ctx = PassContext(
         recipe=options.recipe,
-        target=Target(kernels=_kernels()),
+        target=Target(kernels={op: kernel_for(op) for op in LINEAR_SCHEMAS}),
         parameters=captured.parameters,
         ignore=options.ignore,
         max_rewrites=options.max_rewrites,
@@ -65,15 +76,10 @@ def rewrite(captured: Captured, options: Options, observers: Sequence[Observer] 
     if Fact.LOWERED not in facts:
         for site in ctx.planned():
             site.decline(Reason.DISABLED, "not lowered")
-    return ctx, Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
-
-
-def _kernels() -> dict[str, str]:
-    try:
-        from lowbit_compiler.runtime.kernels import kernel_for
-    except ImportError:
-        return {}
-    return {op: kernel_for(op) for op in LINEAR_SCHEMAS}
+    report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
+    if dump is not None:
+        dump.finish(str(report))
+    return ctx, report
 
 
 def needs_gradient(examples: Sequence[Any]) -> bool:
@@ -104,18 +110,8 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
 def _compile(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> tuple[Callable[..., Any], Report]:
     captured = capture_dynamo(gm, examples)
     inputs = [node.name for node in captured.gm.graph.nodes if node.op == "placeholder"]
-    observers: list[Observer] = []
-    dump = Dump(options.dump) if options.dump else None
-    if dump is not None:
-        dump.stage("capture", captured.gm, "the captured graph")
-        observers.append(dump.observe)
-    if options.verify:
-        observers.append(Verifier(captured.gm, examples).observe)
-    ctx, report = rewrite(captured, options, observers)
-    compiled = _finish(captured.gm, inputs, ctx.constants, examples, options, report)
-    if dump is not None:
-        dump.finish(str(report))
-    return compiled, report
+    ctx, report = rewrite(captured, options, examples)
+    return _finish(captured.gm, inputs, ctx.constants, examples, options, report), report
 
 
 def _finish(

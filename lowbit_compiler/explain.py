@@ -23,7 +23,7 @@ def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int
 
     def backend(gm: fx.GraphModule, examples: Any) -> Callable[..., Any]:
         captured = capture_dynamo(gm, examples)
-        reports.append(declined_report(captured, parsed) if needs_gradient(examples) else rewrite(captured, parsed)[1])
+        reports.append(declined_report(captured, parsed) if needs_gradient(examples) else rewrite(captured, parsed, examples)[1])
         return gm.forward
 
     torch._dynamo.reset()

@@ -1,0 +1,118 @@
+"""The command ``lowbit``. Imports are inside the commands: help must not pay for torch."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lowbit_compiler.errors import LowbitError, OptionError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Compile PyTorch models to low precision.", pretty_exceptions_enable=False)
+
+Function = Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="a function that returns (model, example inputs)")]
+RecipeName = Annotated[str, typer.Option(help="int8, llm-int8, int8-vector, int8-weight-only or int4-weight-only")]
+
+
+def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return the model and the tuple of example inputs that ``FILE.py:FUNCTION`` gives; raises OptionError."""
+    file, colon, name = spec.rpartition(":")
+    path = Path(file)
+    if not colon or path.suffix != ".py" or not name.isidentifier():
+        raise OptionError(f"expected FILE.py:FUNCTION, got {spec!r}")
+    if not path.is_file():
+        raise OptionError(f"no such file: {file!r}")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        accepted = [key for key, item in vars(module).items() if callable(item) and not key.startswith("_")]
+        raise OptionError(f"{file} has no function {name!r}; it has: {', '.join(accepted) or 'none'}")
+    result = function()
+    if not (isinstance(result, tuple) and len(result) == 2 and callable(result[0]) and isinstance(result[1], (tuple, list))):
+        raise OptionError(f"{spec} must return (model, tuple of inputs), got {type(result).__name__}")
+    return result[0], tuple(result[1])
+
+
+@app.command()
+def demo(
+    question: Annotated[str, typer.Option(help="what to ask the model")] = "What is the capital of France?",
+    recipe: RecipeName = "int8",
+    dtype: Annotated[str, typer.Option(help="float dtype of the model: bfloat16 or float32")] = "bfloat16",
+    compare: Annotated[bool, typer.Option("--compare", help="add Inductor and the other recipes, in one interleaved run")] = False,
+    all_sites: Annotated[bool, typer.Option("--all-sites", help="print a row for every product and softmax")] = False,
+) -> None:
+    """Compile SmolLM2-135M-Instruct, answer a question, and show what was done."""
+    from lowbit_compiler.demo.run import run
+
+    run(question=question, recipe=recipe, dtype=dtype, compare=compare, all_sites=all_sites)
+
+
+@app.command()
+def explain(function: Function, recipe: RecipeName = "int8", json: Annotated[bool, typer.Option("--json", help="plain data")] = False) -> None:
+    """Print every product and softmax of a model with its decision and reason; nothing is compiled."""
+    import torch
+    from rich.console import Console
+
+    from lowbit_compiler.explain import explain as run
+
+    model, inputs = load_function(function)
+    with torch.no_grad():
+        report = run(model, *inputs, recipe=recipe)
+    if json:
+        print(report.to_json())
+    else:
+        Console().print(report)
+
+
+@app.command()
+def dump(
+    function: Function,
+    out: Annotated[Path, typer.Option(help="folder to write to")] = Path("lowbit_dump"),
+    recipe: RecipeName = "int8",
+) -> None:
+    """Write the graph after every pass as numbered text files, with an index."""
+    import torch
+
+    from lowbit_compiler.explain import explain as run
+
+    model, inputs = load_function(function)
+    with torch.no_grad():
+        report = run(model, *inputs, recipe=recipe, dump=str(out))
+    print(report.summary())
+    for index in sorted(out.glob("graph_*/index.md")):
+        print(index)
+
+
+@app.command()
+def doctor() -> None:
+    """Show torch, the native library, instruction sets, which kernel each op gets, and the environment variables."""
+    from rich.console import Console
+
+    from lowbit_compiler.doctor import doctor as run
+
+    Console().print(run())
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one line and status 2, an interrupt status 130."""
+    try:
+        app(standalone_mode=False)
+    except (LowbitError, FileNotFoundError) as error:
+        sys.exit(_fail(str(error)))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line itself
+            sys.exit(_fail(error.format_message()))
+        raise
+
+
+def _fail(message: str) -> int:
+    print(f"lowbit: {message}", file=sys.stderr)
+    return 2

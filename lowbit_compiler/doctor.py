@@ -1,0 +1,50 @@
+"""What this machine and installation can do: ``lowbit doctor``."""
+
+import platform
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from lowbit_compiler.options import ENVIRONMENT
+from lowbit_compiler.runtime import kernels, library
+from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS
+
+
+def doctor() -> Group:
+    """Return the findings as rich tables: machine, library, kernel of each op, environment variables."""
+    return Group(_machine(), "", _kernels(), "", _environment())
+
+
+def _machine() -> RenderableType:
+    status = library.status()
+    table = _table("", "")
+    table.add_row("Python, torch", f"{platform.python_version()}, {torch.__version__}, {torch.get_num_threads()} threads")
+    table.add_row("native library", str(status.path) if status.path else f"not loaded: {status.reason}")
+    table.add_row("instruction sets", f"found {', '.join(status.detected) or '-'}; in use {', '.join(status.active) or '-'}")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+    table.add_row("GPU", f"{gpu}; CUDA tensors run on the plain-torch reference")
+    if status.path is None:
+        table.add_row("", "every op runs in plain torch, slowly: build with a C++ compiler (make test sets it up)")
+    return table
+
+
+def _kernels() -> RenderableType:
+    table = _table("op", "kernel on this machine")
+    for op in LINEAR_SCHEMAS:
+        table.add_row(f"lowbit::{op}", kernels.kernel_for(op))
+    return table
+
+
+def _environment() -> RenderableType:
+    table = _table("variable", "meaning")
+    for name, meaning in ENVIRONMENT.items():
+        table.add_row(name, meaning)
+    return table
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=any(names))
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
