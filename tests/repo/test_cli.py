@@ -1,0 +1,82 @@
+"""The command line: help is quick, mistakes are one line and status 2, explain and dump work on a file of the user's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lowbit_compiler.cli import load_function
+from lowbit_compiler.errors import OptionError
+
+MODEL = """
+import torch
+
+def model():
+    layers = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 64), torch.nn.Softmax(-1))
+    return layers.eval(), (torch.randn(4, 64),)
+
+def nothing():
+    return None
+"""
+
+
+def lowbit(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from lowbit_compiler.cli import main; main()", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "my_model.py"
+    path.write_text(MODEL)
+    return path
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys\nfrom lowbit_compiler.cli import main\nsys.argv = ['lowbit', '--help']\nmain()\nassert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for command in ("demo", "explain", "dump", "doctor"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("model.py", "expected FILE.py:FUNCTION, got 'model.py'"),
+        ("missing.py:model", "no such file: 'missing.py'"),
+        ("{file}:modle", "has no function 'modle'; it has: model, nothing"),
+        ("{file}:nothing", r"must return \(model, tuple of inputs\), got NoneType"),
+    ],
+)
+def test_bad_function(spec: str, message: str, file: Path) -> None:
+    with pytest.raises(OptionError, match=message):
+        load_function(spec.format(file=file))
+
+
+def test_mistakes_are_one_line(file: Path) -> None:
+    for args in (("explain", f"{file}:model", "--recipe", "int9"), ("explan",), ("dump", "x.py:f")):
+        result = lowbit(*args)
+        assert result.returncode == 2
+        assert result.stderr.startswith("lowbit: ")
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_dump_and_explain(file: Path, tmp_path: Path) -> None:
+    result = lowbit("dump", f"{file}:model", "--out", str(tmp_path / "out"))
+    assert result.returncode == 0, result.stderr
+    assert "2 of 3 sites rewritten" in result.stdout
+    folder = tmp_path / "out" / "graph_0"
+    index = (folder / "index.md").read_text()
+    for stage in folder.glob("[0-9]*.txt"):
+        assert stage.name in index
+    assert "lowbit.linear_s8s8_rotated" in (folder / "10_lower.txt").read_text()
+    assert "softmax" in (folder / "report.txt").read_text()
+
+
+def test_doctor() -> None:
+    result = lowbit("doctor")
+    assert result.returncode == 0, result.stderr
+    assert "LOWBIT_ISA" in result.stdout
+    assert "lowbit::linear_s8s8_rotated" in result.stdout
