@@ -23,7 +23,7 @@ def _machine() -> RenderableType:
     table.add_row("native library", str(status.path) if status.path else f"not loaded: {status.reason}")
     table.add_row("instruction sets", f"found {', '.join(status.detected) or '-'}; in use {', '.join(status.active) or '-'}")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
-    table.add_row("GPU", f"{gpu}; CUDA tensors run on the plain-torch reference")
+    table.add_row("GPU", f"{gpu}; no CUDA kernels yet, its models stay in float")
     if status.path is None:
         table.add_row("", "every op runs in plain torch, slowly: build with a C++ compiler (make test sets it up)")
     return table
