@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lowbit_compiler.driver import last_report
-    from lowbit_compiler.explain import explain
+    from lowbit_compiler.explaining import explain
     from lowbit_compiler.recipe import RECIPES, Recipe
     from lowbit_compiler.report import Report
 
 __all__ = ["RECIPES", "Recipe", "Report", "explain", "last_report"]
 
-_HOMES = {"RECIPES": "recipe", "Recipe": "recipe", "Report": "report", "explain": "explain", "last_report": "driver"}
+_HOMES = {"RECIPES": "recipe", "Recipe": "recipe", "Report": "report", "explain": "explaining", "last_report": "driver"}
 
 
 def __getattr__(name: str) -> Any:

@@ -59,7 +59,7 @@ def explain(function: Function, recipe: RecipeName = "int8", json: Annotated[boo
     import torch
     from rich.console import Console
 
-    from lowbit_compiler.explain import explain as run
+    from lowbit_compiler.explaining import explain as run
 
     model, inputs = load_function(function)
     with torch.no_grad():
@@ -79,7 +79,7 @@ def dump(
     """Write the graph after every pass as numbered text files, with an index."""
     import torch
 
-    from lowbit_compiler.explain import explain as run
+    from lowbit_compiler.explaining import explain as run
 
     model, inputs = load_function(function)
     with torch.no_grad():
