@@ -81,7 +81,7 @@ typedef void (*ExactFn)(const ExactRows* rows, int64_t m, const int8_t* panel, f
 
 // Float product of m rows with integer weights. x is float32 or, for kernels that say so, bfloat16.
 struct FgemmArgs {
-  const void* x;         // [m, ldx], zero from K to kp; bfloat16 kernels read rows up to the next multiple of 16
+  const void* x;         // [m, ldx], zero from K to kp; bfloat16 in tiles [m/16][kp/32][16][32]
   int64_t ldx, m, kp;
   const int8_t* w;
   int64_t panels;
@@ -92,7 +92,7 @@ struct FgemmArgs {
 };
 typedef void (*FgemmFn)(const FgemmArgs* args);
 
-// Two panels as floats, or 32 rows of x as bfloat16.
+// Two panels as floats.
 static inline int64_t fgemm_scratch(int64_t kp) { return kPanel * 2 * kp * 4; }
 static inline int64_t panel_bytes(int64_t kp, int64_t group) { return group ? panel_bytes_s4(kp, group) : panel_bytes_s8(kp); }
 

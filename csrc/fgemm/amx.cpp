@@ -44,14 +44,56 @@ void widen_s4(const int8_t* panel, int64_t kp, uint16_t* b) {
   }
 }
 
+constexpr int64_t kRows = 32;            // of a block
+constexpr int64_t kSums = kRows * 32;    // floats of a block: rows of two halves of 16
+constexpr int64_t kMostDepth = 448;      // K of two widened panels that stay in L1 while rows pass by
+constexpr int64_t kChunk = 4;            // blocks of rows whose sums wait in memory when K is deeper than that
+
+// A block whose sums are complete, and how many of its rows have been written out (see qgemm/amx.cpp).
+struct Pending {
+  const float* sums;
+  int64_t row, m, panel, panels, done;
+};
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline void finish(const FgemmArgs* args, Pending& pending, int64_t rows) {
+  const int64_t stop = least(pending.done + rows, pending.m), bytes = panel_bytes(args->kp, args->group);
+  const Dtype dtype = args->out.dtype;
+  for (; pending.done < stop; ++pending.done) {
+    const int64_t row = pending.row + pending.done;
+    for (int64_t j = 0; j < pending.panels; ++j) {
+      const int64_t p = pending.panel + j, n = p * 16;
+      const __mmask16 mask = first(args->out.n - n);
+      __m512 y = _mm512_load_ps(pending.sums + pending.done * 32 + j * 16);
+      if (args->group == 0) y = _mm512_mul_ps(y, _mm512_loadu_ps(panel_scales(args->w + p * bytes, args->kp)));
+      if (args->out.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(args->out.bias + n));
+      char* out = (char*)args->out.data + (row * args->out.stride + n) * element_size(dtype);
+      if (dtype == kBF16) _mm256_mask_storeu_epi16(out, mask, (__m256i)_mm512_cvtneps_pbh(y));
+      else store16(out, dtype, 0, mask, y);
+    }
+  }
+}
+
+// M x N tiles over K from start to stop; added to what `sums` holds if `more`. A few rows of `pending` follow each step.
 template <int M, int N>
-inline void sums_of(const uint16_t* x, int64_t ldx, const uint16_t* b, int64_t kp, int64_t start, int64_t stop, float* sums) {
-  _tile_zero(0);
-  if (N == 2) _tile_zero(1);
-  if (M == 2) _tile_zero(2);
-  if (M == 2 && N == 2) _tile_zero(3);
+inline void product_of(const FgemmArgs* args, const uint16_t* a, int64_t start, int64_t stop, bool more, float* sums, Pending& pending,
+                       int64_t share) {
+  const int64_t kp = args->kp;
+  const uint16_t* b = (const uint16_t*)args->scratch;
+  if (more) {
+    _tile_loadd(0, sums, 128);
+    if (N == 2) _tile_loadd(1, sums + 16, 128);
+    if (M == 2) _tile_loadd(2, sums + 16 * 32, 128);
+    if (M == 2 && N == 2) _tile_loadd(3, sums + 16 * 32 + 16, 128);
+  } else {
+    _tile_zero(0);
+    if (N == 2) _tile_zero(1);
+    if (M == 2) _tile_zero(2);
+    if (M == 2 && N == 2) _tile_zero(3);
+  }
   for (int64_t k = start; k < stop; k += 32) {
-    _tile_loadd(4, x + k, ldx * 2);
+    _tile_loadd(4, a + k * 16, 64);
     _tile_loadd(6, b + k * 16, 64);
     _tile_dpbf16ps(0, 4, 6);
     if (N == 2) {
@@ -59,10 +101,11 @@ inline void sums_of(const uint16_t* x, int64_t ldx, const uint16_t* b, int64_t k
       _tile_dpbf16ps(1, 4, 7);
     }
     if (M == 2) {
-      _tile_loadd(5, x + 16 * ldx + k, ldx * 2);
+      _tile_loadd(5, a + (kp + k) * 16, 64);
       _tile_dpbf16ps(2, 5, 6);
       if (N == 2) _tile_dpbf16ps(3, 5, 7);
     }
+    finish(args, pending, share);
   }
   _tile_stored(0, sums, 128);
   if (N == 2) _tile_stored(1, sums + 16, 128);
@@ -70,128 +113,76 @@ inline void sums_of(const uint16_t* x, int64_t ldx, const uint16_t* b, int64_t k
   if (M == 2 && N == 2) _tile_stored(3, sums + 16 * 32 + 16, 128);
 }
 
+// int4: the sums of each group meet the group's scales.
 template <int M, int N>
-void tile(const FgemmArgs* args, const uint16_t* b, int64_t row, int64_t m, int64_t p, float* sums) {
-  const int64_t kp = args->kp, bytes = panel_bytes(kp, args->group);
-  const int8_t* panel = args->w + p * bytes;
-  const uint16_t* x = (const uint16_t*)args->x + row * args->ldx;
-  float* total = sums + 32 * 32;
-  if (args->group) {
-    for (int64_t start = 0; start < kp; start += args->group) {
-      sums_of<M, N>(x, args->ldx, b, kp, start, start + args->group, sums);
-      for (int j = 0; j < N; ++j) {
-        const __m512 scale = _mm512_loadu_ps(panel_group_scales(panel + j * bytes, kp) + start / args->group * 16);
-        for (int64_t i = 0; i < m; ++i) {
-          const __m512 before = start ? _mm512_load_ps(total + i * 32 + j * 16) : _mm512_setzero_ps();
-          _mm512_store_ps(total + i * 32 + j * 16, _mm512_fmadd_ps(_mm512_load_ps(sums + i * 32 + j * 16), scale, before));
-        }
+inline void groups_of(const FgemmArgs* args, const uint16_t* a, int64_t m, int64_t p, int64_t start, int64_t stop, float* total,
+                      Pending& pending, int64_t share) {
+  alignas(64) float sums[kSums];
+  const int64_t bytes = panel_bytes(args->kp, args->group);
+  for (int64_t k = start; k < stop; k += args->group) {
+    product_of<M, N>(args, a, k, k + args->group, false, sums, pending, share);
+    for (int j = 0; j < N; ++j) {
+      const __m512 scale = _mm512_loadu_ps(panel_group_scales(args->w + (p + j) * bytes, args->kp) + k / args->group * 16);
+      for (int64_t i = j * 16; i < m * 32; i += 32) {
+        const __m512 before = k ? _mm512_load_ps(total + i) : _mm512_setzero_ps();
+        _mm512_store_ps(total + i, _mm512_fmadd_ps(_mm512_load_ps(sums + i), scale, before));
       }
-    }
-  } else {
-    sums_of<M, N>(x, args->ldx, b, kp, 0, kp, sums);
-  }
-  for (int j = 0; j < N; ++j) {
-    const int64_t n = (p + j) * 16;
-    const __mmask16 mask = first(args->out.n - n);
-    const __m512 scale = args->group ? _mm512_set1_ps(1) : _mm512_loadu_ps(panel_scales(panel + j * bytes, kp));
-    for (int64_t i = 0; i < m; ++i) {
-      __m512 y = args->group ? _mm512_load_ps(total + i * 32 + j * 16) : _mm512_mul_ps(_mm512_load_ps(sums + i * 32 + j * 16), scale);
-      if (args->out.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(args->out.bias + n));
-      store16((char*)args->out.data + (row + i) * args->out.stride * element_size(args->out.dtype), args->out.dtype, n, mask, y);
     }
   }
 }
 
+template <int M, int N>
+inline void block(const FgemmArgs* args, int64_t row, int64_t m, int64_t p, int64_t start, int64_t stop, float* sums, Pending& pending) {
+  const uint16_t* a = (const uint16_t*)args->x + row * args->kp;
+  const int64_t steps = (stop - start) / 32, share = (pending.m - pending.done + steps - 1) / steps;
+  if (args->group) groups_of<M, N>(args, a, m, p, start, stop, sums, pending, share);
+  else product_of<M, N>(args, a, start, stop, start != 0, sums, pending, share);
+}
+
 template <int N>
-void rows_of(const FgemmArgs* args, int64_t p, float* sums) {
+void panels_of(const FgemmArgs* args, int64_t p, float (*sums)[kSums], int64_t& slot, Pending& pending) {
+  const int64_t kp = args->kp, parts = (kp + kMostDepth - 1) / kMostDepth;
+  const int64_t depth = round_up((kp + parts - 1) / parts, args->group ? args->group : 32);
+  const int64_t chunk = parts == 1 ? kRows : kRows * kChunk;
   uint16_t* b = (uint16_t*)args->scratch;
   for (int j = 0; j < N; ++j) {
-    const int8_t* panel = args->w + (p + j) * panel_bytes(args->kp, args->group);
-    if (args->group) widen_s4(panel, args->kp, b + j * args->kp * 16);
-    else widen_s8(panel, args->kp, b + j * args->kp * 16);
+    const int8_t* panel = args->w + (p + j) * panel_bytes(kp, args->group);
+    if (args->group) widen_s4(panel, kp, b + j * kp * 16);
+    else widen_s8(panel, kp, b + j * kp * 16);
   }
-  for (int64_t row = 0; row < args->m; row += 32) {
-    const int64_t m = args->m - row < 32 ? args->m - row : 32;
-    if (m > 16) tile<2, N>(args, b, row, m, p, sums);
-    else tile<1, N>(args, b, row, m, p, sums);
+  for (int64_t top = 0; top < args->m; top += chunk) {
+    const int64_t rows = least(args->m - top, chunk);
+    for (int64_t start = 0; start < kp; start += depth) {
+      const int64_t stop = least(start + depth, kp);
+      for (int64_t r = 0; r < rows; r += kRows) {
+        const int64_t m = least(rows - r, kRows);
+        float* into = sums[(slot + r / kRows) % (2 * kChunk)];
+        if (m > 16) block<2, N>(args, top + r, m, p, start, stop, into, pending);
+        else block<1, N>(args, top + r, m, p, start, stop, into, pending);
+        if (stop == kp) {
+          finish(args, pending, kRows);
+          pending = {into, top + r, m, p, N, 0};
+        }
+      }
+    }
+    slot = (slot + chunk / kRows) % (2 * kChunk);
   }
 }
 
 void product(const FgemmArgs* args) {
-  alignas(64) float sums[2 * 32 * 32];
-  configure_tiles(args->m < 16 ? args->m : 16);
-  int64_t p = 0;
-  for (; p + 2 <= args->panels; p += 2) rows_of<2>(args, p, sums);
-  if (p < args->panels) rows_of<1>(args, p, sums);
+  alignas(64) float sums[2 * kChunk][kSums];
+  int64_t slot = 0, p = 0;
+  Pending pending = {sums[0], 0, 0, 0, 0, 0};
+  configure_tiles(least(args->m, 16));
+  for (; p + 2 <= args->panels; p += 2) panels_of<2>(args, p, sums, slot, pending);
+  if (p < args->panels) panels_of<1>(args, p, sums, slot, pending);
+  finish(args, pending, kRows);
   _tile_release();
-}
-
-// Few rows of bfloat16 with int4: pairs looked up as above meet x in the order 0 2 1 3 of every four.
-template <int M>
-void gemv(const FgemmArgs* args, const uint16_t* x, int64_t row, int64_t p) {
-  const int64_t kp = args->kp, group = args->group;
-  const int8_t* panel = args->w + p * panel_bytes_s4(kp, group);
-  const float* scales = panel_group_scales(panel, kp);
-  const __m512i values = values_s4();
-  __m512 total[M];
-  for (int i = 0; i < M; ++i) total[i] = _mm512_setzero_ps();
-  for (int64_t start = 0; start < kp; start += group, scales += 16) {
-    __m512 acc[M][4];
-    for (int i = 0; i < M; ++i) {
-      for (int c = 0; c < 4; ++c) acc[i][c] = _mm512_setzero_ps();
-    }
-    for (int64_t k = start; k < start + group; k += 8) {
-      const __m512i lanes = _mm512_loadu_si512(panel + k * 8);
-      _mm_prefetch((const char*)panel + k * 8 + 2048, _MM_HINT_T0);
-      for (int c = 0; c < 4; ++c) {
-        const __m512i w = pairs_s4(lanes, c, values);
-        const int64_t at = k + 4 * (c % 2) + 2 * (c / 2);
-        for (int i = 0; i < M; ++i) {
-          const __m512i a = _mm512_set1_epi32(*(const int*)(x + i * kp + at));
-          acc[i][c] = _mm512_dpbf16_ps(acc[i][c], (__m512bh)w, (__m512bh)a);
-        }
-      }
-    }
-    const __m512 scale = _mm512_loadu_ps(scales);
-    for (int i = 0; i < M; ++i) {
-      const __m512 sum = _mm512_add_ps(_mm512_add_ps(acc[i][0], acc[i][1]), _mm512_add_ps(acc[i][2], acc[i][3]));
-      total[i] = _mm512_fmadd_ps(sum, scale, total[i]);
-    }
-  }
-  for (int i = 0; i < M; ++i) {
-    const int64_t n = p * 16;
-    if (args->out.bias) total[i] = _mm512_add_ps(total[i], _mm512_loadu_ps(args->out.bias + n));
-    char* out = (char*)args->out.data + (row + i) * args->out.stride * element_size(args->out.dtype);
-    store16(out, args->out.dtype, n, first(args->out.n - n), total[i]);
-  }
 }
 
 }  // namespace
 
 void fgemm_bf16s8_32x32x32_amx(const FgemmArgs* args) { product(args); }
 void fgemm_bf16s4_32x32x32_amx(const FgemmArgs* args) { product(args); }
-
-void fgemv_bf16s4_4x16_amx(const FgemmArgs* args) {
-  const int64_t kp = args->kp;
-  uint16_t* x = (uint16_t*)args->scratch;
-  // Exchange the middle two of every four: bytes 2-3 and 4-5 of each 8.
-  const __m512i swap = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0f0e0b0a0d0c0908, 0x0706030205040100));
-  for (int64_t start = 0; start < args->m; start += 32) {  // as many rows as scratch holds
-    const int64_t m = args->m - start < 32 ? args->m - start : 32;
-    for (int64_t i = 0; i < m; ++i) {
-      const uint16_t* from = (const uint16_t*)args->x + (start + i) * args->ldx;
-      for (int64_t k = 0; k < kp; k += 32) _mm512_store_si512(x + i * kp + k, _mm512_shuffle_epi8(_mm512_loadu_si512(from + k), swap));
-    }
-    for (int64_t p = 0; p < args->panels; ++p) {
-      int64_t i = 0;
-      for (; i + 4 <= m; i += 4) gemv<4>(args, x + i * kp, start + i, p);
-      switch (m - i) {
-        case 1: gemv<1>(args, x + i * kp, start + i, p); break;
-        case 2: gemv<2>(args, x + i * kp, start + i, p); break;
-        case 3: gemv<3>(args, x + i * kp, start + i, p); break;
-      }
-    }
-  }
-}
 
 }  // namespace lowbit

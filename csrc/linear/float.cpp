@@ -16,10 +16,18 @@ struct Operand {
 
 const char* row_of(const Matrix& x, int64_t row) { return (const char*)x.data + row * x.stride * element_size(x.dtype); }
 
-// Rows padded with zeros to kp. bfloat16 kernels read x in place where its rows are whole.
+// One row into tiles of 16 by 32, padded with zeros to kp.
+void tile_row(const char* row, int64_t k, int64_t kp, char* to) {
+  constexpr int64_t kLine = 64, kTile = 16 * kLine;
+  const int64_t whole = k / 32, rest = k % 32 * 2;
+  for (int64_t b = 0; b < whole; ++b) memcpy(to + b * kTile, row + b * kLine, kLine);
+  for (int64_t b = whole; b < kp / 32; ++b) memset(to + b * kTile, 0, kLine);
+  if (rest) memcpy(to + whole * kTile, row + whole * kLine, (size_t)rest);
+}
+
+// The rows as the kernel wants them: float32 padded with zeros to kp, or bfloat16 in tiles.
 Operand operand(const Matrix& x, int64_t first, int64_t m, int64_t kp, bool bf16, int64_t tasks) {
-  if (bf16 && x.columns == kp && m % kPanel == 0) return {row_of(x, first), x.stride};
-  const int64_t stride = kp % 512 ? kp : kp + 32;  // see reserve() in linear/prepare.cpp
+  const int64_t stride = bf16 || kp % 512 ? kp : kp + 32;  // see reserve() in linear/prepare.cpp
   const int64_t bytes = bf16 ? 2 : 4;
   char* memory = scratch<char>(kFloatSlot, round_up(m, kPanel) * stride * bytes);
   const RowKernels& kernels = *(const RowKernels*)choose(rows, 0, kF32).function;
@@ -27,13 +35,8 @@ Operand operand(const Matrix& x, int64_t first, int64_t m, int64_t kp, bool bf16
   parallel(workers, [&](int64_t task) {
     const Range range = share(m, workers, task, 1);
     for (int64_t i = range.begin; i < range.end; ++i) {
-      char* to = memory + i * stride * bytes;
-      if (bf16) {
-        memcpy(to, row_of(x, first + i), (size_t)x.columns * 2);
-        memset(to + x.columns * 2, 0, (size_t)(kp - x.columns) * 2);
-      } else {
-        kernels.load(row_of(x, first + i), x.dtype, x.columns, kp, (float*)to);
-      }
+      if (bf16) tile_row(row_of(x, first + i), x.columns, kp, memory + (i / 16 * 16 * kp + i % 16 * 32) * 2);
+      else kernels.load(row_of(x, first + i), x.dtype, x.columns, kp, (float*)(memory + i * stride * 4));
     }
   });
   return {memory, stride};
