@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.dump import Dump
-from lowbit_compiler.errors import OptionError
+from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.executable import Executable
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext, Target
@@ -89,18 +89,21 @@ def needs_gradient(examples: Sequence[Any]) -> bool:
 
 def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> Callable[..., Any]:
     """Compile Dynamo's graph: rewritten where the recipe allows, whole in float where gradients are needed or a pass fails."""
-    if needs_gradient(examples):
-        return _decline_gradients(gm, examples, options)
     start = time.perf_counter()
     try:
-        compiled, report = _compile(gm, examples, options)
-    except OptionError:
+        if needs_gradient(examples):
+            report = declined_report(capture_dynamo(gm, examples), options)
+            log.warning("a graph that needs gradients is not quantized; for inference call the model under torch.no_grad() or inference_mode()")
+            compiled = compile_remainder(gm, examples, options.remainder, options.mode)
+        else:
+            compiled, report = _compile(gm, examples, options)
+    except (OptionError, WeightFreedError):
         raise
     except Exception as error:
         if options.verify:
             raise
         log.warning("the graph is left whole to %s: %s: %s", options.remainder, type(error).__name__, error)
-        report = Report(options.recipe.name, fallback=f"{type(error).__name__}: {error}")
+        report = _fallback_report(gm, examples, options, f"{type(error).__name__}: {error}")
         compiled = compile_remainder(gm, examples, options.remainder, options.mode)
     _reports.append(report)
     log.info("%s, %.1f s", report.summary(), time.perf_counter() - start)
@@ -141,18 +144,27 @@ def _finish(
     return executable
 
 
-def declined_report(captured: Captured, options: Options) -> Report:
-    """Return the report of a graph that needs gradients: every site found, none rewritten."""
-    report = Report(options.recipe.name, fallback=Reason.NEEDS_GRADIENT.value)
+def declined_report(
+    captured: Captured,
+    options: Options,
+    reason: Reason = Reason.NEEDS_GRADIENT,
+    detail: str = "call the model under torch.no_grad() or torch.inference_mode()",
+) -> Report:
+    """Return the report of a graph that is left in float: every site found, none rewritten."""
+    report = Report(options.recipe.name, fallback=reason.value)
     ctx = PassContext(options.recipe, Target(), captured.parameters)
     report.passes = run_passes([Normalize(), Find()], captured.gm, ctx)
     for site in ctx.sites:
-        site.decline(Reason.NEEDS_GRADIENT, "call the model under torch.no_grad() or torch.inference_mode()")
+        site.decline(reason, detail)
     report.sites = [site_report(site) for site in ctx.sites]
     return report
 
 
-def _decline_gradients(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> Callable[..., Any]:
-    _reports.append(declined_report(capture_dynamo(gm, examples), options))
-    log.warning("a graph that needs gradients is not quantized; for inference call the model under torch.no_grad() or inference_mode()")
-    return compile_remainder(gm, examples, options.remainder, options.mode)
+def _fallback_report(gm: fx.GraphModule, examples: Sequence[Any], options: Options, error: str) -> Report:
+    """Return the report of a graph that some pass failed on; without sites where even listing them fails."""
+    try:
+        report = declined_report(capture_dynamo(gm, examples), options, Reason.DISABLED, error)
+    except Exception:
+        report = Report(options.recipe.name)
+    report.fallback = error
+    return report

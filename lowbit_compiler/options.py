@@ -74,9 +74,13 @@ def _typed(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> 
 
 
 def _writable(name: str, folder: str) -> str:
-    path = Path(folder)
-    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        writable = False
+    else:
+        writable = os.access(folder, os.W_OK)
+    if not writable:
         raise OptionError(f"{name}: cannot write to {folder!r}; give a folder that exists or can be made")
     return folder
 

@@ -31,7 +31,7 @@ class Lower:
     name = "lower"
     requires = frozenset({Fact.QUANTIZED})
     establishes = frozenset({Fact.LOWERED})
-    destroys = frozenset({Fact.WIDE, Fact.QUANTIZED, Fact.FOLDED})
+    destroys = frozenset({Fact.WIDE, Fact.QUANTIZED})
     exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:

@@ -22,7 +22,7 @@ class Pack:
     """
 
     name = "pack"
-    requires = frozenset({Fact.LOWERED})
+    requires = frozenset({Fact.LOWERED, Fact.FOLDED})
     establishes = frozenset({Fact.PACKED})
     destroys: frozenset[Fact] = frozenset()
     exact = True

@@ -19,7 +19,7 @@ FACTORS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "dot": 0, "vdot
 SOFTMAX = ("_softmax", "_log_softmax", "_safe_softmax")
 
 
-def compiled(model: Any, recipe: str = "int8", *, fullgraph: bool = True, dynamic: bool | None = None, **options: Any) -> Callable[..., Any]:
+def compiled(model: Any, recipe: Any = "int8", *, fullgraph: bool = True, dynamic: bool | None = None, **options: Any) -> Callable[..., Any]:
     """Return ``model`` compiled with lowbit, the rest of the graph in eager mode."""
     options = {"recipe": recipe, "remainder": "eager", **options}
     return torch.compile(model, backend="lowbit", fullgraph=fullgraph, dynamic=dynamic, options=options)  # type: ignore[no-any-return]
