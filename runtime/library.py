@@ -41,14 +41,18 @@ def names_of(mask: int) -> tuple[str, ...]:
     return tuple(name for name, bit in ISA_LEVELS.items() if mask & bit)
 
 
+def _require_level(isa: str) -> None:
+    if isa not in ISA_LEVELS:
+        raise ValueError(f"LOWBIT_ISA: expected one of {', '.join(ISA_LEVELS)}, got {isa!r}")
+
+
 def mask_up_to(isa: str, available: int) -> int:
     """Return the levels of ``available`` up to ``isa``.
 
     Raises:
         ValueError: ``isa`` is unknown, or not in ``available``.
     """
-    if isa not in ISA_LEVELS:
-        raise ValueError(f"LOWBIT_ISA: expected one of {', '.join(ISA_LEVELS)}, got {isa!r}")
+    _require_level(isa)
     if not available & ISA_LEVELS[isa]:
         raise ValueError(f"LOWBIT_ISA: this machine has {', '.join(names_of(available))}, got {isa!r}")
     return available & (2 * ISA_LEVELS[isa] - 1)
@@ -72,6 +76,9 @@ def load() -> None:
     native = os.environ.get("LOWBIT_NATIVE", "1")
     if native not in ("0", "1"):
         raise ValueError(f"LOWBIT_NATIVE: expected 0 or 1, got {native!r}")
+    isa = os.environ.get("LOWBIT_ISA")
+    if isa is not None:
+        _require_level(isa)
     if _handle is not None:
         return
     if native == "0":
@@ -89,7 +96,6 @@ def load() -> None:
         _reason = f"{path} cannot be loaded: {error}"
         return
     handle = ctypes.CDLL(str(path))
-    isa = os.environ.get("LOWBIT_ISA")
     if isa is not None:
         handle.lowbit_set_isa(mask_up_to(isa, handle.lowbit_detected_isa()))
     _handle, _path, _reason = handle, path, None

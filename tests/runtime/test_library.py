@@ -44,9 +44,9 @@ def test_isa_cap(isa):
     assert done.stdout.strip() == f"{isa} | None | (3, 20)", done.stderr
 
 
-@needs_library
-def test_unknown_isa():
-    done = run(LOWBIT_ISA="sse9")
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_unknown_isa(native):
+    done = run(LOWBIT_ISA="sse9", LOWBIT_NATIVE=native)
     assert last_line(done.stderr) == "ValueError: LOWBIT_ISA: expected one of scalar, avx2, vnni, amx, neon, got 'sse9'"
 
 
