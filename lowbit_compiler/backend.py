@@ -10,6 +10,7 @@ from lowbit_compiler.options import parse
 
 __all__ = ["lowbit"]
 
+
 def lowbit(
     gm: fx.GraphModule, examples: Sequence[Any], *, mode: str | None = None, options: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:

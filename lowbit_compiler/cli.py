@@ -10,7 +10,9 @@ import typer
 
 from lowbit_compiler.errors import LowbitError, OptionError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Compile PyTorch models to low precision.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Compile PyTorch models to low precision.", pretty_exceptions_enable=False
+)
 
 Function = Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="a function that returns (model, example inputs)")]
 RecipeName = Annotated[str, typer.Option(help="int8, llm-int8, int8-vector, int8-weight-only or int4-weight-only")]
@@ -54,7 +56,9 @@ def demo(
 
 
 @app.command()
-def explain(function: Function, recipe: RecipeName = "int8", json: Annotated[bool, typer.Option("--json", help="plain data")] = False) -> None:
+def explain(
+    function: Function, recipe: RecipeName = "int8", json: Annotated[bool, typer.Option("--json", help="plain data")] = False
+) -> None:
     """Print every product and softmax of a model with its decision and reason; nothing is compiled."""
     import torch
     from rich.console import Console

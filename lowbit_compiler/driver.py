@@ -93,7 +93,9 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
     try:
         if needs_gradient(examples):
             report = declined_report(capture_dynamo(gm, examples), options)
-            log.warning("a graph that needs gradients is not quantized; for inference call the model under torch.no_grad() or inference_mode()")
+            log.warning(
+                "a graph that needs gradients is not quantized; for inference call the model under torch.no_grad() or inference_mode()"
+            )
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
             compiled, report = _compile(gm, examples, options)

@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dynamo.exc import BackendCompilerFailed
 
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.driver import declined_report, needs_gradient, rewrite
+from lowbit_compiler.errors import LowbitError
 from lowbit_compiler.options import parse
 from lowbit_compiler.recipe import Recipe
 from lowbit_compiler.report import Report
@@ -29,6 +31,10 @@ def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int
     torch._dynamo.reset()
     try:
         torch.compile(model, backend=backend)(*inputs)
+    except BackendCompilerFailed as error:
+        if isinstance(error.inner_exception, LowbitError):
+            raise error.inner_exception from None
+        raise
     finally:
         torch._dynamo.reset()
     total = Report(parsed.recipe.name, graphs=0)

@@ -107,7 +107,14 @@ class Report:
 
 def _site_table(sites: Sequence[SiteReport]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name, right in (("module", False), ("op", False), ("shape", False), ("decision", False), ("reason or op", False), ("kernel", False)):
+    for name, right in (
+        ("module", False),
+        ("op", False),
+        ("shape", False),
+        ("decision", False),
+        ("reason or op", False),
+        ("kernel", False),
+    ):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     table.add_column("saved MB", justify="right")
     for site in sites:

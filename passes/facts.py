@@ -21,15 +21,17 @@ def _canonical(gm: fx.GraphModule, ctx: PassContext) -> str | None:
     for node in gm.graph.nodes:
         if calls(node, aten.matmul.default, aten.mm.default):
             x, weight = node.args[:2]
-            if is_tensor(weight) and weight.meta["val"].dim() == 2 and is_constant(weight, ctx.parameters):
-                if not is_constant(x, ctx.parameters):
-                    return f"{node.format_node()} has a constant operand"
+            matrix = is_tensor(weight) and weight.meta["val"].dim() == 2 and is_constant(weight, ctx.parameters)
+            if matrix and not is_constant(x, ctx.parameters):
+                return f"{node.format_node()} has a constant operand"
     return None
 
 
 def _found(gm: fx.GraphModule, ctx: PassContext) -> str | None:
     alive = set(gm.graph.nodes)
-    return next((f"site {site.module or site.op} has left the graph" for site in ctx.sites if site.node not in alive and not site.constant), None)
+    return next(
+        (f"site {site.module or site.op} has left the graph" for site in ctx.sites if site.node not in alive and not site.constant), None
+    )
 
 
 def _planned_or_declined(gm: fx.GraphModule, ctx: PassContext) -> str | None:

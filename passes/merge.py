@@ -48,7 +48,6 @@ class MergeSiblings:
         return len(merged)
 
 
-
 def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
     x, weight, *bias = node.args
     return x, weight, bias[0] if bias else None  # type: ignore[return-value]

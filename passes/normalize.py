@@ -1,6 +1,7 @@
 """Write every product with one constant operand as ``aten.linear``."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx
@@ -61,12 +62,15 @@ def _constant(node: object, ctx: PassContext, dims: int = 2) -> bool:
 
 def transposed(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     """Return the transpose of a constant matrix, cancelling a transpose that is already there."""
+    arguments: Any = node.args
+    source: fx.Node = arguments[0] if arguments else node
+    dims = arguments[1:]
     if calls(node, aten.t.default, aten.mT.default, aten.numpy_T.default):
-        return node.args[0]  # type: ignore[return-value]
-    if calls(node, aten.transpose.int, aten.permute.default) and value(node.args[0]).dim() == 2:
-        dims = node.args[1:] if node.target is aten.transpose.int else node.args[1]
-        if {int(d) % 2 for d in dims} == {0, 1} and (node.target is aten.transpose.int or [int(d) % 2 for d in dims] == [1, 0]):
-            return node.args[0]  # type: ignore[return-value]
+        return source
+    if calls(node, aten.transpose.int, aten.permute.default) and value(source).dim() == 2:
+        order = [d % 2 for d in (dims if node.target is aten.transpose.int else dims[0])]
+        if order == [1, 0] or (order == [0, 1] and node.target is aten.transpose.int):
+            return source
     return emit(gm, aten.t.default, node, like=node)
 
 
@@ -111,19 +115,19 @@ def _addmm(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | Non
     return emit(gm, aten.add.Tensor, product, _scaled(gm, node, added, beta), like=node)  # type: ignore[arg-type]
 
 
-
 def _einsum(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | None:
-    equation, operands = node.args[:2]
-    if not isinstance(equation, str) or len(operands) != 2 or not all(is_tensor(operand) for operand in operands):  # type: ignore[arg-type]
+    arguments: Any = node.args
+    equation, operands = arguments[:2]
+    if not isinstance(equation, str) or len(operands) != 2 or not all(is_tensor(operand) for operand in operands):
         return None
-    constant = [is_constant(operand, ctx.parameters) for operand in operands]  # type: ignore[union-attr]
+    constant = [is_constant(operand, ctx.parameters) for operand in operands]
     if constant == [True, False]:
         left, arrow, out = equation.replace(" ", "").partition("->")
         first, _, second = left.partition(",")
-        equation, operands = f"{second},{first}{arrow}{out}", [operands[1], operands[0]]  # type: ignore[index]
+        equation, operands = f"{second},{first}{arrow}{out}", [operands[1], operands[0]]
     elif constant != [False, True]:
         return None
-    return einsum_as_linear(gm, node, equation, operands[0], operands[1])  # type: ignore[index]
+    return einsum_as_linear(gm, node, equation, operands[0], operands[1])
 
 
 RULES: dict[object, Callable[[fx.GraphModule, fx.Node, PassContext], fx.Node | None]] = {

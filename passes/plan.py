@@ -100,5 +100,5 @@ def _check_ignore(ctx: PassContext) -> None:
     for pattern in ctx.ignore:
         if not any(matches(pattern, name) for name in names):
             near = difflib.get_close_matches(pattern, [part for name in names for part in (name, name.rpartition(".")[2])], 3)
-            hint = f"; close: {', '.join(near)}" if near else ""
+            hint = f"; close: {', '.join(dict.fromkeys(near))}" if near else ""
             raise OptionError(f"ignore {pattern!r} matches no module or parameter of the model ({len(names)} names){hint}")

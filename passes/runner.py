@@ -91,10 +91,10 @@ def _run(p: Pass, gm: fx.GraphModule, ctx: PassContext, holding: set[Fact], stri
 
 def _erase_dead(gm: fx.GraphModule) -> None:
     # Only what passes left behind: Dynamo's own nodes without users may have effects that fx cannot see.
+    ours = ("aten.", "lowbit.", "<built-in function getitem")
     for node in reversed(gm.graph.nodes):
-        if not node.users and node.op == "call_function" and str(node.target).startswith(("aten.", "lowbit.", "<built-in function getitem")):
-            if not _effects(node):
-                gm.graph.erase_node(node)
+        if not node.users and node.op == "call_function" and str(node.target).startswith(ours) and not _effects(node):
+            gm.graph.erase_node(node)
 
 
 def _effects(node: fx.Node) -> bool:

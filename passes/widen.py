@@ -40,7 +40,9 @@ def _widen(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> bool:
     if all(value(arg).dtype is torch.float32 for arg in (node, *node.all_input_nodes)):
         return False
     with gm.graph.inserting_before(node):
-        operands = [arg if value(arg).dtype is torch.float32 else emit(gm, aten.to.dtype, arg, torch.float32) for arg in node.all_input_nodes]
+        operands = [
+            arg if value(arg).dtype is torch.float32 else emit(gm, aten.to.dtype, arg, torch.float32) for arg in node.all_input_nodes
+        ]
         wide = emit(gm, aten.linear.default, *operands, like=node)
         result = wide if dtype is torch.float32 else emit(gm, aten.to.dtype, wide, dtype, like=node)
     node.replace_all_uses_with(result)

@@ -23,6 +23,11 @@ class _Entry:
     stamps: tuple[Stamp, ...]
     values: tuple[Tensor, ...]
 
+    def is_of(self, sources: Sequence[Tensor]) -> bool:
+        """Return whether the values come from these very tensors, unchanged since (a freed one cannot change)."""
+        same = all(ref() is source for ref, source in zip(self.sources, sources, strict=True))
+        return same and all(is_freed(source) or stamp(source) == seen for source, seen in zip(sources, self.stamps, strict=True))
+
 
 class WeightStore:
     """Values computed from parameters, found again by what computes them and which parameters they come from."""
@@ -34,9 +39,8 @@ class WeightStore:
         """Return ``compute(*sources)``, computed anew only where no up-to-date result of the same ``recipe`` text is kept."""
         key = (recipe, tuple(id(source) for source in sources))
         entry = self._entries.get(key)
-        if entry is not None and all(ref() is source for ref, source in zip(entry.sources, sources, strict=True)):
-            if all(is_freed(source) or stamp(source) == seen for source, seen in zip(sources, entry.stamps, strict=True)):
-                return entry.values
+        if entry is not None and entry.is_of(sources):
+            return entry.values
         for source in sources:
             if is_freed(source):
                 raise WeightFreedError(
@@ -45,7 +49,7 @@ class WeightStore:
                 )
         with torch.no_grad():
             values = compute(*(source.detach() for source in sources))
-        drop = lambda _, key=key: self._entries.pop(key, None)  # noqa: E731
+        drop = lambda _, key=key: self._entries.pop(key, None)
         refs = tuple(weakref.ref(source, drop) for source in sources)
         self._entries[key] = _Entry(refs, tuple(stamp(source) for source in sources), values)
         return values

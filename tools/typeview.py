@@ -1,7 +1,7 @@
 """Links the package as it installs into .typeview/, for tools that read files and run no import hooks.
 
-    python tools/typeview.py            make the links
-    python tools/typeview.py --mypy     make them, run mypy, and fail if it saw fewer files than there are
+python tools/typeview.py            make the links
+python tools/typeview.py --mypy     make them, run mypy, and fail if it saw fewer files than there are
 """
 
 import re

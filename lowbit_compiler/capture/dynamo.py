@@ -171,9 +171,9 @@ def _trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
         elif node.target in PRODUCTS:
             operands += node.all_input_nodes
         elif node.op in ("call_function", "call_method") and not isinstance(node.target, torch._ops.HigherOrderOperator):
-            if node.all_input_nodes and all(n in constant for n in node.all_input_nodes) and _written(node) is None:
-                if "lowbit_written" not in node.meta and "val" in node.meta:
-                    constant.add(node)
+            computed = bool(node.all_input_nodes) and all(n in constant for n in node.all_input_nodes) and _written(node) is None
+            if computed and "lowbit_written" not in node.meta and "val" in node.meta:
+                constant.add(node)
     wanted: set[fx.Node] = set()
     while operands:
         node = operands.pop()

@@ -32,9 +32,7 @@ def _native_attention(
     if query is key and key is value_:
         q, k, v = F.linear(query, qkv_weight, qkv_bias).chunk(3, -1)
     else:
-        q, k, v = (
-            F.linear(x, w, b) for x, w, b in zip((query, key, value_), qkv_weight.chunk(3), qkv_bias.chunk(3), strict=True)
-        )
+        q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value_), qkv_weight.chunk(3), qkv_bias.chunk(3), strict=True))
     q, k, v = split(q), split(k), split(v)
     added = None
     if mask is not None:
@@ -122,7 +120,7 @@ def splice(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node] | None:
                     copied.meta["val"] = inner.meta["example_value"]
                 made.append(copied)
     for user in list(node.users):
-        user.replace_all_uses_with(result[user.args[1]])  # type: ignore[index]
+        user.replace_all_uses_with(result[user.args[1]])
         gm.graph.erase_node(user)
     gm.graph.erase_node(node)
     return made
@@ -176,7 +174,8 @@ def inline(gm: fx.GraphModule, node: fx.Node, autocasts: Sequence[fx.Node] = ())
                 made.append(copied)
     if isinstance(result, (tuple, list)):
         for user in list(node.users):
-            user.replace_all_uses_with(result[user.args[1]])  # Dynamo reads a tuple only through getitem
+            index: Any = user.args[1]
+            user.replace_all_uses_with(result[index])  # Dynamo reads a tuple only through getitem
             gm.graph.erase_node(user)
     else:
         node.replace_all_uses_with(result)

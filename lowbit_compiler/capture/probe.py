@@ -23,7 +23,11 @@ KINDS = {
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax", "_sparse_softmax"), "softmax"),
     **dict.fromkeys(("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"), "recurrent"),
 }  # fmt: skip
-CUSTOM = (("attention", "attn|attention|sdpa"), ("matmul", "mm|bmm|gemm|addmm|matmul|linear|gemv"), ("convolution", "conv|conv1d|conv2d|conv3d"))
+CUSTOM = (
+    ("attention", "attn|attention|sdpa"),
+    ("matmul", "mm|bmm|gemm|addmm|matmul|linear|gemv"),
+    ("convolution", "conv|conv1d|conv2d|conv3d"),
+)
 """Words in the name of somebody's own op, which cannot be looked into."""
 
 
@@ -40,7 +44,7 @@ def product_kind(target: torch._ops.OpOverload) -> str | None:
 
 class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.products: list[tuple[str, str]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,7 +60,12 @@ def tracing(gm: fx.GraphModule) -> Any:
     mode = fake_mode(gm)
     shapes = getattr(mode, "shape_env", None)
     # The python dispatcher keeps sizes symbolic in composite ops, as in Dynamo's own run; without it some would be fixed.
-    with enable_python_dispatcher(), mode, torch.no_grad(), shapes.ignore_fresh_unbacked_symbols() if shapes is not None else contextlib.nullcontext():
+    with (
+        enable_python_dispatcher(),
+        mode,
+        torch.no_grad(),
+        shapes.ignore_fresh_unbacked_symbols() if shapes is not None else contextlib.nullcontext(),
+    ):
         yield
 
 

@@ -42,9 +42,9 @@ class Engine:
         if backend != "eager":
             # Not dynamic: after a second length Dynamo would turn to one graph for all lengths (above).
             self._run = torch.compile(loaded.model, backend=backend, options=options, fullgraph=True, dynamic=False)
-        self._cache = StaticCache(config=config, max_cache_len=CONTEXT)
+        self._cache: Any = StaticCache(config=config, max_cache_len=CONTEXT)
         head_dim = config.hidden_size // config.num_attention_heads
-        self._cache.early_initialization(1, config.num_key_value_heads, head_dim, loaded.dtype, "cpu")
+        self._cache.early_initialization(1, config.num_key_value_heads, head_dim, loaded.dtype, torch.device("cpu"))
         self._stop = config.eos_token_id
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ def load(dtype: torch.dtype = torch.bfloat16, console: Console | None = None) ->
         tokenizer = _tokenizer(file.fields, transformers.PreTrainedTokenizerFast)
     with step("Unpacking the weights"):
         with torch.device("meta"):
-            model = transformers.LlamaForCausalLM(_config(file.fields, transformers.LlamaConfig))
+            model: Any = transformers.LlamaForCausalLM(_config(file.fields, transformers.LlamaConfig))
         rotary = type(model.model.rotary_emb)(model.config)  # its frequencies are computed, not stored
         model.load_state_dict(_weights(file, model.state_dict(), dtype), strict=False, assign=True)
         model.model.rotary_emb = rotary

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.compiled import compiled, cosine, reports_of
 from torch import Tensor, nn
+
+from helpers.compiled import compiled, cosine, reports_of
 
 aten = torch.ops.aten
 Function = Callable[["Bench", Tensor, Tensor], Tensor]
@@ -98,7 +99,10 @@ LISTED: dict[str, tuple[str, Function]] = {
     "mm out=": ("matmul", lambda m, x, x3: torch.mm(x, m.w.t(), out=torch.empty(5, 64))),
     "matmul out=": ("matmul", lambda m, x, x3: torch.matmul(x3, m.w.t(), out=torch.empty(2, 5, 64))),
     "aten out": ("matmul", lambda m, x, x3: aten.mm.out(x, m.w.t(), out=torch.empty(5, 64))),
-    "_int_mm": ("matmul", lambda m, x, x3: torch._int_mm(torch.ones(32, 32, dtype=torch.int8), torch.ones(32, 32, dtype=torch.int8)) + x.sum()),
+    "_int_mm": (
+        "matmul",
+        lambda m, x, x3: torch._int_mm(torch.ones(32, 32, dtype=torch.int8), torch.ones(32, 32, dtype=torch.int8)) + x.sum(),
+    ),
     "float64": ("linear", lambda m, x, x3: F.linear(x.double(), m.w.double())),
     "changed copy": ("matmul", changed_copy),
     "conv": ("convolution", lambda m, x, x3: F.conv1d(x3, m.batched[:, :5, :3])),

@@ -19,7 +19,9 @@ FACTORS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "dot": 0, "vdot
 SOFTMAX = ("_softmax", "_log_softmax", "_safe_softmax")
 
 
-def compiled(model: Any, recipe: Any = "int8", *, fullgraph: bool = True, dynamic: bool | None = None, **options: Any) -> Callable[..., Any]:
+def compiled(
+    model: Any, recipe: Any = "int8", *, fullgraph: bool = True, dynamic: bool | None = None, **options: Any
+) -> Callable[..., Any]:
     """Return ``model`` compiled with lowbit, the rest of the graph in eager mode."""
     options = {"recipe": recipe, "remainder": "eager", **options}
     return torch.compile(model, backend="lowbit", fullgraph=fullgraph, dynamic=dynamic, options=options)  # type: ignore[no-any-return]
@@ -96,7 +98,9 @@ def work(site: SiteReport) -> int:
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     if site.op.startswith("einsum") and site.kind == "matmul":
         letters = re.findall("[a-zA-Z]+", site.op.partition("->")[0].removeprefix("einsum "))
-        return math.prod({c: size for part, shape in zip(letters, operands, strict=True) for c, size in zip(part, shape, strict=True)}.values())
+        return math.prod(
+            {c: size for part, shape in zip(letters, operands, strict=True) for c, size in zip(part, shape, strict=True)}.values()
+        )
     if site.kind in ("linear", "matmul"):
         first = FACTORS.get(site.op, 0) if site.kind == "matmul" else 0
         return multiplications(*operands[first : first + 2])

@@ -136,7 +136,14 @@ def clip() -> tuple[nn.Module, dict[str, Any]]:
 
     text = {"vocab_size": 99, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
             "max_position_embeddings": 32, "bos_token_id": 97, "eos_token_id": 98, "pad_token_id": 1}  # fmt: skip
-    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+    vision = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=48)
     tokens = ids(97)
     tokens[:, -1] = 98
@@ -160,12 +167,25 @@ CASES = [
     Case("phi3", causal("Phi3"), 9),
     Case("falcon", falcon, 9),
     Case("mixtral", causal("Mixtral", num_local_experts=4), 9),
-    Case("qwen2-moe", causal("Qwen2Moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48, shared_expert_intermediate_size=80,
-                             decoder_sparse_step=1), 9),  # fmt: skip
-    Case("qwen3-moe", causal("Qwen3Moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48, head_dim=16,
-                             decoder_sparse_step=1), 9),  # fmt: skip
+    Case(
+        "qwen2-moe",
+        causal(
+            "Qwen2Moe",
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=48,
+            shared_expert_intermediate_size=80,
+            decoder_sparse_step=1,
+        ),
+        9,
+    ),
+    Case(
+        "qwen3-moe",
+        causal("Qwen3Moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48, head_dim=16, decoder_sparse_step=1),
+        9,
+    ),
     Case("clip", clip, 26),
-]  # fmt: skip
+]
 
 
 class Einsum(nn.Module):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.graphs import TwoLinears, before_and_after, calls, capture, context, evaluate, run_until
 
+from helpers.graphs import TwoLinears, before_and_after, calls, capture, context, evaluate, run_until
 from lowbit_compiler.recipe import RECIPES, Recipe
 
 ALL = [*RECIPES, Recipe("rows", treatment="rows")]
@@ -37,7 +37,11 @@ def test_lowered_equals_the_waist(recipe: str | Recipe, dtype: torch.dtype) -> N
 
 def test_fold_keeps_expressions_and_pack_ends_them() -> None:
     captured, ctx, *_ = before_and_after(TwoLinears(), (torch.randn(3, 96),), "fold")
-    assert [constant.outputs for constant in ctx.constants] == [("weight_0_q", "weight_0_scale"), ("bias_0",), ("weight_2_q", "weight_2_scale")]
+    assert [constant.outputs for constant in ctx.constants] == [
+        ("weight_0_q", "weight_0_scale"),
+        ("bias_0",),
+        ("weight_2_q", "weight_2_scale"),
+    ]
     assert len(ctx.constants[0].sources) == 2
     captured, ctx, *_ = before_and_after(TwoLinears(), (torch.randn(3, 96),), "cleanup")
     assert [constant.outputs for constant in ctx.constants] == [("weight_0",), ("bias_0",), ("weight_2",)]

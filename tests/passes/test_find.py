@@ -2,9 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from helpers.graphs import TwoLinears, before_and_after, calls, capture, context, run_until
 from torch import nn
 
+from helpers.graphs import TwoLinears, before_and_after, calls, capture, context, run_until
 from lowbit_compiler.passes.site import Reason
 
 

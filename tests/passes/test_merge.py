@@ -2,16 +2,26 @@
 
 import pytest
 import torch
-from helpers.graphs import TwoLinears, before_and_after, calls, rerun
 from torch import nn
 
+from helpers.graphs import TwoLinears, before_and_after, calls, rerun
 from lowbit_compiler.passes.merge import MergeSiblings
 
 
 def test_siblings() -> None:
     x = torch.randn(2, 3, 96)
     captured, ctx, want, got = before_and_after(TwoLinears(), (x,), "merge")
-    assert calls(captured.gm) == ["aten.cat", "aten.cat", "aten.linear", "aten.split_with_sizes", "getitem", "getitem", "relu", "aten.linear", "relu"]
+    assert calls(captured.gm) == [
+        "aten.cat",
+        "aten.cat",
+        "aten.linear",
+        "aten.split_with_sizes",
+        "getitem",
+        "getitem",
+        "relu",
+        "aten.linear",
+        "relu",
+    ]
     assert ctx.sites[0].node is ctx.sites[2].node
     assert ctx.sites[0].merged_with == ["k"]
     # cuBLAS-free float32 sums of the same K terms, perhaps blocked differently

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers.graphs import before_and_after, calls, rerun
 from torch import nn
 
+from helpers.graphs import before_and_after, calls, rerun
 from lowbit_compiler.passes.normalize import Normalize
 
 torch.manual_seed(0)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers.graphs import TwoLinears, before_and_after, capture, context, run_until
 from torch import nn
 
+from helpers.graphs import TwoLinears, before_and_after, capture, context, run_until
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.plan import matches
 from lowbit_compiler.passes.site import Reason

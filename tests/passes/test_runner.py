@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from helpers.graphs import TwoLinears, capture, context, run_until
 from torch import fx
 
+from helpers.graphs import TwoLinears, capture, context, run_until
 from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.runner import run_passes
@@ -67,7 +67,7 @@ def test_broken_fact() -> None:
     captured, _ = capture(TwoLinears(), torch.randn(3, 96))
     ctx = context(captured)
     run_until(captured, ctx, "plan")
-    with pytest.raises(PassError, match="pass fake: fact LOWERED does not hold .*linear"):
+    with pytest.raises(PassError, match=r"pass fake: fact LOWERED does not hold .*linear"):
         run_passes([Fake(establishes=frozenset({Fact.LOWERED}))], captured.gm, ctx)
 
 

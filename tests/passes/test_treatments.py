@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.graphs import TwoLinears, before_and_after, calls, rerun
 
+from helpers.graphs import TwoLinears, before_and_after, calls, rerun
 from lowbit_compiler.passes.quantize import InsertQuantize
 from lowbit_compiler.passes.rotate import Rotate
 from lowbit_compiler.passes.split import SplitOutliers

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("scikit_build_core") is None, reason="building needs scikit-build-core (make test installs it)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("scikit_build_core") is None, reason="building needs scikit-build-core (make test installs it)"
+)
 def test_wheel(tmp_path: Path) -> None:
     # No compiler: the pure-Python fallback is what is built, in seconds, and must be complete.
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "-w", str(tmp_path), str(ROOT)]
