@@ -43,7 +43,7 @@ def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 @app.command()
 def demo(
-    question: Annotated[str, typer.Option(help="what to ask the model")] = "What is the capital of France?",
+    question: Annotated[str, typer.Option(help="what to ask the model")] = "What is the capital of France? Answer in one sentence.",
     recipe: RecipeName = "int8",
     dtype: Annotated[str, typer.Option(help="float dtype of the model: bfloat16 or float32")] = "bfloat16",
     compare: Annotated[bool, typer.Option("--compare", help="add Inductor and the other recipes, in one interleaved run")] = False,

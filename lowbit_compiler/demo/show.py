@@ -7,7 +7,7 @@ from statistics import median
 
 import torch
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lowbit_compiler.report import Report
@@ -15,18 +15,27 @@ from lowbit_compiler.report import Report
 
 @contextmanager
 def waiting(console: Console, text: str) -> Iterator[None]:
-    """A spinner with a clock, for steps that cannot say how far they are."""
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
-        progress.add_task(text, total=None)
+    """A spinner with a clock, for steps that cannot say how far they are; into a file, one line."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with _progress(console, text, *columns):
         yield
 
 
 @contextmanager
 def counting(console: Console, text: str) -> Iterator[Progress]:
-    """A bar; the caller moves its only task."""
+    """A bar; the caller moves its only task. Into a file, one line."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        progress.add_task(text, total=None)
+    with _progress(console, text, *columns) as progress:
+        yield progress
+
+
+@contextmanager
+def _progress(console: Console, text: str, *columns: ProgressColumn) -> Iterator[Progress]:
+    if not console.is_terminal:
+        console.print(f"{text} ...")
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    progress.add_task(text, total=None)
+    with progress:
         yield progress
 
 
