@@ -7,6 +7,8 @@ TORCH ?= torch==2.13.0
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 STAMPS := $(VENV)/.stamps
+# One build folder for each environment: CMake remembers the tools of the environment it ran in.
+export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 
 .PHONY: demo test bench lint gpu-check
@@ -17,7 +19,7 @@ test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
 	$(PY) -m pytest
 
 bench: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/bench
-	$(PY) bench/kernels/run.py
+	$(PY) bench/kernels/linear.py
 	$(VENV)/bin/lowbit demo --compare
 
 lint: $(STAMPS)/native $(STAMPS)/dev
@@ -25,8 +27,10 @@ lint: $(STAMPS)/native $(STAMPS)/dev
 	$(VENV)/bin/ruff format --check
 	$(PY) tools/typeview.py --mypy
 
+# Runs from the checkout with whatever torch $(PYTHON) has; only where it has none is one set up.
 gpu-check:
-	$(PYTHON) tools/gpu_check.py
+	@if $(PYTHON) -c "import torch" 2>/dev/null; then exec $(PYTHON) tools/gpu_check.py; \
+	else $(MAKE) --no-print-directory $(STAMPS)/native && exec $(PY) tools/gpu_check.py; fi
 
 # torch comes first and alone: any other order lets a dependency choose another build of it.
 $(STAMPS)/torch:
