@@ -55,10 +55,20 @@ def _checked(op: str, reference: Callable[..., Tensor]) -> Callable[..., Tensor]
     return call
 
 
+def _without_autocast(reference: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast around a compiled model must not lower the products inside an op."""
+
+    def call(*args: Any) -> Any:
+        with torch._C._DisableAutocast():
+            return reference(*args)
+
+    return call
+
+
 def _define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> None:
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=_TAGS)
-    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, _without_autocast(reference), "CompositeExplicitAutograd")
     torch.library.register_fake(f"lowbit::{name}", fake, lib=LIBRARY)
 
 
