@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,15 +31,23 @@ def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    _user_code(file, lambda: module_spec.loader.exec_module(module))  # type: ignore[union-attr]
     function = getattr(module, name, None)
     if not callable(function):
         accepted = [key for key, item in vars(module).items() if callable(item) and not key.startswith("_")]
         raise OptionError(f"{file} has no function {name!r}; it has: {', '.join(accepted) or 'none'}")
-    result = function()
+    result = _user_code(spec, function)
     if not (isinstance(result, tuple) and len(result) == 2 and callable(result[0]) and isinstance(result[1], (tuple, list))):
         raise OptionError(f"{spec} must return (model, tuple of inputs), got {type(result).__name__}")
     return result[0], tuple(result[1])
+
+
+def _user_code(what: str, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise OptionError(f"{what} raised {type(error).__name__}: {error} ({at.filename}, line {at.lineno})") from error
 
 
 @app.command()
@@ -70,8 +79,10 @@ def explain(
         report = run(model, *inputs, recipe=recipe)
     if json:
         print(report.to_json())
-    else:
+    elif sys.stdout.isatty():
         Console().print(report)
+    else:
+        print(report)
 
 
 @app.command()
@@ -100,7 +111,7 @@ def doctor() -> None:
 
     from lowbit_compiler.doctor import doctor as run
 
-    Console().print(run())
+    Console(width=None if sys.stdout.isatty() else 140).print(run())
 
 
 def main() -> None:
@@ -108,6 +119,10 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except (LowbitError, FileNotFoundError) as error:
+        sys.exit(_fail(str(error)))
+    except (ValueError, OSError) as error:
+        if not str(error).startswith("LOWBIT_"):  # those that name a variable come from loading the library
+            raise
         sys.exit(_fail(str(error)))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)

@@ -1,5 +1,6 @@
 """What this machine and installation can do: ``lowbit doctor``."""
 
+import os
 import platform
 
 import torch
@@ -9,6 +10,8 @@ from rich.table import Table
 from lowbit_compiler.options import ENVIRONMENT
 from lowbit_compiler.runtime import kernels, library
 from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS
+
+ROWS = 512
 
 
 def doctor() -> Group:
@@ -30,16 +33,18 @@ def _machine() -> RenderableType:
 
 
 def _kernels() -> RenderableType:
-    table = _table("op", "kernel on this machine")
+    table = _table("op", "kernel for 1 row", f"for {ROWS} rows")
     for op in LINEAR_SCHEMAS:
-        table.add_row(f"lowbit::{op}", kernels.kernel_for(op))
+        table.add_row(f"lowbit::{op}", kernels.kernel_for(op, m=1), kernels.kernel_for(op, m=ROWS))
     return table
 
 
 def _environment() -> RenderableType:
-    table = _table("variable", "meaning")
+    table = _table("variable", "value", "meaning")
     for name, meaning in ENVIRONMENT.items():
-        table.add_row(name, meaning)
+        table.add_row(name, os.environ.get(name, "-"), meaning)
+    for name in sorted(name for name in os.environ if name.startswith("LOWBIT_") and name not in ENVIRONMENT):
+        table.add_row(name, os.environ[name], "[bold red]unknown: compiling raises until it is unset[/bold red]")
     return table
 
 

