@@ -74,8 +74,9 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         strict=options.verify,
     )
     if Fact.LOWERED not in facts:
-        for site in ctx.planned():
-            site.decline(Reason.DISABLED, "not lowered")
+        for site in ctx.sites:
+            if site.reason is None:
+                site.decline(Reason.DISABLED, "not lowered")
     report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
     if dump is not None:
         dump.finish(str(report))

@@ -102,7 +102,9 @@ def _environment(options: Options, env: Mapping[str, str]) -> Options:
     if text := env.get("LOWBIT_DISABLE"):
         options = replace(options, disable=_passes("LOWBIT_DISABLE", text))
     if text := env.get("LOWBIT_STOP_AFTER"):
-        options = replace(options, stop_after=next(iter(_passes("LOWBIT_STOP_AFTER", text))))
+        if text not in PASS_NAMES:
+            raise OptionError(f"LOWBIT_STOP_AFTER: unknown pass {text!r}; accepted: {', '.join(PASS_NAMES)}")
+        options = replace(options, stop_after=text)
     if text := env.get("LOWBIT_MAX_REWRITES"):
         if not text.isdecimal():
             raise OptionError(f"LOWBIT_MAX_REWRITES takes a number >= 0, got {text!r}")

@@ -39,6 +39,8 @@ def einsum_as_linear(gm: fx.GraphModule, node: fx.Node, equation: str, x: fx.Nod
         return None
     x_size = dict(zip(xs, value(x).shape, strict=True))
     w_size = dict(zip(ws, value(weight).shape, strict=True))
+    if any(isinstance(size := x_size[c], int) and size != w_size[c] for c in summed):
+        return None  # a size of 1 that is broadcast
     k, n = numel(w_size[c] for c in summed), numel(w_size[c] for c in w_free)
 
     x = _permuted(gm, node, x, xs, x_free + summed)

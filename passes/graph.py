@@ -102,6 +102,22 @@ def constant_sources(node: fx.Node) -> list[fx.Node]:
     return [item for item in node.graph.nodes if item in seen and item.op == "placeholder"]
 
 
+def takes_strided(user: fx.Node, old: fx.Node, new: fx.Node) -> bool:
+    """Return whether ``user`` accepts the strided part ``new`` in place of the dense ``old`` (a view may not)."""
+    if user.op == "output":
+        return False  # the caller may rely on a dense result
+    arguments = fx.map_arg((user.args, user.kwargs), lambda n: value(new if n is old else n))
+    try:
+        with new.meta["val"].fake_mode:
+            if user.op == "call_method":
+                getattr(arguments[0][0], str(user.target))(*arguments[0][1:], **arguments[1])
+            elif user.op == "call_function":
+                user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
+    except Exception:  # a view that strides forbid, or a call that cannot be tried like this: a dense tensor fits any
+        return False
+    return True
+
+
 def numel(shape: Iterable[Any]) -> Any:
     """Return the product of ``shape`` (1 for a scalar); symbolic sizes stay symbolic."""
     total: Any = 1

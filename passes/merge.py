@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, emit, is_constant, value
+from lowbit_compiler.passes.graph import aten, emit, is_constant, takes_strided, value
 from lowbit_compiler.passes.site import Site
 
 
@@ -71,7 +71,7 @@ def _merge(gm: fx.GraphModule, sites: list[Site]) -> None:
         parts = emit(gm, aten.split_with_sizes.default, product, [site.n for site in sites], -1, like=first)
         outputs = [emit(gm, operator.getitem, parts, i, like=node) for i, node in enumerate(nodes)]
     for site, node, output in zip(sites, nodes, outputs, strict=True):
-        if not all(_takes_strided(user, node, output) for user in node.users):
+        if not all(takes_strided(user, node, output) for user in node.users):
             with gm.graph.inserting_after(output):
                 output = emit(gm, aten.contiguous.default, output, like=node)
         node.replace_all_uses_with(output)
@@ -90,19 +90,3 @@ def _hoist(first: fx.Node, constants: list[fx.Node]) -> None:
                 todo.append(item)
     for node in sorted(node for node in region if node.op != "placeholder" and node > first):
         first.prepend(node)
-
-
-def _takes_strided(user: fx.Node, old: fx.Node, new: fx.Node) -> bool:
-    """Return whether ``user`` accepts the strided part ``new`` in place of the dense ``old`` (a view may not)."""
-    if user.op == "output":
-        return False  # the caller may rely on a dense result
-    arguments = fx.map_arg((user.args, user.kwargs), lambda n: value(new if n is old else n))
-    try:
-        with new.meta["val"].fake_mode:
-            if user.op == "call_method":
-                getattr(arguments[0][0], str(user.target))(*arguments[0][1:], **arguments[1])
-            elif user.op == "call_function":
-                user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
-    except (RuntimeError, ValueError):  # a view that strides forbid raises either
-        return False
-    return True

@@ -8,7 +8,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.einsum import einsum_as_linear
-from lowbit_compiler.passes.graph import aten, calls, emit, is_constant, is_tensor, value
+from lowbit_compiler.passes.graph import aten, calls, emit, is_constant, is_tensor, takes_strided, value
 
 
 class Normalize:
@@ -49,6 +49,9 @@ class Normalize:
                 continue
             if new.meta["val"].dtype != node.meta["val"].dtype:  # autocast: the product's dtype is the graph's word
                 new.meta["val"] = node.meta["val"]
+            if calls(new, aten.mT.default, aten.permute.default) and not all(takes_strided(user, node, new) for user in node.users):
+                with gm.graph.inserting_before(node):
+                    new = emit(gm, aten.contiguous.default, new, like=node)
             new.meta["lowbit_op"] = node.meta.get("lowbit_op", str(node.target))
             node.replace_all_uses_with(new)
             gm.graph.erase_node(node)

@@ -68,7 +68,7 @@ def _output_head(gm: fx.GraphModule, candidates: list[Site]) -> list[Site]:
     As in transformers, the head is what shares its weight with an embedding table; where nothing is tied, a product from which no
     other is reached, here only if it widens (N >= 4 K and N >= 4096): the last layer of an encoder is no head.
     """
-    embeddings = {node.args[position] for node in gm.graph.nodes for position in _embedding_table(node)}
+    embeddings = {_embedding_table(node) for node in gm.graph.nodes} - {None}
     tied = [site for site in candidates if site.node.args[1] in embeddings]
     if tied:
         return tied
@@ -78,12 +78,13 @@ def _output_head(gm: fx.GraphModule, candidates: list[Site]) -> list[Site]:
     return [site for site in wide if products.isdisjoint(nx.descendants(flow, site.node))]
 
 
-def _embedding_table(node: fx.Node) -> tuple[int, ...]:
+def _embedding_table(node: fx.Node) -> object:
+    """Return the table that an embedding reads; None for any other node."""
     if calls(node, aten.embedding.default):
-        return (0,)
+        return node.args[0]
     if node.op == "call_function" and getattr(node.target, "__name__", "") == "embedding":
-        return (1,)
-    return ()
+        return node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+    return None
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -47,7 +47,7 @@ class InsertQuantize:
             with gm.graph.inserting_before(node):
                 wide = _weight(gm, node, weight, site.plan)
             if site.plan.activations == "int8":
-                if x not in quantized_inputs:
+                if x not in quantized_inputs or (isinstance(x, fx.Node) and x.meta.get("lowbit_written")):
                     with gm.graph.inserting_before(node):
                         quantized_inputs[x] = _s8(gm, node, x)
                 x = quantized_inputs[x]

@@ -65,8 +65,13 @@ def is_freed(tensor: Tensor) -> bool:
 
 
 def free(tensor: Tensor) -> int:
-    """Release the storage of ``tensor``, which keeps its shape; returns the bytes. Reading it afterwards raises in torch."""
+    """Release the storage of ``tensor``, which keeps its shape; returns the bytes. Reading it afterwards raises in torch.
+
+    Memory that torch does not own (a NumPy array, a mapped file) stays, and counts 0.
+    """
     storage = tensor.untyped_storage()
+    if not storage.resizable():
+        return 0
     size = storage.nbytes()
     storage.resize_(0)
     return size

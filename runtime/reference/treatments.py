@@ -24,7 +24,7 @@ def split_columns(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Split ``x`` [..., K] into (kept, exact): a column is exact when |x| >= ``threshold`` in any row without NaN and Inf."""
     rows = x.reshape(-1, x.shape[-1])
     regular = torch.isfinite(rows).all(1, keepdim=True)
-    hit = ((rows.abs() >= threshold) & regular).any(0)
+    hit = ((rows.float().abs() >= threshold) & regular).any(0)  # in x's own dtype torch would round the threshold
     zero = torch.zeros_like(x)
     return torch.where(hit, zero, x), torch.where(hit, x, zero)
 

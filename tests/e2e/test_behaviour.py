@@ -16,6 +16,8 @@ from helpers import zoo
 from helpers.compiled import compiled, cosine, floats, reports_of
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.options import ENVIRONMENT
+from lowbit_compiler.passes.graph import emit
+from lowbit_compiler.passes.merge import MergeSiblings
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.passes.rotate import Rotate
 
@@ -103,6 +105,21 @@ def test_generate(cache: str) -> None:
     assert 1 <= len(reports) <= 3
     assert all(len(report.rewritten) == 15 for report in reports)
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_nan_does_not_pass_verification(plain_environment: pytest.MonkeyPatch) -> None:
+    def poisoned(self: MergeSiblings, gm: Any, ctx: Any) -> int:
+        (output,) = (node for node in gm.graph.nodes if node.op == "output")
+        result: Any = output.args[0][0]
+        with gm.graph.inserting_before(output):
+            output.args = ((emit(gm, torch.ops.aten.mul.Tensor, result, float("nan"), like=result),),)
+        return 1
+
+    plain_environment.setenv("LOWBIT_VERIFY", "each")
+    plain_environment.setattr(MergeSiblings, "run", poisoned)
+    model, x = block()
+    with torch.no_grad(), pytest.raises(Exception, match=r"pass merge: output 0 has nan dB"):
+        compiled(model)(x)
 
 
 @pytest.mark.model
@@ -318,6 +335,7 @@ BAD_ENVIRONMENT = [
     ("LOWBIT_DISABEL", "merge", r"unknown environment variable LOWBIT_DISABEL; accepted: LOWBIT_DUMP, "),
     ("LOWBIT_DISABLE", "merge,murge", r"LOWBIT_DISABLE: unknown pass 'murge'; accepted: normalize, "),
     ("LOWBIT_STOP_AFTER", "later", r"LOWBIT_STOP_AFTER: unknown pass 'later'; accepted: normalize, "),
+    ("LOWBIT_STOP_AFTER", ",", r"LOWBIT_STOP_AFTER: unknown pass ','; accepted: normalize, "),
     ("LOWBIT_MAX_REWRITES", "-3", r"LOWBIT_MAX_REWRITES takes a number >= 0, got '-3'"),
     ("LOWBIT_VERIFY", "yes", r"LOWBIT_VERIFY takes 'each', got 'yes'"),
     ("LOWBIT_DUMP", "/proc/nowhere", r"LOWBIT_DUMP: cannot write to '/proc/nowhere'"),
@@ -354,6 +372,19 @@ def test_free_weights(caplog: pytest.LogCaptureFixture) -> None:
         torch._dynamo.reset()
         with pytest.raises(Exception, match=r"WeightFreedError: .*released by free_weights=True"):
             compiled(model, "llm-int8")(input_ids=ids)
+
+
+def test_free_weights_of_borrowed_memory() -> None:
+    """Memory of a NumPy array is not torch's to release; the graph is compiled all the same."""
+    model, x = block()
+    model.up.weight = nn.Parameter(torch.from_numpy(model.up.weight.detach().numpy().copy()))  # type: ignore[union-attr, operator]
+    with torch.no_grad():
+        want = model(x)
+        got, (report,) = reports_of(lambda: compiled(model, free_weights=True)(x))
+    assert not report.fallback
+    assert cosine(got, want) > COSINE
+    assert model.up.weight.untyped_storage().nbytes() > 0  # type: ignore[union-attr, operator]
+    assert model.q.weight.untyped_storage().nbytes() == 0  # type: ignore[union-attr, operator]
 
 
 def broken(self: Rotate, gm: Any, ctx: Any) -> int:

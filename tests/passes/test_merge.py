@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from helpers.graphs import TwoLinears, before_and_after, calls, rerun
@@ -64,12 +65,67 @@ def _written_between(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, 
     return q, model.k(x)
 
 
-@pytest.mark.parametrize("fn", [_with_bias_and_without, _written_between])
+def _written_under_a_view(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.clone()
+    view = x.view(2, 2, 96)
+    q = model.q(view)
+    x.add_(1)
+    return q, model.k(view)
+
+
+def _written_by_position(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.clone()
+    q = model.q(x)
+    torch.nn.functional.leaky_relu(x, 0.1, True)
+    return q, model.k(x)
+
+
+def _written_in_a_list(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.clone()
+    q = model.q(x)
+    torch._foreach_add_([x], 1.0)
+    return q, model.k(x)
+
+
+def _written_by_method(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.clone()
+    q = model.q(x)
+    x.__iadd__(1)
+    return q, model.k(x)
+
+
+def _written_in_a_checkpoint(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.utils.checkpoint.checkpoint(_written_between, model, x, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+WRITTEN = [
+    _written_between,
+    _written_under_a_view,
+    _written_by_position,
+    _written_in_a_list,
+    _written_by_method,
+    _written_in_a_checkpoint,
+]
+
+
+@pytest.mark.parametrize("fn", [_with_bias_and_without, *WRITTEN])
 def test_stays_apart(fn: object) -> None:
     model = TwoLinears()
     captured, _, want, got = before_and_after(lambda x: fn(model, x), (torch.randn(4, 96),), "merge")  # type: ignore[operator]
     assert calls(captured.gm).count("aten.linear") == 2
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_user_that_cannot_be_tried() -> None:
+    """A branch takes graphs as arguments."""
+    model = TwoLinears()
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        q = torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (model.q(x),))
+        return q + model.k(x).sum()  # type: ignore[no-any-return]
+
+    captured, *_ = before_and_after(fn, (torch.randn(4, 96),), "merge")
+    assert "aten.split_with_sizes" in calls(captured.gm)
 
 
 def test_other_plans_stay_apart() -> None:

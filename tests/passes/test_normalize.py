@@ -26,6 +26,7 @@ LINEAR = {
     "addmm_beta_0": (lambda x: torch.addmm(B, x, W.t(), beta=0), X),
     "addmm_activation": (lambda x: torch.addmm(x[:, :48], x, W.t()), X),
     "left": (lambda x: W @ x.t(), X),
+    "left_viewed": (lambda x: (W @ x.t()).view(-1), X),
     "einsum": (lambda x: torch.einsum("bsk,nk->bsn", x, W), X3),
     "einsum_dots": (lambda x: torch.einsum("...k,nk->...n", x, W), X3),
     "einsum_heads": (lambda x: torch.einsum("bsk,hdk->bhsd", x, W.view(6, 8, 64)), X3),
@@ -36,6 +37,7 @@ KEPT = {
     "activations": (lambda x: x @ x.t(), X, "matmul"),
     "batched": (lambda x: x[None].expand(5, 7, 64) @ E3, X, "matmul"),
     "einsum_batch": (lambda x: torch.einsum("ebk,ekn->ebn", x[None].expand(5, 7, 64), E3), X, "einsum"),
+    "einsum_broadcast": (lambda x: torch.einsum("bk,nk->bn", x[:, :1], W), X, "einsum"),
     "einsum_diagonal": (lambda x: torch.einsum("bb,nb->bn", x[:, :7], W[:, :7]), X, "einsum"),
 }
 

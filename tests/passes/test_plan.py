@@ -24,6 +24,14 @@ class Head(nn.Module):
         return self.head(self.body(self.embed(ids)))
 
 
+def test_head_tied_to_a_table_passed_by_name() -> None:
+    model = Head(True)
+    _, ctx, *_ = before_and_after(
+        lambda ids: model.head(nn.functional.embedding(ids, weight=model.embed.weight)), (torch.arange(6),), "plan", "llm-int8"
+    )
+    assert ctx.sites[0].reason is Reason.OUTPUT_HEAD
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_head(recipe: str, tied: bool) -> None:

@@ -30,6 +30,12 @@ def test_rotation_is_its_own_inverse_and_keeps_products(size):
     assert ((rx.double() @ rw.double().t() - exact).abs() <= bound).all()
 
 
+def test_columns_threshold_is_not_rounded_to_the_dtype():
+    x = torch.tensor([[6.03125, 0.5]], dtype=torch.bfloat16)  # bfloat16(6.04) is 6.03125 too
+    assert treatments.split_columns(x, 6.04)[1].count_nonzero() == 0
+    assert treatments.split_columns(x, 6.03)[1].count_nonzero() == 1
+
+
 @quick
 @given(sizes, st.sampled_from([0.5, 3.0, 6.0]))
 def test_columns_split(size, threshold):
