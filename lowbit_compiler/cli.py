@@ -117,7 +117,7 @@ def doctor() -> None:
 def main() -> None:
     """Run the command line: a user's mistake is one line and status 2, an interrupt status 130."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))  # typer returns 130 after an interrupt, None after success
     except (LowbitError, FileNotFoundError) as error:
         sys.exit(_fail(str(error)))
     except (ValueError, OSError) as error:
@@ -128,7 +128,7 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
-            sys.exit(_fail(error.format_message()))
+            sys.exit(_fail(error.format_message()) if error.format_message() else 2)  # no message: the help was printed
         raise
 
 

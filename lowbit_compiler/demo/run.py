@@ -11,7 +11,7 @@ from lowbit_compiler.demo import model, show, text
 from lowbit_compiler.demo.engine import WINDOW, Answer, Engine
 from lowbit_compiler.demo.perplexity import perplexity
 from lowbit_compiler.errors import OptionError
-from lowbit_compiler.recipe import find_recipe
+from lowbit_compiler.options import parse
 
 # Without its second sentence the float32 model itself prefers "The" to "L" by only 0.08 logits, and what comes out is decided by
 # rounding noise; with it by 1.5.
@@ -30,7 +30,7 @@ def run(
 ) -> None:
     """Run the demo; with `compare`, every recipe and Inductor in one interleaved run instead."""
     console = console or Console(highlight=False)
-    find_recipe(recipe)
+    parse({"recipe": recipe})  # a bad recipe or environment is said before anything is loaded
     if dtype not in DTYPES:
         raise OptionError(f"--dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     start = time.perf_counter()

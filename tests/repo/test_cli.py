@@ -1,5 +1,6 @@
 """The command line: help is quick, mistakes are one line and status 2, explain and dump work on a file of the user's."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,9 @@ def nothing():
 """
 
 
-def lowbit(*args: str) -> subprocess.CompletedProcess[str]:
+def lowbit(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from lowbit_compiler.cli import main; main()", *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
 @pytest.fixture
@@ -61,6 +62,27 @@ def test_mistakes_are_one_line(file: Path) -> None:
         assert result.returncode == 2
         assert result.stderr.startswith("lowbit: ")
         assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("variable", ["LOWBIT_ISA", "LOWBIT_LIBRARY"])
+def test_bad_environment_is_one_line(variable: str) -> None:
+    result = lowbit("doctor", **{variable: "nonsense"})
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"lowbit: {variable}: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_failing_user_code_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text("def model():\n    return 1 / 0\n")
+    with pytest.raises(OptionError, match=r"bad.py:model raised ZeroDivisionError: division by zero \(.*bad.py, line 2\)"):
+        load_function(f"{path}:model")
+
+
+def test_interrupt() -> None:
+    code = "from lowbit_compiler import cli\n@cli.app.command()\ndef stop(): raise KeyboardInterrupt\ncli.main()"
+    result = subprocess.run([sys.executable, "-c", code, "stop"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "")
 
 
 def test_dump_and_explain(file: Path, tmp_path: Path) -> None:
