@@ -142,6 +142,11 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
     remainder = given.get("remainder", "inductor")
     if remainder not in ("inductor", "eager"):
         raise OptionError(f"option 'remainder' takes 'inductor' or 'eager', got {remainder!r}")
+    if mode is not None:
+        from torch._inductor import list_mode_options
+
+        if mode not in list_mode_options():
+            raise OptionError(f"mode takes one of {', '.join(list_mode_options())}, got {mode!r}")
     dump = given.get("dump")
     options = Options(
         recipe=recipe,

@@ -331,6 +331,12 @@ def test_bad_option(plain_environment: pytest.MonkeyPatch, options: dict[str, An
         lowbit_compiler.explain(model.requires_grad_(False), x, **options)
 
 
+def test_bad_mode() -> None:
+    model, x = block()
+    with torch.no_grad(), pytest.raises(Exception, match=r"OptionError: mode takes one of default, .*, got 'fast'"):
+        torch.compile(model, backend="lowbit", mode="fast")(x)
+
+
 BAD_ENVIRONMENT = [
     ("LOWBIT_DISABEL", "merge", r"unknown environment variable LOWBIT_DISABEL; accepted: LOWBIT_DUMP, "),
     ("LOWBIT_DISABLE", "merge,murge", r"LOWBIT_DISABLE: unknown pass 'murge'; accepted: normalize, "),
