@@ -87,9 +87,16 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> N
         lowered = emit(gm, getattr(ops, plan.op).default, x, packed, bias, n, *extra, out, like=node)
     root.replace_all_uses_with(lowered)
     ctx.replaced(node, lowered)
+    released = not _still_read(gm, ctx, q)
     for member in ctx.sites:
         if member.node is lowered:
             member.kernel = ctx.target.kernels.get(plan.op, "")
-            bits = packed.meta["val"].numel()
-            member.saved_bytes = member.n * member.k * member.element_size - bits * member.n // n
+            stored = packed.meta["val"].numel() * member.n // n
+            member.saved_bytes = released * member.n * member.k * member.element_size - stored
             member.exact = None
+
+
+def _still_read(gm: fx.GraphModule, ctx: PassContext, q: Any) -> bool:
+    """Return whether a parameter behind the folded weight ``q`` has other readers, as the table tied to an output head has."""
+    sources = {source for constant in ctx.constants if q.name in constant.outputs for source in constant.sources}
+    return any(node.users for node in gm.graph.nodes if node.op == "placeholder" and node.name in sources)
