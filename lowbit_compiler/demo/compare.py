@@ -66,7 +66,7 @@ def _compile(name: str, loaded: LoadedModel, ids: torch.Tensor, question: str, c
     one = Contestant(name, engine, floats - saved, time.perf_counter() - start)
     pieces: list[str] = []
     engine.answer(question, pieces.append)
-    one.answer = "".join(pieces)
+    one.answer = " ".join("".join(pieces).split())
     console.print(f"{name}: compiled in {one.compile_seconds:.0f} s, answers: {one.answer}", markup=False)
     return one
 

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from lowbit_compiler.demo import model, run, show, text
-from lowbit_compiler.demo.engine import CONTEXT, Engine
+from lowbit_compiler.demo import compare, model, run, show, text
+from lowbit_compiler.demo.engine import CONTEXT, Answer, Engine
 from lowbit_compiler.demo.gguf_file import GGUFFile
 from lowbit_compiler.demo.perplexity import perplexity
 from lowbit_compiler.errors import OptionError
@@ -121,3 +122,38 @@ def test_answer(loaded: model.LoadedModel) -> None:
     assert len(answer.per_token) == len(pieces)
     with pytest.raises(OptionError, match=f"at most {CONTEXT - 1}"):
         engine.answer("why? " * CONTEXT, pieces.append)
+
+
+class Stub:
+    """Stands for an Engine: answers at once, with uniform logits."""
+
+    def __init__(self, *_: object) -> None:
+        self.steps = 0
+
+    def reset(self) -> None:
+        pass
+
+    def step(self, token: int) -> torch.Tensor:
+        self.steps += 1
+        return torch.zeros(4)
+
+    def window(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*ids.shape, 50)
+
+    def answer(self, question: str, say: Callable[[str], None]) -> Answer:
+        say("Paris.\n")
+        return Answer(3, first_token=0.5)
+
+
+def test_comparison_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "Engine", Stub)
+    monkeypatch.setattr(compare.text, "token_ids", lambda *_: torch.randint(0, 50, (1, 1024)))
+    monkeypatch.setattr("lowbit_compiler.driver.last_report", lambda: Report("int8"))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    console = Console(file=io.StringIO(), width=140)
+    compare.run_comparison(model.LoadedModel(torch.nn.Linear(4, 4), None, torch.float32), "?", "llm-int8", console)
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [line for line in output.splitlines() if "500.0" in line]
+    assert [row.split()[1] for row in rows] == ["inductor", "llm-int8", "int8", "int8-vector", "int8-weight-only", "int4-weight-only"]
+    assert all("50.000" in row for row in rows)
+    assert "int8: compiled in 0 s, answers: Paris." in output
