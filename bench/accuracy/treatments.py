@@ -1,6 +1,6 @@
 """Treatments of outliers and weight formats compared on SmolLM2-135M-Instruct: perplexity and divergence against float32.
 
-    python bench/accuracy/treatments.py [--tokens 6144] [--dtype float32] [--only WORD ...] [--threads 1]
+    python bench/accuracy/treatments.py [--tokens 6144] [--dtype float32] [--only WORD ...] [--threads 1] [--at-most N]
 
 Each scheme is simulated with the reference functions (bench/accuracy/schemes.py); recipes.py beside it measures compiled models.
 The divergence is the mean Kullback-Leibler divergence of the next-token distribution from the float32 model's on the first windows
@@ -13,7 +13,6 @@ import json
 import math
 import platform
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +128,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=text.TOKENS)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the model; the comparison is with float32")
     parser.add_argument("--only", nargs="*", default=[], help="schemes whose name contains one of these; no result file is written")
+    parser.add_argument("--at-most", type=int, help="schemes in this run; the next run goes on where it stopped")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -136,41 +136,64 @@ def main() -> None:
     console = Console()
     loaded = model.load(torch.float32, console)
     ids = {name: text.token_ids(loaded.tokenizer, name, options.tokens // WINDOW * WINDOW) for name in text.TEXTS}
-    every = schemes()
-    chosen = [s for s in every[1:] if not options.only or any(word in s.name for word in options.only)]
-    measure, start = Measure(ids), time.time()
+    chosen = [s for s in schemes()[1:] if not options.only or any(word in s.name for word in options.only)]
+    rows = [] if options.only else resumed(options)
+    missing = [s for s in chosen if s.name not in {row["scheme"] for row in rows}]
+    measure, names = Measure(ids), [scheme.name for scheme in chosen]
     with Progress(console=console, transient=True) as progress:
-        total = progress.add_task("schemes", total=len(chosen) + 1 + (options.dtype != "float32"))
-        rows = [measure.run(loaded.model, "", "float32", progress)]
-        progress.advance(total)
+        task = progress.add_task("schemes", total=len(missing[: options.at_most]) + 1)
+        fixed = [measure.run(loaded.model, "", "float32", progress)]
         if options.dtype != "float32":
             loaded = model.load(torch.bfloat16)
-            rows.append(measure.run(loaded.model, "", options.dtype, progress))
-            progress.advance(total)
-        for scheme in chosen:
+            fixed.append(measure.run(loaded.model, "", options.dtype, progress))
+        progress.advance(task)
+        rows = fixed + [row for row in rows if row["scheme"] in names]
+        for scheme in missing[: options.at_most]:
             with applied(loaded.model, scheme):
                 row = measure.run(loaded.model, scheme.group, scheme.name, progress)
             if isinstance(scheme.x, Split):
                 row["exact"] = scheme.x.counts["exact"] / scheme.x.counts["all"]
             rows.append(row)
-            progress.advance(total)
+            rows[len(fixed) :] = sorted(rows[len(fixed) :], key=lambda r: names.index(str(r["scheme"])))
+            if not options.only:
+                write(rows, options, len(rows) < len(fixed) + len(chosen))
+            progress.advance(task)
     base = ", ".join(f"{source} {float(rows[0][f'{source} perplexity']):.3f}" for source in text.TEXTS)
     console.print(table(rows, f"perplexity against float32 ({base}), percent; {options.tokens} tokens of each text, {options.dtype}"))
-    if options.only:
-        return
-    RESULTS.mkdir(exist_ok=True)
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {options.threads} threads",
+
+
+def result_path(options: argparse.Namespace) -> Path:
+    """Return the file of this dtype's results."""
+    return RESULTS / ("treatments.json" if options.dtype == "float32" else f"treatments_{options.dtype}.json")
+
+
+def setting(options: argparse.Namespace) -> dict[str, object]:
+    """Return what must be equal for rows of two runs to stand in one table."""
+    return {
+        "machine": f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__},
         "model": model.FILE,
         "dtype": options.dtype,
         "tokens": options.tokens,
-        "seconds": round(time.time() - start),
     }
-    path = RESULTS / ("treatments.json" if options.dtype == "float32" else f"treatments_{options.dtype}.json")
-    path.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    console.print(f"written to {path.relative_to(RESULTS.parents[1])}")
+
+
+def resumed(options: argparse.Namespace) -> list[Row]:
+    """Return the rows of an unfinished run of the same setting."""
+    path = result_path(options)
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text())
+    same = before["unfinished"] and before["setting"] == setting(options)
+    rows: list[Row] = before["rows"] if same else []
+    return rows
+
+
+def write(rows: list[Row], options: argparse.Namespace, unfinished: bool) -> None:
+    """Write the result file."""
+    RESULTS.mkdir(exist_ok=True)
+    content = {"date": datetime.date.today().isoformat(), "setting": setting(options), "unfinished": unfinished, "rows": rows}
+    result_path(options).write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
