@@ -16,17 +16,19 @@ from lowbit_compiler.executable import Executable
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext, Target
 from lowbit_compiler.passes.find import Find
+from lowbit_compiler.passes.graph import calls, numel, value
 from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.pipeline import runtime_exit, waist
 from lowbit_compiler.passes.runner import Observer, PassRun, run_passes
-from lowbit_compiler.passes.site import Reason
+from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.remainder import compile_remainder
 from lowbit_compiler.report import Report, site_report
 from lowbit_compiler.runtime.kernels import kernel_for
-from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS
 from lowbit_compiler.verify import Verifier
 
 log = logging.getLogger("lowbit_compiler")
+REMEMBERED = 100  # reports; a server that recompiles for days must not keep them all
+MANY_ROWS = 512
 _reports: list[Report] = []
 
 
@@ -51,7 +53,7 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         observers.append(Verifier(captured.gm, examples).observe)
     ctx = PassContext(
         recipe=options.recipe,
-        target=Target(kernels={op: kernel_for(op) for op in LINEAR_SCHEMAS}),
+        target=Target(),
         parameters=captured.parameters,
         ignore=options.ignore,
         max_rewrites=options.max_rewrites,
@@ -77,10 +79,26 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         for site in ctx.sites:
             if site.reason is None:
                 site.decline(Reason.DISABLED, "not lowered")
+    for site in ctx.planned():
+        site.kernel = _kernel(site)
     report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
     if dump is not None:
         dump.finish(str(report))
     return ctx, report
+
+
+def _kernel(site: Site) -> str:
+    """Return the kernel that a lowered site gets here, for its dtype and rows (many rows, where their number is symbolic)."""
+    plan, x = site.plan, value(site.node.args[0])
+    if plan is None or not calls(site.node, getattr(torch.ops.lowbit, plan.op).default):
+        return ""
+    rows = numel(x.shape[:-1])
+    return kernel_for(plan.op, m=rows if isinstance(rows, int) else MANY_ROWS, dtype=x.dtype)
+
+
+def _remember(report: Report) -> None:
+    _reports.append(report)
+    del _reports[:-REMEMBERED]
 
 
 def needs_gradient(examples: Sequence[Any]) -> bool:
@@ -108,7 +126,7 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
         log.warning("the graph is left whole to %s: %s: %s", options.remainder, type(error).__name__, error)
         report = _fallback_report(gm, examples, options, f"{type(error).__name__}: {error}")
         compiled = compile_remainder(gm, examples, options.remainder, options.mode)
-    _reports.append(report)
+    _remember(report)
     log.info("%s, %.1f s", report.summary(), time.perf_counter() - start)
     return compiled
 

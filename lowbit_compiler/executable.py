@@ -28,8 +28,8 @@ class Executable:
         self._recipes = [_fingerprint(constant) for constant in constants]
         outputs = [name for constant in constants for name in constant.outputs]
         self._order = [outputs.index(name) for name in names if name not in position]
-        self._watched: list[tuple[int, weakref.ref[Tensor], Stamp]] = []
-        self._values: list[Tensor] = []
+        # One attribute, so that a thread never pairs new stamps with old values.
+        self._state: tuple[list[tuple[int, weakref.ref[Tensor], Stamp]], list[Tensor]] = ([], [])
 
     def load(self, args: Sequence[Any]) -> None:
         """Take packed weights from the store for the parameters among ``args``, computing what is missing."""
@@ -39,24 +39,26 @@ class Executable:
                 values += STORE.get(recipe, constant.graph, [args[i] for i in sources])
             except WeightFreedError as error:
                 raise WeightFreedError(f"{', '.join(constant.sources)}: {error}") from None
-        self._values = [values[i] for i in self._order]
         indices = sorted({i for sources in self._sources for i in sources})
-        self._watched = [(i, weakref.ref(args[i]), stamp(args[i])) for i in indices]
+        self._state = [(i, weakref.ref(args[i]), stamp(args[i])) for i in indices], [values[i] for i in self._order]
 
     def free(self, args: Sequence[Any]) -> int:
         """Release the float storage of every source that the rest of the graph does not read; returns the bytes."""
         kept = {args[i].untyped_storage().data_ptr() for i in self._kept if isinstance(args[i], Tensor)}
         sources = {i for positions in self._sources for i in positions}
         released = sum(free(args[i]) for i in sources if args[i].untyped_storage().data_ptr() not in kept)
-        self._watched = [(i, ref, stamp(args[i])) for i, ref, _ in self._watched]
+        watched, values = self._state
+        self._state = [(i, ref, stamp(args[i])) for i, ref, _ in watched], values
         return released
 
     def __call__(self, *args: Any) -> Any:
-        for index, ref, seen in self._watched:
+        watched, values = self._state
+        for index, ref, seen in watched:
             if ref() is not args[index] or stamp(args[index]) != seen:
                 self.load(args)
+                _, values = self._state
                 break
-        return self._inner(*[args[i] for i in self._kept], *self._values)
+        return self._inner(*[args[i] for i in self._kept], *values)
 
 
 def _fingerprint(constant: Constant) -> str:

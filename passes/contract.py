@@ -31,7 +31,6 @@ class Target:
     """The machine, as plain data: passes never ask the machine themselves."""
 
     device: str = "cpu"
-    kernels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

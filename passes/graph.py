@@ -1,5 +1,6 @@
 """Small questions about fx nodes, asked by more than one pass."""
 
+import contextlib
 import functools
 import operator
 from collections.abc import Callable, Container, Iterable
@@ -31,7 +32,7 @@ def emit(
     gm: fx.GraphModule, target: Callable[..., Any], *args: Any, like: fx.Node | None = None, before: fx.Node | None = None, **kwargs: Any
 ) -> fx.Node:
     """Append a call at the insertion point (or just ``before`` a node), with its fake value and the provenance of ``like``."""
-    where = before.graph.inserting_before(before) if before is not None else _nothing()
+    where = before.graph.inserting_before(before) if before is not None else contextlib.nullcontext()
     with where:
         node = gm.graph.call_function(target, args, kwargs)
     fakes = fx.map_arg((args, kwargs), value)
@@ -45,18 +46,12 @@ def emit(
     return node
 
 
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 def fake_mode(gm: fx.GraphModule) -> Any:
     """Return the fake mode of the graph's values (or a null context where it holds no tensor)."""
     for node in gm.graph.nodes:
         if is_tensor(node) and hasattr(node.meta["val"], "fake_mode"):
             return node.meta["val"].fake_mode
-    return _nothing()
+    return contextlib.nullcontext()
 
 
 @functools.cache

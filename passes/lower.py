@@ -90,7 +90,6 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> N
     released = not _still_read(gm, ctx, q)
     for member in ctx.sites:
         if member.node is lowered:
-            member.kernel = ctx.target.kernels.get(plan.op, "")
             stored = packed.meta["val"].numel() * member.n // n
             member.saved_bytes = released * member.n * member.k * member.element_size - stored
             member.exact = None

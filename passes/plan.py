@@ -10,8 +10,8 @@ from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten, calls
 from lowbit_compiler.passes.site import Plan, Reason, Site
+from lowbit_compiler.runtime.ops import MAX_K
 
-MAX_K = 133_144  # int8 products of a longer row could overflow int32
 MIN_K, MIN_N = 32, 16  # below, one panel is mostly padding and the call costs more than the product
 
 

@@ -13,7 +13,6 @@ class Reason(Enum):
 
     UNSUPPORTED_OP = "unsupported op"
     UNSUPPORTED_DTYPE = "unsupported dtype"
-    DYNAMIC_SHAPE = "dynamic shape"
     FILTERED = "filtered by the user"
     OUTPUT_HEAD = "output head kept by the recipe"
     TOO_SMALL = "too small"

@@ -30,6 +30,8 @@ def _check_linear(op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, dt
     _require(op, x.dtype in FLOATS, "x in float32, bfloat16 or float16", x.dtype)
     _require(op, x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
     k = x.shape[-1]
+    largest = MAX_K if op.startswith("linear_s8s8") else None
+    _require(op, k >= 1 and (largest is None or k <= largest), f"K from 1 to {largest or 'any'}", k)
     _require(op, group is None or group in GROUPS, f"group in {GROUPS}", group)
     _require(op, w.dtype == torch.int8 and w.dim() == 2, "w packed as int8 [panels, bytes]", f"{w.dtype} of {w.dim()} dimensions")
     _require(op, w.shape[0] == -(-n // PANEL), f"{-(-n // PANEL)} panels for n = {n}", f"{w.shape[0]}")

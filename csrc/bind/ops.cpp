@@ -37,6 +37,8 @@ std::string shape(const Tensor& t) {
   return text + (t.dim() == 1 ? ",)" : ")");
 }
 
+void floats(const Linear& call, int64_t group, float) { linear_float(call, group); }
+
 Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
                    int64_t group, void (*run)(const Linear&, int64_t, float), float threshold) {
   const ScalarType type = x.scalar_type();
@@ -44,6 +46,8 @@ Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const Optio
   EXPECT(op, x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
   EXPECT(op, group == 0 || is_group(group), "group in (32, 64, 128), got ", group);
   const int64_t k = x.size(x.dim() - 1), kp = round_up(k, group > kBlock ? group : kBlock);
+  const bool integer = run != floats;
+  EXPECT(op, k >= 1 && (!integer || k <= kMaxK), "K from 1 to ", integer ? std::to_string(kMaxK) : "any", ", got ", k);
   const int64_t panels = round_up(n, kPanel) / kPanel, bytes = panel_bytes(kp, group);
   EXPECT(op, w.scalar_type() == ScalarType::Char && w.dim() == 2, "w packed as int8 [panels, bytes], got ", name(w.scalar_type()), " of ",
          w.dim(), " dimensions");
@@ -68,7 +72,6 @@ Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const Optio
 
 template <Treatment treatment>
 void integers(const Linear& call, int64_t, float threshold) { linear_s8s8(call, treatment, threshold); }
-void floats(const Linear& call, int64_t group, float) { linear_float(call, group); }
 
 Tensor op_s8s8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
   return linear_with("linear_s8s8", x, w, bias, n, dtype, 0, integers<kNone>, 0);

@@ -8,6 +8,7 @@ namespace lowbit {
 enum Dtype : int { kF32 = 0, kBF16 = 1, kF16 = 2 };
 
 constexpr int64_t kPanel = 16;        // output rows of a packed panel
+constexpr int64_t kMaxK = 133144;     // largest K whose int8 products cannot overflow int32
 constexpr int64_t kBlock = 64;        // K is padded to a multiple of this; also the size of a Hadamard block
 constexpr int kRowCapacity = 16;      // exact elements of a row under the treatment `rows`
 constexpr int kRowCuts = 6;
