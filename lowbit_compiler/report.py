@@ -107,15 +107,8 @@ class Report:
 
 def _site_table(sites: Sequence[SiteReport]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name, right in (
-        ("module", False),
-        ("op", False),
-        ("shape", False),
-        ("decision", False),
-        ("reason or op", False),
-        ("kernel", False),
-    ):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for name in ("module", "op", "shape", "decision", "reason or op", "kernel"):
+        table.add_column(name, overflow="fold")
     table.add_column("saved MB", justify="right")
     for site in sites:
         why = site.lowered_to if site.decision == "rewritten" else f"{site.reason}: {site.detail}" if site.detail else site.reason

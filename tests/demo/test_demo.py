@@ -149,9 +149,9 @@ def test_comparison_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "Engine", Stub)
     monkeypatch.setattr(compare.text, "token_ids", lambda *_: torch.randint(0, 50, (1, 1024)))
     monkeypatch.setattr("lowbit_compiler.driver.last_report", lambda: Report("int8"))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     console = Console(file=io.StringIO(), width=140)
-    compare.run_comparison(model.LoadedModel(torch.nn.Linear(4, 4), None, torch.float32), "?", "llm-int8", console)
+    with torch._dynamo.config.patch(recompile_limit=8):  # the comparison raises it
+        compare.run_comparison(model.LoadedModel(torch.nn.Linear(4, 4), None, torch.float32), "?", "llm-int8", console)
     output = console.file.getvalue()  # type: ignore[attr-defined]
     rows = [line for line in output.splitlines() if "500.0" in line]
     assert [row.split()[1] for row in rows] == ["inductor", "llm-int8", "int8", "int8-vector", "int8-weight-only", "int4-weight-only"]
