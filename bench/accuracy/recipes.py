@@ -39,7 +39,7 @@ def main() -> None:
     loaded = reference if args.dtype == "float32" else model.load(torch.bfloat16, console)
     rows: dict[str, dict[str, float]] = {}
     with Progress(console=console) as progress:
-        task = progress.add_task("perplexity", total=(len(SCHEMES) + 2) * len(ids))
+        task = progress.add_task("perplexity", total=(len(SCHEMES) + 1 + (loaded is not reference)) * len(ids))
 
         def measure(name: str, run: Callable[[Tensor], Tensor]) -> None:
             rows[name] = {}
