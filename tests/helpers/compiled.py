@@ -29,9 +29,9 @@ def compiled(
 
 def reports_of(run: Callable[[], Any]) -> tuple[Any, list[Report]]:
     """Return what ``run()`` returns, and the report of every graph compiled meanwhile."""
-    before = len(driver._reports)
+    driver._reports.clear()
     result = run()
-    return result, driver._reports[before:]
+    return result, list(driver._reports)
 
 
 def floats(output: Any) -> list[Tensor]:
