@@ -18,7 +18,8 @@ from lowbit_compiler.report import Report
 def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int8", **options: Any) -> Report:
     """Trace ``model(*inputs)`` and run the passes on every graph of it; returns one report of them all.
 
-    The model runs once, in float. ``options`` are those of the backend. Raises OptionError for a bad recipe or option.
+    The model runs once, in float. Dynamo is reset before and after, so models compiled earlier in this process compile again when they
+    are called next. ``options`` are those of the backend. Raises OptionError for a bad recipe or option.
     """
     parsed = parse({"recipe": recipe, **options})
     reports: list[Report] = []
