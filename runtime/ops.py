@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
-from lowbit_compiler.runtime.reference import linear, quantize, treatments
+from lowbit_compiler.runtime.reference import linear, quantize, softmax, treatments
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 GROUPS = (32, 64, 128)
@@ -128,3 +128,54 @@ LINEAR_SCHEMAS = {
 }
 for _name, _arguments in LINEAR_SCHEMAS.items():
     _define(_name + _arguments, _checked(_name, getattr(linear, _name)), _linear_fake(_name))
+
+
+def _check_softmax(x: Tensor, dim: int, mask: Tensor | None, dtype: torch.dtype | None) -> None:
+    _require("softmax", x.dtype in FLOATS, "x in float32, bfloat16 or float16", x.dtype)
+    _require("softmax", -x.dim() <= dim < x.dim(), f"dim from {-x.dim()} to {x.dim() - 1}", dim)
+    _require("softmax", dtype is None or dtype in FLOATS, "dtype float32, bfloat16 or float16", dtype)
+    _check_mask("softmax", mask, tuple(x.shape))
+
+
+def _check_mask(op: str, mask: Tensor | None, shape: tuple[Any, ...]) -> None:
+    if mask is None:
+        return
+    _require(op, mask.dtype in (*FLOATS, torch.bool), "mask in bool, float32, bfloat16 or float16", mask.dtype)
+    fits = mask.dim() <= len(shape) and all(m in (1, s) for m, s in zip(reversed(mask.shape), reversed(shape), strict=False))
+    _require(op, fits, f"mask that broadcasts to {shape}", tuple(mask.shape))
+
+
+def _softmax_fake(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:
+    _check_softmax(x, dim, mask, dtype)
+    return x.new_empty(x.shape, dtype=dtype or x.dtype)
+
+
+def _softmax(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:
+    _check_softmax(x, dim, mask, dtype)
+    return softmax.softmax(x, dim, scale, mask, log, dtype)
+
+
+def _check_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    for name, tensor in {"q": q, "k": k, "v": v}.items():
+        _require("sdpa", tensor.dtype in FLOATS and tensor.dtype == q.dtype, "q, k, v in one of float32, bfloat16, float16", tensor.dtype)
+        _require("sdpa", tensor.dim() == 4, f"{name} of 4 dimensions", tensor.dim())
+    b, h, _, e = q.shape
+    _require("sdpa", k.shape[0] == b and k.shape[3] == e, f"k of shape ({b}, G, S, {e})", tuple(k.shape))
+    _require("sdpa", v.shape[:3] == k.shape[:3], f"v of shape ({b}, {k.shape[1]}, {k.shape[2]}, F)", tuple(v.shape))
+    _require("sdpa", k.shape[1] > 0 and h % k.shape[1] == 0, "query heads that are a multiple of key heads", f"{h} and {k.shape[1]}")
+    _check_mask("sdpa", mask, (b, h, q.shape[2], k.shape[2]))
+
+
+def _sdpa_fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    _check_sdpa(q, k, v, mask)
+    b, h, rows, _ = q.shape
+    return q.new_empty((b, rows, h, v.shape[3])).transpose(1, 2)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    _check_sdpa(q, k, v, mask)
+    return softmax.sdpa(q, k, v, mask, causal, scale)
+
+
+_define("softmax(Tensor x, int dim, float scale, Tensor? mask, bool log, ScalarType? dtype) -> Tensor", _softmax, _softmax_fake)
+_define("sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor", _sdpa, _sdpa_fake)

@@ -1,0 +1,84 @@
+// Vectors of 8 floats in AVX2 with FMA and F16C; see avx512.h for the interface.
+#pragma once
+#include "common/avx2.h"
+
+namespace lowbit {
+namespace {
+
+struct Vec {
+  static constexpr int64_t kWidth = 8;
+  __m256 r;
+};
+struct Mask {
+  __m256 r;
+};
+
+inline Vec splat(float x) { return {_mm256_set1_ps(x)}; }
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x.r); }
+
+template <Dtype dtype>
+inline Vec load_as(const void* row, int64_t i) { return {load8(row, dtype, i)}; }
+template <Dtype dtype>
+inline Vec load_as(const void* row, int64_t i, int64_t count, float fill) {
+  if (count >= 8) return load_as<dtype>(row, i);
+  float lanes[8];
+  for (int64_t j = 0; j < 8; ++j) lanes[j] = j < count ? load_float(row, dtype, i + j) : fill;
+  return load(lanes);
+}
+template <Dtype dtype>
+inline void store_as(void* row, int64_t i, Vec x) { store8(row, dtype, i, 8, x.r); }
+template <Dtype dtype>
+inline void store_as(void* row, int64_t i, int64_t count, Vec x) { store8(row, dtype, i, count, x.r); }
+template <Dtype dtype>
+inline void stream_as(void* row, int64_t i, Vec x) {
+  if (dtype == kF32) _mm256_stream_ps((float*)row + i, x.r);
+  else _mm_stream_si128((__m128i*)((uint16_t*)row + i), dtype == kBF16 ? to_bf16(x.r) : _mm256_cvtps_ph(x.r, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void stream_end() { _mm_sfence(); }
+
+inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.r, b.r)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.r, b.r)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.r, b.r)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.r, b.r, c.r)}; }
+inline Vec larger(Vec a, Vec b) { return {_mm256_max_ps(a.r, b.r)}; }
+inline Vec smaller(Vec a, Vec b) { return {_mm256_min_ps(a.r, b.r)}; }
+inline Vec nearest(Vec x) { return {_mm256_round_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+
+// In two factors, since one exponent field cannot hold all of n; what falls below 2^-126 on the way becomes zero or subnormal.
+inline Vec times_power(Vec m, Vec n) {
+  const __m256 bounded = _mm256_max_ps(_mm256_set1_ps(-252.0f), _mm256_min_ps(n.r, _mm256_set1_ps(254.0f)));
+  const __m256i whole = _mm256_cvtps_epi32(bounded), half = _mm256_srai_epi32(whole, 1);
+  const __m256i bias = _mm256_set1_epi32(127);
+  const __m256 a = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+  const __m256 b = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23));
+  return {_mm256_mul_ps(_mm256_mul_ps(m.r, a), b)};
+}
+
+inline Mask above(Vec a, Vec b) { return {_mm256_cmp_ps(a.r, b.r, _CMP_GT_OQ)}; }
+inline Mask equal(Vec a, Vec b) { return {_mm256_cmp_ps(a.r, b.r, _CMP_EQ_OQ)}; }
+inline Mask is_nan(Vec a) { return {_mm256_cmp_ps(a.r, a.r, _CMP_UNORD_Q)}; }
+inline Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.r, b.r)}; }
+inline bool any(Mask m) { return _mm256_movemask_ps(m.r) != 0; }
+inline Vec select(Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.r, yes.r, m.r)}; }
+inline Mask bytes_set(const uint8_t* p, int64_t count) {
+  uint64_t bytes = 0;
+  if (count >= 8) memcpy(&bytes, p, 8);
+  else for (int64_t j = 0; j < count; ++j) bytes |= (uint64_t)p[j] << (8 * j);
+  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
+  return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(lanes, _mm256_setzero_si256()))};
+}
+
+inline float sum_of(Vec x) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x.r), _mm256_extractf128_ps(x.r, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+inline float max_of(Vec x) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x.r), _mm256_extractf128_ps(x.r, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+}  // namespace
+}  // namespace lowbit
