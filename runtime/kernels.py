@@ -20,6 +20,7 @@ FAMILIES = {
     "quantize_s8": "rows",
     "quantize_s4": "rows",
     "rotate": "rows",
+    "sdpa": "attention",
 }
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 

@@ -30,6 +30,14 @@ Tensor allocate(const Tensor& x, int64_t last, ScalarType type) {
   return Tensor(handle);
 }
 
+Tensor allocate_heads(int64_t batch, int64_t rows, int64_t heads, int64_t columns, ScalarType type) {
+  const int64_t sizes[4] = {batch, heads, rows, columns};
+  const int64_t strides[4] = {rows * heads * columns, columns, heads * columns, 1};
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, sizes, strides, shim_dtype(type), aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
 Rows rows_of(const Tensor& x) {
   const int64_t dims = x.dim(), k = x.size(dims - 1);
   const auto sizes = x.sizes(), strides = x.strides();

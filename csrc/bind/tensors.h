@@ -22,6 +22,9 @@ inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? kF32
 // A tensor of x's leading sizes and `last` columns; the C shim costs half of a call through the dispatcher.
 Tensor allocate(const Tensor& x, int64_t last, ScalarType type);
 
+// [batch, heads, rows, columns] with the heads of a row side by side.
+Tensor allocate_heads(int64_t batch, int64_t rows, int64_t heads, int64_t columns, ScalarType type);
+
 // x [..., K] as rows of one stride, copied only where its strides do not allow that.
 struct Rows {
   Tensor owner;

@@ -1,6 +1,7 @@
 // The table built from kernels.inc, and the choice.
 #include <string.h>
 
+#include "attention/attention.h"
 #include "common/kernels.h"
 
 namespace lowbit {
@@ -10,6 +11,7 @@ namespace lowbit {
 #define DECLARE_qgemm(name) void name(const QgemmArgs*);
 #define DECLARE_fgemm_s8(name) void name(const FgemmArgs*);
 #define DECLARE_fgemm_s4(name) void name(const FgemmArgs*);
+#define DECLARE_attention(name) extern const AttentionKernels name;
 #define LOWBIT_KERNEL(family, name, isa, min_m, needs) DECLARE_##family(name)
 #include "common/kernels.inc"
 #undef LOWBIT_KERNEL

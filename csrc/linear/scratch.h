@@ -7,7 +7,8 @@
 
 namespace lowbit {
 
-enum Slot { kRowSlot, kCodesSlot, kScaleSlot, kExactSlot, kExactOutSlot, kTableSlot, kTilesSlot, kHitSlot, kBiasSlot, kFloatSlot, kPanelSlot, kSlots };
+enum Slot { kRowSlot, kCodesSlot, kScaleSlot, kExactSlot, kExactOutSlot, kTableSlot, kTilesSlot, kHitSlot, kBiasSlot, kFloatSlot, kPanelSlot,
+            kPackedKeysSlot, kAttentionSlot, kPartialSlot, kSlots };
 
 class Scratch {
  public:

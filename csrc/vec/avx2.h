@@ -80,5 +80,11 @@ inline float max_of(Vec x) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
+inline Vec sums_of(const Vec* x) {
+  const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(x[0].r, x[1].r), _mm256_hadd_ps(x[2].r, x[3].r));
+  const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(x[4].r, x[5].r), _mm256_hadd_ps(x[6].r, x[7].r));
+  return {_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31))};
+}
+
 }  // namespace
 }  // namespace lowbit

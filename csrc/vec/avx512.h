@@ -56,5 +56,19 @@ inline Mask bytes_set(const uint8_t* p, int64_t count) { return {(__mmask16)_mm_
 inline float sum_of(Vec x) { return _mm512_reduce_add_ps(x.r); }
 inline float max_of(Vec x) { return _mm512_reduce_max_ps(x.r); }
 
+// Lane j is the sum of x[j]'s lanes.
+inline Vec sums_of(const Vec* x) {
+  __m512 four[4];
+  for (int j = 0; j < 4; ++j) {
+    const __m512 a = x[4 * j].r, b = x[4 * j + 1].r, c = x[4 * j + 2].r, d = x[4 * j + 3].r;
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    four[j] = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));  // in each quarter: a b c d
+  }
+  const __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88), _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
+  const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88), _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
+  return {_mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd))};
+}
+
 }  // namespace
 }  // namespace lowbit

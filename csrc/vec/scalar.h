@@ -73,5 +73,7 @@ inline float max_of(Vec x) {
   return a > b ? a : b;
 }
 
+inline Vec sums_of(const Vec* x) { return lanes([&](int j) { return sum_of(x[j]); }); }
+
 }  // namespace
 }  // namespace lowbit

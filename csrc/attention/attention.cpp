@@ -1,0 +1,169 @@
+// The work of one call: rounds of packed key heads, blocks of query rows, ranges of keys where there are too few blocks for the threads.
+#include "attention/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <atomic>
+
+#include "common/kernels.h"
+#include "linear/parallel.h"
+#include "linear/scratch.h"
+
+namespace lowbit {
+namespace {
+
+constexpr int64_t kRound = 16 << 20;   // bytes of packed keys and values at a time
+constexpr int64_t kSmall = 1 << 18;    // products worth a second thread
+constexpr int64_t kLeastKeys = 512;    // of a range
+
+// The query rows of one key head, position by position, so that limits ascend and a block of rows shares its keys.
+struct Job {
+  const Attention& call;
+  const AttentionKernels& kernels;
+  int64_t group, rows, block_rows, blocks, ranges, range_keys;
+  int64_t packed_bytes, block_count;  // of a key head
+
+  int64_t heads() const { return call.batch * call.groups; }
+  int64_t columns() const { return value_columns(&call); }
+  int64_t tasks_of_head() const { return blocks * ranges; }
+  // floats of a partial result: totals, sums, exponents
+  int64_t partial() const { return block_rows * (columns() + 2); }
+};
+
+KeyValues source(const Job& job, int64_t head, const char* packed) {
+  const Attention& call = job.call;
+  const int64_t b = head / call.groups, g = head % call.groups;
+  return {offset(call.k.data, b * call.k.batch + g * call.k.head, call.dtype),
+          offset(call.v.data, b * call.v.batch + g * call.v.head, call.dtype), packed};
+}
+
+int64_t mask_size(const AttentionMask& mask) { return mask.kind == kKeep ? 1 : element_size(mask.dtype); }
+
+struct Place {
+  int64_t batch, head, position;
+};
+
+Place place(const Job& job, int64_t head, int64_t row) {
+  return {head / job.call.groups, head % job.call.groups * job.group + row % job.group, row / job.group};
+}
+
+void query_rows(const Job& job, int64_t head, int64_t first, int64_t m, QueryRow* rows) {
+  const Attention& call = job.call;
+  for (int64_t i = 0; i < m; ++i) {
+    const Place p = place(job, head, first + i);
+    const char* mask = (const char*)call.mask.data;
+    if (mask) mask += (p.batch * call.mask.batch + p.head * call.mask.head + p.position * call.mask.row) * mask_size(call.mask);
+    const int64_t seen = p.position + 1 < call.keys ? p.position + 1 : call.keys;
+    rows[i] = {offset(call.q.data, p.batch * call.q.batch + p.head * call.q.head + p.position * call.q.row, call.dtype), mask,
+               call.causal ? seen : call.keys};
+  }
+}
+
+void write_row(const Job& job, int64_t head, int64_t row, const float* total, float sum) {
+  const Attention& call = job.call;
+  const Place p = place(job, head, row);
+  const int64_t index = (p.batch * call.rows + p.position) * call.heads + p.head;
+  job.kernels.divide(total, sum, call.ev, call.dtype, (char*)call.out + index * call.ev * element_size(call.dtype));
+}
+
+// One block of rows against one range of keys; results go to `partial`, or out if the range is all.
+void run_block(const Job& job, int64_t head, int64_t task, const char* packed, float* partial) {
+  const Attention& call = job.call;
+  const int64_t index = job.blocks - 1 - task / job.ranges, range = task % job.ranges;  // under a causal mask the last blocks are the longest
+  const int64_t top = index * job.block_rows, m = job.rows - top < job.block_rows ? job.rows - top : job.block_rows;
+  QueryRow rows[kMostRows];
+  query_rows(job, head, top, m, rows);
+  const int64_t first = range * job.range_keys, stop = first + job.range_keys < call.keys ? first + job.range_keys : call.keys;
+  const int64_t scratch_bytes = round_up(job.kernels.scratch_bytes(&call), 64);
+  char* memory = scratch<char>(kAttentionSlot, scratch_bytes + job.partial() * 4);
+  float* total = partial ? partial : (float*)(memory + scratch_bytes);
+  float* sum = total + job.block_rows * job.columns();
+  const AttentionBlock block = {&call, rows, m, source(job, head, packed), first, stop, memory, total, sum, sum + job.block_rows};
+  job.kernels.block(&block);
+  if (partial) return;
+  for (int64_t i = 0; i < m; ++i) write_row(job, head, top + i, total + i * job.columns(), sum[i]);
+}
+
+// Adds up the ranges of a block, brought to the largest exponent by powers of two.
+void merge(const Job& job, int64_t head, int64_t index, float* partials) {
+  const int64_t top = index * job.block_rows, m = job.rows - top < job.block_rows ? job.rows - top : job.block_rows;
+  const int64_t columns = job.columns(), sums = job.block_rows * columns, exponents = sums + job.block_rows;
+  for (int64_t i = 0; i < m; ++i) {
+    float highest = -INFINITY, sum = 0;
+    for (int64_t r = 0; r < job.ranges; ++r) {
+      const float exponent = partials[r * job.partial() + exponents + i];
+      if (exponent > highest) highest = exponent;
+    }
+    float* total = partials + i * columns;
+    for (int64_t r = 0; r < job.ranges; ++r) {
+      float* part = partials + r * job.partial();
+      const float exponent = part[exponents + i];
+      const float factor = exponent == highest ? 1.0f : exp2f(exponent - highest);  // integral: exact
+      sum += part[sums + i] * factor;
+      job.kernels.scale(part + i * columns, columns, factor);
+      for (int64_t j = 0; r > 0 && j < columns; ++j) total[j] += part[i * columns + j];
+    }
+    write_row(job, head, top + i, total, sum);
+  }
+}
+
+// Threads take the next task when they are done with one: blocks differ in length.
+template <class F>
+void spread(int64_t threads, int64_t tasks, const F& run) {
+  std::atomic<int64_t> next{0};
+  parallel(threads < tasks ? threads : tasks, [&](int64_t) {
+    for (int64_t task = next++; task < tasks; task = next++) run(task);
+  });
+}
+
+void run_round(const Job& job, int64_t threads, int64_t head, int64_t heads) {
+  const Attention& call = job.call;
+  char* packed = job.packed_bytes ? scratch<char>(kPackedKeysSlot, heads * job.block_count * job.packed_bytes) : nullptr;
+  const auto packed_of = [&](int64_t h) { return packed ? packed + h * job.block_count * job.packed_bytes : nullptr; };
+  if (packed) {
+    spread(threads, heads * job.block_count, [&](int64_t task) {
+      const int64_t h = task / job.block_count, first = task % job.block_count * kKeyBlock;
+      const KeyValues from = source(job, head + h, nullptr);
+      const int64_t count = call.keys - first < kKeyBlock ? call.keys - first : kKeyBlock;
+      job.kernels.pack(&call, &from, first, count, packed_of(h) + first / kKeyBlock * job.packed_bytes);
+    });
+  }
+  const int64_t tasks = job.tasks_of_head();
+  float* partials = job.ranges > 1 ? scratch<float>(kPartialSlot, heads * tasks * job.partial()) : nullptr;
+  spread(threads, heads * tasks, [&](int64_t task) {
+    const int64_t h = task / tasks, block = task % tasks;
+    // Ranges of a block lie side by side, blocks in ascending order.
+    const int64_t slot = (h * job.blocks + job.blocks - 1 - block / job.ranges) * job.ranges + block % job.ranges;
+    run_block(job, head + h, block, packed_of(h), partials ? partials + slot * job.partial() : nullptr);
+  });
+  if (partials == nullptr) return;
+  for (int64_t i = 0; i < heads * job.blocks; ++i) merge(job, head + i / job.blocks, i % job.blocks, partials + i * tasks / job.blocks * job.partial());
+}
+
+}  // namespace
+
+void sdpa(const Attention& call) {
+  const int64_t group = call.heads / call.groups, rows = group * call.rows;
+  if (call.batch * rows == 0 || call.ev == 0) return;
+  const AttentionKernels& kernels = *(const AttentionKernels*)choose(attention, rows, call.dtype).function;
+  Job job = {call, kernels, group, rows, rows < kMostRows ? rows : kMostRows, 0, 1, call.keys, kernels.packed_bytes(&call), 0};
+  job.block_count = (call.keys + kKeyBlock - 1) / kKeyBlock;
+  job.blocks = (rows + job.block_rows - 1) / job.block_rows;
+  const int64_t products = call.batch * call.heads * call.rows * call.keys * (call.e + call.ev);
+  const int64_t threads = products < kSmall ? 1 : thread_count();
+  const int64_t tasks = job.heads() * job.blocks, wanted = 4 * threads;
+  if (threads > 1 && tasks < wanted) {
+    const int64_t most = (call.keys + kLeastKeys - 1) / kLeastKeys, ranges = (wanted + tasks - 1) / tasks;
+    job.ranges = ranges < most ? ranges : most < 1 ? 1 : most;
+    job.range_keys = round_up((call.keys + job.ranges - 1) / job.ranges, kKeyBlock);
+    job.ranges = call.keys ? (call.keys + job.range_keys - 1) / job.range_keys : 1;
+  }
+  const int64_t bytes = job.block_count * job.packed_bytes, fitting = bytes ? kRound / bytes : job.heads();
+  const int64_t step = fitting < 1 ? 1 : fitting;
+  for (int64_t head = 0; head < job.heads(); head += step) {
+    run_round(job, threads, head, job.heads() - head < step ? job.heads() - head : step);
+  }
+}
+
+}  // namespace lowbit

@@ -1,0 +1,173 @@
+// Attention of a block of rows: products from an engine (panels.h, direct.h, tiles of amx.cpp), the softmax here. Include a vector first.
+//
+// A row keeps an integral exponent instead of its maximum: weights are 2^(t - exponent), t being the score times log2(e). The exponent is
+// raised only when a score exceeds it by kSlack, so that sums are rarely rescaled, and then exactly, by a power of two.
+#pragma once
+#include <math.h>
+
+#include "attention/attention.h"
+#include "common/convert.h"
+#include "vec/exp.h"
+
+namespace lowbit {
+namespace {
+
+constexpr float kLog2e = 0x1.715476p+0f;
+constexpr float kSlack = 16.0f;        // weights up to 2^16: far from overflow, and no 32-bit or bfloat16 digit is lost
+constexpr float kDeepest = -1000.0f;   // 2^-1000 is zero; -infinity itself would make the reduction NaN
+constexpr float kLowest = -0x1p127f;   // masks of -FLT_MAX times log2(e) stay finite: a row of them is uniform
+
+inline void fill_zero(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += Vec::kWidth) store(x + i, splat(0));
+}
+
+inline void scale_row(float* x, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; i += Vec::kWidth) store(x + i, load(x + i) * splat(factor));
+}
+
+template <Dtype dtype>
+void divide_as(const float* total, float sum, int64_t n, void* out) {
+  const Vec s = splat(sum == 0.0f ? 0.0f : 1.0f / sum);  // a query that sees no key gets zeros
+  for (int64_t i = 0; i < n; i += Vec::kWidth) store_as<dtype>(out, i, n - i, load(total + i) * s);
+}
+
+void divide_row(const float* total, float sum, int64_t n, Dtype dtype, void* out) {
+  if (dtype == kF32) divide_as<kF32>(total, sum, n, out);
+  else if (dtype == kBF16) divide_as<kBF16>(total, sum, n, out);
+  else divide_as<kF16>(total, sum, n, out);
+}
+
+inline bool bytes_any(const uint8_t* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += Vec::kWidth) {
+    if (any(bytes_set(p + i, n - i))) return true;
+  }
+  return false;
+}
+
+template <Dtype dtype>
+Vec add_mask(const AttentionMask& mask, const void* at_key, float* s, int64_t n, Vec factor) {
+  Vec top = splat(-INFINITY);
+  for (int64_t i = 0; i < n; i += Vec::kWidth) {
+    const Vec m = mask.column ? load_as<dtype>(at_key, i, n - i, 0) : splat(load_float(at_key, dtype, 0));
+    const Vec added = select(equal(m, splat(-INFINITY)), m, larger(splat(kLowest), m * splat(kLog2e)));
+    const Vec t = fma(load(s + i), factor, added);
+    store(s + i, t);
+    top = larger(top, load_as<kF32>(s, i, n - i, -INFINITY));
+  }
+  return top;
+}
+
+// Masks the n scores s of a row in place; returns maxima by lane. `factor` becomes what takes s to powers of two.
+inline Vec mask_scores(const AttentionMask& mask, const void* row, int64_t key, float* s, int64_t n, Vec& factor) {
+  Vec top = splat(-INFINITY);
+  if (mask.kind == kAdd) {
+    const void* at_key = offset(row, key * mask.column, mask.dtype);
+    top = mask.dtype == kF32    ? add_mask<kF32>(mask, at_key, s, n, factor)
+          : mask.dtype == kBF16 ? add_mask<kBF16>(mask, at_key, s, n, factor)
+                                : add_mask<kF16>(mask, at_key, s, n, factor);
+    factor = splat(1.0f);
+    return top;
+  }
+  if (mask.kind == kKeep) {
+    const uint8_t* keep = (const uint8_t*)row + key * mask.column;
+    if (mask.column) {
+      for (int64_t i = 0; i < n; i += Vec::kWidth) store(s + i, select(bytes_set(keep + i, n - i), load(s + i), splat(-INFINITY)));
+    } else if (!*keep) {
+      for (int64_t i = 0; i < n; i += Vec::kWidth) store(s + i, splat(-INFINITY));
+    }
+  }
+  int64_t i = 0;
+  for (; i + Vec::kWidth <= n; i += Vec::kWidth) top = larger(top, load(s + i));
+  if (i < n) top = larger(top, load_as<kF32>(s, i, n - i, -INFINITY));
+  return top * factor;
+}
+
+// The state of the rows of one pass over a key block.
+struct Row {
+  float *total, *sum, *exponent;
+};
+
+// Raises the exponent where scores ask for it.
+inline void follow(const Row& row, Vec top, int64_t columns) {
+  if (!any(above(top, splat(*row.exponent + kSlack)))) return;
+  const float largest = max_of(top), raised = largest > 0x1p23f || largest < -0x1p23f ? largest : nearbyintf(largest);
+  if (*row.exponent > -INFINITY) {
+    float factor[Vec::kWidth];
+    store(factor, times_power(splat(1.0f), splat(*row.exponent - raised)));
+    scale_row(row.total, columns, factor[0]);
+    scale_row(row.sum, Vec::kWidth, factor[0]);
+  }
+  *row.exponent = raised;
+}
+
+template <class Engine>
+inline void weigh(Engine& engine, const Row& row, int64_t index, const float* s, int64_t n, int64_t width, Vec factor) {
+  const Vec shift = splat(*row.exponent > -INFINITY ? -*row.exponent : 0.0f);
+  const Vec deepest = splat(kDeepest);
+  Vec sum = load(row.sum);
+  int64_t i = 0;
+  for (; i + Vec::kWidth <= n; i += Vec::kWidth) {
+    const Vec p = exp2_of<Engine::kDegree>(larger(deepest, fma(load(s + i), factor, shift)));
+    sum = sum + p;
+    engine.put(index, i, p);
+  }
+  if (i < n) {
+    const Vec t = larger(deepest, fma(load_as<kF32>(s, i, n - i, -INFINITY), factor, shift));
+    const Vec p = exp2_of<Engine::kDegree>(t);
+    sum = sum + p;
+    engine.put(index, i, p);
+    i += Vec::kWidth;
+  }
+  for (; i < Engine::padded(width); i += Vec::kWidth) engine.put(index, i, splat(0));
+  store(row.sum, sum);
+}
+
+// Whether any of the rows sees any of the keys; rows of a block often share their mask.
+inline bool any_seen(const AttentionBlock* b, int64_t from, int64_t to, int64_t key, int64_t count) {
+  const AttentionMask& mask = b->call->mask;
+  if (mask.kind != kKeep) return true;
+  for (int64_t r = from; r < to; ++r) {
+    if (r > from && b->rows[r].mask == b->rows[r - 1].mask) continue;
+    if (bytes_any((const uint8_t*)b->rows[r].mask + key * mask.column, mask.column ? count : 1)) return true;
+  }
+  return false;
+}
+
+inline int64_t between(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
+
+// Scratch of the flow itself: sums by lane.
+constexpr int64_t kFlowBytes = kMostRows * 16 * 4;
+
+template <class Engine>
+void attend(const AttentionBlock* b) {
+  const int64_t columns = value_columns(b->call);
+  float* sums = (float*)b->scratch;
+  Engine engine(b, (char*)b->scratch + kFlowBytes);
+  fill_zero(b->total, b->m * columns);
+  fill_zero(sums, b->m * Vec::kWidth);
+  for (int64_t r = 0; r < b->m; ++r) b->exponent[r] = -INFINITY;
+  const float scale = fabsf(b->call->scale) * kLog2e;  // engines give its sign to the queries
+  for (int64_t key = b->first; key < b->last; key += kKeyBlock) {
+    const int64_t count = between(b->last - key, 0, kKeyBlock);
+    for (int64_t from = 0; from < b->m; from += Engine::kRows) {
+      const int64_t to = between(from + Engine::kRows, 0, b->m);
+      const int64_t width = between(b->rows[to - 1].limit - key, 0, count);
+      if (width == 0 || !any_seen(b, from, to, key, width)) continue;
+      engine.scores(from, to, key, width);
+      for (int64_t r = from; r < to; ++r) {
+        const Row row = {b->total + r * columns, sums + r * Vec::kWidth, b->exponent + r};
+        const int64_t n = between(b->rows[r].limit - key, 0, width);
+        float* s = engine.row(r - from);
+        Vec factor = splat(scale);
+        const Vec top = mask_scores(b->call->mask, b->rows[r].mask, key, s, n, factor);
+        follow(row, top, columns);
+        weigh(engine, row, r - from, s, n, width, factor);
+      }
+      engine.accumulate(from, to, key, width);
+    }
+  }
+  for (int64_t r = 0; r < b->m; ++r) b->sum[r] = sum_of(load(sums + r * Vec::kWidth));
+}
+
+}  // namespace
+}  // namespace lowbit

@@ -1,0 +1,82 @@
+// Many query rows in float32: key blocks are packed as K^T [e][kKeyBlock] and V [kKeyBlock][columns], both as floats.
+#pragma once
+#include "attention/flow.h"
+#include "attention/micro.h"
+
+namespace lowbit {
+namespace {
+
+inline int64_t panel_floats(const Attention* call) { return kKeyBlock * (call->e + value_columns(call)); }
+
+int64_t panels_packed(const Attention* call) { return panel_floats(call) * 4; }
+
+template <Dtype dtype>
+void pack_as(const Attention* call, const KeyValues* from, int64_t first, int64_t count, float* packed) {
+  const int64_t columns = value_columns(call);
+  float lanes[Vec::kWidth];
+  for (int64_t key = 0; key < kKeyBlock; ++key) {
+    const bool real = key < count;
+    const void* k = offset(from->k, (first + key) * call->k.row, dtype);
+    for (int64_t i = 0; i < call->e; i += Vec::kWidth) {
+      const int64_t n = call->e - i < Vec::kWidth ? call->e - i : Vec::kWidth;
+      store(lanes, real ? load_as<dtype>(k, i, n, 0) : splat(0));
+      for (int64_t j = 0; j < n; ++j) packed[(i + j) * kKeyBlock + key] = lanes[j];
+    }
+    const void* v = offset(from->v, (first + key) * call->v.row, dtype);
+    float* row = packed + kKeyBlock * call->e + key * columns;
+    for (int64_t i = 0; i < columns; i += Vec::kWidth) {
+      store(row + i, real && i < call->ev ? load_as<dtype>(v, i, call->ev - i, 0) : splat(0));
+    }
+  }
+}
+
+void panels_pack(const Attention* call, const KeyValues* from, int64_t first, int64_t count, char* packed) {
+  if (call->dtype == kF32) pack_as<kF32>(call, from, first, count, (float*)packed);
+  else if (call->dtype == kBF16) pack_as<kBF16>(call, from, first, count, (float*)packed);
+  else pack_as<kF16>(call, from, first, count, (float*)packed);
+}
+
+template <Dtype dtype>
+void widen_query_as(const AttentionBlock* b, float* q) {
+  const int64_t e = b->call->e;
+  const Vec sign = splat(b->call->scale < 0 ? -1.0f : 1.0f);
+  for (int64_t r = 0; r < b->m; ++r) {
+    for (int64_t i = 0; i < e; i += Vec::kWidth) store_as<kF32>(q + r * e, i, e - i, load_as<dtype>(b->rows[r].q, i, e - i, 0) * sign);
+  }
+}
+
+inline void widen_query(const AttentionBlock* b, float* q) {
+  if (b->call->dtype == kF32) widen_query_as<kF32>(b, q);
+  else if (b->call->dtype == kBF16) widen_query_as<kBF16>(b, q);
+  else widen_query_as<kF16>(b, q);
+}
+
+struct Panels {
+  static constexpr int64_t kRows = 5 * kMicroRows;
+  static constexpr int kDegree = 5;
+  static int64_t padded(int64_t width) { return width; }
+
+  const AttentionBlock* b;
+  float *q, *s;
+
+  Panels(const AttentionBlock* block, char* scratch) : b(block), q((float*)scratch), s(q + kMostRows * block->call->e) { widen_query(b, q); }
+  float* row(int64_t index) { return s + index * kKeyBlock; }
+  void put(int64_t index, int64_t i, Vec p) { store(row(index) + i, p); }
+  const float* keys(int64_t key) const { return (const float*)b->source.packed + key / kKeyBlock * panel_floats(b->call); }
+
+  void scores(int64_t from, int64_t to, int64_t key, int64_t width) {
+    const int64_t e = b->call->e;
+    multiply({q + from * e, e, keys(key), kKeyBlock, s, kKeyBlock, e, false}, to - from, round_up(width, 2 * Vec::kWidth));
+  }
+  void accumulate(int64_t from, int64_t to, int64_t key, int64_t width) {
+    const int64_t columns = value_columns(b->call);
+    multiply({s, kKeyBlock, keys(key) + kKeyBlock * b->call->e, columns, b->total + from * columns, columns, width, true}, to - from, columns);
+  }
+};
+
+int64_t panels_scratch(const Attention* call) { return kFlowBytes + (kMostRows * call->e + Panels::kRows * kKeyBlock) * 4; }
+
+constexpr AttentionKernels kPanels = {panels_packed, panels_pack, panels_scratch, attend<Panels>, scale_row, divide_row};
+
+}  // namespace
+}  // namespace lowbit

@@ -1,0 +1,19 @@
+#include "vec/avx512.h"
+
+namespace lowbit {
+namespace {
+
+constexpr int kMicroRows = 6, kMicroVecs = 4;
+
+}  // namespace
+}  // namespace lowbit
+
+#include "attention/direct.h"
+
+namespace lowbit {
+
+extern const AttentionKernels attention_direct_vnni, attention_panels_vnni;
+const AttentionKernels attention_direct_vnni = kDirect;
+const AttentionKernels attention_panels_vnni = kPanels;
+
+}  // namespace lowbit
