@@ -28,7 +28,8 @@ struct Job {
   int64_t columns() const { return value_columns(&call); }
   int64_t tasks_of_head() const { return blocks * ranges; }
   // floats of a partial result: totals, sums, exponents
-  int64_t partial() const { return block_rows * (columns() + 2); }
+  int64_t partial() const { return held_rows() * (columns() + 2); }
+  int64_t held_rows() const { return round_up(block_rows, 32); }  // kernels may store whole tiles
 };
 
 KeyValues source(const Job& job, int64_t head, const char* packed) {
@@ -78,8 +79,8 @@ void run_block(const Job& job, int64_t head, int64_t task, const char* packed, f
   const int64_t scratch_bytes = round_up(job.kernels.scratch_bytes(&call), 64);
   char* memory = scratch<char>(kAttentionSlot, scratch_bytes + job.partial() * 4);
   float* total = partial ? partial : (float*)(memory + scratch_bytes);
-  float* sum = total + job.block_rows * job.columns();
-  const AttentionBlock block = {&call, rows, m, source(job, head, packed), first, stop, memory, total, sum, sum + job.block_rows};
+  float* sum = total + job.held_rows() * job.columns();
+  const AttentionBlock block = {&call, rows, m, source(job, head, packed), first, stop, memory, total, sum, sum + job.held_rows()};
   job.kernels.block(&block);
   if (partial) return;
   for (int64_t i = 0; i < m; ++i) write_row(job, head, top + i, total + i * job.columns(), sum[i]);
@@ -88,7 +89,7 @@ void run_block(const Job& job, int64_t head, int64_t task, const char* packed, f
 // Adds up the ranges of a block, brought to the largest exponent by powers of two.
 void merge(const Job& job, int64_t head, int64_t index, float* partials) {
   const int64_t top = index * job.block_rows, m = job.rows - top < job.block_rows ? job.rows - top : job.block_rows;
-  const int64_t columns = job.columns(), sums = job.block_rows * columns, exponents = sums + job.block_rows;
+  const int64_t columns = job.columns(), sums = job.held_rows() * columns, exponents = sums + job.held_rows();
   for (int64_t i = 0; i < m; ++i) {
     float highest = -INFINITY, sum = 0;
     for (int64_t r = 0; r < job.ranges; ++r) {
