@@ -93,7 +93,7 @@ struct Tiles {
     }
   }
   float* row(int64_t index) { return s + index * kKeyBlock; }
-  void put(int64_t index, int64_t i, Vec x) { _mm256_store_si256((__m256i*)(p + index * kKeyBlock + i), (__m256i)_mm512_cvtneps_pbh(x.r)); }
+  void put(int64_t index, int64_t i, Vec x, Vec y) { _mm512_store_si512(p + index * kKeyBlock + i, (__m512i)_mm512_cvtne2ps_pbh(y.r, x.r)); }
   const uint16_t* keys(int64_t key) const { return (const uint16_t*)(b->source.packed + key / kKeyBlock * tiles_packed(b->call)); }
 
   template <int M>

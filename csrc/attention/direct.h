@@ -26,7 +26,10 @@ struct Direct {
     }
   }
   float* row(int64_t index) { return s + index * kKeyBlock; }
-  void put(int64_t index, int64_t i, Vec p) { store(row(index) + i, p); }
+  void put(int64_t index, int64_t i, Vec p, Vec q) {
+    store(row(index) + i, p);
+    store(row(index) + i + Vec::kWidth, q);
+  }
 
   void scores(int64_t from, int64_t to, int64_t key, int64_t width) {
     const Attention* call = b->call;

@@ -14,7 +14,6 @@ namespace {
 
 constexpr float kLog2e = 0x1.715476p+0f;
 constexpr float kSlack = 16.0f;        // weights up to 2^16: far from overflow, and no 32-bit or bfloat16 digit is lost
-constexpr float kDeepest = -1000.0f;   // 2^-1000 is zero; -infinity itself would make the reduction NaN
 constexpr float kLowest = -0x1p127f;   // masks of -FLT_MAX times log2(e) stay finite: a row of them is uniform
 
 inline void fill_zero(float* x, int64_t n) {
@@ -103,22 +102,22 @@ inline void follow(const Row& row, Vec top, int64_t columns) {
 template <class Engine>
 inline void weigh(Engine& engine, const Row& row, int64_t index, const float* s, int64_t n, int64_t width, Vec factor) {
   const Vec shift = splat(*row.exponent > -INFINITY ? -*row.exponent : 0.0f);
-  const Vec deepest = splat(kDeepest);
-  Vec sum = load(row.sum);
+  Vec sum = load(row.sum), other = splat(0);
   int64_t i = 0;
-  for (; i + Vec::kWidth <= n; i += Vec::kWidth) {
-    const Vec p = exp2_of<Engine::kDegree>(larger(deepest, fma(load(s + i), factor, shift)));
+  for (; i + 2 * Vec::kWidth <= n; i += 2 * Vec::kWidth) {
+    const Vec p = exp2_of<Engine::kDegree>(fma(load(s + i), factor, shift));
+    const Vec q = exp2_of<Engine::kDegree>(fma(load(s + i + Vec::kWidth), factor, shift));
     sum = sum + p;
-    engine.put(index, i, p);
+    other = other + q;
+    engine.put(index, i, p, q);
   }
-  if (i < n) {
-    const Vec t = larger(deepest, fma(load_as<kF32>(s, i, n - i, -INFINITY), factor, shift));
-    const Vec p = exp2_of<Engine::kDegree>(t);
-    sum = sum + p;
-    engine.put(index, i, p);
-    i += Vec::kWidth;
+  for (; i < Engine::padded(width); i += 2 * Vec::kWidth) {
+    const Vec p = exp2_of<Engine::kDegree>(fma(load_as<kF32>(s, i, n - i, -INFINITY), factor, shift));
+    const Vec q = exp2_of<Engine::kDegree>(fma(load_as<kF32>(s, i + Vec::kWidth, n - i - Vec::kWidth, -INFINITY), factor, shift));
+    sum = sum + (p + q);
+    engine.put(index, i, p, q);
   }
-  for (; i < Engine::padded(width); i += Vec::kWidth) engine.put(index, i, splat(0));
+  sum = sum + other;
   store(row.sum, sum);
 }
 

@@ -61,7 +61,10 @@ struct Panels {
 
   Panels(const AttentionBlock* block, char* scratch) : b(block), q((float*)scratch), s(q + kMostRows * block->call->e) { widen_query(b, q); }
   float* row(int64_t index) { return s + index * kKeyBlock; }
-  void put(int64_t index, int64_t i, Vec p) { store(row(index) + i, p); }
+  void put(int64_t index, int64_t i, Vec p, Vec q) {
+    store(row(index) + i, p);
+    store(row(index) + i + Vec::kWidth, q);
+  }
   const float* keys(int64_t key) const { return (const float*)b->source.packed + key / kKeyBlock * panel_floats(b->call); }
 
   void scores(int64_t from, int64_t to, int64_t key, int64_t width) {

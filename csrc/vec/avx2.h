@@ -55,6 +55,11 @@ inline Vec times_power(Vec m, Vec n) {
   return {_mm256_mul_ps(_mm256_mul_ps(m.r, a), b)};
 }
 
+inline Vec fraction(Vec t, Vec& n) {
+  n = {_mm256_floor_ps(_mm256_max_ps(_mm256_set1_ps(-1000.0f), t.r))};
+  return {_mm256_sub_ps(_mm256_max_ps(_mm256_set1_ps(-1000.0f), t.r), n.r)};
+}
+
 inline Mask above(Vec a, Vec b) { return {_mm256_cmp_ps(a.r, b.r, _CMP_GT_OQ)}; }
 inline Mask equal(Vec a, Vec b) { return {_mm256_cmp_ps(a.r, b.r, _CMP_EQ_OQ)}; }
 inline Mask is_nan(Vec a) { return {_mm256_cmp_ps(a.r, a.r, _CMP_UNORD_Q)}; }

@@ -19,22 +19,22 @@ inline Pair exp_pair(Vec x) {
   return {fma(m, t, splat(1.0f)), n};
 }
 
-// 2^t, minimax in the relative error: 1.1e-7 for degree 5, 7.5e-5 (a quarter of bfloat16's rounding) for degree 3.
+// 2^t for any t, minimax in the relative error: 9.4e-8 for degree 5, 7.5e-5 (a quarter of bfloat16's rounding) for degree 3.
 template <int degree>
 inline Vec exp2_of(Vec t) {
   static_assert(degree == 3 || degree == 5, "coefficients of degree 3 and 5");
-  const Vec n = nearest(t), f = t - n;
-  Vec m;
+  Vec n, m;
+  const Vec f = fraction(t, n);
   if (degree == 5) {
-    m = fma(splat(0x1.5bba14p-10f), f, splat(0x1.3cea88p-7f));
-    m = fma(m, f, splat(0x1.c6b752p-5f));
-    m = fma(m, f, splat(0x1.ebf9bcp-3f));
-    m = fma(m, f, splat(0x1.62e42ap-1f));
+    m = fma(splat(0x1.e975p-10f), f, splat(0x1.277854p-7f));
+    m = fma(m, f, splat(0x1.c91ce6p-5f));
+    m = fma(m, f, splat(0x1.ebdb56p-3f));
+    m = fma(m, f, splat(0x1.62e4bap-1f));
     m = fma(m, f, splat(1.0f));
   } else {
-    m = fma(splat(0x1.c3f760p-5f), f, splat(0x1.f0de1ap-3f));
-    m = fma(m, f, splat(0x1.62f31ap-1f));
-    m = fma(m, f, splat(0x1.fff692p-1f));
+    m = fma(splat(0x1.3f96a4p-4f), f, splat(0x1.cefc4ep-3f));
+    m = fma(m, f, splat(0x1.64444ap-1f));
+    m = fma(m, f, splat(0x1.fff632p-1f));
   }
   return times_power(m, n);
 }

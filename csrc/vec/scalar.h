@@ -59,6 +59,11 @@ inline Vec times_power(Vec m, Vec n) {
   });
 }
 
+inline Vec fraction(Vec t, Vec& n) {
+  n = lanes([&](int j) { return t.r[j] < -1000.0f ? -1000.0f : floorf(t.r[j]); });
+  return lanes([&](int j) { return t.r[j] < -1000.0f ? 0.0f : t.r[j] - n.r[j]; });
+}
+
 inline Mask above(Vec a, Vec b) { return flags([&](int j) { return a.r[j] > b.r[j]; }); }
 inline Mask equal(Vec a, Vec b) { return flags([&](int j) { return a.r[j] == b.r[j]; }); }
 inline Mask is_nan(Vec a) { return flags([&](int j) { return a.r[j] != a.r[j]; }); }
