@@ -3,45 +3,15 @@
 #include "vec/avx512.h"
 
 #include "attention/flow.h"
+#include "attention/stream.h"
 #include "common/amx.h"
 
 namespace lowbit {
 namespace {
 
-constexpr int64_t kTile = 512;  // bfloat16 elements of a tile
-
 inline int64_t depth_of(const Attention* call) { return round_up(call->e, 32); }
 
 int64_t tiles_packed(const Attention* call) { return kKeyBlock * (depth_of(call) + value_columns(call)) * 2; }
-
-// 16 x 16 of 32 bits.
-inline void transpose(__m512i* r) {
-  __m512i t[16];
-  for (int i = 0; i < 8; ++i) {
-    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
-    t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
-    t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
-    t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-    r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-    r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
-    r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
-  }
-}
-
-inline __mmask32 first32(int64_t count) { return count >= 32 ? 0xffffffffu : count <= 0 ? 0 : (1u << count) - 1; }
 
 void tiles_pack(const Attention* call, const KeyValues* from, int64_t begin, int64_t count, char* packed) {
   const int64_t depth = depth_of(call), columns = value_columns(call);
@@ -53,8 +23,7 @@ void tiles_pack(const Attention* call, const KeyValues* from, int64_t begin, int
         const __mmask32 mask = key + j < count ? first32(call->e - i) : 0;
         r[j] = _mm512_maskz_loadu_epi16(mask, (const uint16_t*)from->k + (begin + key + j) * call->k.row + i);
       }
-      transpose(r);
-      for (int64_t j = 0; j < 16; ++j) _mm512_store_si512(out + j * 32, r[j]);
+      store_transposed(r, out);
     }
   }
   for (int64_t key = 0; key < kKeyBlock; key += 32) {
@@ -160,15 +129,17 @@ int64_t tiles_scratch(const Attention* call) {
   return kFlowBytes + kMostRows * depth_of(call) * 2 + Tiles::kRows * kKeyBlock * (2 + 4);
 }
 
-void tiles_block(const AttentionBlock* b) {
+template <class Engine>
+void with_tiles(const AttentionBlock* b) {
   configure_tiles(16);
-  attend<Tiles>(b);
+  attend<Engine>(b);
   _tile_release();
 }
 
 }  // namespace
 
-extern const AttentionKernels attention_bf16_amx;
-const AttentionKernels attention_bf16_amx = {tiles_packed, tiles_pack, tiles_scratch, tiles_block, scale_row, divide_row};
+extern const AttentionKernels attention_stream_bf16_amx, attention_tiles_bf16_amx;
+const AttentionKernels attention_stream_bf16_amx = {stream_packed, nullptr, stream_scratch, with_tiles<Stream>, scale_row, divide_row};
+const AttentionKernels attention_tiles_bf16_amx = {tiles_packed, tiles_pack, tiles_scratch, with_tiles<Tiles>, scale_row, divide_row};
 
 }  // namespace lowbit

@@ -8,6 +8,8 @@ namespace lowbit {
 
 static inline __mmask16 first(int64_t count) { return count >= 16 ? (__mmask16)0xffff : count <= 0 ? (__mmask16)0 : (__mmask16)((1u << count) - 1); }
 
+static inline __mmask32 first32(int64_t count) { return count >= 32 ? 0xffffffffu : count <= 0 ? 0 : (1u << count) - 1; }
+
 static inline __m512 load16(const void* row, Dtype dtype, int64_t i, __mmask16 mask) {
   if (dtype == kF32) return _mm512_maskz_loadu_ps(mask, (const float*)row + i);
   const __m256i h = _mm256_maskz_loadu_epi16(mask, (const uint16_t*)row + i);
