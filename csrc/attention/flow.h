@@ -145,7 +145,8 @@ void attend(const AttentionBlock* b) {
   fill_zero(b->total, b->m * columns);
   fill_zero(sums, b->m * Vec::kWidth);
   for (int64_t r = 0; r < b->m; ++r) b->exponent[r] = -INFINITY;
-  const float scale = fabsf(b->call->scale) * kLog2e;  // engines give its sign to the queries
+  // Engines give its sign to the queries; never zero, since zero times a masked -infinity is NaN.
+  const float scale = fmaxf(fabsf(b->call->scale) * kLog2e, 0x1p-100f);
   for (int64_t key = b->first; key < b->last; key += kKeyBlock) {
     const int64_t count = between(b->last - key, 0, kKeyBlock);
     for (int64_t from = 0; from < b->m; from += Engine::kRows) {

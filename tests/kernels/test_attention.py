@@ -1,0 +1,144 @@
+"""Every attention kernel against float64, and what scores and masks at their limits give."""
+
+import itertools
+
+import pytest
+import torch
+
+from helpers import operands
+from helpers.attention import attention
+from helpers.bounds import assert_within
+from lowbit_compiler.runtime import kernels
+
+L = torch.ops.lowbit
+SHAPES = [  # batch, heads, key heads, rows, keys, e, f
+    (1, 4, 4, 7, 5, 8, 8),
+    (2, 4, 2, 34, 200, 64, 64),
+    (1, 3, 1, 1, 1000, 48, 20),
+    (1, 6, 2, 70, 130, 64, 64),
+    (1, 2, 2, 33, 400, 33, 128),
+    (1, 1, 1, 1, 1, 1, 1),
+    (1, 12, 1, 1, 129, 80, 80),
+]
+
+
+def dtypes_of(kernel):
+    return (torch.bfloat16,) if "bf16" in kernel else operands.DTYPES
+
+
+def tensors(shape, dtype, seed=0):
+    """Query and keys as heads of a projection lie in memory, values dense."""
+    b, h, g, rows, keys, e, f = shape
+    r = operands.generator(seed)
+    q = (2 * torch.randn(b, rows, h, e, generator=r)).to(dtype).transpose(1, 2)
+    k = torch.randn(b, keys, g, e, generator=r).to(dtype).transpose(1, 2)
+    return q, k, torch.randn(b, g, keys, f, generator=r).to(dtype)
+
+
+def masks(shape, dtype):
+    b, h, _, rows, keys, _, _ = shape
+    r = operands.generator(3)
+    keep = torch.rand(b, 1, rows, keys, generator=r) > 0.4
+    keep[..., : rows // 2, keys // 2 :] = False  # tiles that nobody sees
+    bias = torch.randn(1, h, rows, keys, generator=r).to(dtype)
+    bias[..., 0] = -torch.inf
+    padding = torch.zeros(b, 1, 1, keys)
+    padding[..., keys // 2 + 1 :] = torch.finfo(torch.float32).min
+    return {"none": None, "keep": keep, "bias": bias, "padding": padding, "rows": keep[0, 0, :, :1], "keys": keep[0, 0, 0]}
+
+
+def check(kernel, q, k, v, mask=None, causal=False, scale=None):
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    with kernels.using(kernel=kernel):
+        y = L.sdpa(q, k, v, mask, causal, scale)
+    expected, bound = attention(q, k, v, mask, causal, scale, rounded="bf16" in kernel)
+    assert y.dtype == q.dtype
+    assert y.shape == expected.shape
+    assert_within(y, expected, bound)
+    return y
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_against_float64(kernel_of_attention, shape, causal):
+    for dtype in dtypes_of(kernel_of_attention):
+        for mask in masks(shape, dtype).values():
+            check(kernel_of_attention, *tensors(shape, dtype), mask, causal)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0, 1.0])
+def test_scale(kernel_of_attention, scale):
+    for dtype in dtypes_of(kernel_of_attention):
+        check(kernel_of_attention, *tensors(SHAPES[1], dtype), scale=scale)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 300), (300, 0), (-1e4, 1e4), (1e4, -1e4)])
+def test_scores_that_rise_and_fall(kernel_of_attention, first, last):
+    """The exponent of a row follows the largest score: one key of each tile exceeds all before it, or none does."""
+    keys, e = 600, 16
+    q, k = torch.zeros(1, 1, 40, e), torch.zeros(1, 1, keys, e)
+    q[..., 0] = 1
+    k[..., 0] = torch.linspace(first, last, keys)
+    v = torch.randn(1, 1, keys, e, generator=operands.generator(1))
+    for dtype in dtypes_of(kernel_of_attention):
+        check(kernel_of_attention, q.to(dtype), k.to(dtype), v.to(dtype), scale=1.0)
+
+
+def test_unseen_and_uniform_rows(kernel_of_attention):
+    q, k, v = tensors(SHAPES[1], dtypes_of(kernel_of_attention)[0])
+    mask = torch.zeros(q.shape[2], k.shape[2])
+    mask[3] = -torch.inf
+    mask[5] = torch.finfo(torch.float32).min
+    mask[7] = -1e9
+    y = check(kernel_of_attention, q, k, v, mask)
+    assert torch.equal(y[:, :, 3], torch.zeros_like(y[:, :, 3]))
+    nothing = torch.zeros(q.shape[2], k.shape[2], dtype=torch.bool)
+    assert not check(kernel_of_attention, q, k, v, nothing).any()
+
+
+def test_nan_stays_in_its_row(kernel_of_attention):
+    q, k, v = tensors(SHAPES[1], dtypes_of(kernel_of_attention)[0])
+    clean = L.sdpa(q, k, v, None, False, 0.1)
+    for value in (torch.nan, torch.inf):
+        broken = q.clone()
+        broken[0, 2, 9, 1] = value
+        with kernels.using(kernel=kernel_of_attention):
+            y = L.sdpa(broken, k, v, None, False, 0.1)
+        assert y[0, 2, 9].isnan().all()
+        y[0, 2, 9] = clean[0, 2, 9]
+        assert not y.isnan().any()
+
+
+def test_hidden_keys_may_be_nan_free_of_effect_on_weights(kernel_of_attention):
+    """Memory past the last key is never read into a result."""
+    q, k, v = tensors((1, 2, 1, 20, 40, 24, 24), dtypes_of(kernel_of_attention)[0])
+    padded_k, padded_v = (torch.full((1, 1, 64, 40), torch.nan, dtype=q.dtype) for _ in range(2))
+    padded_k[:, :, :40, :24], padded_v[:, :, :40, :24] = k, v
+    check(kernel_of_attention, q, padded_k[:, :, :40, :24], padded_v[:, :, :40, :24])
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(1, 3000), (2, 1500), (50, 400)])
+def test_threads(kernel_of_attention, rows, keys):
+    """Ranges of keys that different threads see merge to the same result, within the bound."""
+    before = torch.get_num_threads()
+    try:
+        for threads, dtype in itertools.product((1, 2, 3), dtypes_of(kernel_of_attention)):
+            torch.set_num_threads(threads)
+            check(kernel_of_attention, *tensors((1, 4, 2, rows, keys, 64, 64), dtype))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(0, 5), (5, 0), (0, 0)])
+def test_empty(kernel_of_attention, rows, keys):
+    q, k, v = tensors((2, 2, 1, rows, keys, 8, 8), torch.bfloat16)
+    with kernels.using(kernel=kernel_of_attention):
+        y = L.sdpa(q, k, v, None, False, 1.0)
+    assert y.shape == (2, 2, rows, 8)
+    assert not y.any()
+
+
+@pytest.mark.parametrize("width", [16, 40])
+def test_dense_in_no_dimension(kernel_of_attention, width):
+    q, k, v = (t.mT.contiguous().mT for t in tensors((1, 2, 2, 20, 70, width, width), dtypes_of(kernel_of_attention)[0]))
+    check(kernel_of_attention, q, k, v, torch.ones(70, 20, dtype=torch.bool).t(), causal=True)
