@@ -31,17 +31,17 @@ struct Direct {
     store(row(index) + i + Vec::kWidth, q);
   }
 
-  void scores(int64_t from, int64_t to, int64_t key, int64_t width) {
+  void scores(const Item& item) {
     const Attention* call = b->call;
-    for (int64_t top = 0; top < width; top += kKeys) {
-      const int64_t count = width - top < kKeys ? width - top : kKeys;
+    for (int64_t top = 0; top < item.width; top += kKeys) {
+      const int64_t count = item.width - top < kKeys ? item.width - top : kKeys;
       for (int64_t j = 0; j < count; ++j) {
-        const void* k = offset(b->source.k, (key + top + j) * call->k.row, dtype);
+        const void* k = offset(b->source.k, (item.key + top + j) * call->k.row, dtype);
         int64_t i = 0;
         for (; i + Vec::kWidth <= call->e; i += Vec::kWidth) store(wide + j * depth + i, load_as<dtype>(k, i));
         if (i < call->e) store(wide + j * depth + i, load_as<dtype>(k, i, call->e - i, 0));
       }
-      for (int64_t r = from; r < to; ++r) store(row(r - from) + top, dots(q + r * depth));
+      for (int64_t r = item.from; r < item.to; ++r) store(row(r - item.from) + top, dots(q + r * depth));
     }
   }
   // The product of a query with each of the waiting keys; of places without a key nothing is read later.
@@ -56,16 +56,16 @@ struct Direct {
   }
 
   template <int R>
-  void add_values(int64_t from, int64_t key, int64_t width, int64_t column) {
+  void add_values(const Item& item, int64_t column) {
     constexpr int C = 2;
     const int64_t columns = value_columns(b->call);
     Vec sum[R][C];
     for (int r = 0; r < R; ++r) {
-      for (int c = 0; c < C; ++c) sum[r][c] = load(b->total + (from + r) * columns + column + c * Vec::kWidth);
+      for (int c = 0; c < C; ++c) sum[r][c] = load(b->total + (item.from + r) * columns + column + c * Vec::kWidth);
     }
     const int64_t left = b->call->ev - column;
-    for (int64_t j = 0; j < width; ++j) {
-      const void* v = offset(b->source.v, (key + j) * b->call->v.row, dtype);
+    for (int64_t j = 0; j < item.width; ++j) {
+      const void* v = offset(b->source.v, (item.key + j) * b->call->v.row, dtype);
       Vec x[C];
       if (left >= C * Vec::kWidth) {
         for (int c = 0; c < C; ++c) x[c] = load_as<dtype>(v, column + c * Vec::kWidth);
@@ -77,18 +77,18 @@ struct Direct {
       }
     }
     for (int r = 0; r < R; ++r) {
-      for (int c = 0; c < C; ++c) store(b->total + (from + r) * columns + column + c * Vec::kWidth, sum[r][c]);
+      for (int c = 0; c < C; ++c) store(b->total + (item.from + r) * columns + column + c * Vec::kWidth, sum[r][c]);
     }
   }
-  void accumulate(int64_t from, int64_t to, int64_t key, int64_t width) {
+  void accumulate(const Item& item) {
     for (int64_t column = 0; column < b->call->ev; column += 2 * Vec::kWidth) {
-      switch (to - from) {
-        case 1: add_values<1>(from, key, width, column); break;
-        case 2: add_values<2>(from, key, width, column); break;
-        case 3: add_values<3>(from, key, width, column); break;
-        case 4: add_values<4>(from, key, width, column); break;
-        case 5: add_values<5>(from, key, width, column); break;
-        default: add_values<kMicroRows>(from, key, width, column);
+      switch (item.to - item.from) {
+        case 1: add_values<1>(item, column); break;
+        case 2: add_values<2>(item, column); break;
+        case 3: add_values<3>(item, column); break;
+        case 4: add_values<4>(item, column); break;
+        case 5: add_values<5>(item, column); break;
+        default: add_values<kMicroRows>(item, column);
       }
     }
   }
@@ -98,7 +98,7 @@ int64_t direct_packed(const Attention*) { return 0; }
 
 int64_t direct_scratch(const Attention* call) {
   const int64_t depth = round_up(call->e, Vec::kWidth);
-  return kFlowBytes + (kMostRows * depth + kMicroRows * kKeyBlock + Vec::kWidth * depth) * 4;
+  return Softmax::kBytes + (kMostRows * depth + kMicroRows * kKeyBlock + Vec::kWidth * depth) * 4;
 }
 
 void direct_block(const AttentionBlock* b) {

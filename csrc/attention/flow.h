@@ -86,11 +86,13 @@ struct Row {
   float *total, *sum, *exponent;
 };
 
-// Raises the exponent where scores ask for it.
-inline void follow(const Row& row, Vec top, int64_t columns) {
+// Raises the exponent where scores ask for it; settle() comes before the totals are touched.
+template <class Settle>
+inline void follow(const Row& row, Vec top, int64_t columns, const Settle& settle) {
   if (!any(above(top, splat(*row.exponent + kSlack)))) return;
   const float largest = max_of(top), raised = largest > 0x1p23f || largest < -0x1p23f ? largest : nearbyintf(largest);
   if (*row.exponent > -INFINITY) {
+    settle();
     float factor[Vec::kWidth];
     store(factor, times_power(splat(1.0f), splat(*row.exponent - raised)));
     scale_row(row.total, columns, factor[0]);
@@ -134,39 +136,66 @@ inline bool any_seen(const AttentionBlock* b, int64_t from, int64_t to, int64_t 
 
 inline int64_t between(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
-// Scratch of the flow itself: sums by lane.
-constexpr int64_t kFlowBytes = kMostRows * 16 * 4;
+// Rows from ... to-1 against keys key ... key+width-1, of which at least one pair is seen.
+struct Item {
+  int64_t key, from, to, width;
+};
+
+// Goes to the next item, from `key` and `from` on; false past the last.
+template <class Engine>
+bool advance(const AttentionBlock* b, Item& item) {
+  for (; item.key < b->last; item.key += kKeyBlock, item.from = 0) {
+    for (; item.from < b->m; item.from += Engine::kRows) {
+      item.to = between(item.from + Engine::kRows, 0, b->m);
+      item.width = between(between(b->rows[item.to - 1].limit, 0, b->last) - item.key, 0, kKeyBlock);
+      if (item.width > 0 && any_seen(b, item.from, item.to, item.key, item.width)) return true;
+    }
+  }
+  return false;
+}
+
+// What a block of rows carries from item to item.
+struct Softmax {
+  const AttentionBlock* b;
+  const int64_t columns;
+  const float scale;
+  float* sums;  // by lane
+
+  static constexpr int64_t kBytes = kMostRows * 16 * 4;
+
+  // Engines give the sign of the scale to the queries; never zero, since zero times a masked -infinity is NaN.
+  explicit Softmax(const AttentionBlock* block)
+      : b(block), columns(value_columns(b->call)), scale(fmaxf(fabsf(b->call->scale) * kLog2e, 0x1p-100f)), sums((float*)b->scratch) {
+    fill_zero(b->total, b->m * columns);
+    fill_zero(sums, b->m * Vec::kWidth);
+    for (int64_t r = 0; r < b->m; ++r) b->exponent[r] = -INFINITY;
+  }
+  // Scores of row r of the item become weights.
+  template <class Engine, class Settle>
+  void weigh_row(Engine& engine, const Item& item, int64_t r, const Settle& settle) {
+    const Row row = {b->total + r * columns, sums + r * Vec::kWidth, b->exponent + r};
+    const int64_t n = between(b->rows[r].limit - item.key, 0, item.width);
+    float* s = engine.row(r - item.from);
+    Vec factor = splat(scale);
+    const Vec top = mask_scores(b->call->mask, b->rows[r].mask, item.key, s, n, factor);
+    follow(row, top, columns, settle);
+    weigh(engine, row, r - item.from, s, n, item.width, factor);
+  }
+  void finish() {
+    for (int64_t r = 0; r < b->m; ++r) b->sum[r] = sum_of(load(sums + r * Vec::kWidth));
+  }
+};
 
 template <class Engine>
 void attend(const AttentionBlock* b) {
-  const int64_t columns = value_columns(b->call);
-  float* sums = (float*)b->scratch;
-  Engine engine(b, (char*)b->scratch + kFlowBytes);
-  fill_zero(b->total, b->m * columns);
-  fill_zero(sums, b->m * Vec::kWidth);
-  for (int64_t r = 0; r < b->m; ++r) b->exponent[r] = -INFINITY;
-  // Engines give its sign to the queries; never zero, since zero times a masked -infinity is NaN.
-  const float scale = fmaxf(fabsf(b->call->scale) * kLog2e, 0x1p-100f);
-  for (int64_t key = b->first; key < b->last; key += kKeyBlock) {
-    const int64_t count = between(b->last - key, 0, kKeyBlock);
-    for (int64_t from = 0; from < b->m; from += Engine::kRows) {
-      const int64_t to = between(from + Engine::kRows, 0, b->m);
-      const int64_t width = between(b->rows[to - 1].limit - key, 0, count);
-      if (width == 0 || !any_seen(b, from, to, key, width)) continue;
-      engine.scores(from, to, key, width);
-      for (int64_t r = from; r < to; ++r) {
-        const Row row = {b->total + r * columns, sums + r * Vec::kWidth, b->exponent + r};
-        const int64_t n = between(b->rows[r].limit - key, 0, width);
-        float* s = engine.row(r - from);
-        Vec factor = splat(scale);
-        const Vec top = mask_scores(b->call->mask, b->rows[r].mask, key, s, n, factor);
-        follow(row, top, columns);
-        weigh(engine, row, r - from, s, n, width, factor);
-      }
-      engine.accumulate(from, to, key, width);
-    }
+  Softmax softmax(b);
+  Engine engine(b, (char*)b->scratch + Softmax::kBytes);
+  for (Item item = {b->first, 0, 0, 0}; advance<Engine>(b, item); item.from += Engine::kRows) {
+    engine.scores(item);
+    for (int64_t r = item.from; r < item.to; ++r) softmax.weigh_row(engine, item, r, [] {});
+    engine.accumulate(item);
   }
-  for (int64_t r = 0; r < b->m; ++r) b->sum[r] = sum_of(load(sums + r * Vec::kWidth));
+  softmax.finish();
 }
 
 }  // namespace

@@ -67,17 +67,18 @@ struct Panels {
   }
   const float* keys(int64_t key) const { return (const float*)b->source.packed + key / kKeyBlock * panel_floats(b->call); }
 
-  void scores(int64_t from, int64_t to, int64_t key, int64_t width) {
+  void scores(const Item& item) {
     const int64_t e = b->call->e;
-    multiply({q + from * e, e, keys(key), kKeyBlock, s, kKeyBlock, e, false}, to - from, round_up(width, 2 * Vec::kWidth));
+    multiply({q + item.from * e, e, keys(item.key), kKeyBlock, s, kKeyBlock, e, false}, item.to - item.from, round_up(item.width, 2 * Vec::kWidth));
   }
-  void accumulate(int64_t from, int64_t to, int64_t key, int64_t width) {
+  void accumulate(const Item& item) {
     const int64_t columns = value_columns(b->call);
-    multiply({s, kKeyBlock, keys(key) + kKeyBlock * b->call->e, columns, b->total + from * columns, columns, width, true}, to - from, columns);
+    const float* v = keys(item.key) + kKeyBlock * b->call->e;
+    multiply({s, kKeyBlock, v, columns, b->total + item.from * columns, columns, item.width, true}, item.to - item.from, columns);
   }
 };
 
-int64_t panels_scratch(const Attention* call) { return kFlowBytes + (kMostRows * call->e + Panels::kRows * kKeyBlock) * 4; }
+int64_t panels_scratch(const Attention* call) { return Softmax::kBytes + (kMostRows * call->e + Panels::kRows * kKeyBlock) * 4; }
 
 constexpr AttentionKernels kPanels = {panels_packed, panels_pack, panels_scratch, attend<Panels>, scale_row, divide_row};
 

@@ -61,9 +61,9 @@ struct Stream {
     transpose(r);
     for (int64_t j = 0; j < 16; ++j) _mm512_store_si512(out + j * kKeyBlock, r[j]);
   }
-  void scores(int64_t from, int64_t, int64_t key, int64_t width) {
-    for (int64_t top = 0; top < width; top += 16) {
-      score_tile(q + from * depth, (const uint16_t*)b->source.k + (key + top) * b->call->k.row, width - top, s + top);
+  void scores(const Item& item) {
+    for (int64_t top = 0; top < item.width; top += 16) {
+      score_tile(q + item.from * depth, (const uint16_t*)b->source.k + (item.key + top) * b->call->k.row, item.width - top, s + top);
     }
   }
 
@@ -78,16 +78,16 @@ struct Stream {
       _mm512_store_si512(out + kTile + j * 16, _mm512_permutex2var_epi16(even, high, odd));
     }
   }
-  void accumulate(int64_t from, int64_t, int64_t key, int64_t width) {
+  void accumulate(const Item& item) {
     int64_t buffer = 0;
     for (int64_t column = 0; column < columns; column += 32) {
-      const uint16_t* v = (const uint16_t*)b->source.v + key * b->call->v.row + column;
-      float* total = b->total + from * columns + column;
+      const uint16_t* v = (const uint16_t*)b->source.v + item.key * b->call->v.row + column;
+      float* total = b->total + item.from * columns + column;
       _tile_loadd(0, total, columns * 4);
       _tile_loadd(1, total + 16, columns * 4);
-      for (int64_t i = 0; i < width; i += 32, ++buffer) {
+      for (int64_t i = 0; i < item.width; i += 32, ++buffer) {
         uint16_t* tiles = wide + buffer % kBuffers * 2 * kTile;
-        interleave(v + i * b->call->v.row, width - i, first32(b->call->ev - column), tiles);
+        interleave(v + i * b->call->v.row, item.width - i, first32(b->call->ev - column), tiles);
         _tile_loadd(4, p + i, kKeyBlock * 2);
         _tile_loadd(6, tiles, 64);
         _tile_dpbf16ps(0, 4, 6);
@@ -103,7 +103,7 @@ struct Stream {
 int64_t stream_packed(const Attention*) { return 0; }
 
 int64_t stream_scratch(const Attention* call) {
-  return kFlowBytes + kMostRows * round_up(call->e, 32) * 2 + Stream::kRows * kKeyBlock * (2 + 4) + Stream::kBuffers * 2 * kTile * 2;
+  return Softmax::kBytes + kMostRows * round_up(call->e, 32) * 2 + Stream::kRows * kKeyBlock * (2 + 4) + Stream::kBuffers * 2 * kTile * 2;
 }
 
 }  // namespace
