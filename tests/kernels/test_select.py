@@ -33,6 +33,12 @@ TABLE = [
     ("fgemm_s4", VNNI, 512, BF16, "fgemm_f32s4_12x16_vnni"),
     ("rows", AMX, 1, BF16, "rows_vnni"),
     ("exact", AMX, 1, BF16, "exact_s8_1x16_vnni"),
+    ("attention", SCALAR, 512, BF16, "attention_panels_scalar"),
+    ("attention", AVX2, 12, F16, "attention_direct_avx2"),
+    ("attention", VNNI, 13, BF16, "attention_panels_vnni"),
+    ("attention", AMX, 512, F32, "attention_panels_vnni"),
+    ("attention", AMX, 32, BF16, "attention_stream_bf16_amx"),
+    ("attention", AMX, 33, BF16, "attention_tiles_bf16_amx"),
 ]
 
 
