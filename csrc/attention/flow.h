@@ -69,10 +69,13 @@ inline Vec mask_scores(const AttentionMask& mask, const void* row, int64_t key, 
   }
   if (mask.kind == kKeep) {
     const uint8_t* keep = (const uint8_t*)row + key * mask.column;
-    if (mask.column) {
-      for (int64_t i = 0; i < n; i += Vec::kWidth) store(s + i, select(bytes_set(keep + i, n - i), load(s + i), splat(-INFINITY)));
-    } else if (!*keep) {
-      for (int64_t i = 0; i < n; i += Vec::kWidth) store(s + i, splat(-INFINITY));
+    if (mask.column || !*keep) {
+      for (int64_t i = 0; i < n; i += Vec::kWidth) {
+        const Vec kept = mask.column ? select(bytes_set(keep + i, n - i), load(s + i), splat(-INFINITY)) : splat(-INFINITY);
+        store(s + i, kept);
+        top = larger(top, kept);
+      }
+      return top * factor;
     }
   }
   int64_t i = 0;
