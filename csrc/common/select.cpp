@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "common/kernels.h"
+#include "softmax/softmax.h"
 
 namespace lowbit {
 
@@ -10,6 +11,7 @@ namespace lowbit {
 #define DECLARE_qgemm(name) void name(const QgemmArgs*);
 #define DECLARE_fgemm_s8(name) void name(const FgemmArgs*);
 #define DECLARE_fgemm_s4(name) void name(const FgemmArgs*);
+#define DECLARE_softmax(name) extern const SoftmaxKernels name;
 #define LOWBIT_KERNEL(family, name, isa, min_m, needs) DECLARE_##family(name)
 #include "common/kernels.inc"
 #undef LOWBIT_KERNEL

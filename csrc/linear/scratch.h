@@ -7,7 +7,7 @@
 
 namespace lowbit {
 
-enum Slot { kRowSlot, kCodesSlot, kScaleSlot, kExactSlot, kExactOutSlot, kTableSlot, kTilesSlot, kHitSlot, kBiasSlot, kFloatSlot, kPanelSlot, kSlots };
+enum Slot { kRowSlot, kCodesSlot, kScaleSlot, kExactSlot, kExactOutSlot, kTableSlot, kTilesSlot, kHitSlot, kBiasSlot, kFloatSlot, kPanelSlot, kSoftmaxSlot, kSlots };
 
 class Scratch {
  public:

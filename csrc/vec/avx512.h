@@ -44,6 +44,7 @@ inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.r, b.r)}; }   // b if 
 inline Vec smaller(Vec a, Vec b) { return {_mm512_min_ps(a.r, b.r)}; }  // b if either is NaN
 inline Vec nearest(Vec x) { return {_mm512_roundscale_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline Vec times_power(Vec m, Vec n) { return {_mm512_scalef_ps(m.r, n.r)}; }  // m * 2^n, n integral or -infinity
+inline Vec scaled(Vec m, Vec n) { return times_power(m, n); }          // the same at n <= 128, where what is below 2^-126 may become zero
 
 inline Mask above(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.r, b.r, _CMP_GT_OQ)}; }
 inline Mask equal(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.r, b.r, _CMP_EQ_OQ)}; }

@@ -59,6 +59,13 @@ inline Vec times_power(Vec m, Vec n) {
   });
 }
 
+inline Vec scaled(Vec m, Vec n) {
+  return lanes([&](int j) {
+    const float bounded = n.r[j] > 128.0f ? 128.0f : n.r[j] > -127.0f ? n.r[j] : -127.0f;
+    return m.r[j] * bits_float((uint32_t)((int32_t)bounded + 127) << 23);
+  });
+}
+
 inline Mask above(Vec a, Vec b) { return flags([&](int j) { return a.r[j] > b.r[j]; }); }
 inline Mask equal(Vec a, Vec b) { return flags([&](int j) { return a.r[j] == b.r[j]; }); }
 inline Mask is_nan(Vec a) { return flags([&](int j) { return a.r[j] != a.r[j]; }); }

@@ -1,0 +1,190 @@
+// The row algorithms over tiles. Two-pass: sum, then exponentials again, scaled and stored past the caches. Three-pass: exponentials are
+// kept while they are summed and scaled after that; its pass for the maximum ends with the first tile, since pairs need only an exponent
+// that is not 2^100 too small.
+#pragma once
+#include <math.h>
+
+#include "softmax/flush.h"
+#include "softmax/tiles.h"
+
+namespace lowbit {
+namespace {
+
+const SoftmaxSum kCare = {__builtin_nan(""), 0.0};
+
+template <class Source>
+inline float max_from(Source& source, int64_t begin, int64_t end) {
+  float most = -kInfinity;
+  for (int64_t i = begin; i < end; i += kTile) {
+    const int64_t count = end - i < kTile ? end - i : kTile;
+    const float top = tile_max(source.tile(i, count), count);
+    most = top > most ? top : most;
+  }
+  return most;
+}
+
+inline void times_power_of_two(float* kept, int64_t count, float power) {
+  each_vector(count, [&](int64_t i, int64_t some) { store_as<kF32>(kept, i, some, scaled(load_as<kF32>(kept, i, some, 0.0f), splat(power))); });
+}
+
+template <bool keep, class Source>
+inline SoftmaxSum sum_row(Source& source, int64_t n, float* kept) {
+  const int64_t head = n < kTile ? n : kTile;
+  float top = tile_max(source.tile(0, head), head);
+  if (top > kMost / 2) return kCare;
+  double m = 0;
+  float power = power_of(top);
+  for (int64_t i = 0; i < n; i += kTile) {
+    const int64_t count = n - i < kTile ? n - i : kTile;
+    float sum = tile_sum<keep>(source.tile(i, count), count, base_of(power), kept + i);
+    if (!(__builtin_fabsf(sum) < kLarge)) {  // NaN, or something 2^80 times all before it
+      top = max_from(source, i, keep ? n : i + count);
+      if (!(top <= kMost / 2)) return kCare;
+      const float raised = power_of(top);
+      m = ldexp(m, (int)(power - raised));
+      if (keep) times_power_of_two(kept, i, power - raised);
+      power = raised;
+      sum = tile_sum<keep>(source.tile(i, count), count, base_of(power), kept + i);
+      if (!(__builtin_fabsf(sum) < kLarge)) return kCare;
+    }
+    m += sum;
+  }
+  return {m, power};
+}
+
+template <Dtype dtype, bool stream, class Source, class F>
+inline void write_row(Source& source, int64_t n, void* out, F f) {
+  // Last tiles first: those are still in the cache.
+  for (int64_t i = (n - 1) / kTile * kTile; i >= 0; i -= kTile) {
+    const int64_t count = n - i < kTile ? n - i : kTile;
+    tile_write<dtype, stream>(source.tile(i, count), count, (char*)out + i * element_size(dtype), f);
+  }
+  if (stream) stream_end();
+}
+
+template <class Source, class F>
+struct WriteRow {
+  Source& source;
+  int64_t n;
+  void* out;
+  bool stream;
+  F f;
+  template <Dtype dtype>
+  void call() const {
+    if (stream) write_row<dtype, true>(source, n, out, f);
+    else write_row<dtype, false>(source, n, out, f);
+  }
+};
+
+template <class Source, class F>
+inline void write(Source& source, const SoftmaxSpec& spec, const SoftmaxRow& part, F f) {
+  with_dtype(spec.out_dtype, WriteRow<Source, F>{source, part.n, part.out, spec.two_pass, f});
+}
+
+struct ScaleKept {
+  const SoftmaxRow& part;
+  Vec factor;
+  template <Dtype dtype>
+  void call() const {
+    tile_write<dtype, false>(Floats{part.kept, factor}, part.n, part.out, [&](Vec e) { return e * factor; });
+  }
+};
+
+template <class Source>
+inline SoftmaxSum first_pass(Source& source, const SoftmaxSpec& spec, const SoftmaxRow& part) {
+  return spec.two_pass || spec.log ? sum_row<false>(source, part.n, nullptr) : sum_row<true>(source, part.n, part.kept);
+}
+
+template <class Source>
+inline void second_pass(Source& source, const SoftmaxSpec& spec, const SoftmaxRow& part, SoftmaxSum own, SoftmaxSum total) {
+  if (spec.log) {
+    const double whole = log(total.m) + total.n * 0x1.62e42fefa39efp-1;
+    const Vec high = splat((float)whole), low = splat((float)(whole - (float)whole));
+    write(source, spec, part, [=](Vec s) { return (s - high) - low; });
+  } else if (spec.two_pass) {
+    const Vec inverse = splat((float)(1.0 / total.m));
+    const Base base = base_of((float)total.n);
+    write(source, spec, part, [=](Vec s) {
+      const Pair e = exp_pair(larger(base.floor, s));
+      return scaled(e.m * inverse, e.n - base.power);
+    });
+  } else {
+    const double shift = own.n == total.n ? 1.0 : ldexp(1.0, (int)(own.n - total.n));
+    with_dtype(spec.out_dtype, ScaleKept{part, splat((float)(shift / total.m))});
+  }
+}
+
+struct FillNan {
+  void* out;
+  int64_t n;
+  template <Dtype dtype>
+  void call() const {
+    each_vector(n, [&](int64_t i, int64_t some) { store_as<dtype>(out, i, some, splat(__builtin_nanf(""))); });
+  }
+};
+
+void careful_row(const SoftmaxSpec& spec, const SoftmaxRow& row) {
+  Careful source(spec, row);
+  source.shift = source.top();
+  if (!(__builtin_fabs(source.shift) < __builtin_inf())) return with_dtype(spec.out_dtype, FillNan{row.out, row.n});
+  const SoftmaxSum sum = first_pass(source, spec, row);
+  second_pass(source, spec, row, sum, sum);
+}
+
+template <class Source>
+void rows_from(const SoftmaxSpec& spec, const SoftmaxRows& rows) {
+  SoftmaxRow row = rows.row;
+  const bool own = !spec.two_pass && !spec.log && spec.out_dtype == kF32;
+  for (int64_t r = 0; r < rows.count; ++r) {
+    if (own) row.kept = (float*)row.out;
+    Source source(spec, row);
+    const SoftmaxSum sum = first_pass(source, spec, row);
+    if (needs_care(sum)) careful_row(spec, row);
+    else second_pass(source, spec, row, sum, sum);
+    row.x = (const char*)row.x + rows.x_step;
+    row.mask = (const char*)row.mask + rows.mask_step;
+    row.out = (char*)row.out + rows.out_step;
+  }
+}
+
+template <class Source>
+SoftmaxSum first_from(const SoftmaxSpec& spec, const SoftmaxRow& part) {
+  Source source(spec, part);
+  return first_pass(source, spec, part);
+}
+
+template <class Source>
+void second_from(const SoftmaxSpec& spec, const SoftmaxRow& part, SoftmaxSum own, SoftmaxSum total) {
+  Source source(spec, part);
+  second_pass(source, spec, part, own, total);
+}
+
+// The source that fits a call.
+#define LOWBIT_WITH_SOURCE(spec, function, ...)                                          \
+  if ((spec).mask != kNoMask) return function<Masked>(spec, __VA_ARGS__);                \
+  if ((spec).dtype == kBF16) return function<Direct<kBF16, true>>(spec, __VA_ARGS__);    \
+  if ((spec).dtype == kF16) return function<Direct<kF16, true>>(spec, __VA_ARGS__);      \
+  if ((spec).scale != 1.0) return function<Direct<kF32, true>>(spec, __VA_ARGS__);       \
+  return function<Direct<kF32, false>>(spec, __VA_ARGS__);
+
+inline void dispatch_rows(const SoftmaxSpec& spec, const SoftmaxRows& rows) { LOWBIT_WITH_SOURCE(spec, rows_from, rows) }
+
+void softmax_rows(const SoftmaxSpec* spec, const SoftmaxRows* rows) {
+  FlushToZero flush;
+  dispatch_rows(*spec, *rows);
+}
+
+SoftmaxSum softmax_first(const SoftmaxSpec* spec, const SoftmaxRow* part) {
+  FlushToZero flush;
+  LOWBIT_WITH_SOURCE(*spec, first_from, *part)
+}
+
+void softmax_second(const SoftmaxSpec* spec, const SoftmaxRow* part, SoftmaxSum own, SoftmaxSum total) {
+  FlushToZero flush;
+  LOWBIT_WITH_SOURCE(*spec, second_from, *part, own, total)
+}
+
+#undef LOWBIT_WITH_SOURCE
+
+}  // namespace
+}  // namespace lowbit

@@ -1,0 +1,142 @@
+// Where scores come from, tile by tile. Include one of the vectors first.
+#pragma once
+#include "softmax/softmax.h"
+
+namespace lowbit {
+namespace {
+
+constexpr int64_t kTile = 64 * Vec::kWidth;
+const float kInfinity = __builtin_inff();
+
+// Scores read as they lie.
+template <Dtype dtype, bool scaled>
+struct View {
+  const void* x;
+  Vec scale;
+  Vec at(int64_t i) const { return scaled ? load_as<dtype>(x, i) * scale : load_as<dtype>(x, i); }
+  Vec at(int64_t i, int64_t count) const {  // -Inf past the end
+    if (!scaled) return load_as<dtype>(x, i, count, -kInfinity);
+    float lanes[Vec::kWidth];
+    store(lanes, load_as<dtype>(x, i, count, 0.0f) * scale);
+    return load_as<kF32>(lanes, 0, count, -kInfinity);
+  }
+};
+typedef View<kF32, false> Floats;
+
+template <Dtype dtype, bool scaled>
+struct Direct {
+  View<dtype, scaled> row;
+  Direct(const SoftmaxSpec& spec, const SoftmaxRow& part) : row{part.x, splat((float)spec.scale)} {}
+  View<dtype, scaled> tile(int64_t i, int64_t) { return {(const char*)row.x + i * element_size(dtype), row.scale}; }
+};
+
+// f(i, count) for every vector of `count` elements.
+template <class F>
+inline void each_vector(int64_t count, F f) {
+  for (int64_t i = 0; i < count; i += Vec::kWidth) f(i, count - i < Vec::kWidth ? count - i : Vec::kWidth);
+}
+
+template <class F>
+inline void with_dtype(Dtype dtype, F f) {
+  if (dtype == kF32) f.template call<kF32>();
+  else if (dtype == kBF16) f.template call<kBF16>();
+  else f.template call<kF16>();
+}
+
+struct Widen {
+  const void* from;
+  int64_t begin, count;
+  float* to;
+  template <Dtype dtype>
+  void call() const {
+    each_vector(count, [&](int64_t i, int64_t some) { store(to + i, load_as<dtype>(from, begin + i, some, 0.0f)); });
+  }
+};
+
+struct AddMask {
+  const void* from;
+  int64_t begin, count;
+  Vec scale;
+  float* s;
+  template <Dtype dtype>
+  void call() const {
+    each_vector(count, [&](int64_t i, int64_t some) { store(s + i, fma(load(s + i), scale, load_as<dtype>(from, begin + i, some, 0.0f))); });
+  }
+};
+
+// x * scale with a mask, computed a tile at a time into memory that stays in the first cache.
+struct Masked {
+  const SoftmaxSpec& spec;
+  const SoftmaxRow& part;
+  alignas(64) float s[kTile];
+
+  Masked(const SoftmaxSpec& a, const SoftmaxRow& b) : spec(a), part(b) {}
+
+  Floats tile(int64_t begin, int64_t count) {
+    const Vec scale = splat((float)spec.scale);
+    with_dtype(spec.dtype, Widen{part.x, begin, count, s});
+    if (spec.mask_splat) {
+      const Vec added = splat(splat_value());
+      each_vector(count, [&](int64_t i, int64_t) { store(s + i, fma(load(s + i), scale, added)); });
+    } else if (spec.mask == kFloatMask) {
+      with_dtype(spec.mask_dtype, AddMask{part.mask, begin, count, scale, s});
+    } else {
+      const uint8_t* keep = (const uint8_t*)part.mask + begin;
+      each_vector(count, [&](int64_t i, int64_t some) { store(s + i, select(bytes_set(keep + i, some), load(s + i) * scale, splat(-kInfinity))); });
+    }
+    return {s, scale};
+  }
+
+  float splat_value() const {
+    if (spec.mask == kBoolMask) return *(const uint8_t*)part.mask ? 0.0f : -kInfinity;
+    float value[kTile];
+    with_dtype(spec.mask_dtype, Widen{part.mask, 0, 1, value});
+    return value[0];
+  }
+};
+
+// The same in double, less `shift`: for rows whose float scores are too large to be told apart, or overflow.
+struct Careful {
+  const SoftmaxSpec& spec;
+  const SoftmaxRow& part;
+  double shift = 0;
+  alignas(64) float s[kTile], added[kTile];
+  double exact[kTile];
+
+  Careful(const SoftmaxSpec& a, const SoftmaxRow& b) : spec(a), part(b) {}
+
+  void scores(int64_t begin, int64_t count) {
+    const uint8_t* keep = (const uint8_t*)part.mask;
+    with_dtype(spec.dtype, Widen{part.x, begin, count, s});
+    if (spec.mask == kFloatMask) with_dtype(spec.mask_dtype, Widen{part.mask, spec.mask_splat ? 0 : begin, spec.mask_splat ? 1 : count, added});
+    for (int64_t i = 0; i < count; ++i) {
+      exact[i] = (double)s[i] * spec.scale;
+      if (spec.mask == kFloatMask) exact[i] += added[spec.mask_splat ? 0 : i];
+      if (spec.mask == kBoolMask && !keep[spec.mask_splat ? 0 : begin + i]) exact[i] = -__builtin_inf();
+    }
+  }
+
+  // The maximum; NaN if there is one.
+  double top() {
+    double most = -__builtin_inf();
+    bool nan = false;
+    for (int64_t i = 0; i < part.n; i += kTile) {
+      const int64_t count = part.n - i < kTile ? part.n - i : kTile;
+      scores(i, count);
+      for (int64_t j = 0; j < count; ++j) {
+        most = exact[j] > most ? exact[j] : most;
+        nan |= exact[j] != exact[j];
+      }
+    }
+    return nan ? __builtin_nan("") : most;
+  }
+
+  Floats tile(int64_t begin, int64_t count) {
+    scores(begin, count);
+    for (int64_t i = 0; i < count; ++i) s[i] = (float)(exact[i] - shift);
+    return {s, splat(1.0f)};
+  }
+};
+
+}  // namespace
+}  // namespace lowbit
