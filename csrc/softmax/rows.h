@@ -81,13 +81,35 @@ inline void write(Source& source, const SoftmaxSpec& spec, const SoftmaxRow& par
   with_dtype(spec.out_dtype, WriteRow<Source, F>{source, part.n, part.out, spec.two_pass, f});
 }
 
-struct ScaleKept {
-  const SoftmaxRow& part;
-  Vec factor;
+template <class View, class F>
+struct WriteTile {
+  const View& view;
+  int64_t n;
+  void* out;
+  F f;
   template <Dtype dtype>
-  void call() const {
-    tile_write<dtype, false>(Floats{part.kept, factor}, part.n, part.out, [&](Vec e) { return e * factor; });
+  void call() const { tile_write<dtype, false>(view, n, out, f); }
+};
+
+template <class View, class F>
+inline void write_tile(Dtype dtype, const View& view, int64_t n, void* out, F f) {
+  with_dtype(dtype, WriteTile<View, F>{view, n, out, f});
+}
+
+inline void scale_kept(Dtype dtype, const SoftmaxRow& row, float factor) {
+  const Vec by = splat(factor);
+  write_tile(dtype, Floats{row.kept, by}, row.n, row.out, [=](Vec e) { return e * by; });
+}
+
+// log of m * 2^n as the sum of two floats.
+struct LogSum {
+  Vec high, low;
+  explicit LogSum(SoftmaxSum sum) {
+    const double whole = log(sum.m) + sum.n * 0x1.62e42fefa39efp-1;
+    high = splat((float)whole);
+    low = splat((float)(whole - (float)whole));
   }
+  Vec operator()(Vec s) const { return (s - high) - low; }
 };
 
 template <class Source>
@@ -98,9 +120,7 @@ inline SoftmaxSum first_pass(Source& source, const SoftmaxSpec& spec, const Soft
 template <class Source>
 inline void second_pass(Source& source, const SoftmaxSpec& spec, const SoftmaxRow& part, SoftmaxSum own, SoftmaxSum total) {
   if (spec.log) {
-    const double whole = log(total.m) + total.n * 0x1.62e42fefa39efp-1;
-    const Vec high = splat((float)whole), low = splat((float)(whole - (float)whole));
-    write(source, spec, part, [=](Vec s) { return (s - high) - low; });
+    write(source, spec, part, LogSum(total));
   } else if (spec.two_pass) {
     const Vec inverse = splat((float)(1.0 / total.m));
     const Base base = base_of((float)total.n);
@@ -110,7 +130,7 @@ inline void second_pass(Source& source, const SoftmaxSpec& spec, const SoftmaxRo
     });
   } else {
     const double shift = own.n == total.n ? 1.0 : ldexp(1.0, (int)(own.n - total.n));
-    with_dtype(spec.out_dtype, ScaleKept{part, splat((float)(shift / total.m))});
+    scale_kept(spec.out_dtype, part, (float)(shift / total.m));
   }
 }
 
@@ -131,31 +151,79 @@ void careful_row(const SoftmaxSpec& spec, const SoftmaxRow& row) {
   second_pass(source, spec, row, sum, sum);
 }
 
-template <class Source>
-void rows_from(const SoftmaxSpec& spec, const SoftmaxRows& rows) {
-  SoftmaxRow row = rows.row;
+inline SoftmaxRow row_of(const SoftmaxSpec& spec, const SoftmaxRows& rows, int64_t r) {
+  const SoftmaxRow& first = rows.row;
+  void* out = (char*)first.out + r * rows.out_step;
   const bool own = !spec.two_pass && !spec.log && spec.out_dtype == kF32;
+  return {(const char*)first.x + r * rows.x_step, (const char*)first.mask + r * rows.mask_step, out, own ? (float*)out : first.kept, first.n};
+}
+
+template <class Source>
+void long_rows(const SoftmaxSpec& spec, const SoftmaxRows& rows) {
+  alignas(64) float memory[kTile];
   for (int64_t r = 0; r < rows.count; ++r) {
-    if (own) row.kept = (float*)row.out;
-    Source source(spec, row);
+    const SoftmaxRow row = row_of(spec, rows, r);
+    Source source(spec, row, memory);
     const SoftmaxSum sum = first_pass(source, spec, row);
     if (needs_care(sum)) careful_row(spec, row);
     else second_pass(source, spec, row, sum, sum);
-    row.x = (const char*)row.x + rows.x_step;
-    row.mask = (const char*)row.mask + rows.mask_step;
-    row.out = (char*)row.out + rows.out_step;
+  }
+}
+
+// Rows of one tile, pass by pass.
+template <class Source>
+void group_of_rows(const SoftmaxSpec& spec, const SoftmaxRows& rows, int64_t begin, int64_t count, float* memory) {
+  typedef typename Source::Tile Tile;
+  const int64_t n = rows.row.n, step = round_up(n, Vec::kWidth);
+  const void* scores[kGroup];
+  float tops[kGroup], powers[kGroup], sums[kGroup];
+  const Vec scale = splat((float)spec.scale);
+  const auto row_at = [&](int64_t r) {
+    SoftmaxRow row = row_of(spec, rows, begin + r);
+    if (spec.log || spec.out_dtype != kF32) row.kept = memory + r * step;
+    return row;
+  };
+  for (int64_t r = 0; r < count; ++r) {
+    const SoftmaxRow row = row_at(r);
+    const Tile tile = Source(spec, row, memory + r * step).tile(0, n);
+    scores[r] = tile.x;
+    tops[r] = tile_max(tile, n);
+    powers[r] = power_of(tops[r]);
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    const Tile tile = {scores[r], scale};
+    const Base base = base_of(powers[r]);
+    sums[r] = spec.log ? tile_sum<false>(tile, n, base, nullptr) : tile_sum<true>(tile, n, base, row_at(r).kept);
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    const SoftmaxRow row = row_at(r);
+    if (!(__builtin_fabsf(tops[r]) <= kMost / 2 && sums[r] < kLarge)) careful_row(spec, row);
+    else if (spec.log) write_tile(spec.out_dtype, Tile{scores[r], scale}, n, row.out, LogSum({sums[r], powers[r]}));
+    else scale_kept(spec.out_dtype, row, 1.0f / sums[r]);
+  }
+}
+
+template <class Source>
+void rows_from(const SoftmaxSpec& spec, const SoftmaxRows& rows) {
+  if (spec.two_pass || rows.row.n > kTile) return long_rows<Source>(spec, rows);
+  alignas(64) float memory[kMemory];
+  const int64_t fit = kMemory / round_up(rows.row.n, Vec::kWidth), most = fit < kGroup ? fit : kGroup;
+  for (int64_t r = 0; r < rows.count; r += most) {
+    group_of_rows<Source>(spec, rows, r, rows.count - r < most ? rows.count - r : most, memory);
   }
 }
 
 template <class Source>
 SoftmaxSum first_from(const SoftmaxSpec& spec, const SoftmaxRow& part) {
-  Source source(spec, part);
+  alignas(64) float memory[kTile];
+  Source source(spec, part, memory);
   return first_pass(source, spec, part);
 }
 
 template <class Source>
 void second_from(const SoftmaxSpec& spec, const SoftmaxRow& part, SoftmaxSum own, SoftmaxSum total) {
-  Source source(spec, part);
+  alignas(64) float memory[kTile];
+  Source source(spec, part, memory);
   second_pass(source, spec, part, own, total);
 }
 

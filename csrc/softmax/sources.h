@@ -6,6 +6,8 @@ namespace lowbit {
 namespace {
 
 constexpr int64_t kTile = 64 * Vec::kWidth;
+constexpr int64_t kGroup = 8;              // short rows that go through each pass together: the latencies of one hide behind the others
+constexpr int64_t kMemory = 4 * kTile;     // floats that the rows of a group share for scores that are computed
 const float kInfinity = __builtin_inff();
 
 // Scores read as they lie.
@@ -25,9 +27,10 @@ typedef View<kF32, false> Floats;
 
 template <Dtype dtype, bool scaled>
 struct Direct {
-  View<dtype, scaled> row;
-  Direct(const SoftmaxSpec& spec, const SoftmaxRow& part) : row{part.x, splat((float)spec.scale)} {}
-  View<dtype, scaled> tile(int64_t i, int64_t) { return {(const char*)row.x + i * element_size(dtype), row.scale}; }
+  typedef View<dtype, scaled> Tile;
+  Tile row;
+  Direct(const SoftmaxSpec& spec, const SoftmaxRow& part, float*) : row{part.x, splat((float)spec.scale)} {}
+  Tile tile(int64_t i, int64_t) { return {(const char*)row.x + i * element_size(dtype), row.scale}; }
 };
 
 // f(i, count) for every vector of `count` elements.
@@ -66,11 +69,12 @@ struct AddMask {
 
 // x * scale with a mask, computed a tile at a time into memory that stays in the first cache.
 struct Masked {
+  typedef Floats Tile;
   const SoftmaxSpec& spec;
   const SoftmaxRow& part;
-  alignas(64) float s[kTile];
+  float* s;
 
-  Masked(const SoftmaxSpec& a, const SoftmaxRow& b) : spec(a), part(b) {}
+  Masked(const SoftmaxSpec& a, const SoftmaxRow& b, float* memory) : spec(a), part(b), s(memory) {}
 
   Floats tile(int64_t begin, int64_t count) {
     const Vec scale = splat((float)spec.scale);
@@ -89,7 +93,7 @@ struct Masked {
 
   float splat_value() const {
     if (spec.mask == kBoolMask) return *(const uint8_t*)part.mask ? 0.0f : -kInfinity;
-    float value[kTile];
+    float value[Vec::kWidth];
     with_dtype(spec.mask_dtype, Widen{part.mask, 0, 1, value});
     return value[0];
   }

@@ -9,11 +9,8 @@ namespace {
 constexpr float kMost = 0x1p18f;   // exp_pair is accurate up to here
 constexpr float kLarge = 0x1p100f; // sums of a tile stay below, or its exponentials are taken relative to more
 
-inline float power_of(float top) {
-  float lanes[Vec::kWidth];
-  store(lanes, exp_pair(larger(splat(-kMost), splat(top))).n);
-  return lanes[0];
-}
+// The exponent of about e^top; where it rounds does not matter.
+inline float power_of(float top) { return ((top > -kMost ? top : -kMost) * 0x1.715476p+0f + 0x1.8p23f) - 0x1.8p23f; }
 
 // Exponentials are taken relative to 2^power; scores 138 below that give zero, as they would in the result.
 struct Base {
@@ -43,7 +40,7 @@ inline float tile_max(const View& view, int64_t count) {
 
 // The sum of the exponentials, which are kept if asked. A lane adds up no more than 16 + 3 of them.
 template <bool keep, class View>
-inline float tile_sum(const View& view, int64_t count, const Base& base, float* kept) {
+inline float tile_sum(const View view, int64_t count, const Base base, float* kept) {
   Vec sum[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
   int64_t i = 0;
   for (; i + 4 * Vec::kWidth <= count; i += 4 * Vec::kWidth) {
