@@ -54,8 +54,7 @@ inline SoftmaxSum sum_row(Source& source, int64_t n, float* kept) {
 
 template <Dtype dtype, bool stream, class Source, class F>
 inline void write_row(Source& source, int64_t n, void* out, F f) {
-  // Last tiles first: those are still in the cache.
-  for (int64_t i = (n - 1) / kTile * kTile; i >= 0; i -= kTile) {
+  for (int64_t i = 0; i < n; i += kTile) {
     const int64_t count = n - i < kTile ? n - i : kTile;
     tile_write<dtype, stream>(source.tile(i, count), count, (char*)out + i * element_size(dtype), f);
   }

@@ -8,6 +8,7 @@ namespace {
 constexpr int64_t kTile = 64 * Vec::kWidth;
 constexpr int64_t kGroup = 8;              // short rows that go through each pass together: the latencies of one hide behind the others
 constexpr int64_t kMemory = 4 * kTile;     // floats that the rows of a group share for scores that are computed
+constexpr int64_t kAhead = 2048;            // bytes
 const float kInfinity = __builtin_inff();
 
 // Scores read as they lie.
@@ -15,7 +16,11 @@ template <Dtype dtype, bool scaled>
 struct View {
   const void* x;
   Vec scale;
-  Vec at(int64_t i) const { return scaled ? load_as<dtype>(x, i) * scale : load_as<dtype>(x, i); }
+  Vec at(int64_t i) const {
+    // The exponentials between two loads leave the processor's own look-ahead too short, and it ends at every page.
+    __builtin_prefetch((const char*)x + i * element_size(dtype) + kAhead);
+    return scaled ? load_as<dtype>(x, i) * scale : load_as<dtype>(x, i);
+  }
   Vec at(int64_t i, int64_t count) const {  // -Inf past the end
     if (!scaled) return load_as<dtype>(x, i, count, -kInfinity);
     float lanes[Vec::kWidth];
@@ -52,7 +57,10 @@ struct Widen {
   float* to;
   template <Dtype dtype>
   void call() const {
-    each_vector(count, [&](int64_t i, int64_t some) { store(to + i, load_as<dtype>(from, begin + i, some, 0.0f)); });
+    each_vector(count, [&](int64_t i, int64_t some) {
+      __builtin_prefetch((const char*)from + (begin + i) * element_size(dtype) + kAhead);
+      store(to + i, load_as<dtype>(from, begin + i, some, 0.0f));
+    });
   }
 };
 
