@@ -1,0 +1,285 @@
+"""lowbit::softmax against float64 within the bounds of docs/arithmetic.md, on every ISA and by both algorithms."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import bounds, operands
+from lowbit_compiler.runtime import kernels, library
+
+L = torch.ops.lowbit
+EPS = bounds.EPS
+INF = torch.inf
+MAX = torch.finfo(torch.float32).max
+ALGORITHMS = ("two-pass", "three-pass")
+BOTH = pytest.mark.parametrize("algorithm", ALGORITHMS)
+needs_library = pytest.mark.skipif(library.handle() is None, reason="no native library")
+
+
+def softmax(x, dim=-1, scale=1.0, mask=None, log=False, dtype=None):
+    return L.softmax(x, dim, scale, mask, log, dtype)
+
+
+def check(x, dim=-1, scale=1.0, mask=None, log=False, dtype=None):
+    got = softmax(x, dim, scale, mask, log, dtype)
+    expected, bound = bounds.softmax(x, dim, scale, mask, log, dtype or x.dtype)
+    assert got.shape == x.shape
+    assert got.is_contiguous()
+    assert torch.equal(got.isnan(), expected.isnan())
+    infinite = expected.isinf()
+    assert torch.equal(got[infinite].double(), expected[infinite])
+    finite = ~expected.isnan() & ~infinite
+    bounds.assert_within(got[finite], expected[finite], bound[finite])
+    return got
+
+
+def uniform(*shape, reach=100.0, seed=0):
+    return (torch.rand(*shape, generator=operands.generator(seed)) * 2 - 1) * reach
+
+
+@BOTH
+@pytest.mark.parametrize("n", [1000, 65_537, 1_000_000])
+def test_accuracy(isa, algorithm, n):
+    x = uniform(n)
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        y = check(x).double()
+    expected = torch.softmax(x.double(), 0)
+    normal = expected > 2.0**-125
+    assert float(((y - expected).abs() / expected)[normal].max()) <= 5e-7
+    assert abs(float(y.sum()) - 1) <= 1e-6
+
+
+@BOTH
+def test_sum_of_a_long_row(isa, algorithm):
+    n = 1 << (22 if isa == "scalar" else 24)
+    for x in (torch.randn(n, generator=operands.generator(1)), torch.full((n,), 0.3)):
+        with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+            assert abs(float(softmax(x).sum(dtype=torch.float64)) - 1) <= 1e-6
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", operands.DTYPES)
+@pytest.mark.parametrize("log", [False, True])
+def test_lengths(isa, algorithm, dtype, log):
+    tile = 64 * {"scalar": 4, "avx2": 8}.get(isa, 16)
+    lengths = {*range(1, 70), *(tile * k + d for k in (1, 2) for d in (-17, -1, 0, 1)), 2 * tile + 1}
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for n in sorted(lengths):
+            check(uniform(3, n, reach=20.0, seed=n).to(dtype), log=log)
+
+
+@BOTH
+@pytest.mark.parametrize(("dtype", "out"), list(itertools.product(operands.DTYPES, operands.DTYPES)))
+def test_dtypes(isa, algorithm, dtype, out):
+    x = operands.rows(5, 700, dtype)
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for log, scale in ((False, 1.0), (False, 0.125), (True, 1.0), (True, 0.3)):
+            check(x, scale=scale, log=log, dtype=out)
+            check(x, dim=0, scale=scale, log=log, dtype=out)
+
+
+def masks(shape):
+    *rest, n = shape
+    causal = torch.ones(rest[-1], n, dtype=torch.bool).tril()
+    some = torch.rand(shape, generator=operands.generator(3)) < 0.7
+    some[..., 0] = True
+    made = {"causal": causal, "some": some, "one row": some[:1, :1], "a row each": some[..., :1], "left padding": ~causal.flip(-1) | (n == 1)}
+    for dtype in operands.DTYPES:
+        made[f"bias {dtype}"] = torch.randn(shape, generator=operands.generator(4)).to(dtype)
+        made[f"causal {dtype}"] = torch.zeros(rest[-1], n, dtype=dtype).masked_fill(~causal, -INF)
+    made["-1e9"] = torch.zeros(rest[-1], n).masked_fill(~causal, -1e9)
+    made["-max"] = torch.zeros(rest[-1], n).masked_fill(~causal, -MAX)
+    made["transposed"] = torch.randn(*rest[:-1], n, rest[-1]).mT
+    made["every other"] = torch.randn(*rest, 2 * n)[..., ::2]
+    return made
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", operands.DTYPES)
+def test_masks(isa, algorithm, dtype):
+    for shape in ((2, 9, 33), (1, 3, 1500)):
+        x = uniform(*shape, reach=10.0).to(dtype)
+        with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+            for name, mask in masks(shape).items():
+                for log in (False, True):
+                    y = check(x, scale=0.25, mask=mask, log=log)
+                if name in ("causal", "-1e9", "-max"):
+                    check(x, mask=mask)
+                    hidden = (mask.expand(shape) != (name == "causal")) & True
+                    assert not softmax(x, mask=mask)[hidden].any()
+                assert y.dtype == dtype
+                check(x, dim=1, mask=mask)
+
+
+def special():
+    base = uniform(100, reach=5.0)
+    rows = {}
+    for name, value in {"nan": torch.nan, "inf": INF, "-inf": -INF, "-1e9": -1e9, "-max": -MAX, "1e9": 1e9, "max": MAX}.items():
+        rows[name] = base.clone()
+        rows[name][[3, 60]] = value
+        rows[f"all {name}"] = torch.full((100,), value)
+    rows["inf and -inf"] = rows["inf"].clone()
+    rows["inf and -inf"][50] = -INF
+    rows["late nan"] = base.clone()
+    rows["late nan"][-1] = torch.nan
+    rows["shifted up"], rows["shifted down"] = 1e5 + torch.arange(100.0) % 3, -1e5 + torch.arange(100.0) % 3
+    rows["past the domain"], rows["below the domain"] = 1e6 + torch.arange(100.0), -1e6 - torch.arange(100.0)
+    rows["large"] = uniform(100, reach=3e38)
+    rows["subnormal"] = torch.full((100,), 1e-40)
+    rows["overflow"] = 90 + uniform(100, reach=10.0)
+    return rows
+
+
+@BOTH
+@pytest.mark.parametrize("log", [False, True])
+def test_special_rows(isa, algorithm, log):
+    made = torch.stack(list(special().values()))
+    for x in (made, made.repeat(1, 15), torch.cat([made[:, :50].repeat(1, 26), made[:, 50:].repeat(1, 26)], 1)):
+        with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+            check(x, log=log)
+            check(x.T.contiguous(), dim=0, log=log)
+            check(x, scale=-2.5, log=log)
+    x = made[:, :1].repeat(1, 7)
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        alive = x.abs().amax(1) < INF
+        assert torch.equal(softmax(x)[alive], torch.full((int(alive.sum()), 7), 1.0).div(7))
+
+
+@BOTH
+def test_rising_rows(isa, algorithm):
+    steps = torch.arange(6000) // 300
+    for x in (steps * 90.0, steps * -90.0, (steps % 3) * 300.0, steps * 5000.0):
+        with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+            for padded in (x, torch.cat([torch.full((3000,), -INF), x]), torch.cat([x, torch.full((3000,), -1e9)])):
+                check(padded)
+                check(padded, log=True)
+
+
+@BOTH
+def test_one_element(isa, algorithm):
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for dtype in operands.DTYPES:
+            x = torch.tensor([0.0, 1.0, -3.7, 88.0, 1e4, -6e4]).to(dtype)[:, None]
+            assert torch.equal(softmax(x), torch.ones_like(x))
+            assert torch.equal(softmax(x[0, 0], dim=0), torch.ones((), dtype=dtype))
+            assert torch.equal(softmax(x, dim=0, mask=torch.eye(6, 1, dtype=torch.bool)), torch.eye(6, 1, dtype=dtype))
+
+
+@BOTH
+def test_dims_and_strides(isa, algorithm):
+    base = uniform(4, 6, 10, 70, reach=30.0)
+    views = [base, base[:, ::2, 1:, 3:], base.transpose(1, 2), base.mT, base[..., ::2], base[:1].expand(3, 6, 10, 70), base[:, :, :, :1], base[0]]
+    views += [base.to(memory_format=torch.channels_last), base.permute(3, 2, 1, 0), base[:, :, ::3].mT]
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for x in views:
+            for dim in range(-x.dim(), x.dim()):
+                check(x, dim=dim)
+                mask = torch.randn([size if d % 2 else 1 for d, size in enumerate(x.shape)])
+                check(x, dim=dim, scale=2.0, mask=mask)
+                check(x, dim=dim, mask=torch.randn(x.shape).mT.contiguous().mT > -1)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3), (3, 2, 0)])
+def test_empty(shape):
+    for dim in range(len(shape)):
+        assert softmax(torch.empty(shape), dim=dim).shape == shape
+
+
+@needs_library
+@BOTH
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(algorithm, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with kernels.forcing_softmax(algorithm):
+            for shape in ((300_001,), (2, 150_001), (700, 301), (3, 33, 2000)):
+                x = uniform(*shape)
+                check(x)
+                check(x, log=True)
+                check(x, dim=0)
+                for value in (torch.nan, -INF, 1e9):
+                    hit = x.clone()
+                    hit.view(-1)[-5] = value
+                    check(hit)
+            check(uniform(300_001).bfloat16(), mask=torch.arange(300_001) % 7 > 2)
+            check(torch.full((300_001,), -1e9))
+            check(torch.cat([torch.full((150_000,), -1e9), uniform(150_000)]))
+    finally:
+        torch.set_num_threads(before)
+
+
+numbers = st.lists(st.integers(-(2**16), 2**16), min_size=1, max_size=200)
+
+
+@needs_library
+@settings(max_examples=60, deadline=None)
+@given(numbers, st.randoms(use_true_random=False), st.sampled_from(ALGORITHMS))
+def test_permutation(values, random, algorithm):
+    x, order = torch.tensor(values) / 1024, list(range(len(values)))
+    random.shuffle(order)
+    with kernels.forcing_softmax(algorithm):
+        y, permuted = softmax(x), softmax(x[order])
+    assert bool(((permuted - y[order]).abs() <= (len(values) + 4) * EPS * y[order] + 2.0**-125).all())
+
+
+@needs_library
+@settings(max_examples=60, deadline=None)
+@given(numbers, st.integers(-(2**13), 2**13), st.sampled_from(ALGORITHMS))
+def test_shift(values, shift, algorithm):
+    x = torch.tensor(values) / 1024  # x + shift is exact
+    with kernels.forcing_softmax(algorithm):
+        y, shifted = softmax(x).double(), softmax(x + shift).double()
+    assert bool(((shifted - y).abs() <= 16 * EPS * y + 2.0**-125).all())
+
+
+@needs_library
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-(2**16), 2**16), st.booleans()), min_size=1, max_size=200), st.sampled_from(ALGORITHMS))
+def test_mask_is_a_subset(pairs, algorithm):
+    x, keep = torch.tensor([v for v, _ in pairs]) / 1024, torch.tensor([k for _, k in pairs])
+    keep[0] = True
+    for mask in (keep, torch.zeros(len(pairs)).masked_fill(~keep, -INF), torch.zeros(len(pairs)).masked_fill(~keep, -1e9)):
+        with kernels.forcing_softmax(algorithm):
+            y, subset = softmax(x, mask=mask), softmax(x[keep]).double()
+        assert not y[~keep].any()
+        assert bool(((y[keep] - subset).abs() <= 16 * EPS * subset + 2.0**-125).all())
+
+
+@needs_library
+def test_choice():
+    handle = library.handle()
+    threshold = handle.lowbit_softmax_threshold()
+    try:
+        handle.lowbit_set_softmax_threshold(1000)
+        assert [kernels.softmax_passes(n, torch.float32) for n in (1, 1000, 1001)] == ["three-pass", "three-pass", "two-pass"]
+        assert kernels.softmax_passes(1000, torch.bfloat16) == "three-pass"
+        assert kernels.softmax_passes(1001, torch.bfloat16) == "two-pass"
+        check(uniform(3, 1500))
+    finally:
+        handle.lowbit_set_softmax_threshold(threshold)
+    with pytest.raises(ValueError, match="expected an algorithm in"), kernels.forcing_softmax("four-pass"):
+        pass
+
+
+@needs_library
+def test_wrong_input():
+    x = torch.randn(3, 4)
+    for arguments, words in [
+        ((x.double(),), "expected x in float32, bfloat16 or float16, got torch.float64"),
+        ((x, 2), "expected dim from -2 to 1, got 2"),
+        ((x, 1, 1.0, torch.ones(3)), r"expected mask that broadcasts to \(3, 4\), got \(3,\)"),
+        ((x, 1, 1.0, torch.ones(3, 4).long()), "expected mask in bool, float32, bfloat16 or float16, got torch.int64"),
+        ((x, 1, 1.0, None, False, torch.int8), "expected dtype float32, bfloat16 or float16, got torch.int8"),
+    ]:
+        with pytest.raises(RuntimeError, match=f"lowbit::softmax: {words}"):
+            softmax(*arguments)
+        with pytest.raises(RuntimeError, match=f"lowbit::softmax: {words}"):
+            softmax(*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments))
+
+
+assert math.isclose(8 * EPS, 4.77e-7, rel_tol=1e-3)  # the bound's constant is below the 5e-7 of test_accuracy
