@@ -104,7 +104,7 @@ struct Columns {
       store(n, power[v]);
       store(tops, top[v]);
       for (int64_t j = 0; j < Vec::kWidth && j < lanes(v); ++j) {
-        if (needs_care({m[j], n[j]}) || !(tops[j] <= kMost / 2)) care |= (uint64_t)1 << (v * Vec::kWidth + j);
+        if (block.n == 1 || needs_care({m[j], n[j]}) || !(tops[j] <= kMost / 2)) care |= (uint64_t)1 << (v * Vec::kWidth + j);
         const double whole = log(m[j]) + n[j] * 0x1.62e42fefa39efp-1;
         m[j] = spec.log ? (float)whole : 1.0f / m[j];
         n[j] = (float)(whole - (float)whole);

@@ -202,8 +202,19 @@ void group_of_rows(const SoftmaxSpec& spec, const SoftmaxRows& rows, int64_t beg
   }
 }
 
+// Rows of one element: with care, m is 1 and not only near it.
+void single_elements(const SoftmaxSpec& spec, const SoftmaxRows& rows) {
+  float kept;
+  for (int64_t r = 0; r < rows.count; ++r) {
+    SoftmaxRow row = row_of(spec, rows, r);
+    row.kept = &kept;
+    careful_row(spec, row);
+  }
+}
+
 template <class Source>
 void rows_from(const SoftmaxSpec& spec, const SoftmaxRows& rows) {
+  if (rows.row.n == 1) return single_elements(spec, rows);
   if (spec.two_pass || rows.row.n > kTile) return long_rows<Source>(spec, rows);
   alignas(64) float memory[kMemory];
   const int64_t fit = kMemory / round_up(rows.row.n, Vec::kWidth), most = fit < kGroup ? fit : kGroup;

@@ -143,10 +143,9 @@ def test_special_rows(isa, algorithm, log):
             check(x, log=log)
             check(x.T.contiguous(), dim=0, log=log)
             check(x, scale=-2.5, log=log)
-    x = made[:, :1].repeat(1, 7)
+    same = torch.tensor([-1e9, -MAX, 3e5, MAX, 0.0])[:, None].repeat(1, 7)
     with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
-        alive = x.abs().amax(1) < INF
-        assert torch.equal(softmax(x)[alive], torch.full((int(alive.sum()), 7), 1.0).div(7))
+        assert torch.equal(softmax(same), torch.full((5, 7), 1 / 7))
 
 
 @BOTH
@@ -163,10 +162,11 @@ def test_rising_rows(isa, algorithm):
 def test_one_element(isa, algorithm):
     with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
         for dtype in operands.DTYPES:
-            x = torch.tensor([0.0, 1.0, -3.7, 88.0, 1e4, -6e4]).to(dtype)[:, None]
-            assert torch.equal(softmax(x), torch.ones_like(x))
+            x = torch.cat([torch.tensor([0.0, 1.0, -3.7, 88.0, 1e4, -6e4]), uniform(500)]).to(dtype)[:, None]
+            for one, dim in ((x, 1), (x[None], 0), (x.T, 0), (x[:, :, None], 1)):
+                assert torch.equal(softmax(one, dim=dim), torch.ones_like(one))
+                assert torch.equal(softmax(one, dim=dim, log=True), torch.zeros_like(one))
             assert torch.equal(softmax(x[0, 0], dim=0), torch.ones((), dtype=dtype))
-            assert torch.equal(softmax(x, dim=0, mask=torch.eye(6, 1, dtype=torch.bool)), torch.eye(6, 1, dtype=dtype))
 
 
 @BOTH
@@ -197,7 +197,7 @@ def test_threads(algorithm, threads):
     torch.set_num_threads(threads)
     try:
         with kernels.forcing_softmax(algorithm):
-            for shape in ((300_001,), (2, 150_001), (700, 301), (3, 33, 2000)):
+            for shape in ((70_001,), (2, 40_001), (300, 301), (3, 11, 2000)):
                 x = uniform(*shape)
                 check(x)
                 check(x, log=True)
@@ -206,9 +206,9 @@ def test_threads(algorithm, threads):
                     hit = x.clone()
                     hit.view(-1)[-5] = value
                     check(hit)
-            check(uniform(300_001).bfloat16(), mask=torch.arange(300_001) % 7 > 2)
-            check(torch.full((300_001,), -1e9))
-            check(torch.cat([torch.full((150_000,), -1e9), uniform(150_000)]))
+            check(uniform(70_001).bfloat16(), mask=torch.arange(70_001) % 7 > 2)
+            check(torch.full((70_001,), -1e9))
+            check(torch.cat([torch.full((40_000,), -1e9), uniform(40_000)]))
     finally:
         torch.set_num_threads(before)
 
