@@ -20,12 +20,22 @@ BOTH = pytest.mark.parametrize("algorithm", ALGORITHMS)
 needs_library = pytest.mark.skipif(library.handle() is None, reason="no native library")
 
 
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def softmax(x, dim=-1, scale=1.0, mask=None, log=False, dtype=None):
     return L.softmax(x, dim, scale, mask, log, dtype)
 
 
-def check(x, dim=-1, scale=1.0, mask=None, log=False, dtype=None):
+def check(x, dim=-1, scale=1.0, mask=None, log=False, dtype=None, threads=1):
+    torch.set_num_threads(threads)  # of the op only: the reference is not what is tested
     got = softmax(x, dim, scale, mask, log, dtype)
+    torch.set_num_threads(1)
     expected, bound = bounds.softmax(x, dim, scale, mask, log, dtype or x.dtype)
     assert got.shape == x.shape
     assert got.is_contiguous()
@@ -87,7 +97,13 @@ def masks(shape):
     causal = torch.ones(rest[-1], n, dtype=torch.bool).tril()
     some = torch.rand(shape, generator=operands.generator(3)) < 0.7
     some[..., 0] = True
-    made = {"causal": causal, "some": some, "one row": some[:1, :1], "a row each": some[..., :1], "left padding": ~causal.flip(-1) | (n == 1)}
+    made = {
+        "causal": causal,
+        "some": some,
+        "one row": some[:1, :1],
+        "a row each": some[..., :1],
+        "left padding": ~causal.flip(-1) | (n == 1),
+    }
     for dtype in operands.DTYPES:
         made[f"bias {dtype}"] = torch.randn(shape, generator=operands.generator(4)).to(dtype)
         made[f"causal {dtype}"] = torch.zeros(rest[-1], n, dtype=dtype).masked_fill(~causal, -INF)
@@ -172,7 +188,16 @@ def test_one_element(isa, algorithm):
 @BOTH
 def test_dims_and_strides(isa, algorithm):
     base = uniform(4, 6, 10, 70, reach=30.0)
-    views = [base, base[:, ::2, 1:, 3:], base.transpose(1, 2), base.mT, base[..., ::2], base[:1].expand(3, 6, 10, 70), base[:, :, :, :1], base[0]]
+    views = [
+        base,
+        base[:, ::2, 1:, 3:],
+        base.transpose(1, 2),
+        base.mT,
+        base[..., ::2],
+        base[:1].expand(3, 6, 10, 70),
+        base[:, :, :, :1],
+        base[0],
+    ]
     views += [base.to(memory_format=torch.channels_last), base.permute(3, 2, 1, 0), base[:, :, ::3].mT]
     with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
         for x in views:
@@ -193,24 +218,19 @@ def test_empty(shape):
 @BOTH
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads(algorithm, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with kernels.forcing_softmax(algorithm):
-            for shape in ((70_001,), (2, 40_001), (300, 301), (3, 11, 2000)):
-                x = uniform(*shape)
-                check(x)
-                check(x, log=True)
-                check(x, dim=0)
-                for value in (torch.nan, -INF, 1e9):
-                    hit = x.clone()
-                    hit.view(-1)[-5] = value
-                    check(hit)
-            check(uniform(70_001).bfloat16(), mask=torch.arange(70_001) % 7 > 2)
-            check(torch.full((70_001,), -1e9))
-            check(torch.cat([torch.full((40_000,), -1e9), uniform(40_000)]))
-    finally:
-        torch.set_num_threads(before)
+    with kernels.forcing_softmax(algorithm):
+        for shape in ((70_001,), (2, 40_001), (300, 301), (3, 11, 2000)):
+            x = uniform(*shape)
+            check(x, threads=threads)
+            check(x, log=True, threads=threads)
+            check(x, dim=0, threads=threads)
+            for value in (torch.nan, -INF, 1e9):
+                hit = x.clone()
+                hit.view(-1)[-5] = value
+                check(hit, threads=threads)
+        check(uniform(70_001).bfloat16(), mask=torch.arange(70_001) % 7 > 2, threads=threads)
+        check(torch.full((70_001,), -1e9), threads=threads)
+        check(torch.cat([torch.full((40_000,), -1e9), uniform(40_000)]), threads=threads)
 
 
 numbers = st.lists(st.integers(-(2**16), 2**16), min_size=1, max_size=200)
