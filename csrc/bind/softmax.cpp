@@ -19,7 +19,7 @@ struct Strides {
 };
 
 Strides contiguous_strides(const int64_t* sizes, int64_t dims) {
-  Strides made = {};
+  Strides made;
   int64_t step = 1;
   for (int64_t d = dims - 1; d >= 0; --d) {
     made.of[d] = step;
@@ -30,8 +30,9 @@ Strides contiguous_strides(const int64_t* sizes, int64_t dims) {
 
 // The strides of a mask that broadcasts to x.
 Strides broadcast_strides(const Tensor& mask, int64_t dims) {
-  Strides made = {};
+  Strides made;
   const int64_t own = mask.dim();
+  for (int64_t d = 0; d < dims - own; ++d) made.of[d] = 0;
   const auto sizes = mask.sizes(), strides = mask.strides();
   for (int64_t d = 0; d < own; ++d) made.of[dims - own + d] = sizes[d] == 1 ? 0 : strides[d];
   return made;
@@ -52,13 +53,6 @@ Tensor empty(const int64_t* sizes, const int64_t* strides, int64_t dims, int32_t
   return Tensor(handle);
 }
 
-// A tensor as the kernels read it: owner keeps a copy alive.
-struct Operand {
-  Tensor owner;
-  const void* data;
-  Strides strides;
-};
-
 // The dimensions after `dim` as one: their common stride, -1 if they have none. `count` is the product of their sizes.
 int64_t inner_stride(const int64_t* sizes, const Strides& strides, int64_t dims, int64_t dim, int64_t* count) {
   int64_t stride = 0, expected = 0;
@@ -75,9 +69,36 @@ int64_t inner_stride(const int64_t* sizes, const Strides& strides, int64_t dims,
   return regular ? stride : -1;
 }
 
+// A mask as the kernels read it: one element for a row (or for rows side by side), or adjacent ones; `owner` keeps a copy alive.
+struct Operand {
+  std::optional<Tensor> owner;
+  const void* data = nullptr;
+  bool splat = false;
+  Strides strides;
+};
+
+Operand mask_operand(const Tensor& mask, const int64_t* sizes, int64_t dims, int64_t dim, bool rows, const Strides& contiguous) {
+  const ScalarType type = mask.scalar_type();
+  Operand made;
+  made.data = mask.const_data_ptr();
+  made.strides = broadcast_strides(mask, dims);
+  int64_t count;
+  const int64_t across = rows ? (sizes[dim] == 1 ? 0 : made.strides.of[dim]) : inner_stride(sizes, made.strides, dims, dim, &count);
+  made.splat = across == 0;
+  if (across == 0 || across == 1) return made;
+  made.owner = empty(sizes, contiguous.of, dims, type == ScalarType::Bool ? aoti_torch_dtype_bool() : shim_dtype(type));
+  char* to = (char*)made.owner->mutable_data_ptr();
+  copy_strided((const char*)made.data, sizes, made.strides.of, dims, size_of(type), &to);
+  made.data = made.owner->const_data_ptr();
+  made.strides = contiguous;
+  return made;
+}
+
 // Outer dimensions, neighbours joined where all three strides allow it.
 void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, const Strides& x, const Strides& mask, const Strides& out, const SoftmaxSpec& spec) {
   const int64_t sx = element_size(spec.dtype), so = element_size(spec.out_dtype), sm = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
+  outer->dims = 0;
+  outer->count = 1;
   for (int64_t d = 0; d < dim; ++d) {
     outer->count *= sizes[d];
     if (sizes[d] == 1) continue;
@@ -113,7 +134,8 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   EXPECT((-dims <= dim && dim < dims) || (dims == 0 && (dim == 0 || dim == -1)), "dim from ", -dims, " to ", dims - 1, ", got ", dim);
   EXPECT(is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
   const auto x_sizes = x.sizes();
-  int64_t sizes[kMostSoftmaxDims] = {1};
+  int64_t sizes[kMostSoftmaxDims];
+  sizes[0] = 1;
   for (int64_t d = 0; d < dims; ++d) sizes[d] = x_sizes[d];
   if (mask) {
     const ScalarType kind = mask->scalar_type();
@@ -124,47 +146,41 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
 
   const Strides out_strides = contiguous_strides(sizes, dims);
   Tensor out = empty(sizes, out_strides.of, dims, shim_dtype(out_type));
-  Softmax op = {};
+  Softmax op;
   op.spec = {dtype_of(type), dtype_of(out_type), scale, kNoMask, kF32, false, log, false};
 
   // Rows if nothing but ones follows dim; otherwise rows side by side, which must be adjacent.
-  Operand a = {x, nullptr, {}};
+  Tensor source = x;
+  Strides x_strides;
   const auto strides = x.strides();
-  for (int64_t d = 0; d < dims; ++d) a.strides.of[d] = strides[d];
+  x_strides.of[0] = 1;
+  for (int64_t d = 0; d < dims; ++d) x_strides.of[d] = strides[d];
   int64_t columns;
-  const int64_t inner = inner_stride(sizes, a.strides, dims, dim, &columns);
-  const bool rows = columns == 1, adjacent = rows ? sizes[dim] == 1 || a.strides.of[dim] == 1 : inner == 1;
-  if (!adjacent && out.numel() > 0) {
-    a.owner = torch::stable::contiguous(x);
-    a.strides = out_strides;
+  const int64_t inner = inner_stride(sizes, x_strides, dims, dim, &columns);
+  const bool rows = columns == 1, adjacent = rows ? sizes[dim] == 1 || x_strides.of[dim] == 1 : inner == 1;
+  if (!adjacent) {
+    source = torch::stable::contiguous(x);
+    x_strides = out_strides;
   }
-  op.x = a.owner.const_data_ptr();
+  op.x = source.const_data_ptr();
   op.out = out.mutable_data_ptr();
   op.n = sizes[dim];
   op.columns = columns;
 
-  Operand m = {x, nullptr, {}};
+  Operand m;
   if (mask) {
-    const ScalarType kind = mask->scalar_type();
-    op.spec.mask = kind == ScalarType::Bool ? kBoolMask : kFloatMask;
-    op.spec.mask_dtype = dtype_of(kind);
-    m = {*mask, mask->const_data_ptr(), broadcast_strides(*mask, dims)};
-    int64_t ignored;
-    const int64_t across = rows ? (sizes[dim] == 1 ? 0 : m.strides.of[dim]) : inner_stride(sizes, m.strides, dims, dim, &ignored);
-    if (across != 0 && across != 1) {
-      m.owner = empty(sizes, out_strides.of, dims, kind == ScalarType::Bool ? aoti_torch_dtype_bool() : shim_dtype(kind));
-      char* to = (char*)m.owner.mutable_data_ptr();
-      copy_strided((const char*)m.data, sizes, m.strides.of, dims, size_of(kind), &to);
-      m.data = m.owner.const_data_ptr();
-      m.strides = out_strides;
-    }
-    op.spec.mask_splat = across == 0;
+    m = mask_operand(*mask, sizes, dims, dim, rows, out_strides);
+    op.spec.mask = mask->scalar_type() == ScalarType::Bool ? kBoolMask : kFloatMask;
+    op.spec.mask_dtype = dtype_of(mask->scalar_type());
+    op.spec.mask_splat = m.splat;
+  } else {
+    for (int64_t d = 0; d <= dim; ++d) m.strides.of[d] = 0;
   }
   op.mask = m.data;
-  op.x_step = a.strides.of[dim];
+  op.x_step = x_strides.of[dim];
   op.mask_step = m.strides.of[dim];
   op.out_step = out_strides.of[dim];
-  set_outer(&op.outer, sizes, dim, a.strides, m.strides, out_strides, op.spec);
+  set_outer(&op.outer, sizes, dim, x_strides, m.strides, out_strides, op.spec);
   softmax_of(op);
   return out;
 }

@@ -145,7 +145,7 @@ int softmax_passes(int64_t n, Dtype dtype, Dtype out_dtype) {
   return n * (element_size(dtype) + element_size(out_dtype) + kept) > 8 * current_threshold() ? 2 : 3;
 }
 
-void softmax_of(Softmax op) {
+void softmax_of(Softmax& op) {
   if (op.n == 0 || op.outer.count == 0 || op.columns == 0) return;
   if (op.columns == 1) {
     op.spec.two_pass = softmax_passes(op.n, op.spec.dtype, op.spec.out_dtype) == 2;
@@ -171,11 +171,16 @@ LOWBIT_EXPORT int lowbit_softmax_passes(int64_t n, int dtype) { return lowbit::s
 LOWBIT_EXPORT void lowbit_softmax_rows(const void* x, void* out, int64_t rows, int64_t n, int dtype) {
   using namespace lowbit;
   const Dtype type = (Dtype)dtype;
-  Softmax op = {{type, type, 1.0, kNoMask, kF32, false, false, false}, x, nullptr, out, n, {}, 1, 1, 0, 1};
-  const int64_t bytes = n * element_size(type);
+  Softmax op;
+  op.spec = {type, type, 1.0, kNoMask, kF32, false, false, false};
+  op.x = x;
+  op.mask = nullptr;
+  op.out = out;
+  op.n = n;
+  op.columns = 1;
   op.outer.dims = 1;
   op.outer.count = op.outer.size[0] = rows;
-  op.outer.x[0] = op.outer.out[0] = bytes;
+  op.outer.x[0] = op.outer.out[0] = n * element_size(type);
   op.outer.mask[0] = 0;
   softmax_of(op);
 }

@@ -61,7 +61,7 @@ inline bool needs_care(SoftmaxSum sum) { return !(sum.m < 0x1p200) || sum.n < -1
 
 // Dimensions around the one that is summed over; strides in bytes.
 struct SoftmaxOuter {
-  int64_t dims = 0, count = 1;
+  int64_t dims, count;
   int64_t size[kMostSoftmaxDims], x[kMostSoftmaxDims], mask[kMostSoftmaxDims], out[kMostSoftmaxDims];
 };
 
@@ -76,7 +76,7 @@ struct Softmax {
   int64_t columns, x_step, mask_step, out_step;
 };
 
-void softmax_of(Softmax op);
+void softmax_of(Softmax& op);  // sets spec.two_pass
 
 int softmax_passes(int64_t n, Dtype dtype, Dtype out_dtype);  // 2 or 3
 

@@ -8,7 +8,7 @@ namespace {
 constexpr int64_t kTile = 64 * Vec::kWidth;
 constexpr int64_t kGroup = 8;              // short rows that go through each pass together: the latencies of one hide behind the others
 constexpr int64_t kMemory = 4 * kTile;     // floats that the rows of a group share for scores that are computed
-constexpr int64_t kAhead = 2048;            // bytes
+constexpr int64_t kAhead = 4096;            // bytes
 const float kInfinity = __builtin_inff();
 
 // Scores read as they lie.
