@@ -13,6 +13,7 @@
 namespace lowbit {
 namespace {
 
+constexpr int64_t kMostKept = 2048;  // rows of a block of columns: half a second cache
 int64_t threshold = 0;  // floats; 0: not set yet
 int forced = 0;         // passes; 0: by the threshold
 
@@ -131,8 +132,9 @@ void one_block(const Softmax& op, int64_t index) {
   const SoftmaxRow row = row_at(op, index / blocks);
   const SoftmaxSpec& spec = op.spec;
   const int64_t mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype), left = op.columns - begin;
+  float* kept = op.n <= kMostKept && !spec.log ? scratch<float>(kSoftmaxSlot, op.n * kColumnBlock) : nullptr;
   const SoftmaxColumns block = {(const char*)row.x + begin * element_size(spec.dtype), (const char*)row.mask + (spec.mask_splat ? 0 : begin * mask_size),
-                                (char*)row.out + begin * element_size(spec.out_dtype), op.x_step, op.mask_step, op.out_step, op.n,
+                                (char*)row.out + begin * element_size(spec.out_dtype), kept, op.x_step, op.mask_step, op.out_step, op.n,
                                 left < kColumnBlock ? left : kColumnBlock};
   for (uint64_t care = kernels(op).columns(&spec, &block); care; care &= care - 1) careful_column(op, block, __builtin_ctzll(care));
 }

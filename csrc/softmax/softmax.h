@@ -44,6 +44,7 @@ struct SoftmaxColumns {
   const void* x;
   const void* mask;
   void* out;
+  float* kept;                          // n * kColumnBlock floats, or null if that is too much to keep
   int64_t x_step, mask_step, out_step;  // elements
   int64_t n, columns;
 };

@@ -118,29 +118,40 @@ struct Careful {
   Careful(const SoftmaxSpec& a, const SoftmaxRow& b) : spec(a), part(b) {}
 
   void scores(int64_t begin, int64_t count) {
-    const uint8_t* keep = (const uint8_t*)part.mask;
     with_dtype(spec.dtype, Widen{part.x, begin, count, s});
-    if (spec.mask == kFloatMask) with_dtype(spec.mask_dtype, Widen{part.mask, spec.mask_splat ? 0 : begin, spec.mask_splat ? 1 : count, added});
-    for (int64_t i = 0; i < count; ++i) {
-      exact[i] = (double)s[i] * spec.scale;
-      if (spec.mask == kFloatMask) exact[i] += added[spec.mask_splat ? 0 : i];
-      if (spec.mask == kBoolMask && !keep[spec.mask_splat ? 0 : begin + i]) exact[i] = -__builtin_inf();
+    for (int64_t i = 0; i < count; ++i) exact[i] = (double)s[i] * spec.scale;
+    if (spec.mask == kFloatMask) {
+      with_dtype(spec.mask_dtype, Widen{part.mask, spec.mask_splat ? 0 : begin, spec.mask_splat ? 1 : count, added});
+      for (int64_t i = 1; spec.mask_splat && i < count; ++i) added[i] = added[0];
+      for (int64_t i = 0; i < count; ++i) exact[i] += added[i];
+    } else if (spec.mask == kBoolMask) {
+      const uint8_t* keep = (const uint8_t*)part.mask + (spec.mask_splat ? 0 : begin);
+      for (int64_t i = 0; i < count; ++i) exact[i] = keep[spec.mask_splat ? 0 : i] ? exact[i] : -__builtin_inf();
     }
   }
 
   // The maximum; NaN if there is one.
   double top() {
-    double most = -__builtin_inf();
-    bool nan = false;
+    constexpr int64_t kLanes = 8;
+    double most[kLanes], nan[kLanes];
+    for (int64_t k = 0; k < kLanes; ++k) most[k] = -__builtin_inf(), nan[k] = 0;
     for (int64_t i = 0; i < part.n; i += kTile) {
       const int64_t count = part.n - i < kTile ? part.n - i : kTile;
       scores(i, count);
-      for (int64_t j = 0; j < count; ++j) {
-        most = exact[j] > most ? exact[j] : most;
-        nan |= exact[j] != exact[j];
+      for (int64_t j = count; j % kLanes; ++j) exact[j] = -__builtin_inf();
+      for (int64_t j = 0; j < count; j += kLanes) {
+        for (int64_t k = 0; k < kLanes; ++k) {
+          const double e = exact[j + k];
+          most[k] = e > most[k] ? e : most[k];
+          nan[k] = e != e ? e : nan[k];
+        }
       }
     }
-    return nan ? __builtin_nan("") : most;
+    for (int64_t k = 1; k < kLanes; ++k) {
+      most[0] = most[k] > most[0] ? most[k] : most[0];
+      nan[0] += nan[k];
+    }
+    return most[0] + nan[0];
   }
 
   Floats tile(int64_t begin, int64_t count) {
