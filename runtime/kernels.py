@@ -21,6 +21,7 @@ FAMILIES = {
     "quantize_s4": "rows",
     "rotate": "rows",
     "sdpa": "attention",
+    "softmax": "softmax",
 }
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -56,6 +57,9 @@ def _library() -> ctypes.CDLL:
     handle.lowbit_select.restype = ctypes.c_char_p
     handle.lowbit_select.argtypes = [ctypes.c_char_p, ctypes.c_uint32, ctypes.c_int64, ctypes.c_int]
     handle.lowbit_force_kernel.argtypes = [ctypes.c_char_p]
+    handle.lowbit_softmax_passes.argtypes = [ctypes.c_int64, ctypes.c_int]
+    handle.lowbit_softmax_threshold.restype = ctypes.c_int64
+    handle.lowbit_set_softmax_threshold.argtypes = [ctypes.c_int64]
     return handle
 
 
@@ -108,3 +112,29 @@ def using(isa: str | None = None, kernel: str | None = None) -> Iterator[None]:
     finally:
         handle.lowbit_set_isa(before)
         handle.lowbit_force_kernel(None)
+
+
+_ALGORITHMS = {2: "two-pass", 3: "three-pass"}
+
+
+def softmax_passes(n: int, dtype: torch.dtype) -> str:
+    """Return the algorithm that rows of ``n`` elements of ``dtype`` take: "two-pass" past the cache, "three-pass" within."""
+    return _ALGORITHMS[_library().lowbit_softmax_passes(n, _DTYPES[dtype])]
+
+
+@contextmanager
+def forcing_softmax(algorithm: str) -> Iterator[None]:
+    """Take "two-pass" or "three-pass" for rows of any length; for tests and benchmarks.
+
+    Raises:
+        ValueError: there is no such algorithm.
+    """
+    passes = {name: number for number, name in _ALGORITHMS.items()}
+    if algorithm not in passes:
+        raise ValueError(f"expected an algorithm in {sorted(passes)}, got {algorithm!r}")
+    handle = _library()
+    handle.lowbit_force_softmax(passes[algorithm])
+    try:
+        yield
+    finally:
+        handle.lowbit_force_softmax(0)

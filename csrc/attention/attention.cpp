@@ -39,7 +39,7 @@ KeyValues source(const Job& job, int64_t head, const char* packed) {
           offset(call.v.data, b * call.v.batch + g * call.v.head, call.dtype), packed};
 }
 
-int64_t mask_size(const AttentionMask& mask) { return mask.kind == kKeep ? 1 : element_size(mask.dtype); }
+int64_t mask_size(const AttentionMask& mask) { return mask.kind == kBoolMask ? 1 : element_size(mask.dtype); }
 
 struct Place {
   int64_t batch, head, position;

@@ -11,11 +11,9 @@ struct Heads {
   int64_t batch, head, row;
 };
 
-enum MaskKind : int { kNoMask, kKeep, kAdd };  // none; bytes, nonzero where a key is seen; floats to add
-
 struct AttentionMask {
   MaskKind kind;
-  Dtype dtype;  // of kAdd
+  Dtype dtype;  // of kFloatMask
   const void* data;
   int64_t batch, head, row, column;  // 0 where broadcast; column is 0 or 1
 };

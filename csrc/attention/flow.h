@@ -59,7 +59,7 @@ Vec add_mask(const AttentionMask& mask, const void* at_key, float* s, int64_t n,
 // Masks the n scores s of a row in place; returns maxima by lane. `factor` becomes what takes s to powers of two.
 inline Vec mask_scores(const AttentionMask& mask, const void* row, int64_t key, float* s, int64_t n, Vec& factor) {
   Vec top = splat(-INFINITY);
-  if (mask.kind == kAdd) {
+  if (mask.kind == kFloatMask) {
     const void* at_key = offset(row, key * mask.column, mask.dtype);
     top = mask.dtype == kF32    ? add_mask<kF32>(mask, at_key, s, n, factor)
           : mask.dtype == kBF16 ? add_mask<kBF16>(mask, at_key, s, n, factor)
@@ -67,7 +67,7 @@ inline Vec mask_scores(const AttentionMask& mask, const void* row, int64_t key, 
     factor = splat(1.0f);
     return top;
   }
-  if (mask.kind == kKeep) {
+  if (mask.kind == kBoolMask) {
     const uint8_t* keep = (const uint8_t*)row + key * mask.column;
     if (mask.column || !*keep) {
       for (int64_t i = 0; i < n; i += Vec::kWidth) {
@@ -129,7 +129,7 @@ inline void weigh(Engine& engine, const Row& row, int64_t index, const float* s,
 // Whether any of the rows sees any of the keys; rows of a block often share their mask.
 inline bool any_seen(const AttentionBlock* b, int64_t from, int64_t to, int64_t key, int64_t count) {
   const AttentionMask& mask = b->call->mask;
-  if (mask.kind != kKeep) return true;
+  if (mask.kind != kBoolMask) return true;
   for (int64_t r = from; r < to; ++r) {
     if (r > from && b->rows[r].mask == b->rows[r - 1].mask) continue;
     if (bytes_any((const uint8_t*)b->rows[r].mask + key * mask.column, mask.column ? count : 1)) return true;

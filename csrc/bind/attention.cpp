@@ -19,7 +19,7 @@ Heads heads_of(const Tensor& x) { return {x.const_data_ptr(), x.stride(0), x.str
 
 AttentionMask mask_of(const Tensor& mask, const int64_t* sizes) {
   const bool keep = mask.scalar_type() == ScalarType::Bool;
-  AttentionMask out = {keep ? kKeep : kAdd, keep ? kF32 : dtype_of(mask.scalar_type()), mask.const_data_ptr(), 0, 0, 0, 0};
+  AttentionMask out = {keep ? kBoolMask : kFloatMask, keep ? kF32 : dtype_of(mask.scalar_type()), mask.const_data_ptr(), 0, 0, 0, 0};
   int64_t* strides[4] = {&out.batch, &out.head, &out.row, &out.column};
   for (int64_t d = 0; d < mask.dim(); ++d) {
     const int64_t to = 4 - mask.dim() + d, size = mask.size(d);

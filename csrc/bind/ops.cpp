@@ -14,23 +14,6 @@ using OptionalTensor = std::optional<Tensor>;
 
 bool is_group(int64_t group) { return group == 32 || group == 64 || group == 128; }
 
-// As Python prints them.
-std::string name(ScalarType type) {
-  switch (type) {
-    case ScalarType::Float: return "torch.float32";
-    case ScalarType::Double: return "torch.float64";
-    case ScalarType::Half: return "torch.float16";
-    case ScalarType::BFloat16: return "torch.bfloat16";
-    case ScalarType::Char: return "torch.int8";
-    case ScalarType::Byte: return "torch.uint8";
-    case ScalarType::Short: return "torch.int16";
-    case ScalarType::Int: return "torch.int32";
-    case ScalarType::Long: return "torch.int64";
-    case ScalarType::Bool: return "torch.bool";
-    default: return torch::headeronly::toString(type);
-  }
-}
-
 std::string shape(const Tensor& t) {
   std::string text = "(";
   for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));

@@ -4,12 +4,28 @@
 
 namespace lowbit {
 
-static int32_t shim_dtype(ScalarType type) {
+int32_t shim_dtype(ScalarType type) {
   switch (type) {
     case ScalarType::Float: return aoti_torch_dtype_float32();
     case ScalarType::BFloat16: return aoti_torch_dtype_bfloat16();
     case ScalarType::Half: return aoti_torch_dtype_float16();
     default: return aoti_torch_dtype_int8();
+  }
+}
+
+std::string name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return "torch.float32";
+    case ScalarType::Double: return "torch.float64";
+    case ScalarType::Half: return "torch.float16";
+    case ScalarType::BFloat16: return "torch.bfloat16";
+    case ScalarType::Char: return "torch.int8";
+    case ScalarType::Byte: return "torch.uint8";
+    case ScalarType::Short: return "torch.int16";
+    case ScalarType::Int: return "torch.int32";
+    case ScalarType::Long: return "torch.int64";
+    case ScalarType::Bool: return "torch.bool";
+    default: return torch::headeronly::toString(type);
   }
 }
 

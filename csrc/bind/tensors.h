@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
+#include <string>
 
 #include "linear/linear.h"
 
@@ -18,6 +19,9 @@ using torch::stable::Tensor;
 inline bool is_float(ScalarType type) { return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half; }
 
 inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? kF32 : type == ScalarType::BFloat16 ? kBF16 : kF16; }
+
+std::string name(ScalarType type);  // as Python prints it
+int32_t shim_dtype(ScalarType type);
 
 // A tensor of x's leading sizes and `last` columns; the C shim costs half of a call through the dispatcher.
 Tensor allocate(const Tensor& x, int64_t last, ScalarType type);

@@ -7,7 +7,7 @@
 
 using namespace lowbit;
 
-static const char* const kFamilyNames[kFamilies] = {"rows", "exact", "qgemm", "fgemm_s8", "fgemm_s4", "attention"};
+static const char* const kFamilyNames[kFamilies] = {"rows", "exact", "qgemm", "fgemm_s8", "fgemm_s4", "softmax", "attention"};
 
 LOWBIT_EXPORT uint32_t lowbit_detected_isa() { return detect_isa(); }
 LOWBIT_EXPORT uint32_t lowbit_active_isa() { return active_isa(); }

@@ -3,6 +3,7 @@
 
 #include "attention/attention.h"
 #include "common/kernels.h"
+#include "softmax/softmax.h"
 
 namespace lowbit {
 
@@ -12,6 +13,7 @@ namespace lowbit {
 #define DECLARE_fgemm_s8(name) void name(const FgemmArgs*);
 #define DECLARE_fgemm_s4(name) void name(const FgemmArgs*);
 #define DECLARE_attention(name) extern const AttentionKernels name;
+#define DECLARE_softmax(name) extern const SoftmaxKernels name;
 #define LOWBIT_KERNEL(family, name, isa, min_m, needs) DECLARE_##family(name)
 #include "common/kernels.inc"
 #undef LOWBIT_KERNEL

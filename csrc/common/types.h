@@ -6,6 +6,7 @@
 namespace lowbit {
 
 enum Dtype : int { kF32 = 0, kBF16 = 1, kF16 = 2 };
+enum MaskKind : int { kNoMask, kBoolMask, kFloatMask };  // of softmax and attention: bytes, nonzero where an element counts; floats to add
 
 constexpr int64_t kPanel = 16;        // output rows of a packed panel
 constexpr int64_t kMaxK = 133144;     // largest K whose int8 products cannot overflow int32

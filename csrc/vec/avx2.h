@@ -60,6 +60,13 @@ inline Vec fraction(Vec t, Vec& n) {
   return {_mm256_sub_ps(_mm256_max_ps(_mm256_set1_ps(-1000.0f), t.r), n.r)};
 }
 
+// The integer n + 127, added to 1.5 * 2^23, stands in the low bits and becomes the exponent field; field 0 is the number zero.
+inline Vec scaled(Vec m, Vec n) {
+  const __m256 bounded = _mm256_min_ps(_mm256_max_ps(n.r, _mm256_set1_ps(-127.0f)), _mm256_set1_ps(128.0f));
+  const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(_mm256_add_ps(bounded, _mm256_set1_ps(0x1.8000fep23f))), 23);
+  return {_mm256_mul_ps(m.r, _mm256_castsi256_ps(power))};
+}
+
 inline Mask above(Vec a, Vec b) { return {_mm256_cmp_ps(a.r, b.r, _CMP_GT_OQ)}; }
 inline Mask equal(Vec a, Vec b) { return {_mm256_cmp_ps(a.r, b.r, _CMP_EQ_OQ)}; }
 inline Mask is_nan(Vec a) { return {_mm256_cmp_ps(a.r, a.r, _CMP_UNORD_Q)}; }

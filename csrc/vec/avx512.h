@@ -49,6 +49,7 @@ inline Vec fraction(Vec t, Vec& n) {
   n = t;
   return {_mm512_reduce_ps(t.r, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
 }
+inline Vec scaled(Vec m, Vec n) { return times_power(m, n); }          // the same at n <= 128, where what is below 2^-126 may become zero
 
 inline Mask above(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.r, b.r, _CMP_GT_OQ)}; }
 inline Mask equal(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.r, b.r, _CMP_EQ_OQ)}; }

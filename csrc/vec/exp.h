@@ -8,9 +8,9 @@ struct Pair {
   Vec m, n;
 };
 
-// e^x with m in [0.7071, 1.4143], n integral; 2 ulp for |x| <= 2^18.
+// e^x with m in [0.7071, 1.4143], n integral; 2 ulp for |x| <= 2^18. Adding 1.5 * 2^23 rounds to an integer; NaN gives NaN in both.
 inline Pair exp_pair(Vec x) {
-  const Vec n = nearest(x * splat(0x1.715476p+0f));
+  const Vec n = fma(x, splat(0x1.715476p+0f), splat(0x1.8p23f)) - splat(0x1.8p23f);
   const Vec t = fma(n, splat(0x1.05C61p-29f), fma(n, splat(-0x1.62E43p-1f), x));
   Vec m = fma(splat(0x1.0F9F9Cp-7f), t, splat(0x1.573A1Ap-5f));
   m = fma(m, t, splat(0x1.555A80p-3f));
@@ -36,7 +36,7 @@ inline Vec exp2_of(Vec t) {
     m = fma(m, f, splat(0x1.64444ap-1f));
     m = fma(m, f, splat(0x1.fff632p-1f));
   }
-  return times_power(m, n);
+  return scaled(m, n);
 }
 
 }  // namespace

@@ -64,6 +64,13 @@ inline Vec fraction(Vec t, Vec& n) {
   return lanes([&](int j) { return t.r[j] < -1000.0f ? 0.0f : t.r[j] - n.r[j]; });
 }
 
+inline Vec scaled(Vec m, Vec n) {
+  return lanes([&](int j) {
+    const float bounded = n.r[j] > 128.0f ? 128.0f : n.r[j] > -127.0f ? n.r[j] : -127.0f;
+    return m.r[j] * bits_float((uint32_t)((int32_t)bounded + 127) << 23);
+  });
+}
+
 inline Mask above(Vec a, Vec b) { return flags([&](int j) { return a.r[j] > b.r[j]; }); }
 inline Mask equal(Vec a, Vec b) { return flags([&](int j) { return a.r[j] == b.r[j]; }); }
 inline Mask is_nan(Vec a) { return flags([&](int j) { return a.r[j] != a.r[j]; }); }

@@ -63,6 +63,26 @@ def linear_float(x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype) 
     return y, rounding(y, 2 * EPS * (k + 2) * size + 2 * EPS * offset.abs() + flushed, dtype)
 
 
+def softmax(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the float64 (log-)softmax along ``dim``, and the bound on its error."""
+    scaled = x.double() * scale
+    scores, offset = scaled, torch.zeros(1, dtype=torch.float64)
+    if mask is not None and mask.dtype is torch.bool:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    elif mask is not None:
+        offset = mask.double()
+        scores = scores + offset
+    weights = torch.softmax(scores, dim)
+    rounded = 0.0 if scale == 1.0 and (mask is None or mask.dtype is torch.bool) else EPS * (scaled.abs() + scores.abs())
+    top = scores.amax(dim, keepdim=True) if x.numel() else scores
+    rounded = torch.where(top.abs() > 2.0**17, EPS * (scores - top).abs(), rounded)  # such rows are shifted in float64
+    share = (weights * rounded).nan_to_num(0.0).sum(dim, keepdim=True) if x.dim() else weights * 0
+    if log:
+        y = torch.log_softmax(scores, dim)
+        return y, rounding(y, 8 * EPS + 2 * EPS * y.abs() + rounded + share, dtype).nan_to_num(0.0)
+    return weights, rounding(weights, ((8 * EPS + rounded + share) * weights).nan_to_num(0.0) + FLUSHED, dtype)
+
+
 def assert_within(got: Tensor, expected: Tensor, bound: Tensor) -> None:
     """Assert that ``got`` is within ``bound`` of ``expected``; numbers too large for its dtype count as infinite."""
     largest = torch.finfo(got.dtype).max

@@ -34,6 +34,8 @@ for isa in library.status().detected:
                 L.linear_s8s8(x, s8, bias, n, None), L.linear_s8s8_rotated(x, s8, bias, n, None), L.linear_s8s8_rows(x, s8, bias, n, None)
                 L.linear_s8s8_columns(x, s8, bias, n, 6.0, None), L.linear_fs8(x, s8, bias, n, None), L.linear_fs4(x, s4, bias, n, 64, None)
                 L.quantize_s8(x), L.quantize_s4(x, 32), L.rotate(x)
+                for mask in (None, at_end(torch.randn(k).to(dtype)), at_end(torch.arange(m * k).view(m, k) % 3 > 0)):
+                    L.softmax(x, -1, 0.5, mask, False, None), L.softmax(x, 0, 1.0, mask, True, torch.float32)
 print("read nothing else")
 """
 

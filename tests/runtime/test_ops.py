@@ -31,6 +31,7 @@ def samples(dtype=torch.bfloat16):
         "linear_s8s8_rows": (x, packed, None, N, None),
         "linear_fs8": (x, packed, bias, N, None),
         "linear_fs4": (x, packed4, None, N, 32, None),
+        "softmax": (x, 1, 0.125, torch.randn(1, K), False, torch.float32),
     }
 
 

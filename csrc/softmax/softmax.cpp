@@ -1,0 +1,188 @@
+// Threads, and the choice between the algorithms.
+#include <math.h>
+#include <unistd.h>
+
+#include "common/convert.h"
+#include "common/kernels.h"
+#include "linear/parallel.h"
+#include "linear/scratch.h"
+#include "softmax/softmax.h"
+
+#define LOWBIT_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace lowbit {
+namespace {
+
+constexpr int64_t kMostKept = 2048;  // rows of a block of columns: half a second cache
+int64_t threshold = 0;  // floats; 0: not set yet
+int forced = 0;         // passes; 0: by the threshold
+
+// A row whose input and output exceed twice the second cache is gone from it when the next pass starts.
+int64_t current_threshold() {
+  if (threshold == 0) {
+    const long cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    threshold = 2 * (cache > 0 ? cache : 2 << 20) / 8;
+  }
+  return threshold;
+}
+
+const SoftmaxKernels& kernels(const Softmax& op) { return *(const SoftmaxKernels*)choose(softmax, op.outer.count, op.spec.dtype).function; }
+
+// Pointers to the first element of row `index`.
+SoftmaxRow row_at(const Softmax& op, int64_t index) {
+  int64_t x = 0, mask = 0, out = 0;
+  for (int64_t d = op.outer.dims - 1; d >= 0; --d) {
+    const int64_t i = index % op.outer.size[d];
+    index /= op.outer.size[d];
+    x += i * op.outer.x[d];
+    mask += i * op.outer.mask[d];
+    out += i * op.outer.out[d];
+  }
+  return {(const char*)op.x + x, (const char*)op.mask + mask, (char*)op.out + out, nullptr, op.n};
+}
+
+bool keeps_apart(const SoftmaxSpec& spec) { return !spec.log && !spec.two_pass && spec.out_dtype != kF32; }
+
+float* kept_for(const SoftmaxSpec& spec, const SoftmaxRow& row) {
+  return keeps_apart(spec) ? scratch<float>(kSoftmaxSlot, row.n + 64) : (float*)row.out;
+}
+
+// Runs along the innermost outer dimension have equal distances.
+void some_rows(const Softmax& op, Range range) {
+  const SoftmaxOuter& outer = op.outer;
+  const int64_t last = outer.dims - 1, run = outer.dims ? outer.size[last] : 1;
+  for (int64_t r = range.begin; r < range.end;) {
+    const int64_t left = run - r % run, count = left < range.end - r ? left : range.end - r;
+    SoftmaxRow row = row_at(op, r);
+    row.kept = kept_for(op.spec, row);
+    const SoftmaxRows rows = {row, count, outer.dims ? outer.x[last] : 0, outer.dims ? outer.mask[last] : 0, outer.dims ? outer.out[last] : 0};
+    kernels(op).rows(&op.spec, &rows);
+    r += count;
+  }
+}
+
+SoftmaxRow part_of(const Softmax& op, const SoftmaxRow& row, Range range) {
+  const SoftmaxSpec& spec = op.spec;
+  const int64_t mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
+  return {(const char*)row.x + range.begin * element_size(spec.dtype), (const char*)row.mask + (spec.mask_splat ? 0 : range.begin * mask_size),
+          (char*)row.out + range.begin * element_size(spec.out_dtype), row.kept ? row.kept + range.begin : nullptr, range.end - range.begin};
+}
+
+SoftmaxSum merged(const SoftmaxSum* sums, int64_t count) {
+  SoftmaxSum total = {0.0, -INFINITY};
+  for (int64_t i = 0; i < count; ++i) total.n = sums[i].n > total.n ? sums[i].n : total.n;
+  for (int64_t i = 0; i < count; ++i) total.m += ldexp(sums[i].m, (int)(sums[i].n - total.n));
+  return total;
+}
+
+// One long row on several threads.
+void split_row(const Softmax& op, SoftmaxRow row, int64_t tasks) {
+  constexpr int64_t kUnit = 4096, kMostTasks = 256;
+  const SoftmaxKernels& kernel = kernels(op);
+  SoftmaxSum sums[kMostTasks];
+  tasks = tasks < kMostTasks ? tasks : kMostTasks;
+  row.kept = kept_for(op.spec, row);
+  parallel(tasks, [&](int64_t t) {
+    const SoftmaxRow part = part_of(op, row, share(op.n, tasks, t, kUnit));
+    sums[t] = kernel.first(&op.spec, &part);
+  });
+  const SoftmaxSum total = merged(sums, tasks);
+  if (needs_care(total)) {
+    const SoftmaxRows whole = {row, 1, 0, 0, 0};
+    return kernel.rows(&op.spec, &whole);
+  }
+  parallel(tasks, [&](int64_t t) {
+    const SoftmaxRow part = part_of(op, row, share(op.n, tasks, t, kUnit));
+    kernel.second(&op.spec, &part, sums[t], total);
+  });
+}
+
+void all_rows(const Softmax& op) {
+  const int64_t elements = op.outer.count * op.n, tasks = tasks_for(elements * 8);
+  if (op.outer.count < tasks && op.n >= 1 << 15) {
+    for (int64_t r = 0; r < op.outer.count; ++r) split_row(op, row_at(op, r), tasks);
+    return;
+  }
+  parallel(tasks, [&](int64_t t) { some_rows(op, share(op.outer.count, tasks, t, 1)); });
+}
+
+// A row of a block that must be done with care, through rows of float32.
+void careful_column(const Softmax& op, const SoftmaxColumns& block, int64_t c) {
+  const SoftmaxSpec& spec = op.spec;
+  SoftmaxSpec alone = spec;
+  alone.dtype = alone.out_dtype = alone.mask_dtype = kF32;
+  alone.mask_splat = alone.two_pass = false;
+  const int64_t n = op.n, padded = n + 64;
+  float* x = scratch<float>(kSoftmaxSlot, 3 * padded);
+  float *mask = x + padded, *out = mask + padded;
+  uint8_t* keep = (uint8_t*)mask;
+  for (int64_t r = 0; r < n; ++r) {
+    const int64_t m = r * block.mask_step + (spec.mask_splat ? 0 : c);
+    x[r] = load_float(block.x, spec.dtype, r * block.x_step + c);
+    if (spec.mask == kFloatMask) mask[r] = load_float(block.mask, spec.mask_dtype, m);
+    if (spec.mask == kBoolMask) keep[r] = ((const uint8_t*)block.mask)[m];
+  }
+  const SoftmaxRows rows = {{x, mask, out, out, n}, 1, 0, 0, 0};
+  kernels(op).rows(&alone, &rows);
+  for (int64_t r = 0; r < n; ++r) store_float(block.out, spec.out_dtype, r * block.out_step + c, out[r]);
+}
+
+void one_block(const Softmax& op, int64_t index) {
+  const int64_t blocks = (op.columns + kColumnBlock - 1) / kColumnBlock, begin = index % blocks * kColumnBlock;
+  const SoftmaxRow row = row_at(op, index / blocks);
+  const SoftmaxSpec& spec = op.spec;
+  const int64_t mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype), left = op.columns - begin;
+  float* kept = op.n <= kMostKept && !spec.log ? scratch<float>(kSoftmaxSlot, op.n * kColumnBlock) : nullptr;
+  const SoftmaxColumns block = {(const char*)row.x + begin * element_size(spec.dtype), (const char*)row.mask + (spec.mask_splat ? 0 : begin * mask_size),
+                                (char*)row.out + begin * element_size(spec.out_dtype), kept, op.x_step, op.mask_step, op.out_step, op.n,
+                                left < kColumnBlock ? left : kColumnBlock};
+  for (uint64_t care = kernels(op).columns(&spec, &block); care; care &= care - 1) careful_column(op, block, __builtin_ctzll(care));
+}
+
+}  // namespace
+
+int softmax_passes(int64_t n, Dtype dtype, Dtype out_dtype) {
+  if (forced) return forced;
+  const int64_t kept = out_dtype == kF32 ? 0 : 4;
+  return n * (element_size(dtype) + element_size(out_dtype) + kept) > 8 * current_threshold() ? 2 : 3;
+}
+
+void softmax_of(Softmax& op) {
+  if (op.n == 0 || op.outer.count == 0 || op.columns == 0) return;
+  if (op.columns == 1) {
+    op.spec.two_pass = softmax_passes(op.n, op.spec.dtype, op.spec.out_dtype) == 2;
+    return all_rows(op);
+  }
+  const int64_t blocks = op.outer.count * ((op.columns + kColumnBlock - 1) / kColumnBlock);
+  const int64_t wanted = tasks_for(op.outer.count * op.columns * op.n * 8), tasks = wanted < blocks ? wanted : blocks;
+  parallel(tasks, [&](int64_t t) {
+    const Range range = share(blocks, tasks, t, 1);
+    for (int64_t b = range.begin; b < range.end; ++b) one_block(op, b);
+  });
+}
+
+}  // namespace lowbit
+
+// For runtime/kernels.py (ctypes). Rows of more bytes than this many floats in and out have, take two passes.
+LOWBIT_EXPORT int64_t lowbit_softmax_threshold() { return lowbit::current_threshold(); }
+LOWBIT_EXPORT void lowbit_set_softmax_threshold(int64_t floats) { lowbit::threshold = floats; }
+LOWBIT_EXPORT void lowbit_force_softmax(int passes) { lowbit::forced = passes; }
+LOWBIT_EXPORT int lowbit_softmax_passes(int64_t n, int dtype) { return lowbit::softmax_passes(n, (lowbit::Dtype)dtype, (lowbit::Dtype)dtype); }
+
+// Rows without torch around them, for the benchmark.
+LOWBIT_EXPORT void lowbit_softmax_rows(const void* x, void* out, int64_t rows, int64_t n, int dtype) {
+  using namespace lowbit;
+  const Dtype type = (Dtype)dtype;
+  Softmax op;
+  op.spec = {type, type, 1.0, kNoMask, kF32, false, false, false};
+  op.x = x;
+  op.mask = nullptr;
+  op.out = out;
+  op.n = n;
+  op.columns = 1;
+  op.outer.dims = 1;
+  op.outer.count = op.outer.size[0] = rows;
+  op.outer.x[0] = op.outer.out[0] = n * element_size(type);
+  op.outer.mask[0] = 0;
+  softmax_of(op);
+}

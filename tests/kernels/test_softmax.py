@@ -1,0 +1,229 @@
+"""lowbit::softmax against float64 within the bounds of docs/arithmetic.md, on every ISA and by both algorithms."""
+
+import itertools
+
+import pytest
+import torch
+
+from helpers import bounds, operands
+from lowbit_compiler.runtime import kernels, library
+
+L = torch.ops.lowbit
+INF = torch.inf
+MAX = torch.finfo(torch.float32).max
+ALGORITHMS = ("two-pass", "three-pass")
+BOTH = pytest.mark.parametrize("algorithm", ALGORITHMS)
+needs_library = pytest.mark.skipif(library.handle() is None, reason="no native library")
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def softmax(x, dim=-1, scale=1.0, mask=None, log=False, dtype=None):
+    return L.softmax(x, dim, scale, mask, log, dtype)
+
+
+def check(x, dim=-1, scale=1.0, mask=None, log=False, dtype=None, threads=1):
+    torch.set_num_threads(threads)  # of the op only: the reference is not what is tested
+    got = softmax(x, dim, scale, mask, log, dtype)
+    torch.set_num_threads(1)
+    expected, bound = bounds.softmax(x, dim, scale, mask, log, dtype or x.dtype)
+    assert got.shape == x.shape
+    assert got.is_contiguous()
+    assert torch.equal(got.isnan(), expected.isnan())
+    infinite = expected.isinf()
+    assert torch.equal(got[infinite].double(), expected[infinite])
+    finite = ~expected.isnan() & ~infinite
+    bounds.assert_within(got[finite], expected[finite], bound[finite])
+    return got
+
+
+def uniform(*shape, reach=100.0, seed=0):
+    return (torch.rand(*shape, generator=operands.generator(seed)) * 2 - 1) * reach
+
+
+@BOTH
+@pytest.mark.parametrize("n", [1000, 65_537, 1_000_000])
+def test_accuracy(isa, algorithm, n):
+    x = uniform(n)
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        y = check(x).double()
+    expected = torch.softmax(x.double(), 0)
+    normal = expected > 2.0**-125
+    assert float(((y - expected).abs() / expected)[normal].max()) <= 5e-7
+    assert abs(float(y.sum()) - 1) <= 1e-6
+
+
+@BOTH
+def test_sum_of_a_long_row(isa, algorithm):
+    n = 1 << (22 if isa == "scalar" else 24)
+    for x in (torch.randn(n, generator=operands.generator(1)), torch.full((n,), 0.3)):
+        with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+            assert abs(float(softmax(x).sum(dtype=torch.float64)) - 1) <= 1e-6
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", operands.DTYPES)
+@pytest.mark.parametrize("log", [False, True])
+def test_lengths(isa, algorithm, dtype, log):
+    tile = 64 * {"scalar": 4, "avx2": 8}.get(isa, 16)
+    lengths = {*range(1, 70), *(tile * k + d for k in (1, 2) for d in (-17, -1, 0, 1)), 2 * tile + 1}
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for n in sorted(lengths):
+            check(uniform(3, n, reach=20.0, seed=n).to(dtype), log=log)
+
+
+@BOTH
+@pytest.mark.parametrize(("dtype", "out"), list(itertools.product(operands.DTYPES, operands.DTYPES)))
+def test_dtypes(isa, algorithm, dtype, out):
+    x = operands.rows(5, 700, dtype)
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for log, scale in ((False, 1.0), (False, 0.125), (True, 1.0), (True, 0.3)):
+            check(x, scale=scale, log=log, dtype=out)
+            check(x, dim=0, scale=scale, log=log, dtype=out)
+
+
+def masks(shape):
+    *rest, n = shape
+    causal = torch.ones(rest[-1], n, dtype=torch.bool).tril()
+    some = torch.rand(shape, generator=operands.generator(3)) < 0.7
+    some[..., 0] = True
+    made = {
+        "causal": causal,
+        "some": some,
+        "one row": some[:1, :1],
+        "a row each": some[..., :1],
+        "left padding": ~causal.flip(-1) | (n == 1),
+    }
+    for dtype in operands.DTYPES:
+        made[f"bias {dtype}"] = torch.randn(shape, generator=operands.generator(4)).to(dtype)
+        made[f"causal {dtype}"] = torch.zeros(rest[-1], n, dtype=dtype).masked_fill(~causal, -INF)
+    made["-1e9"] = torch.zeros(rest[-1], n).masked_fill(~causal, -1e9)
+    made["-max"] = torch.zeros(rest[-1], n).masked_fill(~causal, -MAX)
+    made["transposed"] = torch.randn(*rest[:-1], n, rest[-1]).mT
+    made["every other"] = torch.randn(*rest, 2 * n)[..., ::2]
+    return made
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", operands.DTYPES)
+def test_masks(isa, algorithm, dtype):
+    for shape in ((2, 9, 33), (1, 3, 1500)):
+        x = uniform(*shape, reach=10.0).to(dtype)
+        with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+            for name, mask in masks(shape).items():
+                for log in (False, True):
+                    y = check(x, scale=0.25, mask=mask, log=log)
+                if name in ("causal", "-1e9", "-max"):
+                    check(x, mask=mask)
+                    hidden = (mask.expand(shape) != (name == "causal")) & True
+                    assert not softmax(x, mask=mask)[hidden].any()
+                assert y.dtype == dtype
+                check(x, dim=1, mask=mask)
+
+
+def special():
+    base = uniform(100, reach=5.0)
+    rows = {}
+    for name, value in {"nan": torch.nan, "inf": INF, "-inf": -INF, "-1e9": -1e9, "-max": -MAX, "1e9": 1e9, "max": MAX}.items():
+        rows[name] = base.clone()
+        rows[name][[3, 60]] = value
+        rows[f"all {name}"] = torch.full((100,), value)
+    rows["inf and -inf"] = rows["inf"].clone()
+    rows["inf and -inf"][50] = -INF
+    rows["late nan"] = base.clone()
+    rows["late nan"][-1] = torch.nan
+    rows["shifted up"], rows["shifted down"] = 1e5 + torch.arange(100.0) % 3, -1e5 + torch.arange(100.0) % 3
+    rows["past the domain"], rows["below the domain"] = 1e6 + torch.arange(100.0), -1e6 - torch.arange(100.0)
+    rows["large"] = uniform(100, reach=3e38)
+    rows["subnormal"] = torch.full((100,), 1e-40)
+    rows["overflow"] = 90 + uniform(100, reach=10.0)
+    return rows
+
+
+@BOTH
+@pytest.mark.parametrize("log", [False, True])
+def test_special_rows(isa, algorithm, log):
+    made = torch.stack(list(special().values()))
+    for x in (made, made.repeat(1, 15), torch.cat([made[:, :50].repeat(1, 26), made[:, 50:].repeat(1, 26)], 1)):
+        with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+            check(x, log=log)
+            check(x.T.contiguous(), dim=0, log=log)
+            check(x, scale=-2.5, log=log)
+    same = torch.tensor([-1e9, -MAX, 3e5, MAX, 0.0])[:, None].repeat(1, 7)
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        assert torch.equal(softmax(same), torch.full((5, 7), 1 / 7))
+
+
+@BOTH
+def test_rising_rows(isa, algorithm):
+    steps = torch.arange(6000) // 300
+    for x in (steps * 90.0, steps * -90.0, (steps % 3) * 300.0, steps * 5000.0):
+        with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+            for padded in (x, torch.cat([torch.full((3000,), -INF), x]), torch.cat([x, torch.full((3000,), -1e9)])):
+                check(padded)
+                check(padded, log=True)
+
+
+@BOTH
+def test_one_element(isa, algorithm):
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for dtype in operands.DTYPES:
+            x = torch.cat([torch.tensor([0.0, 1.0, -3.7, 88.0, 1e4, -6e4]), uniform(500)]).to(dtype)[:, None]
+            for one, dim in ((x, 1), (x[None], 0), (x.T, 0), (x[:, :, None], 1)):
+                assert torch.equal(softmax(one, dim=dim), torch.ones_like(one))
+                assert torch.equal(softmax(one, dim=dim, log=True), torch.zeros_like(one))
+            assert torch.equal(softmax(x[0, 0], dim=0), torch.ones((), dtype=dtype))
+
+
+@BOTH
+def test_dims_and_strides(isa, algorithm):
+    base = uniform(4, 6, 10, 70, reach=30.0)
+    views = [
+        base,
+        base[:, ::2, 1:, 3:],
+        base.transpose(1, 2),
+        base.mT,
+        base[..., ::2],
+        base[:1].expand(3, 6, 10, 70),
+        base[:, :, :, :1],
+        base[0],
+    ]
+    views += [base.to(memory_format=torch.channels_last), base.permute(3, 2, 1, 0), base[:, :, ::3].mT]
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for x in views:
+            for dim in range(-x.dim(), x.dim()):
+                check(x, dim=dim)
+                mask = torch.randn([size if d % 2 else 1 for d, size in enumerate(x.shape)])
+                check(x, dim=dim, scale=2.0, mask=mask)
+                check(x, dim=dim, mask=torch.randn(x.shape).mT.contiguous().mT > -1)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3), (3, 2, 0)])
+def test_empty(shape):
+    for dim in range(len(shape)):
+        assert softmax(torch.empty(shape), dim=dim).shape == shape
+
+
+@needs_library
+@BOTH
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(algorithm, threads):
+    with kernels.forcing_softmax(algorithm):
+        for shape in ((70_001,), (2, 40_001), (300, 301), (3, 11, 2000)):
+            x = uniform(*shape)
+            check(x, threads=threads)
+            check(x, log=True, threads=threads)
+            check(x, dim=0, threads=threads)
+            for value in (torch.nan, -INF, 1e9):
+                hit = x.clone()
+                hit.view(-1)[-5] = value
+                check(hit, threads=threads)
+        check(uniform(70_001).bfloat16(), mask=torch.arange(70_001) % 7 > 2, threads=threads)
+        check(torch.full((70_001,), -1e9), threads=threads)
+        check(torch.cat([torch.full((40_000,), -1e9), uniform(40_000)]), threads=threads)
