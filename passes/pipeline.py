@@ -5,6 +5,7 @@ from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.fold import FoldWeights
 from lowbit_compiler.passes.lower import Lower
+from lowbit_compiler.passes.lower_whole import LowerWhole
 from lowbit_compiler.passes.merge import MergeSiblings
 from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.pack import Pack
@@ -35,6 +36,7 @@ def runtime_exit() -> list[Pass]:
     return [
         Lower(),  # needs the whole QDQ pattern, hence before anything packs
         Pack(),  # the layout is the kernels' business, so it comes after lowering
+        LowerWhole(),  # only here: ONNX has softmax and attention of its own
         Cleanup(),  # parameters lose their last users above
     ]
 
