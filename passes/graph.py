@@ -114,6 +114,13 @@ def takes_strided(user: fx.Node, old: fx.Node, new: fx.Node) -> bool:
     return True
 
 
+def as_dense(gm: fx.GraphModule, old: fx.Node, new: fx.Node) -> fx.Node:
+    """Return ``new``, or a dense copy of it where a user of ``old`` needs the memory order that it had."""
+    if all(takes_strided(user, old, new) for user in old.users):
+        return new
+    return emit(gm, aten.contiguous.default, new, like=old)
+
+
 def numel(shape: Iterable[Any]) -> Any:
     """Return the product of ``shape`` (1 for a scalar); symbolic sizes stay symbolic."""
     total: Any = 1

@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, emit, erase_unused, takes_strided, value
+from lowbit_compiler.passes.graph import as_dense, aten, emit, erase_unused, value
 from lowbit_compiler.passes.scores import emit_mask
 from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.passes.whole import AttentionSite, SoftmaxSite, read_attention, read_softmax
@@ -74,10 +74,3 @@ def _lower_attention(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, found:
     node.replace_all_uses_with(result)
     ctx.replaced(node, whole)
     erase_unused([node, *found.chain])
-
-
-def as_dense(gm: fx.GraphModule, old: fx.Node, new: fx.Node) -> fx.Node:
-    """Return ``new``, or a dense copy of it where a user of ``old`` needs the memory order that it had."""
-    if all(takes_strided(user, old, new) for user in old.users):
-        return new
-    return emit(gm, aten.contiguous.default, new, like=old)

@@ -102,7 +102,7 @@ def _masked(node: fx.Node, name: str) -> tuple[fx.Node, Mask] | None:
 
 
 def _filled(node: fx.Node, x: Any, where: Any, fill: float | None, keep: bool) -> tuple[fx.Node, Mask] | None:
-    if fill is None or fill > LARGE or not _full(node, x) or not is_tensor(where) or value(where).dtype is not torch.bool:
+    if fill is None or not fill <= LARGE or not _full(node, x) or not is_tensor(where) or value(where).dtype is not torch.bool:
         return None
     return x, Mask(where, fill, keep)
 

@@ -110,7 +110,7 @@ def read_attention(node: fx.Node, ctx: PassContext) -> AttentionSite | Declined:
         return Reason.UNSUPPORTED_OP, f"scale {scale}, is_causal {causal}"
     if not _fitting(*(four(value(x)).shape for x in (q, k, v))):
         return Reason.UNSUPPORTED_OP, f"operands of shapes {', '.join(str(tuple(value(x).shape)) for x in (q, k, v))}"
-    return _grouped(node, AttentionSite(q, k, v, mask, causal, float(scale)))  # type: ignore[arg-type]
+    return grouped(node, AttentionSite(q, k, v, mask, causal, float(scale)))  # type: ignore[arg-type]
 
 
 def _fitting(q: Any, k: Any, v: Any) -> bool:
@@ -122,7 +122,7 @@ def _fitting(q: Any, k: Any, v: Any) -> bool:
     )
 
 
-def _grouped(node: fx.Node, site: AttentionSite) -> AttentionSite:
+def grouped(node: fx.Node, site: AttentionSite) -> AttentionSite:
     """Read keys and values below the nodes that repeat their heads."""
     keys, values = unrepeated(site.k), unrepeated(site.v)
     if keys is None or values is None:

@@ -1,0 +1,97 @@
+"""Whole models in float but for their attentions, written out or by torch's function: close to the float model, and listed as rewritten."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers import zoo
+from helpers.compiled import NATIVE, compiled, eager, floats, reports_of, work
+from lowbit_compiler.report import Report
+
+pytestmark = pytest.mark.skipif(not NATIVE, reason="without the native library nothing here is rewritten")
+
+EPS = torch.finfo(torch.float32).eps
+MODELS: dict[str, tuple[Callable[[], tuple[nn.Module, dict[str, Any]]], int]] = {
+    "llama": (zoo.causal("Llama"), 2),
+    "bert": (zoo.bert, 2),
+    "t5": (zoo.t5, 6),
+    "gpt2": (zoo.gpt2, 2),
+    "opt": (zoo.opt, 2),
+    "vit": (zoo.vit, 2),
+    "mistral": (zoo.causal("Mistral", sliding_window=8), 2),
+}
+
+
+def run(model: nn.Module, inputs: dict[str, Any], **options: Any) -> tuple[list[Tensor], Report]:
+    with torch.no_grad():
+        got, (report,) = reports_of(lambda: compiled(model, ignore="re:weight$", **options)(**inputs))
+    assert not report.fallback
+    return floats(got), report
+
+
+@pytest.mark.parametrize("how", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", MODELS)
+def test_model(name: str, how: str) -> None:
+    make, attentions = MODELS[name]
+    model, inputs = make()
+    model.set_attn_implementation(how)  # type: ignore[operator]
+    want, products = eager(model, inputs)
+    got, report = run(model, inputs)
+    for ours, theirs in zip(got, floats(want), strict=True):
+        assert ((ours - theirs).abs() <= 256 * EPS * theirs.abs().max()).all()
+    assert [site.kind for site in report.rewritten] == ["attention"] * attentions
+    assert {site.lowered_to for site in report.rewritten} == {"lowbit::sdpa"}
+    assert sum(work(site) for site in report.sites) == products.work
+    assert sum(site.kind in ("softmax", "attention") for site in report.sites) == products.softmax
+
+
+def test_returned_weights_keep_the_products() -> None:
+    model, inputs = zoo.bert()
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    inputs["output_attentions"] = True
+    want, _ = eager(model, inputs)
+    got, report = run(model, inputs)
+    for ours, theirs in zip(got, floats(want), strict=True):
+        assert ((ours - theirs).abs() <= 256 * EPS * theirs.abs().max()).all()
+    assert [site.kind for site in report.rewritten] == ["softmax"] * 2
+
+
+def test_grouped_heads_at_every_length() -> None:
+    """One graph for all lengths, with key heads that are never repeated."""
+    model, _ = zoo.causal("Llama")()
+    runner = compiled(model, ignore="re:weight$", dynamic=True)
+
+    def lengths() -> None:
+        with torch.no_grad():
+            for tokens in (5, 9, 12):
+                ids = zoo.ids(tokens=tokens)
+                torch.testing.assert_close(runner(input_ids=ids).logits, model(input_ids=ids).logits)
+
+    _, reports = reports_of(lengths)
+    assert len(reports) == 1
+    assert len(reports[0].rewritten) == 2
+
+
+@pytest.mark.parametrize("how", ["eager", "sdpa"])
+def test_verified(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setenv("LOWBIT_VERIFY", "each")
+    model, inputs = zoo.causal("Llama")()
+    model.set_attn_implementation(how)  # type: ignore[operator]
+    _, report = run(model.bfloat16(), inputs)
+    assert len(report.rewritten) == 2
+
+
+def test_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """By default every softmax and attention is timed, and the report says what came of it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, inputs = zoo.causal("Llama")()
+    _, report = run(model, inputs, plan="measured")
+    (file,) = (tmp_path / "lowbit").iterdir()
+    assert file.name.startswith("timings-")
+    for site in report.sites:
+        if site.kind == "attention":
+            assert "torch" in site.detail
+            assert site.reason in ("", "slower here")
