@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dynamo.exc import RestartAnalysis
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
@@ -121,7 +122,7 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
             compiled, report = _compile(gm, examples, options)
-    except (OptionError, WeightFreedError):
+    except (OptionError, WeightFreedError, RestartAnalysis):  # the last: Dynamo traces again, with Python floats as constants
         raise
     except Exception as error:
         if options.verify:

@@ -107,7 +107,7 @@ def read_attention(node: fx.Node, ctx: PassContext) -> AttentionSite | Declined:
     if scale is None and isinstance(value(q).shape[-1], int):
         scale = 1 / math.sqrt(value(q).shape[-1])
     if not isinstance(scale, int | float) or not isinstance(causal, bool):
-        return Reason.UNSUPPORTED_OP, f"scale {scale}, is_causal {causal}"
+        return Reason.UNSUPPORTED_OP, f"scale {scale}, is_causal {causal}: not known when the graph is compiled"
     if not _fitting(*(four(value(x)).shape for x in (q, k, v))):
         return Reason.UNSUPPORTED_OP, f"operands of shapes {', '.join(str(tuple(value(x).shape)) for x in (q, k, v))}"
     return grouped(node, AttentionSite(q, k, v, mask, causal, float(scale)))  # type: ignore[arg-type]

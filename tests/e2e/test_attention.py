@@ -65,7 +65,7 @@ def test_grouped_heads_at_every_length() -> None:
     runner = compiled(model, ignore="re:weight$", dynamic=True)
 
     def lengths() -> None:
-        with torch.no_grad():
+        with torch.no_grad(), torch._dynamo.config.patch(specialize_float=True):  # as Inductor asks for
             for tokens in (5, 9, 12):
                 ids = zoo.ids(tokens=tokens)
                 torch.testing.assert_close(runner(input_ids=ids).logits, model(input_ids=ids).logits)
@@ -73,6 +73,29 @@ def test_grouped_heads_at_every_length() -> None:
     _, reports = reports_of(lengths)
     assert len(reports) == 1
     assert len(reports[0].rewritten) == 2
+
+
+class Scaled(nn.Module):
+    """An attention whose scale is an attribute of the module, as in transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.scaling = nn.Linear(64, 64), 0.3
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.project(x).view(x.shape[0], x.shape[1], 4, 16).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(q, q, q, scale=self.scaling)
+
+
+def test_inductor_with_dynamic_shapes() -> None:
+    """A scale that Dynamo first traces as a variable is a constant in the end."""
+    model, x = Scaled().eval(), torch.randn(2, 5, 64)
+    with torch.no_grad():
+        runner = compiled(model, "int8-weight-only", dynamic=True, remainder="inductor")
+        got, (report,) = reports_of(lambda: runner(x))
+        assert torch.nn.functional.cosine_similarity(got.flatten(), model(x).flatten(), 0) > 0.99
+    assert not report.fallback
+    assert [site.lowered_to for site in report.rewritten] == ["lowbit::linear_fs8", "lowbit::sdpa"]
 
 
 @pytest.mark.parametrize("how", ["eager", "sdpa"])
