@@ -16,6 +16,7 @@ from lowbit_compiler.dump import Dump
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.executable import Executable
 from lowbit_compiler.options import Options
+from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext, Target
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.graph import calls, numel, value
@@ -25,8 +26,7 @@ from lowbit_compiler.passes.runner import Observer, PassRun, run_passes
 from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.remainder import compile_remainder
 from lowbit_compiler.report import Report, site_report
-from lowbit_compiler.runtime import library
-from lowbit_compiler.runtime.kernels import kernel_for
+from lowbit_compiler.runtime import kernels, library
 from lowbit_compiler.verify import Verifier
 
 log = logging.getLogger("lowbit_compiler")
@@ -85,6 +85,8 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
             site.decline(Reason.DISABLED, "not lowered")
     for site in ctx.sites:
         site.kernel = _kernel(site)
+        if site.kind == "softmax" and site.kernel:
+            site.detail = "; ".join(filter(None, (_algorithm(site), site.detail)))
     report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
     if dump is not None:
         dump.finish(str(report))
@@ -97,7 +99,17 @@ def _kernel(site: Site) -> str:
         return ""
     x = value(site.node.args[0])
     rows = numel(x.shape[:-1])
-    return kernel_for(site.lowered_to, m=rows if isinstance(rows, int) else MANY_ROWS, dtype=x.dtype)
+    return kernels.kernel_for(site.lowered_to, m=rows if isinstance(rows, int) else MANY_ROWS, dtype=x.dtype)
+
+
+def _algorithm(site: Site) -> str:
+    """Return which softmax rows of this length get, where the library has more than one."""
+    x, dim = site.node.args[0], site.node.args[1]
+    n, choose = hint(value(x).shape[dim]), getattr(kernels, "softmax_passes", None)
+    if choose is None or not library.status().path:
+        return ""
+    name: str = choose(n, value(x).dtype)
+    return f"{name}: {n} elements a row {'stay in' if name == 'three-pass' else 'do not fit the'} cache"
 
 
 def _remember(report: Report) -> None:

@@ -161,7 +161,7 @@ def _fuse(gm: fx.GraphModule, out: fx.Node, match: _Match) -> None:
     with gm.graph.inserting_before(out):
         keys = emit(gm, aten.mT.default, match.keys, like=like) if match.turned else match.keys
         mask = emit_mask(gm, match.scores, like)
-        options = {"scale": match.scores.scale}
+        options: dict[str, Any] = {"scale": match.scores.scale}
         if not same(value(match.q).shape[-3], value(keys).shape[-3]):
             options["enable_gqa"] = True
         whole = emit(gm, aten.scaled_dot_product_attention.default, match.q, keys, match.v, mask, 0.0, False, like=like, **options)

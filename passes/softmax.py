@@ -69,16 +69,17 @@ def _quotient(node: fx.Node) -> Found | None:
     """``e / e.sum(d)`` with ``e = exp(x - x.amax(d))``."""
     if len(node.args) != 2 or node.kwargs:
         return None
-    e, total = node.args
+    arguments: Any = node.args
+    e, total = arguments
     summed = _reduced(total, "sum")
-    if name_of(e) != "exp" or summed is None or summed[0] is not e or len(e.users) != 2:  # type: ignore[union-attr]
+    if name_of(e) != "exp" or summed is None or summed[0] is not e or len(e.users) != 2:
         return None
-    difference = e.args[0]  # type: ignore[union-attr]
+    difference = e.args[0]
     pair = _difference(difference, "amax", "max")
-    if pair is None or pair[1] != summed[1] or len(difference.users) != 1:  # type: ignore[union-attr]
+    if pair is None or pair[1] != summed[1] or len(difference.users) != 1:
         return None
     x, dim, chain = pair
-    return aten.softmax.int, (x, dim), [*chain, e, *summed[2]]  # type: ignore[list-item]
+    return aten.softmax.int, (x, dim), [*chain, e, *summed[2]]
 
 
 def _difference(node: Any, *names: str) -> tuple[fx.Node, int, list[fx.Node]] | None:
@@ -130,9 +131,10 @@ def _other(inner: Any, outer: Any) -> Callable[[fx.Node], Found | None]:
     """The logarithm of a softmax, or the exponential of a log-softmax."""
 
     def rule(node: fx.Node) -> Found | None:
-        if len(node.args) != 1 or node.kwargs or not calls(node.args[0], inner) or len(node.args[0].users) != 1:  # type: ignore[union-attr]
+        source: Any = node.args[0]
+        if len(node.args) != 1 or node.kwargs or not calls(source, inner) or len(source.users) != 1:
             return None
-        return outer, node.args[0].args, [node, node.args[0]]  # type: ignore[union-attr, list-item]
+        return outer, source.args, [node, source]
 
     return rule
 

@@ -150,13 +150,21 @@ def decide(ctx: PassContext, call: SoftmaxCall | AttentionCall) -> Whole | Decli
     op = "softmax" if isinstance(call, SoftmaxCall) else "sdpa"
     if not ctx.target.has_kernels:
         return Reason.NO_KERNEL, f"the native library is not loaded, and lowbit::{op} in plain torch is slow"
+    heads = _heads(call)
     if ctx.costs is None:
-        return Whole(op)
+        return Whole(op, heads)
     cost = ctx.costs(call)
     times = f"{_time(cost.lowbit)}, torch {_time(cost.torch)}"
     if cost.torch < MIN_GAIN * cost.lowbit:
         return Reason.SLOWER, f"lowbit {times}"
-    return Whole(op, f"{cost.torch / cost.lowbit:.1f}x torch ({times})")
+    gain = f"{cost.torch / cost.lowbit:.1f}x torch ({times})"
+    return Whole(op, f"{heads}; {gain}" if heads else gain)
+
+
+def _heads(call: SoftmaxCall | AttentionCall) -> str:
+    """Return how many query heads read one key head, where they are more than one."""
+    shared = call.q.sizes[1] // max(call.k.sizes[1], 1) if isinstance(call, AttentionCall) else 1
+    return f"{shared} query heads a key head" if shared > 1 else ""
 
 
 def _time(seconds: float) -> str:

@@ -170,7 +170,7 @@ def test_grouped_heads_are_not_expanded() -> None:
     captured, ctx, want, got = before_and_after(fn, (Q, K[:, :2], V[:, :2]), "cleanup")
     assert calls(captured.gm) == ["lowbit.sdpa", "aten.contiguous"]
     assert ((got[0] - want[0]).abs() <= _bound(torch.float32)).all()
-    assert ctx.sites[0].detail == ""
+    assert ctx.sites[0].detail == "2 query heads a key head"
 
 
 @pytest.mark.parametrize(("theirs", "left"), [(2.0, ["lowbit.sdpa", "aten.contiguous"]), (1.01, None)])

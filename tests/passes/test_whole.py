@@ -213,7 +213,7 @@ def test_slower_and_faster() -> None:
     )  # fmt: skip
     softmax, attention = ctx.sites
     assert (softmax.reason, softmax.detail) == (Reason.SLOWER, "lowbit 1.2 ms, torch 900 us")
-    assert (attention.decision, attention.detail) == ("rewritten", "2.4x torch (800 us, torch 1.9 ms)")
+    assert (attention.decision, attention.detail) == ("rewritten", "2 query heads a key head; 2.4x torch (800 us, torch 1.9 ms)")
     first, second = asked
     assert isinstance(first, SoftmaxCall)
     assert isinstance(second, AttentionCall)
