@@ -22,9 +22,12 @@ import torch
 from lowbit_compiler.runtime import library
 
 FORMAT = 1
-BUDGET = 0.008  # seconds for each candidate
-ROUNDS = (3, 50)  # at least, at most
-HOPELESS = 4.0  # slower than the best by this factor after the first round: measured no further
+BUDGET = 0.02  # seconds for each candidate, and ...
+ROUNDS = (15, 100)  # at least, at most; but at least FEW ...
+FEW, LONG = 3, 0.3  # where those take this many seconds
+HOPELESS = 4.0  # slower than the best by this factor: measured no further
+WAIT = 1e-3  # seconds; some 20 microseconds are enough on a quiet machine
+NOISE = 2.0  # median to fastest round: above, something else was running
 
 Seconds = dict[str, float]
 _known: dict[Path, dict[str, Seconds]] = {}
@@ -37,29 +40,46 @@ def best(key: str, candidates: dict[str, Callable[[], object]]) -> Seconds:
     if set(known.get(key, ())) != set(candidates):
         known.update(_read(path))
     if set(known.get(key, ())) != set(candidates):
-        known[key] = measure(candidates)
-        _write(path, key, known[key])
+        times = measure(candidates)
+        known[key] = {name: min(seconds) for name, seconds in times.items()}
+        if steady(times) and quiet():
+            _write(path, key, known[key])
     return dict(known[key])
 
 
-def measure(candidates: dict[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> Seconds:
-    """Return the median seconds of each candidate over interleaved rounds, after one that warms up."""
+def steady(times: dict[str, list[float]]) -> bool:
+    """Return whether the rounds agree; what was measured on a busy machine is used now, and not remembered on disk."""
+    return all(statistics.median(seconds) <= NOISE * min(seconds) for seconds in times.values())
+
+
+def quiet() -> bool:
+    """Return whether all threads are there at once: where one must wait for its turn, the smallest parallel call takes milliseconds."""
+    x = torch.zeros(1 << 17, device="cpu")
+    return min(min(seconds) for seconds in measure({"add": lambda: x + x}).values()) < WAIT
+
+
+def measure(candidates: dict[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
+    """Return the seconds of each candidate in interleaved rounds, after one that warms up.
+
+    The fastest round of each is what counts: the others tell how busy the machine was.
+    """
     for call in candidates.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in candidates}
     spent, running = 0.0, list(candidates)
-    for turn in range(ROUNDS[1]):
+    for turn in range(1, ROUNDS[1] + 1):
         for name in running:
             start = clock()
             candidates[name]()
             times[name].append(clock() - start)
             spent += times[name][-1]
-        if turn == 0:
-            fastest = min(seconds[0] for seconds in times.values())
-            running = [name for name in running if times[name][0] <= HOPELESS * fastest]
-        if len(running) < 2 or (turn + 1 >= ROUNDS[0] and spent > BUDGET * len(candidates)):
+        if turn == FEW:
+            fastest = min(map(min, times.values()))
+            running = [name for name in running if min(times[name]) <= HOPELESS * fastest]
+        enough = turn >= ROUNDS[0] and spent > BUDGET * len(candidates)
+        if turn >= FEW and (len(running) < 2 or spent > LONG or enough):
             break
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+    return times
 
 
 def machine() -> dict[str, Any]:

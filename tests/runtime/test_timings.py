@@ -14,6 +14,8 @@ from lowbit_compiler.runtime import timings
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(timings, "_known", {})
+    monkeypatch.setattr(timings, "NOISE", 1e9)  # calls that do nothing take whatever they take
+    monkeypatch.setattr(timings, "quiet", lambda: True)
     return tmp_path
 
 
@@ -116,18 +118,40 @@ def stub(durations: dict[str, float], log: list[str]) -> tuple[dict[str, Callabl
     return {name: lambda name=name: run(name) for name in durations}, lambda: now[0]  # type: ignore[misc]
 
 
-def test_interleaved_medians() -> None:
+@pytest.mark.parametrize(("seconds", "quiet"), [(3e-5, True), (4e-3, False)])
+def test_waiting_threads_are_noticed(monkeypatch: pytest.MonkeyPatch, seconds: float, quiet: bool) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(timings, "measure", lambda candidates: {name: [seconds, 2 * seconds] for name in candidates})
+    assert timings.quiet() is quiet
+
+
+def test_enough_rounds() -> None:
     log: list[str] = []
-    calls, clock = stub({"a": 1.0, "b": 2.0}, log)
-    assert timings.measure(calls, clock) == {"a": 1.0, "b": 2.0}
+    calls, clock = stub({"a": 0.002, "b": 0.003}, log)
+    timings.measure(calls, clock)
     assert log == ["a", "b"] * (1 + timings.ROUNDS[0])
+
+
+def test_interleaved() -> None:
+    log: list[str] = []
+    calls, clock = stub({"a": 0.01, "b": 0.015}, log)
+    times = timings.measure(calls, clock)
+    assert times["a"] == pytest.approx([0.01] * len(times["a"]))
+    assert len(log) in (2 * (1 + 12), 2 * (1 + 13))  # 12 rounds of 25 ms reach LONG
 
 
 def test_the_hopeless_is_measured_no_further() -> None:
     log: list[str] = []
-    calls, clock = stub({"a": 1.0, "b": 9.0}, log)
-    assert timings.measure(calls, clock) == {"a": 1.0, "b": 9.0}
-    assert log == ["a", "b"] * 2
+    calls, clock = stub({"a": 0.001, "b": 0.009}, log)
+    timings.measure(calls, clock)
+    assert log == ["a", "b"] * (1 + timings.FEW)
+
+
+def test_long_calls_are_few() -> None:
+    log: list[str] = []
+    calls, clock = stub({"a": 1.0, "b": 1.1}, log)
+    timings.measure(calls, clock)
+    assert log == ["a", "b"] * (1 + timings.FEW)
 
 
 def test_short_calls_stay_within_budget() -> None:
@@ -135,3 +159,14 @@ def test_short_calls_stay_within_budget() -> None:
     calls, clock = stub({"a": 1e-5, "b": 1.1e-5}, log)
     timings.measure(calls, clock)
     assert len(log) == 2 * (1 + timings.ROUNDS[1])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "quiet", "kept"), [([3.0, 1.0, 1.2], True, True), ([3.0, 1.0, 2.5], True, False), ([3.0, 1.0, 1.2], False, False)]
+)
+def test_what_a_busy_machine_measures_is_not_kept(monkeypatch: pytest.MonkeyPatch, seconds: list[float], quiet: bool, kept: bool) -> None:
+    monkeypatch.setattr(timings, "NOISE", 2.0)
+    monkeypatch.setattr(timings, "quiet", lambda: quiet)
+    monkeypatch.setattr(timings, "measure", lambda candidates: dict.fromkeys(candidates, seconds))
+    assert timings.best("key", dict(candidates())) == {"ours": 1.0, "theirs": 1.0}
+    assert timings.cache_file().exists() == kept
