@@ -64,3 +64,11 @@ def hint(size: Any) -> int:
     if isinstance(size, int):
         return size
     return int(size.node.hint) if size.node.has_hint() else UNKNOWN_SIZE
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Return whether two sizes are equal; of symbolic ones that are, it becomes a condition of the compiled graph."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    known = all(isinstance(size, int) or size.node.has_hint() for size in (a, b))
+    return a is b or (known and hint(a) == hint(b) and bool(a == b))

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lowbit_compiler.passes.calls import AttentionCall, SoftmaxCall, operand
+from lowbit_compiler.passes.calls import AttentionCall, SoftmaxCall, equal, operand
 from lowbit_compiler.passes.contract import FLOATS, PassContext
 from lowbit_compiler.passes.graph import aten, is_tensor, same, undisturbed, value
 from lowbit_compiler.passes.heads import unrepeated
@@ -117,9 +117,10 @@ def _fitting(q: Any, k: Any, v: Any) -> bool:
     if not len(q) == len(k) == len(v) == 4:
         return False
     heads = isinstance(q[1], int) and isinstance(k[1], int) and k[1] > 0 and q[1] % k[1] == 0
-    return (
-        (heads or same(q[1], k[1])) and same(q[0], k[0]) and same(q[3], k[3]) and all(same(a, b) for a, b in zip(k[:3], v[:3], strict=True))
-    )
+    if not (heads or same(q[1], k[1])):
+        return False
+    # A key cache and a value cache have a symbol each for one length, which every valid call makes equal.
+    return equal(q[0], k[0]) and equal(q[3], k[3]) and all(equal(a, b) for a, b in zip(k[:3], v[:3], strict=True))
 
 
 def grouped(node: fx.Node, site: AttentionSite) -> AttentionSite:

@@ -100,6 +100,23 @@ def test_inductor_with_dynamic_shapes() -> None:
 
 
 @pytest.mark.parametrize("how", ["eager", "sdpa"])
+@pytest.mark.parametrize("cache", ["static", "dynamic"])
+def test_generate(cache: str, how: str) -> None:
+    """In every step, with a cache that is written in place or one that grows."""
+    model: Any = zoo.causal("Llama", use_cache=True, eos_token_id=None)()[0]
+    model.set_attn_implementation(how)
+    ids = zoo.ids(tokens=6)
+    settings = {"max_new_tokens": 5, "do_sample": False, "cache_implementation": cache, "disable_compile": True}
+    want = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+    model.forward = compiled(model.forward, ignore="re:weight$")
+    got, reports = reports_of(lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **settings))
+    assert torch.equal(got, want)
+    assert len(reports) <= 3
+    for report in reports:
+        assert [site.kind for site in report.rewritten] == ["attention"] * 2
+
+
+@pytest.mark.parametrize("how", ["eager", "sdpa"])
 def test_verified(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setenv("LOWBIT_VERIFY", "each")
     model, inputs = zoo.causal("Llama")()
