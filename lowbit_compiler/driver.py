@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dynamo.exc import RestartAnalysis
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.costs import measured
 from lowbit_compiler.dump import Dump
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.executable import Executable
 from lowbit_compiler.options import Options
+from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext, Target
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.graph import calls, numel, value
@@ -23,12 +26,13 @@ from lowbit_compiler.passes.runner import Observer, PassRun, run_passes
 from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.remainder import compile_remainder
 from lowbit_compiler.report import Report, site_report
-from lowbit_compiler.runtime.kernels import kernel_for
+from lowbit_compiler.runtime import kernels, library
 from lowbit_compiler.verify import Verifier
 
 log = logging.getLogger("lowbit_compiler")
 REMEMBERED = 100  # reports; a server that recompiles for days must not keep them all
 MANY_ROWS = 512
+WHOLE_KINDS = ("softmax", "attention")
 _reports: list[Report] = []
 
 
@@ -53,8 +57,9 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         observers.append(Verifier(captured.gm, examples).observe)
     ctx = PassContext(
         recipe=options.recipe,
-        target=Target(),
+        target=Target(has_kernels=library.status().path is not None),
         parameters=captured.parameters,
+        costs=measured if options.plan == "measured" else None,
         ignore=options.ignore,
         max_rewrites=options.max_rewrites,
         known_names=captured.known_names,
@@ -75,12 +80,13 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         observe=observe,
         strict=options.verify,
     )
-    if Fact.LOWERED not in facts:
-        for site in ctx.sites:
-            if site.reason is None:
-                site.decline(Reason.DISABLED, "not lowered")
-    for site in ctx.planned():
+    for site in ctx.sites:
+        if site.reason is None and (Fact.WHOLE if site.kind in WHOLE_KINDS else Fact.LOWERED) not in facts:
+            site.decline(Reason.DISABLED, "not lowered")
+    for site in ctx.sites:
         site.kernel = _kernel(site)
+        if site.kind == "softmax" and site.kernel:
+            site.detail = "; ".join(filter(None, (_algorithm(site), site.detail)))
     report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
     if dump is not None:
         dump.finish(str(report))
@@ -89,11 +95,21 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
 
 def _kernel(site: Site) -> str:
     """Return the kernel that a lowered site gets here, for its dtype and rows (many rows, where their number is symbolic)."""
-    plan, x = site.plan, value(site.node.args[0])
-    if plan is None or not calls(site.node, getattr(torch.ops.lowbit, plan.op).default):
+    if not site.lowered_to or not calls(site.node, getattr(torch.ops.lowbit, site.lowered_to).default):
         return ""
+    x = value(site.node.args[0])
     rows = numel(x.shape[:-1])
-    return kernel_for(plan.op, m=rows if isinstance(rows, int) else MANY_ROWS, dtype=x.dtype)
+    return kernels.kernel_for(site.lowered_to, m=rows if isinstance(rows, int) else MANY_ROWS, dtype=x.dtype)
+
+
+def _algorithm(site: Site) -> str:
+    """Return which softmax rows of this length get, where the library has more than one."""
+    x, dim = site.node.args[0], site.node.args[1]
+    n, choose = hint(value(x).shape[dim]), getattr(kernels, "softmax_passes", None)
+    if choose is None or not library.status().path:
+        return ""
+    name: str = choose(n, value(x).dtype)
+    return f"{name}: {n} elements a row {'stay in' if name == 'three-pass' else 'do not fit the'} cache"
 
 
 def _remember(report: Report) -> None:
@@ -118,7 +134,7 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
             compiled, report = _compile(gm, examples, options)
-    except (OptionError, WeightFreedError):
+    except (OptionError, WeightFreedError, RestartAnalysis):  # the last: Dynamo traces again, with Python floats as constants
         raise
     except Exception as error:
         if options.verify:

@@ -34,6 +34,7 @@ class Options:
     remainder: str = "inductor"
     dump: str | None = None
     mode: str | None = None
+    plan: str = "measured"
     disable: frozenset[str] = frozenset()
     stop_after: str | None = None
     max_rewrites: int | None = None
@@ -49,8 +50,10 @@ DESCRIPTIONS: dict[str, str] = {
     "modules_to_not_convert": "the same, under another name that transformers uses",
     "free_weights": "release the float storage of every fully replaced parameter; default False",
     "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
+    "plan": "'measured' (default): a softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel",
     "dump": "folder to write the graph of every pass to",
 }
+CHOICES = {"remainder": ("inductor", "eager"), "plan": ("measured", "always")}  # the first is the default
 IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")
 
 
@@ -139,9 +142,9 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
             raise OptionError(f"option 'group_size' takes one of {GROUP_SIZES}, got {given['group_size']!r}")
         recipe = replace(recipe, group_size=given["group_size"])
     ignore = tuple(item for name in IGNORE_NAMES if name in given for item in _strings(name, given[name]))
-    remainder = given.get("remainder", "inductor")
-    if remainder not in ("inductor", "eager"):
-        raise OptionError(f"option 'remainder' takes 'inductor' or 'eager', got {remainder!r}")
+    for name, values in CHOICES.items():
+        if given.get(name, values[0]) not in values:
+            raise OptionError(f"option {name!r} takes {values[0]!r} or {values[1]!r}, got {given[name]!r}")
     if mode is not None:
         from torch._inductor import list_mode_options
 
@@ -152,7 +155,8 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
         recipe=recipe,
         ignore=ignore,
         free_weights=_typed("free_weights", given.get("free_weights", False), bool, "True or False"),
-        remainder=remainder,
+        remainder=given.get("remainder", "inductor"),
+        plan=given.get("plan", "measured"),
         dump=None if dump is None else _writable("option 'dump'", str(_typed("dump", dump, (str, Path), "a folder"))),
         mode=mode,
     )

@@ -41,7 +41,7 @@ def site_report(site: Site) -> SiteReport:
         decision=site.decision,
         reason="" if site.reason is None else site.reason.value,
         detail=site.detail,
-        lowered_to="" if site.plan is None else f"lowbit::{site.plan.op}",
+        lowered_to=f"lowbit::{site.lowered_to}" if site.lowered_to else "",
         kernel=site.kernel,
         saved_bytes=site.saved_bytes if site.plan is not None else 0,
         merged_with=tuple(site.merged_with),
@@ -111,7 +111,8 @@ def _site_table(sites: Sequence[SiteReport]) -> Table:
         table.add_column(name, overflow="fold")
     table.add_column("saved MB", justify="right")
     for site in sites:
-        why = site.lowered_to if site.decision == "rewritten" else f"{site.reason}: {site.detail}" if site.detail else site.reason
+        why = site.lowered_to if site.decision == "rewritten" else site.reason
+        why += f": {site.detail}" if site.detail else ""
         if site.merged_with:
             why += f" (merged with {', '.join(name.rpartition('.')[2] for name in site.merged_with)})"
         saved = f"{site.saved_bytes / 1e6:.2f}" if site.saved_bytes else ""

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import fx
 
+from lowbit_compiler.passes.calls import Costs
 from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.recipe import Recipe
 
@@ -24,6 +25,7 @@ class Fact(Enum):
     FOLDED = "quantized weights are constants, computed before the first run"
     LOWERED = "a planned site is one lowbit op"
     PACKED = "the weight of a lowered site is one packed constant"
+    WHOLE = "a planned softmax or attention is one lowbit op"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Target:
     """The machine, as plain data: passes never ask the machine themselves."""
 
     device: str = "cpu"
+    has_kernels: bool = True
+    """Whether the native library is there; softmax and attention in plain torch are no gain."""
 
 
 @dataclass
@@ -54,6 +58,8 @@ class PassContext:
     max_rewrites: int | None = None
     known_names: frozenset[str] = frozenset()
     """Every module and parameter name of the model, where the caller knows them; ``ignore`` is checked against these too."""
+    costs: Costs | None = None
+    """Times a softmax or attention on the machine; None: take it wherever there is a kernel."""
     sites: list[Site] = field(default_factory=list)
     constants: list[Constant] = field(default_factory=list)
 
@@ -64,8 +70,12 @@ class PassContext:
                 site.decline(reason, detail)
 
     def planned(self) -> list[Site]:
-        """Return the sites that are to be rewritten."""
+        """Return the products that are to be rewritten."""
         return [site for site in self.sites if site.plan is not None]
+
+    def wholes(self) -> list[Site]:
+        """Return the softmaxes and attentions that are to be rewritten."""
+        return [site for site in self.sites if site.whole is not None]
 
     def replaced(self, old: fx.Node, new: fx.Node) -> None:
         """Let the sites at ``old`` follow to ``new``."""

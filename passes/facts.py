@@ -35,7 +35,8 @@ def _found(gm: fx.GraphModule, ctx: PassContext) -> str | None:
 
 
 def _planned_or_declined(gm: fx.GraphModule, ctx: PassContext) -> str | None:
-    return next((f"site {s.module or s.op} has neither plan nor reason" for s in ctx.sites if (s.plan is None) == (s.reason is None)), None)
+    undecided = (site for site in ctx.sites if bool(site.lowered_to) == (site.reason is not None))
+    return next((f"site {site.module or site.op} has neither plan nor reason" for site in undecided), None)
 
 
 def _wide(gm: fx.GraphModule, ctx: PassContext) -> str | None:
@@ -90,6 +91,13 @@ def _packed(gm: fx.GraphModule, ctx: PassContext) -> str | None:
     return None
 
 
+def _whole(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for site in ctx.wholes():
+        if not calls(site.node, getattr(ops, site.lowered_to).default):
+            return f"{site.node.format_node()} is not a lowbit::{site.lowered_to}"
+    return None
+
+
 CHECKS: dict[Fact, Callable[[fx.GraphModule, PassContext], str | None]] = {
     Fact.CANONICAL: _canonical,
     Fact.FOUND: _found,
@@ -101,4 +109,5 @@ CHECKS: dict[Fact, Callable[[fx.GraphModule, PassContext], str | None]] = {
     Fact.FOLDED: _folded,
     Fact.LOWERED: _lowered,
     Fact.PACKED: _packed,
+    Fact.WHOLE: _whole,
 }

@@ -7,7 +7,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
-from lowbit_compiler.passes.graph import aten, constant_sources, is_constant, is_tensor, numel, value
+from lowbit_compiler.passes.graph import aten, calls, constant_sources, is_constant, is_tensor, numel, value
 from lowbit_compiler.passes.site import Reason, Site
 
 KINDS: dict[Any, str] = {
@@ -67,9 +67,13 @@ class Find:
 def _site(index: int, kind: str, node: fx.Node, ctx: PassContext) -> Site:
     op = node.meta.get("lowbit_op", str(node.target._schema.name).removeprefix("aten::"))  # type: ignore[union-attr]
     site = Site(index, kind, op, module_path(node), "", node)
+    if kind in ("softmax", "attention"):  # the next pass asks for their plan
+        site.shape = _operands(node)
+        _decline_constant(site, node, ctx)
+        return site
     if kind != "linear":
         site.shape = _operands(node)
-        site.decline(Reason.NO_KERNEL if kind in ("softmax", "attention") else Reason.UNSUPPORTED_OP, _DETAILS[kind])
+        site.decline(Reason.UNSUPPORTED_OP, _DETAILS[kind])
         if kind == "matmul":
             _explain_matmul(site, node, ctx)
         _decline_constant(site, node, ctx)
@@ -123,8 +127,6 @@ def _check_linear(site: Site, x: Any, weight: Any, node: Any, ctx: PassContext) 
 
 _DETAILS = {
     "matmul": "product of two activations",
-    "softmax": "left to the remainder's compiler",
-    "attention": "left to the remainder's compiler",
     "convolution": "convolutions stay in float",
 }
 
@@ -144,7 +146,9 @@ def _explain_matmul(site: Site, node: fx.Node, ctx: PassContext) -> None:
 
 
 def _operands(node: fx.Node) -> str:
-    return " , ".join(_shape(value(arg)) for arg in node.all_input_nodes if is_tensor(arg))
+    attention = calls(node, aten.scaled_dot_product_attention.default)  # of which one tensor may be query, key and value
+    operands = node.args[:4] if attention else node.all_input_nodes
+    return " , ".join(_shape(value(arg)) for arg in operands if is_tensor(arg))
 
 
 def _shape(tensor: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 aten = torch.ops.aten
 
@@ -113,9 +114,44 @@ def takes_strided(user: fx.Node, old: fx.Node, new: fx.Node) -> bool:
     return True
 
 
+def as_dense(gm: fx.GraphModule, old: fx.Node, new: fx.Node) -> fx.Node:
+    """Return ``new``, or a dense copy of it where a user of ``old`` needs the memory order that it had."""
+    if all(takes_strided(user, old, new) for user in old.users):
+        return new
+    return emit(gm, aten.contiguous.default, new, like=old)
+
+
 def numel(shape: Iterable[Any]) -> Any:
     """Return the product of ``shape`` (1 for a scalar); symbolic sizes stay symbolic."""
     total: Any = 1
     for size in shape:
         total = total * size
     return total
+
+
+def undisturbed(first: fx.Node, last: fx.Node, ours: Container[fx.Node]) -> bool:
+    """Return whether nothing but ``ours`` writes to memory from ``first`` to ``last``, so that values read there may be read later."""
+    node = first
+    while node is not last:
+        if node.meta.get("lowbit_writes") and node not in ours:
+            return False
+        node = node.next
+    return True
+
+
+def erase_unused(nodes: Iterable[fx.Node]) -> None:
+    """Erase those of ``nodes`` that nothing reads any more, readers first (fx cannot tell that Dynamo's calls have no effects)."""
+    for node in sorted(set(nodes), reverse=True):
+        if not node.users and node.op in ("call_function", "call_method"):
+            node.graph.erase_node(node)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether two sizes are known to be equal, without making it a condition of the compiled graph."""
+    return a is b or statically_known_true(a == b)
+
+
+def same_shape(a: Iterable[Any], b: Iterable[Any]) -> bool:
+    """Return whether two shapes are known to be equal."""
+    a, b = list(a), list(b)
+    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))

@@ -1,16 +1,19 @@
 """The order of the passes, on one page."""
 
+from lowbit_compiler.passes.attention import FuseAttention
 from lowbit_compiler.passes.cleanup import Cleanup
 from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.fold import FoldWeights
 from lowbit_compiler.passes.lower import Lower
+from lowbit_compiler.passes.lower_whole import LowerWhole
 from lowbit_compiler.passes.merge import MergeSiblings
 from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.pack import Pack
 from lowbit_compiler.passes.plan import PlanSites
 from lowbit_compiler.passes.quantize import InsertQuantize
 from lowbit_compiler.passes.rotate import Rotate
+from lowbit_compiler.passes.softmax import CanonicalSoftmax
 from lowbit_compiler.passes.split import SplitOutliers
 from lowbit_compiler.passes.widen import Widen
 
@@ -19,6 +22,8 @@ def waist() -> list[Pass]:
     """Return the passes up to the QDQ form, from which both exits go on."""
     return [
         Normalize(),  # one spelling of a product, so that nobody below needs to know seven
+        CanonicalSoftmax(),  # the same for softmax
+        FuseAttention(),  # before sites are listed: an attention is one row, not two products and a softmax
         Find(),  # every site gets a row before anything is decided
         PlanSites(),  # decisions before rewriting: a merge may only join what is treated alike
         MergeSiblings(),  # before treatments, so that a shared input is treated and quantized once
@@ -35,6 +40,7 @@ def runtime_exit() -> list[Pass]:
     return [
         Lower(),  # needs the whole QDQ pattern, hence before anything packs
         Pack(),  # the layout is the kernels' business, so it comes after lowering
+        LowerWhole(),  # only here: ONNX has softmax and attention of its own
         Cleanup(),  # parameters lose their last users above
     ]
 

@@ -1,4 +1,4 @@
-"""Decide for each linear which formats it gets, or why it stays in float."""
+"""Decide for each linear which formats it gets, for each softmax and attention whether it becomes our op, or why not."""
 
 import difflib
 import re
@@ -9,7 +9,8 @@ from torch import fx
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten, calls
-from lowbit_compiler.passes.site import Plan, Reason, Site
+from lowbit_compiler.passes.site import Plan, Reason, Site, Whole
+from lowbit_compiler.passes.whole import Declined, decide, read_attention, read_softmax
 from lowbit_compiler.runtime.ops import MAX_K
 
 MIN_K, MIN_N = 32, 16  # below, one panel is mostly padding and the call costs more than the product
@@ -21,6 +22,7 @@ class PlanSites:
     Before and after::
 
         %y = aten.linear(%x, %w)        # site: W8A8 rotation, or declined: "filtered by the user"
+        %p = aten.softmax(%s, -1)       # site: lowbit::softmax, or declined: "slower here"
     """
 
     name = "plan"
@@ -32,25 +34,46 @@ class PlanSites:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Set ``plan`` or ``reason`` of every site; rewrites nothing."""
         _check_ignore(ctx)
-        candidates = [site for site in ctx.sites if site.kind == "linear" and site.reason is None]
-        head = _output_head(gm, candidates)
+        candidates = [site for site in ctx.sites if site.reason is None]
+        head = _output_head(gm, [site for site in candidates if site.kind == "linear"])
         budget = len(candidates) if ctx.max_rewrites is None else ctx.max_rewrites
         for site in candidates:
-            pattern = next((p for p in ctx.ignore if any(matches(p, name) for name in (site.module, *site.parameters))), None)
-            if pattern is not None:
-                site.decline(Reason.FILTERED, f"ignore {pattern!r}")
-            elif site.k < MIN_K or site.n < MIN_N:
-                site.decline(Reason.TOO_SMALL, f"K = {site.k}, N = {site.n}; from K = {MIN_K}, N = {MIN_N} on")
-            elif site.k > MAX_K and ctx.recipe.activations == "int8":
-                site.decline(Reason.TOO_LONG, f"K = {site.k}; up to {MAX_K}")
-            elif site in head and ctx.recipe.head == "float":
-                site.decline(Reason.OUTPUT_HEAD, f"recipe {ctx.recipe.name!r} has head='float'")
+            plan = _decide(ctx, site, site in head)
+            if isinstance(plan, tuple):
+                site.decline(*plan)
             elif budget <= 0:
                 site.decline(Reason.LIMIT, f"limit {ctx.max_rewrites}")
             else:
                 budget -= 1
-                site.plan = _head_plan(ctx) if site in head and ctx.recipe.head == "weight-only" else _plan(ctx)
+                site.take(plan)
         return 0
+
+
+def ignored(ctx: PassContext, *names: str) -> str | None:
+    """Return the user's pattern that names one of ``names``."""
+    return next((pattern for pattern in ctx.ignore if any(matches(pattern, name) for name in names)), None)
+
+
+def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined:
+    pattern = ignored(ctx, site.module, *site.parameters)
+    if pattern is not None:
+        return Reason.FILTERED, f"ignore {pattern!r}"
+    return _linear(ctx, site, head) if site.kind == "linear" else _whole(ctx, site)
+
+
+def _linear(ctx: PassContext, site: Site, head: bool) -> Plan | Declined:
+    if site.k < MIN_K or site.n < MIN_N:
+        return Reason.TOO_SMALL, f"K = {site.k}, N = {site.n}; from K = {MIN_K}, N = {MIN_N} on"
+    if site.k > MAX_K and ctx.recipe.activations == "int8":
+        return Reason.TOO_LONG, f"K = {site.k}; up to {MAX_K}"
+    if head and ctx.recipe.head == "float":
+        return Reason.OUTPUT_HEAD, f"recipe {ctx.recipe.name!r} has head='float'"
+    return _head_plan(ctx) if head and ctx.recipe.head == "weight-only" else _plan(ctx)
+
+
+def _whole(ctx: PassContext, site: Site) -> Whole | Declined:
+    found = read_softmax(site.node, ctx) if site.kind == "softmax" else read_attention(site.node, ctx)
+    return found if isinstance(found, tuple) else decide(ctx, found.call())
 
 
 def _plan(ctx: PassContext) -> Plan:

@@ -20,6 +20,7 @@ class Reason(Enum):
     NON_CONST_WEIGHT = "no constant operand"
     NEEDS_GRADIENT = "graph needs gradients"
     NO_KERNEL = "no kernel"
+    SLOWER = "slower here"
     LIMIT = "LOWBIT_MAX_REWRITES reached"
     DISABLED = "a pass was disabled or failed"
 
@@ -43,6 +44,14 @@ class Plan:
         return "linear_s8s8" + suffix
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A softmax or attention that becomes one op, ``op``; ``how`` says what that gains."""
+
+    op: str
+    how: str = ""
+
+
 @dataclass
 class Site:
     """One product, softmax, attention or convolution; ``node`` follows the rewriting."""
@@ -58,6 +67,8 @@ class Site:
     element_size: int = 0
     parameters: tuple[str, ...] = ()
     plan: Plan | None = None
+    whole: Whole | None = None
+    """The plan of a softmax or attention, which has no formats."""
     reason: Reason | None = None
     detail: str = ""
     merged_with: list[str] = field(default_factory=list)
@@ -71,8 +82,22 @@ class Site:
     @property
     def decision(self) -> str:
         """``rewritten`` or ``declined``."""
-        return "rewritten" if self.plan is not None else "declined"
+        return "rewritten" if self.lowered_to else "declined"
+
+    @property
+    def lowered_to(self) -> str:
+        """Name of the ``lowbit::`` op that the site becomes; "" where it stays in float."""
+        plan = self.plan or self.whole
+        return plan.op if plan is not None else ""
 
     def decline(self, reason: Reason, detail: str = "") -> None:
         """Leave this site in float, and say why."""
-        self.plan, self.reason, self.detail = None, reason, detail
+        self.plan = self.whole = None
+        self.reason, self.detail = reason, detail
+
+    def take(self, plan: Plan | Whole) -> None:
+        """Rewrite this site as ``plan`` says."""
+        if isinstance(plan, Plan):
+            self.plan = plan
+        else:
+            self.whole, self.detail = plan, plan.how

@@ -94,7 +94,11 @@ def _mark_written(gm: fx.GraphModule) -> set[str]:
 
     Returns the names of the placeholders among these.
     """
-    written = [target for node in gm.graph.nodes for target in _written(node)]
+    written = []
+    for node in gm.graph.nodes:
+        if targets := _written(node):
+            node.meta["lowbit_writes"] = True
+            written += targets
     shared = {_storage(target) for target in written} - {None}
     marked = {node for node in gm.graph.nodes if shared and _storage(node) in shared}
     for target in written:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import zoo
-from helpers.compiled import compiled, cosine, eager, floats, reports_of, work
+from helpers.compiled import compiled, cosine, eager, floats, linears, reports_of, work
 from lowbit_compiler.report import Report
 
 COSINE = 0.99  # the project's own bound for randomly initialised models
@@ -26,7 +26,9 @@ def check_report(report: Report, model: torch.nn.Module) -> None:
         assert site.op, site
         assert site.decision in ("rewritten", "declined"), site
         if site.decision == "rewritten":
-            assert site.lowered_to.startswith("lowbit::linear_"), site
+            lowered = {"softmax": "lowbit::softmax", "attention": "lowbit::sdpa"}.get(site.kind, "lowbit::linear_")
+            assert site.lowered_to.startswith(lowered), site
+            assert site.kernel, site
         else:
             assert site.reason, site
             assert site.detail, site
@@ -46,7 +48,7 @@ def test_family(case: zoo.Case, recipe: str) -> None:
     for report in reports:
         check_report(report, model)
     sites = [site for report in reports for site in report.sites]
-    assert sum(site.decision == "rewritten" for site in sites) >= case.rewritten - (recipe == "llm-int8")  # which keeps the head
+    assert sum(len(linears(report)) for report in reports) >= case.rewritten - (recipe == "llm-int8")  # which keeps the head
     assert sum(site.kind == "convolution" for site in sites) == products.convolution
     if case.fullgraph:  # a graph break leaves products outside of every graph
         assert sum(work(site) for site in sites) == products.work
@@ -61,7 +63,7 @@ def test_recurrent_layer_is_listed() -> None:
         got, (report,) = reports_of(lambda: compiled(model)(**inputs))
     check_report(report, model)
     assert cosine(got, want) > COSINE
-    assert [site.module for site in report.rewritten] == ["head"]
+    assert [site.module for site in linears(report)] == ["head"]
     assert "recurrent" in {site.kind for site in report.declined}
 
 
@@ -88,7 +90,7 @@ def test_dynamic_shapes(name: str, dynamic: bool | None) -> None:
     assert len(reports) <= 2
     for report in reports:
         check_report(report, model)
-        assert report.rewritten
+        assert linears(report)
 
 
 def sentences() -> list[str]:
@@ -140,5 +142,5 @@ def test_minilm(minilm: Any, recipe: str, dtype: torch.dtype) -> None:
     other = copy.deepcopy(model).to(dtype)
     got, (report,) = reports_of(lambda: similarities(compiled(other, recipe), tokens))
     check_report(report, model)
-    assert len(report.rewritten) >= 36
+    assert len(linears(report)) >= 36
     assert (got - want).abs().max() < 0.01

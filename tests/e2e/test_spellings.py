@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.compiled import compiled, cosine, reports_of
+from helpers.compiled import NATIVE, compiled, cosine, reports_of
 
 aten = torch.ops.aten
 Function = Callable[["Bench", Tensor, Tensor], Tensor]
@@ -43,6 +43,11 @@ def changed_copy(m: Bench, x: Tensor, x3: Tensor) -> Tensor:
     before = x @ view
     w.mul_(2)
     return before + x @ view
+
+
+def spelled_softmax(m: Bench, x: Tensor, x3: Tensor) -> Tensor:
+    e = torch.exp(x - x.amax(-1, keepdim=True))
+    return e / e.sum(-1, keepdim=True)
 
 
 REWRITTEN: dict[str, Function] = {
@@ -109,14 +114,18 @@ LISTED: dict[str, tuple[str, Function]] = {
     "conv same": ("convolution", lambda m, x, x3: F.conv1d(x3, m.batched[:, :5, :3], padding="same")),
     "conv transpose": ("convolution", lambda m, x, x3: m.transposed(x3)),
     "aten convolution": ("convolution", lambda m, x, x3: aten.convolution(x3, m.batched[:, :5, :3], None, [1], [0], [1], False, [0], 1)),
-    "softmax": ("softmax", lambda m, x, x3: F.softmax(x, dim=1)),
     "softmax, wide": ("softmax", lambda m, x, x3: x.softmax(-1, dtype=torch.float64)),
-    "softmax, dimension guessed": ("softmax", lambda m, x, x3: F.softmax(x)),
-    "special.softmax": ("softmax", lambda m, x, x3: torch.special.softmax(x, -1)),
-    "softmin": ("softmax", lambda m, x, x3: F.softmin(x, -1)),
-    "log_softmax": ("softmax", lambda m, x, x3: x.log_softmax(-1)),
     "cross entropy": ("softmax", lambda m, x, x3: F.cross_entropy(x, torch.zeros(5, dtype=torch.long))),
+}
+WHOLE: dict[str, tuple[str, Function]] = {
+    "softmax": ("softmax", lambda m, x, x3: F.softmax(x, dim=1)),
+    "softmin": ("softmax", lambda m, x, x3: F.softmin(x, -1)),
+    "special.softmax": ("softmax", lambda m, x, x3: torch.special.softmax(x, -1)),
+    "log_softmax": ("softmax", lambda m, x, x3: x.log_softmax(-1)),
+    "softmax, dimension guessed": ("softmax", lambda m, x, x3: F.softmax(x)),
     "attention": ("attention", lambda m, x, x3: F.scaled_dot_product_attention(x3, x3, x3, is_causal=True)),
+    "softmax, spelled": ("softmax", spelled_softmax),
+    "attention, spelled": ("attention", lambda m, x, x3: (x3 @ x3.mT / 7).softmax(-1) @ x3),
 }
 OTHERS: dict[str, Function] = {
     "cumsum": lambda m, x, x3: x.cumsum(0),
@@ -148,7 +157,6 @@ def test_rewritten(name: str) -> None:
     assert report.rewritten
 
 
-@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
 @pytest.mark.parametrize("name", LISTED)
 def test_listed(name: str) -> None:
     kind, f = LISTED[name]
@@ -159,6 +167,20 @@ def test_listed(name: str) -> None:
         assert site.decision == "declined"
         assert site.reason
         assert site.detail
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole(name: str) -> None:
+    """A softmax or an attention is one op, close to the float model's."""
+    kind, f = WHOLE[name]
+    got, want, report = run(f)
+    torch.testing.assert_close(got, want)
+    decisions = {site.kind: site.decision for site in report.sites}
+    if NATIVE:
+        assert decisions == {kind: "rewritten"}
+    else:
+        assert "rewritten" not in decisions.values()
 
 
 @pytest.mark.parametrize("name", OTHERS)

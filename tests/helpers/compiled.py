@@ -13,7 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler import driver
 from lowbit_compiler.report import Report, SiteReport
+from lowbit_compiler.runtime import library
 
+NATIVE = library.status().path is not None
+"""Without the native library softmax and attention stay torch's."""
 FACTORS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "dot": 0, "vdot": 0, "_grouped_mm": 0}
 """Product -> position of its first factor; the second follows."""
 SOFTMAX = ("_softmax", "_log_softmax", "_safe_softmax")
@@ -22,8 +25,8 @@ SOFTMAX = ("_softmax", "_log_softmax", "_safe_softmax")
 def compiled(
     model: Any, recipe: Any = "int8", *, fullgraph: bool = True, dynamic: bool | None = None, **options: Any
 ) -> Callable[..., Any]:
-    """Return ``model`` compiled with lowbit, the rest of the graph in eager mode."""
-    options = {"recipe": recipe, "remainder": "eager", **options}
+    """Return ``model`` compiled with lowbit, the rest of the graph in eager mode; what is rewritten does not depend on timings."""
+    options = {"recipe": recipe, "remainder": "eager", "plan": "always", **options}
     return torch.compile(model, backend="lowbit", fullgraph=fullgraph, dynamic=dynamic, options=options)  # type: ignore[no-any-return]
 
 
@@ -32,6 +35,16 @@ def reports_of(run: Callable[[], Any]) -> tuple[Any, list[Report]]:
     driver._reports.clear()
     result = run()
     return result, list(driver._reports)
+
+
+def linears(report: Report) -> list[SiteReport]:
+    """Return the products that were rewritten."""
+    return [site for site in report.rewritten if site.kind == "linear"]
+
+
+def wholes(report: Report) -> list[SiteReport]:
+    """Return the softmaxes and attentions that were rewritten."""
+    return [site for site in report.rewritten if site.kind in ("softmax", "attention")]
 
 
 def floats(output: Any) -> list[Tensor]:

@@ -93,7 +93,7 @@ def test_dump_and_explain(file: Path, tmp_path: Path) -> None:
     index = (folder / "index.md").read_text()
     for stage in folder.glob("[0-9]*.txt"):
         assert stage.name in index
-    assert "lowbit.linear_s8s8_rotated" in (folder / "10_lower.txt").read_text()
+    assert "lowbit.linear_s8s8_rotated" in next(folder.glob("*_lower.txt")).read_text()
     assert "softmax" in (folder / "report.txt").read_text()
 
 

@@ -1,0 +1,74 @@
+"""What one softmax or attention computes, as plain data: what the planner asks the machine to time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+UNKNOWN_SIZE = 128  # of a dimension that nothing is known about before the first run
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor of a site; symbolic sizes by their hints."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class SoftmaxCall:
+    """``(log_)softmax(x * scale + mask, dim)`` in ``dtype``."""
+
+    x: Operand
+    dim: int
+    scale: float
+    mask: Operand | None
+    log: bool
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """Scaled-dot-product attention of 4-D operands; ``repeated``: the float model writes each key head once per query head."""
+
+    q: Operand
+    k: Operand
+    v: Operand
+    mask: Operand | None
+    causal: bool
+    scale: float
+    repeated: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one call: by the ``lowbit`` op, and by what torch would run instead."""
+
+    lowbit: float
+    torch: float
+
+
+Costs = Callable[[SoftmaxCall | AttentionCall], Cost]
+
+
+def operand(tensor: Any) -> Operand:
+    """Describe a (fake) tensor."""
+    return Operand(tuple(map(hint, tensor.shape)), tuple(map(hint, tensor.stride())), tensor.dtype)
+
+
+def hint(size: Any) -> int:
+    """Return a size as a number: that of the example where it is symbolic."""
+    if isinstance(size, int):
+        return size
+    return int(size.node.hint) if size.node.has_hint() else UNKNOWN_SIZE
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Return whether two sizes are equal; of symbolic ones that are, it becomes a condition of the compiled graph."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    known = all(isinstance(size, int) or size.node.has_hint() for size in (a, b))
+    return a is b or (known and hint(a) == hint(b) and bool(a == b))

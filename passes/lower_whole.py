@@ -1,0 +1,76 @@
+"""Replace each planned softmax and attention, with what folds into it, by one ``lowbit`` op."""
+
+import torch
+from torch import fx
+
+from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.graph import as_dense, aten, emit, erase_unused, value
+from lowbit_compiler.passes.scores import emit_mask
+from lowbit_compiler.passes.site import Reason, Site
+from lowbit_compiler.passes.whole import AttentionSite, SoftmaxSite, read_attention, read_softmax
+
+ops = torch.ops.lowbit
+
+
+class LowerWhole:
+    """Softmax with the scale, masks and casts around it; attention with its key heads as few as the model computes.
+
+    Before::
+
+        %m = mul(%x, 0.125)
+        %a = add(%m, %mask)
+        %p = aten.softmax(%a, -1, float32)
+        %y = to(%p, bfloat16)
+        %r = reshape(expand(%k[:, :, None], ...), ...)        # the same for %v
+        %o = aten.scaled_dot_product_attention(%q, %r, %s, %mask)
+
+    After::
+
+        %y = lowbit.softmax(%x, -1, 0.125, %mask, False, None)
+        %o = lowbit.sdpa(%q, %k, %v, %mask, False, 0.125)
+    """
+
+    name = "lower-whole"
+    requires = frozenset({Fact.PLANNED})
+    establishes = frozenset({Fact.WHOLE})
+    destroys: frozenset[Fact] = frozenset()
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Lower every planned softmax and attention; returns their number."""
+        return sum(_lower(gm, ctx, site) for site in ctx.wholes())
+
+
+def _lower(gm: fx.GraphModule, ctx: PassContext, site: Site) -> bool:
+    found = read_softmax(site.node, ctx) if site.kind == "softmax" else read_attention(site.node, ctx)
+    if isinstance(found, tuple):
+        site.decline(Reason.DISABLED, f"no longer as planned: {found[1]}")
+        return False
+    if isinstance(found, SoftmaxSite):
+        _lower_softmax(gm, ctx, site.node, found)
+    else:
+        _lower_attention(gm, ctx, site.node, found)
+    return True
+
+
+def _lower_softmax(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, found: SoftmaxSite) -> None:
+    scores, root = found.scores, found.root
+    dtype = None if value(scores.source).dtype is found.dtype else found.dtype
+    with gm.graph.inserting_before(node):
+        mask = emit_mask(gm, scores, node)
+        whole = emit(gm, ops.softmax.default, scores.source, found.dim, scores.scale, mask, found.log, dtype, like=node)
+    root.replace_all_uses_with(whole)
+    ctx.replaced(node, whole)
+    erase_unused([root, node, *scores.chain])
+
+
+def _lower_attention(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, found: AttentionSite) -> None:
+    flat = value(node).dim() == 3
+    with gm.graph.inserting_before(node):
+        q, k, v = (emit(gm, aten.unsqueeze.default, x, 0, like=node) if flat else x for x in (found.q, found.k, found.v))
+        whole = emit(gm, ops.sdpa.default, q, k, v, found.mask, found.causal, found.scale, like=node)
+        result = emit(gm, aten.squeeze.dim, whole, 0, like=node) if flat else whole
+        result = as_dense(gm, node, result)
+    node.replace_all_uses_with(result)
+    ctx.replaced(node, whole)
+    erase_unused([node, *found.chain])

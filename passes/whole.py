@@ -1,0 +1,172 @@
+"""What a softmax or attention node computes as one op, with all that folds into it; and whether that pays."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
+
+from lowbit_compiler.passes.calls import AttentionCall, SoftmaxCall, equal, operand
+from lowbit_compiler.passes.contract import FLOATS, PassContext
+from lowbit_compiler.passes.graph import aten, is_tensor, same, undisturbed, value
+from lowbit_compiler.passes.heads import unrepeated
+from lowbit_compiler.passes.scores import Scores, read_scores
+from lowbit_compiler.passes.site import Reason, Whole
+from lowbit_compiler.passes.spell import argument, cast
+
+MIN_GAIN = 1.02
+Declined = tuple[Reason, str]
+LOG = (aten.log_softmax.int, aten._log_softmax.default)
+
+
+@dataclass
+class SoftmaxSite:
+    """A softmax with the scale, masks and casts around it; ``root`` is the last node that it replaces."""
+
+    root: fx.Node
+    scores: Scores
+    dim: int
+    log: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its result."""
+        return value(self.root).dtype  # type: ignore[no-any-return]
+
+    def call(self) -> SoftmaxCall:
+        """Return what is to be timed."""
+        x = operand(value(self.scores.source))
+        return SoftmaxCall(x, self.dim, self.scores.scale, self.scores.mask_operand, self.log, self.dtype)
+
+
+@dataclass
+class AttentionSite:
+    """A scaled_dot_product_attention, its key and value heads as few as they are; ``chain`` repeats them."""
+
+    q: fx.Node
+    k: fx.Node
+    v: fx.Node
+    mask: fx.Node | None
+    causal: bool
+    scale: float
+    chain: list[fx.Node] = field(default_factory=list)
+
+    def call(self) -> AttentionCall:
+        """Return what is to be timed."""
+        q, k, v = (operand(four(value(x))) for x in (self.q, self.k, self.v))
+        mask = None if self.mask is None else operand(value(self.mask))
+        return AttentionCall(q, k, v, mask, self.causal, self.scale, bool(self.chain))
+
+
+def four(tensor: Any) -> Any:
+    """Return a 3-D tensor as one batch of heads."""
+    return tensor.unsqueeze(0) if tensor.dim() == 3 else tensor
+
+
+def read_softmax(node: fx.Node, ctx: PassContext) -> SoftmaxSite | Declined:
+    """Return what the softmax ``node`` computes, or why no kernel does."""
+    arguments: Any = node.args
+    x, dim = arguments[0], arguments[1]
+    wide = node.target in (aten.softmax.int, aten.log_softmax.int) and argument(node, 2, "dtype") is not None
+    dtypes = (value(x).dtype, value(node).dtype)
+    if (why := _unsupported(ctx, x)) is not None:
+        return why
+    if not all(dtype in FLOATS for dtype in dtypes):
+        return Reason.UNSUPPORTED_DTYPE, f"{dtypes[0]} to {dtypes[1]}; accepted: float32, bfloat16, float16"
+    if value(x).dim() == 0 or (wide and dtypes[1] is not torch.float32 and dtypes[0] is not dtypes[1]):
+        return Reason.UNSUPPORTED_OP, f"softmax of {value(x).dim()} dimensions, computed in {dtypes[1]}"
+    scores = read_scores(x)
+    if scores.chain and not undisturbed(min(scores.chain), node, scores.chain):
+        scores = Scores(x)
+    return SoftmaxSite(_rounded(node), scores, dim % value(x).dim(), node.target in LOG)
+
+
+def _rounded(node: fx.Node) -> fx.Node:
+    """Return the conversion of a float32 result to the dtype that everybody reads, where there is one."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and value(node).dtype is torch.float32 and cast(users[0]) is node else node
+
+
+def read_attention(node: fx.Node, ctx: PassContext) -> AttentionSite | Declined:
+    """Return what the attention ``node`` computes, or why no kernel does."""
+    q, k, v = node.args[:3]
+    mask, dropout = argument(node, 3, "attn_mask"), argument(node, 4, "dropout_p", 0.0)
+    causal, scale = argument(node, 5, "is_causal", False), node.kwargs.get("scale")
+    for x in (q, k, v):
+        if (why := _unsupported(ctx, x)) is not None:
+            return why
+    dtypes = {value(x).dtype for x in (q, k, v)}
+    if len(dtypes) > 1 or not dtypes <= set(FLOATS) or value(node).dtype not in dtypes:
+        return Reason.UNSUPPORTED_DTYPE, f"{', '.join(map(str, sorted(dtypes, key=str)))}; accepted: one of float32, bfloat16, float16"
+    if dropout != 0:
+        return Reason.UNSUPPORTED_OP, f"dropout {dropout} is active"
+    if mask is not None and (not is_tensor(mask) or value(mask).dtype not in (*FLOATS, torch.bool)):
+        return Reason.UNSUPPORTED_DTYPE, f"mask {value(mask)}; accepted: bool, float32, bfloat16, float16"
+    if scale is None and isinstance(value(q).shape[-1], int):
+        scale = 1 / math.sqrt(value(q).shape[-1])
+    if not isinstance(scale, int | float) or not isinstance(causal, bool):
+        return Reason.UNSUPPORTED_OP, f"scale {scale}, is_causal {causal}: not known when the graph is compiled"
+    if not _fitting(*(four(value(x)).shape for x in (q, k, v))):
+        return Reason.UNSUPPORTED_OP, f"operands of shapes {', '.join(str(tuple(value(x).shape)) for x in (q, k, v))}"
+    return grouped(node, AttentionSite(q, k, v, mask, causal, float(scale)))  # type: ignore[arg-type]
+
+
+def _fitting(q: Any, k: Any, v: Any) -> bool:
+    if not len(q) == len(k) == len(v) == 4:
+        return False
+    heads = isinstance(q[1], int) and isinstance(k[1], int) and k[1] > 0 and q[1] % k[1] == 0
+    if not (heads or same(q[1], k[1])):
+        return False
+    # A key cache and a value cache have a symbol each for one length, which every valid call makes equal.
+    return equal(q[0], k[0]) and equal(q[3], k[3]) and all(equal(a, b) for a, b in zip(k[:3], v[:3], strict=True))
+
+
+def grouped(node: fx.Node, site: AttentionSite) -> AttentionSite:
+    """Read keys and values below the nodes that repeat their heads."""
+    keys, values = unrepeated(site.k), unrepeated(site.v)
+    if keys is None or values is None:
+        return site
+    (k, above_k), (v, above_v) = keys, values
+    chain = list(dict.fromkeys(above_k + above_v))
+    fits = _fitting(*(four(value(x)).shape for x in (site.q, k, v)))
+    if fits and isinstance(value(k).shape[1], int) and undisturbed(min(chain), node, chain):
+        site.k, site.v, site.chain = k, v, chain
+    return site
+
+
+def _unsupported(ctx: PassContext, x: Any) -> Declined | None:
+    if not isinstance(value(x), FakeTensor):
+        return Reason.UNSUPPORTED_OP, f"tensor subclass {type(value(x)).__name__}"
+    if value(x).device.type != ctx.target.device:
+        return Reason.NO_KERNEL, f"no kernels for {value(x).device.type} tensors; accepted: {ctx.target.device}"
+    if str(value(x).layout) != "torch.strided":
+        return Reason.UNSUPPORTED_DTYPE, f"layout {value(x).layout}"
+    return None
+
+
+def decide(ctx: PassContext, call: SoftmaxCall | AttentionCall) -> Whole | Declined:
+    """Return the plan of a softmax or attention, or why torch's own is kept."""
+    op = "softmax" if isinstance(call, SoftmaxCall) else "sdpa"
+    if not ctx.target.has_kernels:
+        return Reason.NO_KERNEL, f"the native library is not loaded, and lowbit::{op} in plain torch is slow"
+    heads = _heads(call)
+    if ctx.costs is None:
+        return Whole(op, heads)
+    cost = ctx.costs(call)
+    times = f"{_time(cost.lowbit)}, torch {_time(cost.torch)}"
+    if cost.torch < MIN_GAIN * cost.lowbit:
+        return Reason.SLOWER, f"lowbit {times}"
+    gain = f"{cost.torch / cost.lowbit:.1f}x torch ({times})"
+    return Whole(op, f"{heads}; {gain}" if heads else gain)
+
+
+def _heads(call: SoftmaxCall | AttentionCall) -> str:
+    """Return how many query heads read one key head, where they are more than one."""
+    shared = call.q.sizes[1] // max(call.k.sizes[1], 1) if isinstance(call, AttentionCall) else 1
+    return f"{shared} query heads a key head" if shared > 1 else ""
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"

@@ -1,0 +1,137 @@
+"""Times candidates on this machine, and remembers the results on disk: what the planner's "slower here" rests on.
+
+One JSON file for each machine state (CPU, instruction sets in use, library, torch, threads) under $XDG_CACHE_HOME/lowbit. What cannot be
+read is measured again; what cannot be written is kept in memory.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowbit_compiler.runtime import library
+
+FORMAT = 1
+BUDGET = 0.02  # seconds for each candidate, and ...
+ROUNDS = (15, 100)  # at least, at most; but at least FEW ...
+FEW, LONG = 3, 0.3  # where those take this many seconds
+HOPELESS = 4.0  # slower than the best by this factor: measured no further
+WAIT = 1e-3  # seconds; some 20 microseconds are enough on a quiet machine
+NOISE = 2.0  # median to fastest round: above, something else was running
+
+Seconds = dict[str, float]
+_known: dict[Path, dict[str, Seconds]] = {}
+
+
+def best(key: str, candidates: dict[str, Callable[[], object]]) -> Seconds:
+    """Return the seconds of one call of each candidate, measured now or remembered under ``key``."""
+    path = cache_file()
+    known = _known.setdefault(path, {})
+    if set(known.get(key, ())) != set(candidates):
+        known.update(_read(path))
+    if set(known.get(key, ())) != set(candidates):
+        times = measure(candidates)
+        known[key] = {name: min(seconds) for name, seconds in times.items()}
+        if steady(times) and quiet():
+            _write(path, key, known[key])
+    return dict(known[key])
+
+
+def steady(times: dict[str, list[float]]) -> bool:
+    """Return whether the rounds agree; what was measured on a busy machine is used now, and not remembered on disk."""
+    return all(statistics.median(seconds) <= NOISE * min(seconds) for seconds in times.values())
+
+
+def quiet() -> bool:
+    """Return whether all threads are there at once: where one must wait for its turn, the smallest parallel call takes milliseconds."""
+    x = torch.zeros(1 << 17, device="cpu")
+    return min(min(seconds) for seconds in measure({"add": lambda: x + x}).values()) < WAIT
+
+
+def measure(candidates: dict[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
+    """Return the seconds of each candidate in interleaved rounds, after one that warms up.
+
+    The fastest round of each is what counts: the others tell how busy the machine was.
+    """
+    for call in candidates.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    spent, running = 0.0, list(candidates)
+    for turn in range(1, ROUNDS[1] + 1):
+        for name in running:
+            start = clock()
+            candidates[name]()
+            times[name].append(clock() - start)
+            spent += times[name][-1]
+        if turn == FEW:
+            fastest = min(map(min, times.values()))
+            running = [name for name in running if min(times[name]) <= HOPELESS * fastest]
+        enough = turn >= ROUNDS[0] and spent > BUDGET * len(candidates)
+        if turn >= FEW and (len(running) < 2 or spent > LONG or enough):
+            break
+    return times
+
+
+def machine() -> dict[str, Any]:
+    """Return what the timings depend on."""
+    status = library.status()
+    file = status.path.stat() if status.path is not None else None
+    return {
+        "format": FORMAT,
+        "cpu": _cpu(),
+        "isa": list(status.active),
+        "library": None if file is None else [file.st_mtime_ns, file.st_size],
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def cache_file() -> Path:
+    """Return the file for this machine as it is now; it need not exist."""
+    digest = hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()[:16]
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "lowbit" / f"timings-{digest}.json"
+
+
+@functools.cache
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "CPU part")))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _read(path: Path) -> dict[str, Seconds]:
+    """Return what the file holds for this machine; nothing where it is missing, damaged or of another format."""
+    try:
+        stored = json.loads(path.read_text())
+        if stored["machine"] != machine():
+            return {}
+        return {str(key): {str(name): float(s) for name, s in seconds.items()} for key, seconds in stored["seconds"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _write(path: Path, key: str, seconds: Seconds) -> None:
+    """Add one entry to the file: written beside it and renamed, so that a reader sees the old file or the new one."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    content = {"machine": machine(), "seconds": {**_read(path), key: seconds}}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(content, indent=1))
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()

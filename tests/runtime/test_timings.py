@@ -1,0 +1,172 @@
+"""Timings are measured once for a machine state and remembered on disk; a damaged or foreign file does no harm."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lowbit_compiler.runtime import timings
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(timings, "_known", {})
+    monkeypatch.setattr(timings, "NOISE", 1e9)  # calls that do nothing take whatever they take
+    monkeypatch.setattr(timings, "quiet", lambda: True)
+    return tmp_path
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+
+
+def forget() -> None:
+    timings._known.clear()
+
+
+def candidates() -> dict[str, Counted]:
+    return {"ours": Counted(), "theirs": Counted()}
+
+
+def test_measured_once() -> None:
+    first, second, third = candidates(), candidates(), candidates()
+    seconds = timings.best("key", dict(first))
+    assert set(seconds) == {"ours", "theirs"}
+    assert all(call.calls > 1 for call in first.values())
+    assert timings.best("key", dict(second)) == seconds
+    forget()
+    assert timings.best("key", dict(third)) == seconds
+    assert not any(call.calls for call in (*second.values(), *third.values()))
+
+
+def test_keys_and_candidates_are_apart() -> None:
+    timings.best("a", dict(candidates()))
+    timings.best("b", dict(candidates()))
+    forget()
+    stored = json.loads(timings.cache_file().read_text())["seconds"]
+    assert set(stored) == {"a", "b"}
+    other = {"ours": Counted(), "another": Counted()}
+    timings.best("a", dict(other))
+    assert all(call.calls for call in other.values())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"machine": {}, "seconds": {"key": {"ours": 1, "theirs": 1}}}', '{"seconds": 3}', "\x00"])
+def test_unusable_file_is_replaced(text: str) -> None:
+    path = timings.cache_file()
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    seconds = timings.best("key", dict(candidates()))
+    assert json.loads(path.read_text())["seconds"]["key"] == seconds
+
+
+def test_damaged_values_are_ignored() -> None:
+    path = timings.cache_file()
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"machine": timings.machine(), "seconds": {"key": {"ours": "fast"}}}))
+    seconds = timings.best("key", dict(candidates()))
+    assert set(seconds) == {"ours", "theirs"}
+
+
+def test_a_place_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    again = candidates()
+    seconds = timings.best("key", dict(candidates()))
+    assert timings.best("key", dict(again)) == seconds
+    assert not any(call.calls for call in again.values())
+
+
+def test_another_state_has_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = timings.cache_file()
+    state = {**timings.machine(), "threads": 77}
+    monkeypatch.setattr(timings, "machine", lambda: state)
+    assert timings.cache_file() != here
+
+
+def test_writers_side_by_side(cache: Path) -> None:
+    """However they interleave, the file is whole and nothing is left beside it."""
+    path = timings.cache_file()
+
+    def write(index: int) -> None:
+        for turn in range(20):
+            timings._write(path, f"{index}.{turn}", {"ours": 1.0})
+
+    threads = [threading.Thread(target=write, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert json.loads(path.read_text())["seconds"]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def stub(durations: dict[str, float], log: list[str]) -> tuple[dict[str, Callable[[], object]], Callable[[], float]]:
+    """Candidates that take the given time on a clock of their own."""
+    now = [0.0]
+
+    def run(name: str) -> None:
+        log.append(name)
+        now[0] += durations[name]
+
+    return {name: lambda name=name: run(name) for name in durations}, lambda: now[0]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("seconds", "quiet"), [(3e-5, True), (4e-3, False)])
+def test_waiting_threads_are_noticed(monkeypatch: pytest.MonkeyPatch, seconds: float, quiet: bool) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(timings, "measure", lambda candidates: {name: [seconds, 2 * seconds] for name in candidates})
+    assert timings.quiet() is quiet
+
+
+def test_enough_rounds() -> None:
+    log: list[str] = []
+    calls, clock = stub({"a": 0.002, "b": 0.003}, log)
+    timings.measure(calls, clock)
+    assert log == ["a", "b"] * (1 + timings.ROUNDS[0])
+
+
+def test_interleaved() -> None:
+    log: list[str] = []
+    calls, clock = stub({"a": 0.01, "b": 0.015}, log)
+    times = timings.measure(calls, clock)
+    assert times["a"] == pytest.approx([0.01] * len(times["a"]))
+    assert len(log) in (2 * (1 + 12), 2 * (1 + 13))  # 12 rounds of 25 ms reach LONG
+
+
+def test_the_hopeless_is_measured_no_further() -> None:
+    log: list[str] = []
+    calls, clock = stub({"a": 0.001, "b": 0.009}, log)
+    timings.measure(calls, clock)
+    assert log == ["a", "b"] * (1 + timings.FEW)
+
+
+def test_long_calls_are_few() -> None:
+    log: list[str] = []
+    calls, clock = stub({"a": 1.0, "b": 1.1}, log)
+    timings.measure(calls, clock)
+    assert log == ["a", "b"] * (1 + timings.FEW)
+
+
+def test_short_calls_stay_within_budget() -> None:
+    log: list[str] = []
+    calls, clock = stub({"a": 1e-5, "b": 1.1e-5}, log)
+    timings.measure(calls, clock)
+    assert len(log) == 2 * (1 + timings.ROUNDS[1])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "quiet", "kept"), [([3.0, 1.0, 1.2], True, True), ([3.0, 1.0, 2.5], True, False), ([3.0, 1.0, 1.2], False, False)]
+)
+def test_what_a_busy_machine_measures_is_not_kept(monkeypatch: pytest.MonkeyPatch, seconds: list[float], quiet: bool, kept: bool) -> None:
+    monkeypatch.setattr(timings, "NOISE", 2.0)
+    monkeypatch.setattr(timings, "quiet", lambda: quiet)
+    monkeypatch.setattr(timings, "measure", lambda candidates: dict.fromkeys(candidates, seconds))
+    assert timings.best("key", dict(candidates())) == {"ours": 1.0, "theirs": 1.0}
+    assert timings.cache_file().exists() == kept
