@@ -15,6 +15,7 @@ def samples(dtype=torch.bfloat16):
     x, w = operands.rows(5, K, dtype), operands.weight(N, K)
     q8, q4 = L.quantize_s8(w), L.quantize_s4(w, 32)
     packed, packed4, bias = L.pack_s8(*q8), L.pack_s4(*q4, 32), torch.randn(N)
+    q = x.reshape(1, 5, 4, K // 4).transpose(1, 2)
     return {
         "quantize_s8": (x,),
         "dequantize_s8": (*q8, torch.bfloat16),
@@ -31,6 +32,7 @@ def samples(dtype=torch.bfloat16):
         "linear_s8s8_rows": (x, packed, None, N, None),
         "linear_fs8": (x, packed, bias, N, None),
         "linear_fs4": (x, packed4, None, N, 32, None),
+        "sdpa": (q, q[:, :2], q[:, 2:], torch.randn(1, 1, 5, 5), True, 0.25),
         "softmax": (x, 1, 0.125, torch.randn(1, K), False, torch.float32),
     }
 
