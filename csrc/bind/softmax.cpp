@@ -106,7 +106,8 @@ Operand mask_operand(const Tensor& mask, const int64_t* sizes, int64_t dims, int
 }
 
 // Outer dimensions, neighbours joined where all three strides allow it.
-void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, const Strides& x, const Strides& mask, const Strides& out, const SoftmaxSpec& spec) {
+void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, const Strides& x, const Strides& mask, const Strides& out,
+               const SoftmaxSpec& spec) {
   const int64_t sx = element_size(spec.dtype), so = element_size(spec.out_dtype), sm = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
   outer->dims = 0;
   outer->count = 1;
@@ -114,7 +115,8 @@ void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, const Str
     outer->count *= sizes[d];
     if (sizes[d] == 1) continue;
     const int64_t bytes[3] = {x.of[d] * sx, mask.of[d] * sm, out.of[d] * so}, last = outer->dims - 1;
-    const bool joins = last >= 0 && outer->x[last] == bytes[0] * sizes[d] && outer->mask[last] == bytes[1] * sizes[d] && outer->out[last] == bytes[2] * sizes[d];
+    const bool joins = last >= 0 && outer->x[last] == bytes[0] * sizes[d] && outer->mask[last] == bytes[1] * sizes[d] &&
+                       outer->out[last] == bytes[2] * sizes[d];
     const int64_t at = joins ? last : outer->dims++;
     outer->size[at] = joins ? outer->size[at] * sizes[d] : sizes[d];
     outer->x[at] = bytes[0];
