@@ -58,7 +58,7 @@ struct SoftmaxKernels {
   void (*columns)(const SoftmaxSpec* spec, const SoftmaxColumns* columns, uint64_t* care);
 };
 
-// Sums of every row's maximum below -2^17 count as dead in parts, too: care is taken of them once they are merged.
+// Asked of whole rows only: a part may lie below -2^17 altogether and just not count.
 inline bool needs_care(SoftmaxSum sum) { return !(sum.m < 0x1p200) || sum.n < -189098.0; }
 
 // Dimensions around the one that is summed over; strides in bytes.
