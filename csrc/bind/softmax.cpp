@@ -2,6 +2,7 @@
 #include "softmax/softmax.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include <string>
 
@@ -26,6 +27,16 @@ Strides contiguous_strides(const int64_t* sizes, int64_t dims) {
     step *= sizes[d] > 1 ? sizes[d] : 1;
   }
   return made;
+}
+
+// Memory fresh from the system arrives a page at a time, which costs more than a long softmax: 2 MB pages where they may be had. Only a
+// request; where it is refused, nothing changes.
+void ask_for_large_pages(void* data, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t begin = ((uintptr_t)data + kPage - 1) / kPage * kPage, end = ((uintptr_t)data + bytes) / kPage * kPage;
+  if (end > begin + kPage) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+#endif
 }
 
 // The strides of a mask that broadcasts to x.
@@ -95,7 +106,8 @@ Operand mask_operand(const Tensor& mask, const int64_t* sizes, int64_t dims, int
 }
 
 // Outer dimensions, neighbours joined where all three strides allow it.
-void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, const Strides& x, const Strides& mask, const Strides& out, const SoftmaxSpec& spec) {
+void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, const Strides& x, const Strides& mask, const Strides& out,
+               const SoftmaxSpec& spec) {
   const int64_t sx = element_size(spec.dtype), so = element_size(spec.out_dtype), sm = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
   outer->dims = 0;
   outer->count = 1;
@@ -103,7 +115,8 @@ void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, const Str
     outer->count *= sizes[d];
     if (sizes[d] == 1) continue;
     const int64_t bytes[3] = {x.of[d] * sx, mask.of[d] * sm, out.of[d] * so}, last = outer->dims - 1;
-    const bool joins = last >= 0 && outer->x[last] == bytes[0] * sizes[d] && outer->mask[last] == bytes[1] * sizes[d] && outer->out[last] == bytes[2] * sizes[d];
+    const bool joins = last >= 0 && outer->x[last] == bytes[0] * sizes[d] && outer->mask[last] == bytes[1] * sizes[d] &&
+                       outer->out[last] == bytes[2] * sizes[d];
     const int64_t at = joins ? last : outer->dims++;
     outer->size[at] = joins ? outer->size[at] * sizes[d] : sizes[d];
     outer->x[at] = bytes[0];
@@ -164,6 +177,9 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   }
   op.x = source.const_data_ptr();
   op.out = out.mutable_data_ptr();
+  int64_t bytes = size_of(out_type);
+  for (int64_t d = 0; d < dims; ++d) bytes *= sizes[d];
+  ask_for_large_pages(op.out, bytes);
   op.n = sizes[dim];
   op.columns = columns;
 

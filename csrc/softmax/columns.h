@@ -61,7 +61,7 @@ struct Columns {
     return fma(x, scale, added);
   }
 
-  void write(int64_t r, int v, Vec y) const {
+  __attribute__((always_inline)) inline void write(int64_t r, int v, Vec y) const {
     with_dtype(spec.out_dtype, StoreOut{block.out, r * block.out_step + v * Vec::kWidth, lanes(v), y});
   }
 
@@ -117,24 +117,51 @@ struct Columns {
     }
   }
 
-  uint64_t run() {
-    maxima();
-    sums();
+  bool all_fine() const {
+    Mask bad = is_nan(splat(0.0f));
+    for (int v = 0; v < vectors; ++v) {
+      const Vec top = load(tops + v * Vec::kWidth);  // where top is a NaN's neighbour, the sum is NaN
+      bad = bad | is_nan(sum[v]) | above(sum[v], splat(kLarge)) | above(top, splat(kMost / 2)) | above(splat(-kMost / 2), top);
+    }
+    return !any(bad) && block.n > 1;
+  }
+
+  uint64_t rows_for_care() const {
     uint64_t care = 0;
     for (int v = 0; v < vectors; ++v) {
-      float m[Vec::kWidth], n[Vec::kWidth];
-      store(m, sum[v] + rest[v]);
-      store(n, power[v]);
+      float m[Vec::kWidth];
+      store(m, sum[v]);
       for (int64_t j = 0; j < Vec::kWidth && j < lanes(v); ++j) {
         const int64_t c = v * Vec::kWidth + j;
-        if (block.n == 1 || needs_care({m[j], n[j]}) || !(tops[c] <= kMost / 2)) care |= (uint64_t)1 << c;
-        const double whole = spec.log ? log(m[j]) + n[j] * 0x1.62e42fefa39efp-1 : 0.0;
-        m[j] = spec.log ? (float)whole : 1.0f / m[j];  // sum: the factor, or the logarithm as sum + rest
+        if (block.n == 1 || !(m[j] < kLarge) || !(__builtin_fabsf(tops[c]) <= kMost / 2)) care |= (uint64_t)1 << c;
+      }
+    }
+    return care;
+  }
+
+  // The logarithms of the sums as sum + rest.
+  void take_logs() {
+    for (int v = 0; v < vectors; ++v) {
+      float m[Vec::kWidth], n[Vec::kWidth];
+      store(m, sum[v]);
+      store(n, power[v]);
+      for (int64_t j = 0; j < Vec::kWidth && j < lanes(v); ++j) {
+        const double whole = log((double)m[j]) + n[j] * 0x1.62e42fefa39efp-1;
+        m[j] = (float)whole;
         n[j] = (float)(whole - (float)whole);
       }
       sum[v] = load(m);
       rest[v] = load(n);
     }
+  }
+
+  uint64_t run() {
+    maxima();
+    sums();
+    for (int v = 0; v < vectors; ++v) sum[v] = sum[v] + rest[v];
+    const uint64_t care = all_fine() ? 0 : rows_for_care();
+    if (spec.log) take_logs();
+    else for (int v = 0; v < vectors; ++v) sum[v] = splat(1.0f) / sum[v];  // from here on the factor
     results();
     return care;
   }
@@ -147,10 +174,19 @@ uint64_t columns_of(const SoftmaxSpec& spec, const SoftmaxColumns& block) {
   return Columns<dtype, false, false>(spec, block).run();
 }
 
-uint64_t softmax_columns(const SoftmaxSpec* spec, const SoftmaxColumns* block) {
+void softmax_columns(const SoftmaxSpec* spec, const SoftmaxColumns* columns, uint64_t* care) {
   FlushToZero flush;
-  if (spec->dtype == kF32) return columns_of<kF32>(*spec, *block);
-  return spec->dtype == kBF16 ? columns_of<kBF16>(*spec, *block) : columns_of<kF16>(*spec, *block);
+  const int64_t mask_size = spec->mask == kBoolMask ? 1 : element_size(spec->mask_dtype);
+  for (int64_t c = 0; c < columns->columns; c += kColumnBlock) {
+    SoftmaxColumns block = *columns;
+    block.x = (const char*)block.x + c * element_size(spec->dtype);
+    block.mask = (const char*)block.mask + (spec->mask_splat ? 0 : c * mask_size);
+    block.out = (char*)block.out + c * element_size(spec->out_dtype);
+    block.columns = block.columns - c < kColumnBlock ? block.columns - c : kColumnBlock;
+    care[c / kColumnBlock] = spec->dtype == kF32    ? columns_of<kF32>(*spec, block)
+                             : spec->dtype == kBF16 ? columns_of<kBF16>(*spec, block)
+                                                    : columns_of<kF16>(*spec, block);
+  }
 }
 
 }  // namespace

@@ -127,16 +127,27 @@ void careful_column(const Softmax& op, const SoftmaxColumns& block, int64_t c) {
   for (int64_t r = 0; r < n; ++r) store_float(block.out, spec.out_dtype, r * block.out_step + c, out[r]);
 }
 
-void one_block(const Softmax& op, int64_t index) {
-  const int64_t blocks = (op.columns + kColumnBlock - 1) / kColumnBlock, begin = index % blocks * kColumnBlock;
-  const SoftmaxRow row = row_at(op, index / blocks);
+// Blocks of columns, numbered over all outer indices.
+void some_blocks(const Softmax& op, Range range) {
   const SoftmaxSpec& spec = op.spec;
-  const int64_t mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype), left = op.columns - begin;
-  float* kept = op.n <= kMostKept && !spec.log ? scratch<float>(kSoftmaxSlot, op.n * kColumnBlock) : nullptr;
-  const SoftmaxColumns block = {(const char*)row.x + begin * element_size(spec.dtype), (const char*)row.mask + (spec.mask_splat ? 0 : begin * mask_size),
-                                (char*)row.out + begin * element_size(spec.out_dtype), kept, op.x_step, op.mask_step, op.out_step, op.n,
-                                left < kColumnBlock ? left : kColumnBlock};
-  for (uint64_t care = kernels(op).columns(&spec, &block); care; care &= care - 1) careful_column(op, block, __builtin_ctzll(care));
+  const SoftmaxKernels& kernel = kernels(op);
+  const int64_t blocks = (op.columns + kColumnBlock - 1) / kColumnBlock, mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
+  uint64_t care[kMostBlocks];
+  for (int64_t b = range.begin; b < range.end;) {
+    const int64_t first = b % blocks, here = blocks - first < range.end - b ? blocks - first : range.end - b;
+    const int64_t count = here < kMostBlocks ? here : kMostBlocks, begin = first * kColumnBlock, left = op.columns - begin;
+    const SoftmaxRow row = row_at(op, b / blocks);
+    float* kept = op.n <= kMostKept && !spec.log ? scratch<float>(kSoftmaxSlot, op.n * kColumnBlock) : nullptr;
+    const SoftmaxColumns columns = {(const char*)row.x + begin * element_size(spec.dtype),
+                                    (const char*)row.mask + (spec.mask_splat ? 0 : begin * mask_size),
+                                    (char*)row.out + begin * element_size(spec.out_dtype),
+                                    kept, op.x_step, op.mask_step, op.out_step, op.n, left < count * kColumnBlock ? left : count * kColumnBlock};
+    kernel.columns(&spec, &columns, care);
+    for (int64_t i = 0; i < count; ++i) {
+      for (uint64_t bits = care[i]; bits; bits &= bits - 1) careful_column(op, columns, i * kColumnBlock + __builtin_ctzll(bits));
+    }
+    b += count;
+  }
 }
 
 }  // namespace
@@ -155,10 +166,7 @@ void softmax_of(Softmax& op) {
   }
   const int64_t blocks = op.outer.count * ((op.columns + kColumnBlock - 1) / kColumnBlock);
   const int64_t wanted = tasks_for(op.outer.count * op.columns * op.n * 8), tasks = wanted < blocks ? wanted : blocks;
-  parallel(tasks, [&](int64_t t) {
-    const Range range = share(blocks, tasks, t, 1);
-    for (int64_t b = range.begin; b < range.end; ++b) one_block(op, b);
-  });
+  parallel(tasks, [&](int64_t t) { some_blocks(op, share(blocks, tasks, t, 1)); });
 }
 
 }  // namespace lowbit

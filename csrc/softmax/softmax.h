@@ -5,7 +5,7 @@
 namespace lowbit {
 
 constexpr int64_t kMostSoftmaxDims = 64;  // torch's own limit
-constexpr int64_t kColumnBlock = 64;
+constexpr int64_t kColumnBlock = 64, kMostBlocks = 64;
 
 // What all rows of a call share.
 struct SoftmaxSpec {
@@ -37,7 +37,7 @@ struct SoftmaxSum {
   double m, n;
 };
 
-// Up to kColumnBlock rows side by side: element r of row c is x[r * x_step + c]. The mask has its rows side by side too.
+// Rows side by side, up to kColumnBlock * kMostBlocks: element r of row c is x[r * x_step + c]. The mask has its rows side by side too.
 struct SoftmaxColumns {
   const void* x;
   const void* mask;
@@ -52,10 +52,11 @@ struct SoftmaxKernels {
   // The two passes over a part of a row; between them the sums of all parts are merged.
   SoftmaxSum (*first)(const SoftmaxSpec* spec, const SoftmaxRow* part);
   void (*second)(const SoftmaxSpec* spec, const SoftmaxRow* part, SoftmaxSum own, SoftmaxSum total);
-  uint64_t (*columns)(const SoftmaxSpec* spec, const SoftmaxColumns* block);  // bits of the rows that must be done with care
+  // Bit c % 64 of care[c / 64] is set where row c must be done with care.
+  void (*columns)(const SoftmaxSpec* spec, const SoftmaxColumns* columns, uint64_t* care);
 };
 
-// Sums of every row's maximum below -2^17 count as dead in parts, too: care is taken of them once they are merged.
+// Asked of whole rows only: a part may lie below -2^17 altogether and just not count.
 inline bool needs_care(SoftmaxSum sum) { return !(sum.m < 0x1p200) || sum.n < -189098.0; }
 
 // Dimensions around the one that is summed over; strides in bytes.

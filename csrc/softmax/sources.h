@@ -44,8 +44,9 @@ inline void each_vector(int64_t count, F f) {
   for (int64_t i = 0; i < count; i += Vec::kWidth) f(i, count - i < Vec::kWidth ? count - i : Vec::kWidth);
 }
 
+// Inlined by force: vectors inside f would go through memory.
 template <class F>
-inline void with_dtype(Dtype dtype, F f) {
+__attribute__((always_inline)) inline void with_dtype(Dtype dtype, const F& f) {
   if (dtype == kF32) f.template call<kF32>();
   else if (dtype == kBF16) f.template call<kBF16>();
   else f.template call<kF16>();

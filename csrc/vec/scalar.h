@@ -43,6 +43,7 @@ inline void stream_end() {}
 inline Vec operator+(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] + b.r[j]; }); }
 inline Vec operator-(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] - b.r[j]; }); }
 inline Vec operator*(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] * b.r[j]; }); }
+inline Vec operator/(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] / b.r[j]; }); }
 // The product is exact in double: rounded twice, off by 2^-53 at most before the second.
 inline Vec fma(Vec a, Vec b, Vec c) { return lanes([&](int j) { return (float)((double)a.r[j] * b.r[j] + c.r[j]); }); }
 inline Vec larger(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] > b.r[j] ? a.r[j] : b.r[j]; }); }
