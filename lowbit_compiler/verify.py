@@ -8,6 +8,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lowbit_compiler.errors import PassError
+from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.runner import PassRun
 
@@ -19,7 +20,7 @@ class Verifier:
 
     def __init__(self, gm: fx.GraphModule, examples: Sequence[Any]) -> None:
         self._inputs = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
-        self._examples = list(examples)
+        self._examples = [hint(example) if isinstance(example, torch.SymInt) else example for example in examples]
         self._exact = self._run(gm)
         self._expected = self._exact
         self._constants: dict[str, Any] = {}

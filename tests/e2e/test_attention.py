@@ -116,12 +116,14 @@ def test_generate(cache: str, how: str) -> None:
         assert [site.kind for site in report.rewritten] == ["attention"] * 2
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("how", ["eager", "sdpa"])
-def test_verified(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_verified(monkeypatch: pytest.MonkeyPatch, how: str, dynamic: bool) -> None:
     monkeypatch.setenv("LOWBIT_VERIFY", "each")
     model, inputs = zoo.causal("Llama")()
     model.set_attn_implementation(how)  # type: ignore[operator]
-    _, report = run(model.bfloat16(), inputs)
+    with torch._dynamo.config.patch(specialize_float=True):
+        _, report = run(model.bfloat16(), inputs, dynamic=dynamic)
     assert len(report.rewritten) == 2
 
 
