@@ -13,7 +13,7 @@ from lowbit_compiler.passes.graph import as_dense, aten, calls, emit, erase_unus
 from lowbit_compiler.passes.plan import ignored
 from lowbit_compiler.passes.scores import Mask, Scores, emit_mask, read_scores
 from lowbit_compiler.passes.spell import cast, idle_dropout, scaled, untransposed, widened
-from lowbit_compiler.passes.whole import AttentionSite, decide, four, grouped
+from lowbit_compiler.passes.whole import AttentionSite, decide, four, grouped, unsupported
 
 PRODUCTS = (aten.matmul.default, aten.bmm.default)
 
@@ -51,12 +51,16 @@ class FuseAttention:
         fused = 0
         for node in list(gm.graph.nodes):
             match = _match(node) if calls(node, *PRODUCTS) else None
-            if match is None or ignored(ctx, module_path(match.softmax)) is not None or is_constant(node, ctx.parameters):
-                continue
-            if undisturbed(min(match.chain), node, match.chain) and not isinstance(decide(ctx, _call(node, match)), tuple):
+            if match is not None and _taken(ctx, node, match):
                 _fuse(gm, node, match)
                 fused += 1
         return fused
+
+
+def _taken(ctx: PassContext, node: fx.Node, match: "_Match") -> bool:
+    if unsupported(ctx, match.q) is not None or is_constant(node, ctx.parameters) or ignored(ctx, module_path(match.softmax)) is not None:
+        return False
+    return undisturbed(min(match.chain), node, match.chain) and not isinstance(decide(ctx, _call(node, match)), tuple)
 
 
 @dataclass

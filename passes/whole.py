@@ -71,7 +71,7 @@ def read_softmax(node: fx.Node, ctx: PassContext) -> SoftmaxSite | Declined:
     x, dim = arguments[0], arguments[1]
     wide = node.target in (aten.softmax.int, aten.log_softmax.int) and argument(node, 2, "dtype") is not None
     dtypes = (value(x).dtype, value(node).dtype)
-    if (why := _unsupported(ctx, x)) is not None:
+    if (why := unsupported(ctx, x)) is not None:
         return why
     if not all(dtype in FLOATS for dtype in dtypes):
         return Reason.UNSUPPORTED_DTYPE, f"{dtypes[0]} to {dtypes[1]}; accepted: float32, bfloat16, float16"
@@ -95,7 +95,7 @@ def read_attention(node: fx.Node, ctx: PassContext) -> AttentionSite | Declined:
     mask, dropout = argument(node, 3, "attn_mask"), argument(node, 4, "dropout_p", 0.0)
     causal, scale = argument(node, 5, "is_causal", False), node.kwargs.get("scale")
     for x in (q, k, v):
-        if (why := _unsupported(ctx, x)) is not None:
+        if (why := unsupported(ctx, x)) is not None:
             return why
     dtypes = {value(x).dtype for x in (q, k, v)}
     if len(dtypes) > 1 or not dtypes <= set(FLOATS) or value(node).dtype not in dtypes:
@@ -136,7 +136,8 @@ def grouped(node: fx.Node, site: AttentionSite) -> AttentionSite:
     return site
 
 
-def _unsupported(ctx: PassContext, x: Any) -> Declined | None:
+def unsupported(ctx: PassContext, x: Any) -> Declined | None:
+    """Return why no kernel takes the tensor ``x``, whatever the op."""
     if not isinstance(value(x), FakeTensor):
         return Reason.UNSUPPORTED_OP, f"tensor subclass {type(value(x)).__name__}"
     if value(x).device.type != ctx.target.device:

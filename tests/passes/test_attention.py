@@ -212,6 +212,19 @@ def test_ignored_and_without_kernels() -> None:
     assert calls(captured.gm) == before
 
 
+def test_on_another_device() -> None:
+    def fn(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        return (scores(q, k) * 0.25).softmax(-1) @ v, F.scaled_dot_product_attention(q, k, v)
+
+    captured, _ = capture(fn, *(x.to("meta") for x in (Q, K, V)))
+    before = calls(captured.gm)
+    ctx = context(captured)
+    run_until(captured, ctx)
+    assert calls(captured.gm) == before
+    details = {site.kind: site.detail for site in ctx.sites}
+    assert details["softmax"] == details["attention"] == "no kernels for meta tensors; accepted: cpu"
+
+
 def test_query_padding_is_uniform_or_zero() -> None:
     """A row that sees nothing: uniform under a finite fill, zeros under -Inf as in torch's attention."""
     _, _, want, got = before_and_after(SPELLINGS["filled, finite"], (Q, K, V), "cleanup")
