@@ -94,21 +94,24 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
 
 
 def _kernel(site: Site) -> str:
-    """Return the kernel that a lowered site gets here, for its dtype and rows (many rows, where their number is symbolic)."""
+    """Return the kernel that a lowered site gets here, for its dtype and rows (many, where their number is symbolic).
+
+    The rows of an attention are those that share a key head.
+    """
     if not site.lowered_to or not calls(site.node, getattr(torch.ops.lowbit, site.lowered_to).default):
         return ""
     x = value(site.node.args[0])
-    rows = numel(x.shape[:-1])
+    rows = x.shape[2] * (x.shape[1] // value(site.node.args[1]).shape[1]) if site.lowered_to == "sdpa" else numel(x.shape[:-1])
     return kernels.kernel_for(site.lowered_to, m=rows if isinstance(rows, int) else MANY_ROWS, dtype=x.dtype)
 
 
 def _algorithm(site: Site) -> str:
     """Return which softmax rows of this length get, where the library has more than one."""
     x, dim = site.node.args[0], site.node.args[1]
-    n, choose = hint(value(x).shape[dim]), getattr(kernels, "softmax_passes", None)
-    if choose is None or not library.status().path:
+    if library.status().path is None:
         return ""
-    name: str = choose(n, value(x).dtype)
+    n = hint(value(x).shape[dim])
+    name = kernels.softmax_passes(n, value(x).dtype)
     return f"{name}: {n} elements a row {'stay in' if name == 'three-pass' else 'do not fit the'} cache"
 
 
