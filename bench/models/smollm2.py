@@ -25,6 +25,7 @@ from torch import Tensor
 from lowbit_compiler.demo import model
 from lowbit_compiler.runtime import library
 
+ATTENTION = ("aten::_scaled_dot_product_flash_attention_for_cpu", "lowbit::sdpa")
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
@@ -54,6 +55,8 @@ def main() -> None:
                 start = time.perf_counter()
                 run(ids)
                 times[name].append(time.perf_counter() - start)
+        for name, run in runs.items():
+            rows[name]["attention_ms"] = _attention_ms(run, ids)
     for name in names:
         rows[name]["ms"] = statistics.median(times[name]) * 1e3
         rows[name]["ratio"] = statistics.median(a / b for a, b in zip(times["inductor"], times[name], strict=True))
@@ -84,13 +87,28 @@ def _compile(net: Any, ids: Tensor, options: dict[str, Any]) -> tuple[Callable[[
         return compiled, time.perf_counter() - start
 
 
+def _attention_ms(run: Callable[[Tensor], Tensor], ids: Tensor, repeats: int = 5) -> float:
+    """Return the milliseconds a step spends in attention ops."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(repeats):
+            run(ids)
+    return sum(e.cpu_time_total for e in profile.key_averages() if e.key in ATTENTION) / repeats / 1e3
+
+
 def _table(rows: dict[str, dict[str, float]], tokens: int, dtype: str) -> Table:
     table = Table(title=f"SmolLM2-135M, {dtype}, {tokens} tokens, one interleaved run", title_justify="left")
-    for name in ("", "ms", "times as fast as Inductor", "compile s", "against Inductor's"):
+    for name in ("", "ms", "times as fast as Inductor", "attention ms", "compile s", "against Inductor's"):
         table.add_column(name, justify="left" if not name else "right")
     base = rows["inductor"]["compile_s"]
     for name, row in rows.items():
-        table.add_row(name, f"{row['ms']:.1f}", f"{row['ratio']:.2f}", f"{row['compile_s']:.1f}", f"{row['compile_s'] / base:.2f}")
+        table.add_row(
+            name,
+            f"{row['ms']:.1f}",
+            f"{row['ratio']:.2f}",
+            f"{row['attention_ms']:.1f}",
+            f"{row['compile_s']:.1f}",
+            f"{row['compile_s'] / base:.2f}",
+        )
     return table
 
 

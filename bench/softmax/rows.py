@@ -26,7 +26,7 @@ from lowbit_compiler.runtime import kernels, library, ops
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SIZES = "1024,4096,16384,65536,262144,1048576,4194304,16777216"
-BATCHES = "12x128x128,9x512x512,32x512x2048,32x2048x2048"
+BATCHES = "64x1024,64x4096,12x128x128,9x512x512,32x512x2048,32x2048x2048"
 FLOATS = {torch.float32: 0, torch.bfloat16: 1}
 Calls = dict[str, Callable[[], object]]
 assert ops  # registers lowbit::softmax
