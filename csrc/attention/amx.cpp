@@ -9,7 +9,7 @@
 namespace lowbit {
 namespace {
 
-inline int64_t depth_of(const Attention* call) { return round_up(call->e, 32); }
+inline int64_t depth_of(const Attention* call) { return round_up(call->e > 0 ? call->e : 1, 32); }  // a product has one step at least
 
 int64_t tiles_packed(const Attention* call) { return kKeyBlock * (depth_of(call) + value_columns(call)) * 2; }
 
@@ -143,8 +143,8 @@ struct Tiles {
 
 // As attend(), in a pipeline: between the exponentials of an item go the weighted sums of the item before and the scores of the next.
 void attend_tiles(const AttentionBlock* b) {
-  Softmax softmax(b);
-  Tiles engine(b, (char*)b->scratch + Softmax::kBytes);
+  RowState state(b);
+  Tiles engine(b, (char*)b->scratch + RowState::kBytes);
   TileProduct before = {}, ahead = {};
   Item item = {b->first, 0, 0, 0};
   bool more = advance<Tiles>(b, item);
@@ -156,7 +156,7 @@ void attend_tiles(const AttentionBlock* b) {
     if (more) ahead = engine.scores(next, engine.s2);
     const int64_t rows = item.to - item.from, share = (before.left() + ahead.left() + rows - 1) / rows;
     for (int64_t r = item.from; r < item.to; ++r) {
-      softmax.weigh_row(engine, item, r, [&] { before.run(kAll); });
+      state.weigh_row(engine, item, r, [&] { before.run(kAll); });
       if (before.pairs > 0) before.run(share);
       else ahead.run(share);
     }
@@ -167,11 +167,11 @@ void attend_tiles(const AttentionBlock* b) {
     item = next;
   }
   before.run(kAll);
-  softmax.finish();
+  state.finish();
 }
 
 int64_t tiles_scratch(const Attention* call) {
-  return Softmax::kBytes + kMostRows * depth_of(call) * 2 + 2 * Tiles::kRows * kKeyBlock * (2 + 4);
+  return RowState::kBytes + kMostRows * depth_of(call) * 2 + 2 * Tiles::kRows * kKeyBlock * (2 + 4);
 }
 
 template <void attend(const AttentionBlock*)>

@@ -118,9 +118,26 @@ void spread(int64_t threads, int64_t tasks, const F& run) {
   });
 }
 
+// Packed keys and values: in scratch, unless a single head is so long that the thread should not keep that much.
+struct Packed {
+  char* data = nullptr;
+  bool own = false;
+
+  explicit Packed(int64_t bytes) : own(bytes > kRound) {
+    if (bytes == 0) return;
+    data = own ? (char*)aligned_alloc(4096, (size_t)round_up(bytes, 4096)) : scratch<char>(kPackedKeysSlot, bytes);
+    if (data == nullptr) throw std::bad_alloc();
+  }
+  Packed(const Packed&) = delete;
+  ~Packed() {
+    if (own) free(data);
+  }
+};
+
 void run_round(const Job& job, int64_t threads, int64_t head, int64_t heads) {
   const Attention& call = job.call;
-  char* packed = job.packed_bytes ? scratch<char>(kPackedKeysSlot, heads * job.block_count * job.packed_bytes) : nullptr;
+  const Packed memory(heads * job.block_count * job.packed_bytes);
+  char* const packed = memory.data;
   const auto packed_of = [&](int64_t h) { return packed ? packed + h * job.block_count * job.packed_bytes : nullptr; };
   if (packed) {
     spread(threads, heads * job.block_count, [&](int64_t task) {
@@ -147,7 +164,8 @@ void run_round(const Job& job, int64_t threads, int64_t head, int64_t heads) {
 void sdpa(const Attention& call) {
   const int64_t group = call.heads / call.groups, rows = group * call.rows;
   if (call.batch * rows == 0 || call.ev == 0) return;
-  const AttentionKernels& kernels = *(const AttentionKernels*)choose(attention, rows, call.dtype).function;
+  // Integer tricks give bfloat16 queries a sign, not a zero: for a scale of 0 the kernels of all dtypes serve.
+  const AttentionKernels& kernels = *(const AttentionKernels*)choose(attention, rows, call.scale == 0 ? kF16 : call.dtype).function;
   Job job = {call, kernels, group, rows, rows < kMostRows ? rows : kMostRows, 0, 1, call.keys, kernels.packed_bytes(&call), 0};
   job.block_count = (call.keys + kKeyBlock - 1) / kKeyBlock;
   job.blocks = (rows + job.block_rows - 1) / job.block_rows;

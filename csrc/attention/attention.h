@@ -63,7 +63,7 @@ struct AttentionKernels {
   void (*pack)(const Attention* call, const KeyValues* source, int64_t first, int64_t count, char* packed);
   int64_t (*scratch_bytes)(const Attention* call);
   void (*block)(const AttentionBlock* block);
-  void (*scale)(float* x, int64_t n, float factor);                                   // in place; n a multiple of 16
+  void (*scale)(float* x, int64_t n, float factor);                                   // in place; n a multiple of 32
   void (*divide)(const float* total, float sum, int64_t n, Dtype dtype, void* out);   // total / sum, rounded once
 };
 

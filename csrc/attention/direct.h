@@ -6,7 +6,7 @@ namespace lowbit {
 namespace {
 
 template <Dtype dtype>
-struct Direct {
+struct InPlace {
   static constexpr int64_t kRows = kMicroRows;
   static constexpr int kDegree = 5;
   static constexpr int64_t kKeys = Vec::kWidth;  // keys whose rows wait as floats in L1
@@ -16,19 +16,19 @@ struct Direct {
   const int64_t depth;  // e in whole vectors
   float *q, *s, *wide;
 
-  Direct(const AttentionBlock* block, char* scratch) : b(block), depth(round_up(block->call->e, Vec::kWidth)) {
+  InPlace(const AttentionBlock* block, char* scratch) : b(block), depth(round_up(block->call->e, Vec::kWidth)) {
     q = (float*)scratch;
     s = q + kMostRows * depth;
     wide = s + kRows * kKeyBlock;
-    const Vec sign = splat(b->call->scale < 0 ? -1.0f : 1.0f);
+    const Vec sign = splat(sign_of(b->call->scale));
     for (int64_t r = 0; r < b->m; ++r) {
       for (int64_t i = 0; i < depth; i += Vec::kWidth) store(q + r * depth + i, load_as<dtype>(b->rows[r].q, i, b->call->e - i, 0) * sign);
     }
   }
   float* row(int64_t index) { return s + index * kKeyBlock; }
-  void put(int64_t index, int64_t i, Vec p, Vec q) {
-    store(row(index) + i, p);
-    store(row(index) + i + Vec::kWidth, q);
+  void put(int64_t index, int64_t i, Vec x, Vec y) {
+    store(row(index) + i, x);
+    store(row(index) + i + Vec::kWidth, y);
   }
 
   void scores(const Item& item) {
@@ -98,13 +98,13 @@ int64_t direct_packed(const Attention*) { return 0; }
 
 int64_t direct_scratch(const Attention* call) {
   const int64_t depth = round_up(call->e, Vec::kWidth);
-  return Softmax::kBytes + (kMostRows * depth + kMicroRows * kKeyBlock + Vec::kWidth * depth) * 4;
+  return RowState::kBytes + (kMostRows * depth + kMicroRows * kKeyBlock + Vec::kWidth * depth) * 4;
 }
 
 void direct_block(const AttentionBlock* b) {
-  if (b->call->dtype == kF32) attend<Direct<kF32>>(b);
-  else if (b->call->dtype == kBF16) attend<Direct<kBF16>>(b);
-  else attend<Direct<kF16>>(b);
+  if (b->call->dtype == kF32) attend<InPlace<kF32>>(b);
+  else if (b->call->dtype == kBF16) attend<InPlace<kBF16>>(b);
+  else attend<InPlace<kF16>>(b);
 }
 
 constexpr AttentionKernels kDirect = {direct_packed, nullptr, direct_scratch, direct_block, scale_row, divide_row};

@@ -157,8 +157,15 @@ bool advance(const AttentionBlock* b, Item& item) {
   return false;
 }
 
+// Engines give the sign of the scale to the queries, 0 included: what is left is never zero, since zero times a masked -infinity is NaN.
+inline float size_of(float scale) {
+  const float size = fabsf(scale) * kLog2e;
+  return size < 0x1p-100f ? 0x1p-100f : size;
+}
+inline float sign_of(float scale) { return scale < 0 ? -1.0f : scale == 0 ? 0.0f : 1.0f; }
+
 // What a block of rows carries from item to item.
-struct Softmax {
+struct RowState {
   const AttentionBlock* b;
   const int64_t columns;
   const float scale;
@@ -166,9 +173,8 @@ struct Softmax {
 
   static constexpr int64_t kBytes = kMostRows * 16 * 4;
 
-  // Engines give the sign of the scale to the queries; never zero, since zero times a masked -infinity is NaN.
-  explicit Softmax(const AttentionBlock* block)
-      : b(block), columns(value_columns(b->call)), scale(fmaxf(fabsf(b->call->scale) * kLog2e, 0x1p-100f)), sums((float*)b->scratch) {
+  explicit RowState(const AttentionBlock* block)
+      : b(block), columns(value_columns(b->call)), scale(size_of(b->call->scale)), sums((float*)b->scratch) {
     fill_zero(b->total, b->m * columns);
     fill_zero(sums, b->m * Vec::kWidth);
     for (int64_t r = 0; r < b->m; ++r) b->exponent[r] = -INFINITY;
@@ -191,14 +197,14 @@ struct Softmax {
 
 template <class Engine>
 void attend(const AttentionBlock* b) {
-  Softmax softmax(b);
-  Engine engine(b, (char*)b->scratch + Softmax::kBytes);
+  RowState state(b);
+  Engine engine(b, (char*)b->scratch + RowState::kBytes);
   for (Item item = {b->first, 0, 0, 0}; advance<Engine>(b, item); item.from += Engine::kRows) {
     engine.scores(item);
-    for (int64_t r = item.from; r < item.to; ++r) softmax.weigh_row(engine, item, r, [] {});
+    for (int64_t r = item.from; r < item.to; ++r) state.weigh_row(engine, item, r, [] {});
     engine.accumulate(item);
   }
-  softmax.finish();
+  state.finish();
 }
 
 }  // namespace

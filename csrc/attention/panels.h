@@ -39,7 +39,7 @@ void panels_pack(const Attention* call, const KeyValues* from, int64_t first, in
 template <Dtype dtype>
 void widen_query_as(const AttentionBlock* b, float* q) {
   const int64_t e = b->call->e;
-  const Vec sign = splat(b->call->scale < 0 ? -1.0f : 1.0f);
+  const Vec sign = splat(sign_of(b->call->scale));
   for (int64_t r = 0; r < b->m; ++r) {
     for (int64_t i = 0; i < e; i += Vec::kWidth) store_as<kF32>(q + r * e, i, e - i, load_as<dtype>(b->rows[r].q, i, e - i, 0) * sign);
   }
@@ -61,9 +61,9 @@ struct Panels {
 
   Panels(const AttentionBlock* block, char* scratch) : b(block), q((float*)scratch), s(q + kMostRows * block->call->e) { widen_query(b, q); }
   float* row(int64_t index) { return s + index * kKeyBlock; }
-  void put(int64_t index, int64_t i, Vec p, Vec q) {
-    store(row(index) + i, p);
-    store(row(index) + i + Vec::kWidth, q);
+  void put(int64_t index, int64_t i, Vec x, Vec y) {
+    store(row(index) + i, x);
+    store(row(index) + i + Vec::kWidth, y);
   }
   const float* keys(int64_t key) const { return (const float*)b->source.packed + key / kKeyBlock * panel_floats(b->call); }
 
@@ -78,7 +78,7 @@ struct Panels {
   }
 };
 
-int64_t panels_scratch(const Attention* call) { return Softmax::kBytes + (kMostRows * call->e + Panels::kRows * kKeyBlock) * 4; }
+int64_t panels_scratch(const Attention* call) { return RowState::kBytes + (kMostRows * call->e + Panels::kRows * kKeyBlock) * 4; }
 
 constexpr AttentionKernels kPanels = {panels_packed, panels_pack, panels_scratch, attend<Panels>, scale_row, divide_row};
 

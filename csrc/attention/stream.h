@@ -103,7 +103,7 @@ struct Stream {
 int64_t stream_packed(const Attention*) { return 0; }
 
 int64_t stream_scratch(const Attention* call) {
-  return Softmax::kBytes + kMostRows * round_up(call->e, 32) * 2 + Stream::kRows * kKeyBlock * (2 + 4) + Stream::kBuffers * 2 * kTile * 2;
+  return RowState::kBytes + kMostRows * round_up(call->e, 32) * 2 + Stream::kRows * kKeyBlock * (2 + 4) + Stream::kBuffers * 2 * kTile * 2;
 }
 
 }  // namespace

@@ -31,6 +31,7 @@ def attention(
     unseen = (scores == -torch.inf).all(-1, keepdim=True)
     weights = torch.softmax(scores, -1).masked_fill(unseen, 0.0)
     moved = torch.expm1(2 * ds.masked_fill(weights == 0, 0.0).amax(-1, keepdim=True)) + EXP2
+    assert bool(moved.isfinite().all()), "scores too large for a bound"
     moved = moved + (unit(torch.bfloat16) + 2 * CUBIC if rounded else 0.0)
     size = weights @ v64.abs()
     y = weights @ v64

@@ -90,8 +90,13 @@ def test_unseen_and_uniform_rows(kernel_of_attention):
     mask[3] = -torch.inf
     mask[5] = torch.finfo(torch.float32).min
     mask[7] = -1e9
-    y = check(kernel_of_attention, q, k, v, mask)
+    with kernels.using(kernel=kernel_of_attention):
+        y = L.sdpa(q, k, v, mask, False, 0.1)
     assert torch.equal(y[:, :, 3], torch.zeros_like(y[:, :, 3]))
+    mean = v.double().mean(-2, keepdim=True).repeat_interleave(2, 1)
+    for row in (5, 7):  # as torch: the mask absorbs the scores
+        error = 2e-2 if "bf16" in kernel_of_attention else 1e-2 if q.dtype is torch.bfloat16 else 1e-5
+        assert_within(y[:, :, row : row + 1], mean, torch.full(mean.shape, error, dtype=torch.float64))
     nothing = torch.zeros(q.shape[2], k.shape[2], dtype=torch.bool)
     assert not check(kernel_of_attention, q, k, v, nothing).any()
 
@@ -142,3 +147,53 @@ def test_empty(kernel_of_attention, rows, keys):
 def test_dense_in_no_dimension(kernel_of_attention, width):
     q, k, v = (t.mT.contiguous().mT for t in tensors((1, 2, 2, 20, 70, width, width), dtypes_of(kernel_of_attention)[0]))
     check(kernel_of_attention, q, k, v, torch.ones(70, 20, dtype=torch.bool).t(), causal=True)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_ranges_of_keys_that_nobody_sees(kernel_of_attention, causal):
+    """Long keys are cut into ranges for the threads; some rows see nothing in some of them, or only a NaN or an infinity."""
+    q, k, v = tensors((1, 2, 1, 4, 3000, 24, 24), dtypes_of(kernel_of_attention)[0])
+    mask = torch.ones(4, 3000, dtype=torch.bool)
+    mask[0, :1500] = False
+    mask[1, 1500:] = False
+    mask[2] = False
+    check(kernel_of_attention, q, k, v, mask, causal)
+    bias = torch.zeros(4, 3000).masked_fill(~mask, -torch.inf)
+    check(kernel_of_attention, q, k, v, bias, causal)
+    for value in (torch.nan, torch.inf):
+        bias[3, 2 if causal else 2900] = value
+        with kernels.using(kernel=kernel_of_attention):
+            y = L.sdpa(q, k, v, bias, causal, 0.2)
+        assert y[:, :, 3].isnan().all()
+        assert not y[:, :, :3].isnan().any()
+
+
+@pytest.mark.parametrize("where", ["keys", "values"])
+def test_nan_in_keys_and_values(kernel_of_attention, where):
+    """Every query that sees the key is NaN, in all columns or in the one of the value; hidden keys do no harm to the weights."""
+    q, k, v = tensors(SHAPES[1], dtypes_of(kernel_of_attention)[0])
+    (k if where == "keys" else v)[0, 0, 20, 3] = torch.nan
+    with kernels.using(kernel=kernel_of_attention):
+        y = L.sdpa(q, k, v, None, True, 0.1)
+    own = y[0, :2, :, 3]
+    assert own[:, 20:].isnan().all()
+    assert not y[1].isnan().any()
+    assert not y[0, 2:].isnan().any()
+
+
+@pytest.mark.parametrize(("e", "f"), [(0, 8), (0, 64), (8, 0)])
+def test_no_width(kernel_of_attention, e, f):
+    """Without a query all weights are equal."""
+    q, k, v = tensors((1, 2, 1, 40, 70, e, f), dtypes_of(kernel_of_attention)[0])
+    y = check(kernel_of_attention, q, k, v, scale=1.0)
+    assert y.shape == (1, 2, 40, f)
+
+
+def test_scale_zero_and_large_products(kernel_of_attention):
+    q, k, v = tensors(SHAPES[1], dtypes_of(kernel_of_attention)[0])
+    with kernels.using(kernel=kernel_of_attention):
+        y = L.sdpa(q * 2.0**12, k * 2.0**12, v, None, False, 0.0)
+        broken = L.sdpa(q, k, v, None, False, torch.nan)
+    mean = v.double().mean(-2, keepdim=True).repeat_interleave(2, 1)
+    assert_within(y, mean.expand(y.shape), torch.full(y.shape, 2e-2, dtype=torch.float64))
+    assert broken.isnan().all()
