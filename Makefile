@@ -22,6 +22,8 @@ test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
 
 bench: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/bench
 	$(PY) bench/kernels/linear.py
+	$(PY) bench/softmax/rows.py && $(PY) bench/softmax/plot.py
+	$(PY) bench/attention/table.py && $(PY) bench/attention/plot.py
 	$(VENV)/bin/lowbit demo --compare
 
 lint: $(STAMPS)/native $(STAMPS)/dev

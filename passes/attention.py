@@ -60,7 +60,12 @@ class FuseAttention:
 def _taken(ctx: PassContext, node: fx.Node, match: "_Match") -> bool:
     if unsupported(ctx, match.q) is not None or is_constant(node, ctx.parameters) or ignored(ctx, module_path(match.softmax)) is not None:
         return False
-    return undisturbed(min(match.chain), node, match.chain) and not isinstance(decide(ctx, _call(node, match)), tuple)
+    if not undisturbed(min(match.chain), node, match.chain):
+        return False
+    plan = decide(ctx, _call(node, match))
+    if isinstance(plan, tuple):  # its products and softmax get rows of their own: one of them says why
+        match.softmax.meta["lowbit_unfused"] = f"as one attention: {plan[0].value}, {plan[1]}"
+    return not isinstance(plan, tuple)
 
 
 @dataclass

@@ -46,6 +46,8 @@ class PlanSites:
             else:
                 budget -= 1
                 site.take(plan)
+            if note := site.node.meta.get("lowbit_unfused"):
+                site.detail = f"{site.detail}; {note}" if site.detail else note
         return 0
 
 
