@@ -16,7 +16,8 @@ int64_t tiles_packed(const Attention* call) { return kKeyBlock * (depth_of(call)
 void tiles_pack(const Attention* call, const KeyValues* from, int64_t begin, int64_t count, char* packed) {
   const int64_t depth = depth_of(call), columns = value_columns(call);
   uint16_t* out = (uint16_t*)packed;
-  for (int64_t key = 0; key < kKeyBlock; key += 16) {
+  const int64_t padded = round_up(count, 32);  // the tiles that any product reads
+  for (int64_t key = 0; key < padded; key += 16) {
     for (int64_t i = 0; i < depth; i += 32, out += kTile) {
       __m512i r[16];
       for (int64_t j = 0; j < 16; ++j) {
@@ -26,7 +27,8 @@ void tiles_pack(const Attention* call, const KeyValues* from, int64_t begin, int
       store_transposed(r, out);
     }
   }
-  for (int64_t key = 0; key < kKeyBlock; key += 32) {
+  out = (uint16_t*)packed + kKeyBlock * depth;
+  for (int64_t key = 0; key < padded; key += 32) {
     for (int64_t i = 0; i < columns; i += 16, out += kTile) {
       for (int64_t j = 0; j < 32; j += 2) {
         const uint16_t* v = (const uint16_t*)from->v + (begin + key + j) * call->v.row + i;

@@ -12,20 +12,24 @@ int64_t panels_packed(const Attention* call) { return panel_floats(call) * 4; }
 
 template <Dtype dtype>
 void pack_as(const Attention* call, const KeyValues* from, int64_t first, int64_t count, float* packed) {
+  constexpr int64_t W = Vec::kWidth;
   const int64_t columns = value_columns(call);
-  float lanes[Vec::kWidth];
-  for (int64_t key = 0; key < kKeyBlock; ++key) {
-    const bool real = key < count;
-    const void* k = offset(from->k, (first + key) * call->k.row, dtype);
-    for (int64_t i = 0; i < call->e; i += Vec::kWidth) {
-      const int64_t n = call->e - i < Vec::kWidth ? call->e - i : Vec::kWidth;
-      store(lanes, real ? load_as<dtype>(k, i, n, 0) : splat(0));
-      for (int64_t j = 0; j < n; ++j) packed[(i + j) * kKeyBlock + key] = lanes[j];
+  for (int64_t key = 0, padded = round_up(count, 2 * W); key < padded; key += W) {
+    for (int64_t i = 0; i < call->e; i += W) {
+      Vec rows[W];
+      for (int64_t j = 0; j < W; ++j) {
+        const void* k = offset(from->k, (first + key + j) * call->k.row, dtype);
+        rows[j] = key + j >= count ? splat(0) : i + W <= call->e ? load_as<dtype>(k, i) : load_as<dtype>(k, i, call->e - i, 0);
+      }
+      transpose(rows);
+      for (int64_t j = 0; j < W && i + j < call->e; ++j) store(packed + (i + j) * kKeyBlock + key, rows[j]);
     }
+  }
+  for (int64_t key = 0; key < count; ++key) {
     const void* v = offset(from->v, (first + key) * call->v.row, dtype);
     float* row = packed + kKeyBlock * call->e + key * columns;
-    for (int64_t i = 0; i < columns; i += Vec::kWidth) {
-      store(row + i, real && i < call->ev ? load_as<dtype>(v, i, call->ev - i, 0) : splat(0));
+    for (int64_t i = 0; i < columns; i += W) {
+      store(row + i, i + W <= call->ev ? load_as<dtype>(v, i) : i < call->ev ? load_as<dtype>(v, i, call->ev - i, 0) : splat(0));
     }
   }
 }

@@ -58,7 +58,7 @@ struct Stream {
     _tile_stored(0, sums, 64);
     __m512i r[16];
     for (int j = 0; j < 16; ++j) r[j] = _mm512_load_si512(sums[j]);
-    transpose(r);
+    transpose16(r);
     for (int64_t j = 0; j < 16; ++j) _mm512_store_si512(out + j * kKeyBlock, r[j]);
   }
   void scores(const Item& item) {

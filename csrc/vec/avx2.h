@@ -93,6 +93,24 @@ inline float max_of(Vec x) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
+inline void transpose(Vec* x) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(x[i].r, x[i + 1].r);
+    a[i + 1] = _mm256_unpackhi_ps(x[i].r, x[i + 1].r);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    x[i] = {_mm256_permute2f128_ps(b[i], b[i + 4], 0x20)};
+    x[i + 4] = {_mm256_permute2f128_ps(b[i], b[i + 4], 0x31)};
+  }
+}
+
 inline Vec sums_of(const Vec* x) {
   const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(x[0].r, x[1].r), _mm256_hadd_ps(x[2].r, x[3].r));
   const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(x[4].r, x[5].r), _mm256_hadd_ps(x[6].r, x[7].r));

@@ -63,6 +63,9 @@ inline Mask bytes_set(const uint8_t* p, int64_t count) { return {(__mmask16)_mm_
 inline float sum_of(Vec x) { return _mm512_reduce_add_ps(x.r); }
 inline float max_of(Vec x) { return _mm512_reduce_max_ps(x.r); }
 
+// x[i] lane j becomes x[j] lane i.
+inline void transpose(Vec* x) { transpose16((__m512i*)x); }  // __m512i may alias
+
 // Lane j is the sum of x[j]'s lanes.
 inline Vec sums_of(const Vec* x) {
   __m512 four[4];

@@ -86,6 +86,16 @@ inline float max_of(Vec x) {
   return a > b ? a : b;
 }
 
+inline void transpose(Vec* x) {
+  for (int i = 0; i < 4; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float held = x[i].r[j];
+      x[i].r[j] = x[j].r[i];
+      x[j].r[i] = held;
+    }
+  }
+}
+
 inline Vec sums_of(const Vec* x) { return lanes([&](int j) { return sum_of(x[j]); }); }
 
 }  // namespace
