@@ -23,8 +23,9 @@ inline float max_from(Source& source, int64_t begin, int64_t end) {
   return most;
 }
 
+// What is kept may be as large as 2^100, so powers that would make a number near 1 zero still count.
 inline void times_power_of_two(float* kept, int64_t count, float power) {
-  each_vector(count, [&](int64_t i, int64_t some) { store_as<kF32>(kept, i, some, scaled(load_as<kF32>(kept, i, some, 0.0f), splat(power))); });
+  each_vector(count, [&](int64_t i, int64_t some) { store_as<kF32>(kept, i, some, times_power(load_as<kF32>(kept, i, some, 0.0f), splat(power))); });
 }
 
 template <bool keep, class Source>

@@ -171,6 +171,19 @@ def test_rising_rows(isa, algorithm):
 
 
 @BOTH
+@pytest.mark.parametrize("rise", [40.0, 50.0, 60.0, 65.0])
+def test_rising_twice(isa, algorithm, rise):
+    x = torch.zeros(3000)  # e^rise is kept relative to 1, and counts next to what makes 2^-127 and less of 1
+    x[[1500, 2900]] = torch.tensor([rise, rise + 40])
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        y = check(x)
+        assert float(y[1500]) > 0
+        x[2900] = 100
+        check(x)
+        check(x, log=True)
+
+
+@BOTH
 def test_one_element(isa, algorithm):
     with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
         for dtype in operands.DTYPES:
