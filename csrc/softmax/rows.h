@@ -128,9 +128,11 @@ inline void second_pass(Source& source, const SoftmaxSpec& spec, const SoftmaxRo
       const Pair e = exp_pair(larger(base.floor, s));
       return scaled(e.m * inverse, e.n - base.power);
     });
-  } else {
-    const double shift = own.n == total.n ? 1.0 : ldexp(1.0, (int)(own.n - total.n));
-    scale_kept(spec.out_dtype, part, (float)(shift / total.m));
+  } else if (own.n == total.n) {
+    scale_kept(spec.out_dtype, part, (float)(1.0 / total.m));
+  } else {  // in two factors: the power alone may be no float, and yet count, since what is kept may be 2^100
+    const Vec inverse = splat((float)(1.0 / total.m)), power = splat((float)(own.n - total.n));
+    write_tile(spec.out_dtype, Floats{part.kept, inverse}, part.n, part.out, [=](Vec e) { return times_power(e, power) * inverse; });
   }
 }
 

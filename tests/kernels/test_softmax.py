@@ -240,3 +240,21 @@ def test_threads(algorithm, threads):
         check(uniform(70_001).bfloat16(), mask=torch.arange(70_001) % 7 > 2, threads=threads)
         check(torch.full((70_001,), -1e9), threads=threads)
         check(torch.cat([torch.full((40_000,), -1e9), uniform(40_000)]), threads=threads)
+
+
+@needs_library
+@BOTH
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_parts_that_rise(isa, algorithm, threads):
+    n = 65_536
+    low = torch.full((n,), -30.0)  # its part keeps e^65 relative to e^-30; the other starts at 60
+    low[n // 4], low[n // 2 :] = 35, 60 - torch.arange(n // 2) % 50
+    rows = [low, low.flip(0).contiguous()]
+    for rise in (40.0, 50.0, 65.0):
+        row = torch.zeros(n)
+        row[[3000, 9000, n // 2 + 3000, n // 2 + 9000]] = torch.tensor([rise, 100.0, rise, rise + 70])
+        rows += [row, row.roll(n // 2)]
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for row in rows:
+            check(row, threads=threads)
+            check(row, log=True, threads=threads)
