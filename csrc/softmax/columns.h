@@ -6,7 +6,7 @@ namespace lowbit {
 namespace {
 
 constexpr int kVectors = (int)(kColumnBlock / Vec::kWidth);
-constexpr int64_t kRun = 16;       // terms that a lane adds up before they go to the larger sum
+constexpr int64_t kRun = 16;       // terms that a lane adds up, in fours, before they go to the larger sum
 constexpr int64_t kRowsAhead = 8;  // to prefetch
 
 struct LoadMask {
@@ -85,10 +85,14 @@ struct Columns {
   Vec run_of(int64_t begin, int64_t end, int v) const {
     const Base base = {floor[v], power[v]};
     Vec run = splat(0.0f);
-    for (int64_t r = begin; r < end; ++r) {
-      const Vec e = relative_exp(score(r, v), base);
-      if (keep) store(block.kept + r * kColumnBlock + v * Vec::kWidth, e);
-      run = run + e;
+    for (int64_t r = begin; r < end;) {
+      Vec four = splat(0.0f);
+      for (const int64_t last = r + 4 < end ? r + 4 : end; r < last; ++r) {
+        const Vec e = relative_exp(score(r, v), base);
+        if (keep) store(block.kept + r * kColumnBlock + v * Vec::kWidth, e);
+        four = four + e;
+      }
+      run = run + four;
     }
     return run;
   }

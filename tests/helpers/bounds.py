@@ -79,8 +79,8 @@ def softmax(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, d
     share = (weights * rounded).nan_to_num(0.0).sum(dim, keepdim=True) if x.dim() else weights * 0
     if log:
         y = torch.log_softmax(scores, dim)
-        return y, rounding(y, 8 * EPS + 2 * EPS * y.abs() + rounded + share, dtype).nan_to_num(0.0)
-    return weights, rounding(weights, ((8 * EPS + rounded + share) * weights).nan_to_num(0.0) + FLUSHED, dtype)
+        return y, rounding(y, 24 * EPS + 2 * EPS * y.abs() + rounded + share, dtype).nan_to_num(0.0)
+    return weights, rounding(weights, ((24 * EPS + rounded + share) * weights).nan_to_num(0.0) + FLUSHED, dtype)
 
 
 def assert_within(got: Tensor, expected: Tensor, bound: Tensor) -> None:

@@ -1,6 +1,7 @@
 """lowbit::softmax against float64 within the bounds of docs/arithmetic.md, on every ISA and by both algorithms."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -65,6 +66,18 @@ def test_sum_of_a_long_row(isa, algorithm):
     for x in (torch.randn(n, generator=operands.generator(1)), torch.full((n,), 0.3)):
         with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
             assert abs(float(softmax(x).sum(dtype=torch.float64)) - 1) <= 1e-6
+
+
+@BOTH
+def test_terms_half_lost(isa, algorithm):
+    width = {"scalar": 4, "avx2": 8}.get(isa, 16)
+    least = math.log(0.55 * 2.0**-23)  # a sum of one and more rounds this up to 2^-23
+    x, column = torch.full((64 * width,), -100.0), torch.full((16, 100), least)
+    x[:: 4 * width], x[0], column[0] = least, 0, 0
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for scores, y in ((x, check(x)), (column, check(column, dim=0))):
+            expected = torch.softmax(scores.double(), 0)
+            assert bool(((y - expected).abs() <= 6 * bounds.EPS * expected + bounds.FLUSHED).all())
 
 
 @BOTH
