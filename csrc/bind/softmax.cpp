@@ -144,7 +144,8 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   const ScalarType type = x.scalar_type(), out_type = dtype ? *dtype : type;
   int64_t dims = x.dim();
   EXPECT(is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
-  EXPECT((-dims <= dim && dim < dims) || (dims == 0 && (dim == 0 || dim == -1)), "dim from ", -dims, " to ", dims - 1, ", got ", dim);
+  const int64_t named = dims ? dims : 1;  // a number has a dimension to name, as in torch
+  EXPECT(-named <= dim && dim < named, "dim from ", -named, " to ", named - 1, ", got ", dim);
   EXPECT(is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
   const auto x_sizes = x.sizes();
   int64_t sizes[kMostSoftmaxDims];
@@ -155,7 +156,7 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
     EXPECT(is_float(kind) || kind == ScalarType::Bool, "mask in bool, float32, bfloat16 or float16, got ", name(kind));
     EXPECT(broadcasts(*mask, sizes, dims), "mask that broadcasts to ", shape(sizes, dims), ", got ", shape(mask->sizes().data(), mask->dim()));
   }
-  if (dim < 0) dim += dims ? dims : 1;
+  if (dim < 0) dim += named;
 
   const Strides out_strides = contiguous_strides(sizes, dims);
   Tensor out = empty(sizes, out_strides.of, dims, shim_dtype(out_type));
