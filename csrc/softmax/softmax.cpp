@@ -3,12 +3,11 @@
 #include <unistd.h>
 
 #include "common/convert.h"
+#include "common/export.h"
 #include "common/kernels.h"
 #include "linear/parallel.h"
 #include "linear/scratch.h"
 #include "softmax/softmax.h"
-
-#define LOWBIT_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace lowbit {
 namespace {

@@ -134,7 +134,7 @@ def test_masks(isa, algorithm, dtype):
                     y = check(x, scale=0.25, mask=mask, log=log)
                 if name in ("causal", "-1e9", "-max"):
                     check(x, mask=mask)
-                    hidden = (mask.expand(shape) != (name == "causal")) & True
+                    hidden = mask.expand(shape) != (name == "causal")
                     assert not softmax(x, mask=mask)[hidden].any()
                 assert y.dtype == dtype
                 check(x, dim=1, mask=mask)
