@@ -4,6 +4,7 @@
 #pragma once
 #include <math.h>
 
+#include "common/convert.h"
 #include "softmax/flush.h"
 #include "softmax/tiles.h"
 
@@ -205,13 +206,15 @@ void group_of_rows(const SoftmaxSpec& spec, const SoftmaxRows& rows, int64_t beg
   }
 }
 
-// Rows of one element: with care, m is 1 and not only near it.
+// Rows of one element that do not lie side by side: s - s is zero, or NaN where s is not finite. x * scale itself might overflow.
 void single_elements(const SoftmaxSpec& spec, const SoftmaxRows& rows) {
-  float kept;
+  const float none = (float)(0.0 * spec.scale), one = spec.log ? 0.0f : 1.0f;
   for (int64_t r = 0; r < rows.count; ++r) {
-    SoftmaxRow row = row_of(spec, rows, r);
-    row.kept = &kept;
-    careful_row(spec, row);
+    const SoftmaxRow row = row_of(spec, rows, r);
+    float s = load_float(row.x, spec.dtype, 0) * none;
+    if (spec.mask == kFloatMask) s += load_float(row.mask, spec.mask_dtype, 0);
+    if (spec.mask == kBoolMask && !*(const uint8_t*)row.mask) s = -kInfinity;
+    store_float(row.out, spec.out_dtype, 0, (s - s) + one);
   }
 }
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -205,6 +206,37 @@ def test_one_element(isa, algorithm):
                 assert torch.equal(softmax(one, dim=dim), torch.ones_like(one))
                 assert torch.equal(softmax(one, dim=dim, log=True), torch.zeros_like(one))
             assert torch.equal(softmax(x[0, 0], dim=0), torch.ones((), dtype=dtype))
+            for mask in (torch.randn(506, 1), torch.arange(506)[:, None] % 2 > 0, torch.tensor([[-INF]]), torch.tensor([[True]])):
+                for one, dim in ((x, 1), (x.T, 0), (x[:, :, None].expand(-1, 1, 3), 1), (x[:, :, None].repeat(1, 1, 3), 1), (x.repeat(1, 2)[:, 1:], 1)):
+                    added = mask.T if dim == 0 else mask[:, :, None] if one.dim() == 3 else mask
+                    check(one, dim=dim, mask=added)
+                    check(one, dim=dim, mask=added, log=True)
+
+
+def test_one_element_that_is_not_finite(isa):
+    x = torch.tensor([INF, -INF, torch.nan, MAX, -MAX, 0.0])
+    with kernels.using(isa=isa):
+        for one, dim in ((x[:, None], 1), (x[None], 0), (x.repeat_interleave(2)[::2, None], 1), (x[:, None, None].repeat(1, 1, 5), 1)):
+            for log in (False, True):
+                y = check(one, dim=dim, scale=3.0, log=log)
+                assert torch.equal(y.isnan(), ~one.isfinite())
+                check(one, dim=dim, mask=one, log=log)
+
+
+@needs_library
+def test_one_element_is_no_slow_row():
+    x = torch.zeros(1 << 20)
+
+    def least(call):
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    for one, dim in ((x[:, None], 1), (x[None], 0), (x.view(-1, 1, 4), 1)):
+        assert least(lambda one=one, dim=dim: softmax(one, dim=dim)) < 5 * least(lambda: softmax(x.view(-1, 1024)))
 
 
 @BOTH
