@@ -88,15 +88,24 @@ struct Operand {
   Strides strides;
 };
 
+// Whether the kernels can read `mask` as it lies.
+bool reads(Operand* made, const Tensor& mask, const int64_t* sizes, int64_t dims, int64_t dim, bool rows) {
+  made->owner = mask;
+  made->data = mask.const_data_ptr();
+  made->strides = broadcast_strides(mask, dims);
+  int64_t count;
+  const int64_t across = rows ? (sizes[dim] == 1 ? 0 : made->strides.of[dim]) : inner_stride(sizes, made->strides, dims, dim, &count);
+  made->splat = across == 0;
+  return across == 0 || across == 1;
+}
+
 Operand mask_operand(const Tensor& mask, const int64_t* sizes, int64_t dims, int64_t dim, bool rows, const Strides& contiguous) {
   const ScalarType type = mask.scalar_type();
   Operand made;
-  made.data = mask.const_data_ptr();
-  made.strides = broadcast_strides(mask, dims);
-  int64_t count;
-  const int64_t across = rows ? (sizes[dim] == 1 ? 0 : made.strides.of[dim]) : inner_stride(sizes, made.strides, dims, dim, &count);
-  made.splat = across == 0;
-  if (across == 0 || across == 1) return made;
+  if (reads(&made, mask, sizes, dims, dim, rows)) return made;
+  // Adjacent in its own sizes first, which are often those of a fraction of x; all of x only where that is not enough.
+  const Tensor own = torch::stable::contiguous(mask);
+  if (reads(&made, own, sizes, dims, dim, rows)) return made;
   made.owner = empty(sizes, contiguous.of, dims, type == ScalarType::Bool ? aoti_torch_dtype_bool() : shim_dtype(type));
   char* to = (char*)made.owner->mutable_data_ptr();
   copy_strided((const char*)made.data, sizes, made.strides.of, dims, size_of(type), &to);

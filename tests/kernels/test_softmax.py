@@ -223,18 +223,18 @@ def test_one_element_that_is_not_finite(isa):
                 check(one, dim=dim, mask=one, log=log)
 
 
+def least(call):
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 @needs_library
 def test_one_element_is_no_slow_row():
     x = torch.zeros(1 << 20)
-
-    def least(call):
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
     for one, dim in ((x[:, None], 1), (x[None], 0), (x.view(-1, 1, 4), 1)):
         assert least(lambda one=one, dim=dim: softmax(one, dim=dim)) < 5 * least(lambda: softmax(x.view(-1, 1024)))
 
@@ -260,6 +260,14 @@ def test_dims_and_strides(isa, algorithm):
                 mask = torch.randn([size if d % 2 else 1 for d, size in enumerate(x.shape)])
                 check(x, dim=dim, scale=2.0, mask=mask)
                 check(x, dim=dim, mask=torch.randn(x.shape).mT.contiguous().mT > -1)
+
+
+@needs_library
+def test_mask_is_copied_in_its_own_sizes():
+    x, mask = uniform(32, 256, 256), torch.randn(256, 256)
+    check(x, mask=mask.T)
+    check(x, dim=1, mask=mask.T)
+    assert least(lambda: softmax(x, mask=mask.T)) < 3 * least(lambda: softmax(x, mask=mask))
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3), (3, 2, 0)])
