@@ -30,12 +30,14 @@ Strides contiguous_strides(const int64_t* sizes, int64_t dims) {
 }
 
 // Memory fresh from the system arrives a page at a time, which costs more than a long softmax: 2 MB pages where they may be had. Only a
-// request; where it is refused, nothing changes.
+// request; where it is refused, nothing changes. Smaller tensors may lie on the allocator's heap, where the request would outlive them;
+// from 32 MB on, malloc always maps fresh memory and gives it back.
 void ask_for_large_pages(void* data, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
+  constexpr int64_t kMapped = 32 << 20;
   constexpr uintptr_t kPage = 2 << 20;
   const uintptr_t begin = ((uintptr_t)data + kPage - 1) / kPage * kPage, end = ((uintptr_t)data + bytes) / kPage * kPage;
-  if (end > begin + kPage) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+  if (bytes >= kMapped) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
 #endif
 }
 
