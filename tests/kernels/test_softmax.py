@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import bounds, operands
-from lowbit_compiler.runtime import kernels, library
+from lowbit_compiler.runtime import kernels, library, reference
 
 L = torch.ops.lowbit
 INF = torch.inf
@@ -139,6 +139,18 @@ def test_masks(isa, algorithm, dtype):
                     assert not softmax(x, mask=mask)[hidden].any()
                 assert y.dtype == dtype
                 check(x, dim=1, mask=mask)
+
+
+@BOTH
+@pytest.mark.parametrize("value", [-1e9, -3e38, 1e9])
+def test_mask_of_all(isa, algorithm, value):
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for shape in ((2, 4), (1, 3, 1500)):
+            x = torch.arange(4.0).repeat(*shape[:-1], shape[-1] // 4)
+            for mask in (torch.full(shape, value), torch.tensor(value)):
+                assert torch.equal(check(x, mask=mask), torch.full_like(x, 1 / shape[-1]))
+                check(x.mT.contiguous(), dim=-2, mask=mask.expand(shape).mT)
+                torch.testing.assert_close(softmax(x, mask=mask), reference.softmax.softmax(x, -1, 1.0, mask, False, None))
 
 
 def special():
