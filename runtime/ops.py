@@ -132,7 +132,8 @@ for _name, _arguments in LINEAR_SCHEMAS.items():
 
 def _check_softmax(x: Tensor, dim: int, mask: Tensor | None, dtype: torch.dtype | None) -> None:
     _require("softmax", x.dtype in FLOATS, "x in float32, bfloat16 or float16", x.dtype)
-    _require("softmax", -x.dim() <= dim < x.dim(), f"dim from {-x.dim()} to {x.dim() - 1}", dim)
+    dims = max(x.dim(), 1)  # a number has a dimension to name, as in torch
+    _require("softmax", -dims <= dim < dims, f"dim from {-dims} to {dims - 1}", dim)
     _require("softmax", dtype is None or dtype in FLOATS, "dtype float32, bfloat16 or float16", dtype)
     _check_mask("softmax", mask, tuple(x.shape))
 

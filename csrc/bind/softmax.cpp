@@ -30,12 +30,14 @@ Strides contiguous_strides(const int64_t* sizes, int64_t dims) {
 }
 
 // Memory fresh from the system arrives a page at a time, which costs more than a long softmax: 2 MB pages where they may be had. Only a
-// request; where it is refused, nothing changes.
+// request; where it is refused, nothing changes. Smaller tensors may lie on the allocator's heap, where the request would outlive them;
+// from 32 MB on, malloc always maps fresh memory and gives it back.
 void ask_for_large_pages(void* data, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
+  constexpr int64_t kMapped = 32 << 20;
   constexpr uintptr_t kPage = 2 << 20;
   const uintptr_t begin = ((uintptr_t)data + kPage - 1) / kPage * kPage, end = ((uintptr_t)data + bytes) / kPage * kPage;
-  if (end > begin + kPage) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+  if (bytes >= kMapped) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
 #endif
 }
 
@@ -88,15 +90,24 @@ struct Operand {
   Strides strides;
 };
 
+// Whether the kernels can read `mask` as it lies.
+bool reads(Operand* made, const Tensor& mask, const int64_t* sizes, int64_t dims, int64_t dim, bool rows) {
+  made->owner = mask;
+  made->data = mask.const_data_ptr();
+  made->strides = broadcast_strides(mask, dims);
+  int64_t count;
+  const int64_t across = rows ? (sizes[dim] == 1 ? 0 : made->strides.of[dim]) : inner_stride(sizes, made->strides, dims, dim, &count);
+  made->splat = across == 0;
+  return across == 0 || across == 1;
+}
+
 Operand mask_operand(const Tensor& mask, const int64_t* sizes, int64_t dims, int64_t dim, bool rows, const Strides& contiguous) {
   const ScalarType type = mask.scalar_type();
   Operand made;
-  made.data = mask.const_data_ptr();
-  made.strides = broadcast_strides(mask, dims);
-  int64_t count;
-  const int64_t across = rows ? (sizes[dim] == 1 ? 0 : made.strides.of[dim]) : inner_stride(sizes, made.strides, dims, dim, &count);
-  made.splat = across == 0;
-  if (across == 0 || across == 1) return made;
+  if (reads(&made, mask, sizes, dims, dim, rows)) return made;
+  // Adjacent in its own sizes first, which are often those of a fraction of x; all of x only where that is not enough.
+  const Tensor own = torch::stable::contiguous(mask);
+  if (reads(&made, own, sizes, dims, dim, rows)) return made;
   made.owner = empty(sizes, contiguous.of, dims, type == ScalarType::Bool ? aoti_torch_dtype_bool() : shim_dtype(type));
   char* to = (char*)made.owner->mutable_data_ptr();
   copy_strided((const char*)made.data, sizes, made.strides.of, dims, size_of(type), &to);
@@ -144,7 +155,8 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   const ScalarType type = x.scalar_type(), out_type = dtype ? *dtype : type;
   int64_t dims = x.dim();
   EXPECT(is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
-  EXPECT((-dims <= dim && dim < dims) || (dims == 0 && (dim == 0 || dim == -1)), "dim from ", -dims, " to ", dims - 1, ", got ", dim);
+  const int64_t named = dims ? dims : 1;  // a number has a dimension to name, as in torch
+  EXPECT(-named <= dim && dim < named, "dim from ", -named, " to ", named - 1, ", got ", dim);
   EXPECT(is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
   const auto x_sizes = x.sizes();
   int64_t sizes[kMostSoftmaxDims];
@@ -155,7 +167,7 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
     EXPECT(is_float(kind) || kind == ScalarType::Bool, "mask in bool, float32, bfloat16 or float16, got ", name(kind));
     EXPECT(broadcasts(*mask, sizes, dims), "mask that broadcasts to ", shape(sizes, dims), ", got ", shape(mask->sizes().data(), mask->dim()));
   }
-  if (dim < 0) dim += dims ? dims : 1;
+  if (dim < 0) dim += named;
 
   const Strides out_strides = contiguous_strides(sizes, dims);
   Tensor out = empty(sizes, out_strides.of, dims, shim_dtype(out_type));

@@ -1,9 +1,8 @@
 // C functions for runtime/kernels.py (ctypes).
 #include <string.h>
 
+#include "common/export.h"
 #include "common/kernels.h"
-
-#define LOWBIT_EXPORT extern "C" __attribute__((visibility("default")))
 
 using namespace lowbit;
 

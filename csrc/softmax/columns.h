@@ -6,7 +6,7 @@ namespace lowbit {
 namespace {
 
 constexpr int kVectors = (int)(kColumnBlock / Vec::kWidth);
-constexpr int64_t kRun = 16;       // terms that a lane adds up before they go to the larger sum
+constexpr int64_t kRun = 16;       // terms that a lane adds up, in fours, before they go to the larger sum
 constexpr int64_t kRowsAhead = 8;  // to prefetch
 
 struct LoadMask {
@@ -33,7 +33,7 @@ struct Columns {
   const SoftmaxSpec& spec;
   const SoftmaxColumns& block;
   const int vectors = full ? kVectors : (int)((block.columns + Vec::kWidth - 1) / Vec::kWidth);
-  const Vec scale = splat((float)spec.scale);
+  const Vec scale = splat((float)(block.n == 1 ? 0.0 * spec.scale : spec.scale));  // see ones()
   Vec floor[kVectors], power[kVectors], sum[kVectors], rest[kVectors];
   float tops[kColumnBlock];
 
@@ -85,10 +85,14 @@ struct Columns {
   Vec run_of(int64_t begin, int64_t end, int v) const {
     const Base base = {floor[v], power[v]};
     Vec run = splat(0.0f);
-    for (int64_t r = begin; r < end; ++r) {
-      const Vec e = relative_exp(score(r, v), base);
-      if (keep) store(block.kept + r * kColumnBlock + v * Vec::kWidth, e);
-      run = run + e;
+    for (int64_t r = begin; r < end;) {
+      Vec four = splat(0.0f);
+      for (const int64_t last = r + 4 < end ? r + 4 : end; r < last; ++r) {
+        const Vec e = relative_exp(score(r, v), base);
+        if (keep) store(block.kept + r * kColumnBlock + v * Vec::kWidth, e);
+        four = four + e;
+      }
+      run = run + four;
     }
     return run;
   }
@@ -123,7 +127,7 @@ struct Columns {
       const Vec top = load(tops + v * Vec::kWidth);  // where top is a NaN's neighbour, the sum is NaN
       bad = bad | is_nan(sum[v]) | above(sum[v], splat(kLarge)) | above(top, splat(kMost / 2)) | above(splat(-kMost / 2), top);
     }
-    return !any(bad) && block.n > 1;
+    return !any(bad);
   }
 
   uint64_t rows_for_care() const {
@@ -133,7 +137,7 @@ struct Columns {
       store(m, sum[v]);
       for (int64_t j = 0; j < Vec::kWidth && j < lanes(v); ++j) {
         const int64_t c = v * Vec::kWidth + j;
-        if (block.n == 1 || !(m[j] < kLarge) || !(__builtin_fabsf(tops[c]) <= kMost / 2)) care |= (uint64_t)1 << c;
+        if (!(m[j] < kLarge) || !(__builtin_fabsf(tops[c]) <= kMost / 2)) care |= (uint64_t)1 << c;
       }
     }
     return care;
@@ -155,7 +159,20 @@ struct Columns {
     }
   }
 
+  // One row: s - s is zero, or NaN where s is not finite. Its scale is 0, since x * scale itself might overflow.
+  void ones() const {
+    const Vec one = splat(spec.log ? 0.0f : 1.0f);
+    for (int v = 0; v < vectors; ++v) {
+      const Vec s = score(0, v);
+      write(0, v, (s - s) + one);
+    }
+  }
+
   uint64_t run() {
+    if (block.n == 1) {
+      ones();
+      return 0;
+    }
     maxima();
     sums();
     for (int v = 0; v < vectors; ++v) sum[v] = sum[v] + rest[v];

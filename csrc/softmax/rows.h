@@ -4,6 +4,7 @@
 #pragma once
 #include <math.h>
 
+#include "common/convert.h"
 #include "softmax/flush.h"
 #include "softmax/tiles.h"
 
@@ -23,8 +24,9 @@ inline float max_from(Source& source, int64_t begin, int64_t end) {
   return most;
 }
 
+// What is kept may be as large as 2^100, so powers that would make a number near 1 zero still count.
 inline void times_power_of_two(float* kept, int64_t count, float power) {
-  each_vector(count, [&](int64_t i, int64_t some) { store_as<kF32>(kept, i, some, scaled(load_as<kF32>(kept, i, some, 0.0f), splat(power))); });
+  each_vector(count, [&](int64_t i, int64_t some) { store_as<kF32>(kept, i, some, times_power(load_as<kF32>(kept, i, some, 0.0f), splat(power))); });
 }
 
 template <bool keep, class Source>
@@ -127,9 +129,11 @@ inline void second_pass(Source& source, const SoftmaxSpec& spec, const SoftmaxRo
       const Pair e = exp_pair(larger(base.floor, s));
       return scaled(e.m * inverse, e.n - base.power);
     });
-  } else {
-    const double shift = own.n == total.n ? 1.0 : ldexp(1.0, (int)(own.n - total.n));
-    scale_kept(spec.out_dtype, part, (float)(shift / total.m));
+  } else if (own.n == total.n) {
+    scale_kept(spec.out_dtype, part, (float)(1.0 / total.m));
+  } else {  // in two factors: the power alone may be no float, and yet count, since what is kept may be 2^100
+    const Vec inverse = splat((float)(1.0 / total.m)), power = splat((float)(own.n - total.n));
+    write_tile(spec.out_dtype, Floats{part.kept, inverse}, part.n, part.out, [=](Vec e) { return times_power(e, power) * inverse; });
   }
 }
 
@@ -202,13 +206,15 @@ void group_of_rows(const SoftmaxSpec& spec, const SoftmaxRows& rows, int64_t beg
   }
 }
 
-// Rows of one element: with care, m is 1 and not only near it.
+// Rows of one element that do not lie side by side: s - s is zero, or NaN where s is not finite. x * scale itself might overflow.
 void single_elements(const SoftmaxSpec& spec, const SoftmaxRows& rows) {
-  float kept;
+  const float none = (float)(0.0 * spec.scale), one = spec.log ? 0.0f : 1.0f;
   for (int64_t r = 0; r < rows.count; ++r) {
-    SoftmaxRow row = row_of(spec, rows, r);
-    row.kept = &kept;
-    careful_row(spec, row);
+    const SoftmaxRow row = row_of(spec, rows, r);
+    float s = load_float(row.x, spec.dtype, 0) * none;
+    if (spec.mask == kFloatMask) s += load_float(row.mask, spec.mask_dtype, 0);
+    if (spec.mask == kBoolMask && !*(const uint8_t*)row.mask) s = -kInfinity;
+    store_float(row.out, spec.out_dtype, 0, (s - s) + one);
   }
 }
 

@@ -3,12 +3,11 @@
 #include <unistd.h>
 
 #include "common/convert.h"
+#include "common/export.h"
 #include "common/kernels.h"
 #include "linear/parallel.h"
 #include "linear/scratch.h"
 #include "softmax/softmax.h"
-
-#define LOWBIT_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace lowbit {
 namespace {
@@ -150,6 +149,21 @@ void some_blocks(const Softmax& op, Range range) {
   }
 }
 
+// Rows of one element, of which the innermost outer dimension may lie side by side.
+void join_single_elements(Softmax& op) {
+  SoftmaxSpec& spec = op.spec;
+  SoftmaxOuter& outer = op.outer;
+  const int64_t last = outer.dims - 1, mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
+  if (outer.dims == 0 || outer.x[last] != op.columns * element_size(spec.dtype) || outer.out[last] != op.columns * element_size(spec.out_dtype)) return;
+  const bool splat = outer.mask[last] == 0 && (spec.mask_splat || op.columns == 1);
+  const bool adjacent = outer.mask[last] == op.columns * mask_size && (!spec.mask_splat || op.columns == 1);
+  if (spec.mask != kNoMask && !splat && !adjacent) return;
+  spec.mask_splat = spec.mask != kNoMask && splat;
+  op.columns *= outer.size[last];
+  outer.count /= outer.size[last];
+  --outer.dims;
+}
+
 }  // namespace
 
 int softmax_passes(int64_t n, Dtype dtype, Dtype out_dtype) {
@@ -160,6 +174,7 @@ int softmax_passes(int64_t n, Dtype dtype, Dtype out_dtype) {
 
 void softmax_of(Softmax& op) {
   if (op.n == 0 || op.outer.count == 0 || op.columns == 0) return;
+  if (op.n == 1) join_single_elements(op);
   if (op.columns == 1) {
     op.spec.two_pass = softmax_passes(op.n, op.spec.dtype, op.spec.out_dtype) == 2;
     return all_rows(op);

@@ -56,8 +56,8 @@ struct SoftmaxKernels {
   void (*columns)(const SoftmaxSpec* spec, const SoftmaxColumns* columns, uint64_t* care);
 };
 
-// Asked of whole rows only: a part may lie below -2^17 altogether and just not count.
-inline bool needs_care(SoftmaxSum sum) { return !(sum.m < 0x1p200) || sum.n < -189098.0; }
+// Asked of whole rows only: a part may lie below -2^17 altogether and just not count. Static: no copy compiled for one ISA may serve others.
+static inline bool needs_care(SoftmaxSum sum) { return !(sum.m < 0x1p200) || sum.n < -189098.0; }
 
 // Dimensions around the one that is summed over; strides in bytes.
 struct SoftmaxOuter {

@@ -108,7 +108,8 @@ struct Masked {
   }
 };
 
-// The same in double, less `shift`: for rows whose float scores are too large to be told apart, or overflow.
+// The same in double, less `shift`: for rows whose float scores are too large to be told apart, or overflow. A float mask is added as
+// elsewhere, with a rounding to float: next to -1e9 in all of a row, scores are to vanish as they do in frameworks.
 struct Careful {
   const SoftmaxSpec& spec;
   const SoftmaxRow& part;
@@ -124,7 +125,11 @@ struct Careful {
     if (spec.mask == kFloatMask) {
       with_dtype(spec.mask_dtype, Widen{part.mask, spec.mask_splat ? 0 : begin, spec.mask_splat ? 1 : count, added});
       for (int64_t i = 1; spec.mask_splat && i < count; ++i) added[i] = added[0];
-      for (int64_t i = 0; i < count; ++i) exact[i] += added[i];
+      for (int64_t i = 0; i < count; ++i) {
+        const double sum = exact[i] + added[i];
+        const float rounded = (float)sum;
+        exact[i] = __builtin_fabsf(rounded) < kInfinity ? rounded : sum;
+      }
     } else if (spec.mask == kBoolMask) {
       const uint8_t* keep = (const uint8_t*)part.mask + (spec.mask_splat ? 0 : begin);
       for (int64_t i = 0; i < count; ++i) exact[i] = keep[spec.mask_splat ? 0 : i] ? exact[i] : -__builtin_inf();

@@ -38,29 +38,35 @@ inline float tile_max(const View& view, int64_t count) {
   return max_of(larger(larger(a, b), larger(c, d)));
 }
 
-// The sum of the exponentials, which are kept if asked. A lane adds up no more than 16 + 3 of them.
+// The sum of the exponentials, which are kept if asked. A lane adds up four, then four such sums: every sum rounds, and terms added one
+// after the other to a large one may each be half lost.
 template <bool keep, class View>
 inline float tile_sum(const View view, int64_t count, const Base base, float* kept) {
-  Vec sum[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+  Vec total = splat(0.0f), rest[2] = {total, total};
   int64_t i = 0;
-  for (; i + 4 * Vec::kWidth <= count; i += 4 * Vec::kWidth) {
-    for (int j = 0; j < 4; ++j) {
-      const Vec e = relative_exp(view.at(i + j * Vec::kWidth), base);
-      if (keep) store(kept + i + j * Vec::kWidth, e);
-      sum[j] = sum[j] + e;
+  while (i + 4 * Vec::kWidth <= count) {
+    Vec sum[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+    const int64_t end = i + 16 * Vec::kWidth < count ? i + 16 * Vec::kWidth : count;
+    for (; i + 4 * Vec::kWidth <= end; i += 4 * Vec::kWidth) {
+      for (int j = 0; j < 4; ++j) {
+        const Vec e = relative_exp(view.at(i + j * Vec::kWidth), base);
+        if (keep) store(kept + i + j * Vec::kWidth, e);
+        sum[j] = sum[j] + e;
+      }
     }
+    total = total + ((sum[0] + sum[1]) + (sum[2] + sum[3]));
   }
   for (; i + Vec::kWidth <= count; i += Vec::kWidth) {
     const Vec e = relative_exp(view.at(i), base);
     if (keep) store(kept + i, e);
-    sum[0] = sum[0] + e;
+    rest[0] = rest[0] + e;
   }
   if (i < count) {
     const Vec e = relative_exp(view.at(i, count - i), base);
     if (keep) store_as<kF32>(kept, i, count - i, e);
-    sum[1] = sum[1] + e;
+    rest[1] = rest[1] + e;
   }
-  return sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  return sum_of(total + (rest[0] + rest[1]));
 }
 
 // Elements before out[i] is aligned to a vector.

@@ -43,8 +43,6 @@ inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.r, b.r)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.r, b.r)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.r, b.r, c.r)}; }
 inline Vec larger(Vec a, Vec b) { return {_mm256_max_ps(a.r, b.r)}; }
-inline Vec smaller(Vec a, Vec b) { return {_mm256_min_ps(a.r, b.r)}; }
-inline Vec nearest(Vec x) { return {_mm256_round_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 
 // In two factors, since one exponent field cannot hold all of n; what falls below 2^-126 on the way becomes zero or subnormal.
 inline Vec times_power(Vec m, Vec n) {

@@ -42,8 +42,6 @@ inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.r, b.r)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.r, b.r)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
 inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.r, b.r)}; }   // b if either is NaN
-inline Vec smaller(Vec a, Vec b) { return {_mm512_min_ps(a.r, b.r)}; }  // b if either is NaN
-inline Vec nearest(Vec x) { return {_mm512_roundscale_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline Vec times_power(Vec m, Vec n) { return {_mm512_scalef_ps(m.r, n.r)}; }  // m * 2^floor(n); n may be infinite
 // t - floor(t), and an n for times_power; of -infinity a finite fraction.
 inline Vec fraction(Vec t, Vec& n) {

@@ -47,11 +47,6 @@ inline Vec operator/(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] / b
 // The product is exact in double: rounded twice, off by 2^-53 at most before the second.
 inline Vec fma(Vec a, Vec b, Vec c) { return lanes([&](int j) { return (float)((double)a.r[j] * b.r[j] + c.r[j]); }); }
 inline Vec larger(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] > b.r[j] ? a.r[j] : b.r[j]; }); }
-inline Vec smaller(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] < b.r[j] ? a.r[j] : b.r[j]; }); }
-// Adding 1.5 * 2^23 rounds to even; from 2^23 on every float is integral.
-inline Vec nearest(Vec x) {
-  return lanes([&](int j) { return fabsf(x.r[j]) < 0x1p22f ? (x.r[j] + 0x1.8p23f) - 0x1.8p23f : nearbyintf(x.r[j]); });
-}
 inline Vec times_power(Vec m, Vec n) {
   return lanes([&](int j) {
     const float bounded = n.r[j] > 254.0f ? 254.0f : n.r[j] > -252.0f ? n.r[j] : -252.0f;

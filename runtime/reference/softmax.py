@@ -7,7 +7,7 @@ from torch import Tensor
 def softmax(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:
     """Return the (log-)softmax of ``x * scale + mask`` along ``dim``, computed in float64 and rounded once.
 
-    ``mask`` broadcasts to ``x``: floats are added, booleans are True where an element takes part. A row that has NaN, +Inf, or nothing
+    ``mask`` broadcasts to ``x``: floats are added, rounding to float32, booleans are True where an element takes part. A row that has NaN, +Inf, or nothing
     but -Inf, is NaN throughout, as in torch.softmax.
     """
     scores = _masked(x.double() * scale, mask)
@@ -35,4 +35,8 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sca
 def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return scores
-    return scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask.to(scores.dtype)
+    if mask.dtype is torch.bool:
+        return scores.masked_fill(~mask, -torch.inf)
+    exact = scores + mask.to(scores.dtype)
+    rounded = exact.float().to(scores.dtype)  # scores vanish next to -1e9, as in torch.softmax(x + mask)
+    return torch.where(rounded.isinf(), exact, rounded)

@@ -1,12 +1,14 @@
 """lowbit::softmax against float64 within the bounds of docs/arithmetic.md, on every ISA and by both algorithms."""
 
 import itertools
+import math
+import time
 
 import pytest
 import torch
 
 from helpers import bounds, operands
-from lowbit_compiler.runtime import kernels, library
+from lowbit_compiler.runtime import kernels, library, reference
 
 L = torch.ops.lowbit
 INF = torch.inf
@@ -68,6 +70,18 @@ def test_sum_of_a_long_row(isa, algorithm):
 
 
 @BOTH
+def test_terms_half_lost(isa, algorithm):
+    width = {"scalar": 4, "avx2": 8}.get(isa, 16)
+    least = math.log(0.55 * 2.0**-23)  # a sum of one and more rounds this up to 2^-23
+    x, column = torch.full((64 * width,), -100.0), torch.full((16, 100), least)
+    x[:: 4 * width], x[0], column[0] = least, 0, 0
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for scores, y in ((x, check(x)), (column, check(column, dim=0))):
+            expected = torch.softmax(scores.double(), 0)
+            assert bool(((y - expected).abs() <= 6 * bounds.EPS * expected + bounds.FLUSHED).all())
+
+
+@BOTH
 @pytest.mark.parametrize("dtype", operands.DTYPES)
 @pytest.mark.parametrize("log", [False, True])
 def test_lengths(isa, algorithm, dtype, log):
@@ -121,10 +135,22 @@ def test_masks(isa, algorithm, dtype):
                     y = check(x, scale=0.25, mask=mask, log=log)
                 if name in ("causal", "-1e9", "-max"):
                     check(x, mask=mask)
-                    hidden = (mask.expand(shape) != (name == "causal")) & True
+                    hidden = mask.expand(shape) != (name == "causal")
                     assert not softmax(x, mask=mask)[hidden].any()
                 assert y.dtype == dtype
                 check(x, dim=1, mask=mask)
+
+
+@BOTH
+@pytest.mark.parametrize("value", [-1e9, -3e38, 1e9])
+def test_mask_of_all(isa, algorithm, value):
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for shape in ((2, 4), (1, 3, 1500)):
+            x = torch.arange(4.0).repeat(*shape[:-1], shape[-1] // 4)
+            for mask in (torch.full(shape, value), torch.tensor(value)):
+                assert torch.equal(check(x, mask=mask), torch.full_like(x, 1 / shape[-1]))
+                check(x.mT.contiguous(), dim=-2, mask=mask.expand(shape).mT)
+                torch.testing.assert_close(softmax(x, mask=mask), reference.softmax.softmax(x, -1, 1.0, mask, False, None))
 
 
 def special():
@@ -171,6 +197,19 @@ def test_rising_rows(isa, algorithm):
 
 
 @BOTH
+@pytest.mark.parametrize("rise", [40.0, 50.0, 60.0, 65.0])
+def test_rising_twice(isa, algorithm, rise):
+    x = torch.zeros(3000)  # e^rise is kept relative to 1, and counts next to what makes 2^-127 and less of 1
+    x[[1500, 2900]] = torch.tensor([rise, rise + 40])
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        y = check(x)
+        assert float(y[1500]) > 0
+        x[2900] = 100
+        check(x)
+        check(x, log=True)
+
+
+@BOTH
 def test_one_element(isa, algorithm):
     with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
         for dtype in operands.DTYPES:
@@ -179,6 +218,37 @@ def test_one_element(isa, algorithm):
                 assert torch.equal(softmax(one, dim=dim), torch.ones_like(one))
                 assert torch.equal(softmax(one, dim=dim, log=True), torch.zeros_like(one))
             assert torch.equal(softmax(x[0, 0], dim=0), torch.ones((), dtype=dtype))
+            for mask in (torch.randn(506, 1), torch.arange(506)[:, None] % 2 > 0, torch.tensor([[-INF]]), torch.tensor([[True]])):
+                for one, dim in ((x, 1), (x.T, 0), (x[:, :, None].expand(-1, 1, 3), 1), (x[:, :, None].repeat(1, 1, 3), 1), (x.repeat(1, 2)[:, 1:], 1)):
+                    added = mask.T if dim == 0 else mask[:, :, None] if one.dim() == 3 else mask
+                    check(one, dim=dim, mask=added)
+                    check(one, dim=dim, mask=added, log=True)
+
+
+def test_one_element_that_is_not_finite(isa):
+    x = torch.tensor([INF, -INF, torch.nan, MAX, -MAX, 0.0])
+    with kernels.using(isa=isa):
+        for one, dim in ((x[:, None], 1), (x[None], 0), (x.repeat_interleave(2)[::2, None], 1), (x[:, None, None].repeat(1, 1, 5), 1)):
+            for log in (False, True):
+                y = check(one, dim=dim, scale=3.0, log=log)
+                assert torch.equal(y.isnan(), ~one.isfinite())
+                check(one, dim=dim, mask=one, log=log)
+
+
+def least(call):
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@needs_library
+def test_one_element_is_no_slow_row():
+    x = torch.zeros(1 << 20)
+    for one, dim in ((x[:, None], 1), (x[None], 0), (x.view(-1, 1, 4), 1)):
+        assert least(lambda one=one, dim=dim: softmax(one, dim=dim)) < 5 * least(lambda: softmax(x.view(-1, 1024)))
 
 
 @BOTH
@@ -204,6 +274,14 @@ def test_dims_and_strides(isa, algorithm):
                 check(x, dim=dim, mask=torch.randn(x.shape).mT.contiguous().mT > -1)
 
 
+@needs_library
+def test_mask_is_copied_in_its_own_sizes():
+    x, mask = uniform(32, 256, 256), torch.randn(256, 256)
+    check(x, mask=mask.T)
+    check(x, dim=1, mask=mask.T)
+    assert least(lambda: softmax(x, mask=mask.T)) < 3 * least(lambda: softmax(x, mask=mask))
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3), (3, 2, 0)])
 def test_empty(shape):
     for dim in range(len(shape)):
@@ -227,3 +305,21 @@ def test_threads(algorithm, threads):
         check(uniform(70_001).bfloat16(), mask=torch.arange(70_001) % 7 > 2, threads=threads)
         check(torch.full((70_001,), -1e9), threads=threads)
         check(torch.cat([torch.full((40_000,), -1e9), uniform(40_000)]), threads=threads)
+
+
+@needs_library
+@BOTH
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_parts_that_rise(isa, algorithm, threads):
+    n = 65_536
+    low = torch.full((n,), -30.0)  # its part keeps e^65 relative to e^-30; the other starts at 60
+    low[n // 4], low[n // 2 :] = 35, 60 - torch.arange(n // 2) % 50
+    rows = [low, low.flip(0).contiguous()]
+    for rise in (40.0, 50.0, 65.0):
+        row = torch.zeros(n)
+        row[[3000, 9000, n // 2 + 3000, n // 2 + 9000]] = torch.tensor([rise, 100.0, rise, rise + 70])
+        rows += [row, row.roll(n // 2)]
+    with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
+        for row in rows:
+            check(row, threads=threads)
+            check(row, log=True, threads=threads)

@@ -1,5 +1,9 @@
 """What softmax keeps under changes of its input, which algorithm rows take, and what it refuses."""
 
+import re
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -51,6 +55,23 @@ def test_mask_is_a_subset(pairs, algorithm):
             y, subset = softmax(x, mask=mask), softmax(x[keep]).double()
         assert not y[~keep].any()
         assert bool(((y[keep] - subset).abs() <= 16 * EPS * subset + TINY).all())
+
+
+def asks_for_large_pages(y):
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if match := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(match[1], 16) <= y.data_ptr() + y.nbytes // 2 < int(match[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+    pytest.skip("no flags of memory to read")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asked of Linux")
+def test_large_pages():
+    assert not asks_for_large_pages(softmax(torch.zeros(4, 1 << 20)))  # of the heap, which others use after it
+    if not asks_for_large_pages(softmax(torch.zeros(16, 1 << 20))):
+        pytest.skip("the system has no large pages")
 
 
 def test_choice():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import operands
-from lowbit_compiler.runtime import ops
+from lowbit_compiler.runtime import ops, reference
 
 L = torch.ops.lowbit
 K, N = 100, 33
@@ -95,6 +95,21 @@ def test_group(group):
     for device in ("cpu", "meta"):
         with pytest.raises(RuntimeError, match=rf"lowbit::linear_fs4: expected group in \(32, 64, 128\), got {group}"):
             L.linear_fs4(arguments[0].to(device), arguments[1].to(device), None, N, group, None)
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+@pytest.mark.parametrize("mask", [None, torch.tensor(True), torch.tensor(-2.0)])
+def test_softmax_of_a_number(dim, mask):
+    x = torch.tensor(3.0)
+    for log in (False, True):
+        expected = torch.tensor(0.0 if log else 1.0)
+        assert torch.equal(L.softmax(x, dim, 1.0, mask, log, None), expected)
+        assert torch.equal(reference.softmax.softmax(x, dim, 1.0, mask, log, None), expected)
+        assert L.softmax(x.to("meta"), dim, 1.0, None if mask is None else mask.to("meta"), log, None).shape == ()
+    torch.library.opcheck(L.softmax.default, (x, dim, 1.0, mask, False, None))
+    for device in ("cpu", "meta"):
+        with pytest.raises(RuntimeError, match=r"lowbit::softmax: expected dim from -1 to 0, got 1"):
+            L.softmax(x.to(device), 1, 1.0, None, False, None)
 
 
 def test_inside_a_compiled_function():
