@@ -219,7 +219,13 @@ def test_one_element(isa, algorithm):
                 assert torch.equal(softmax(one, dim=dim, log=True), torch.zeros_like(one))
             assert torch.equal(softmax(x[0, 0], dim=0), torch.ones((), dtype=dtype))
             for mask in (torch.randn(506, 1), torch.arange(506)[:, None] % 2 > 0, torch.tensor([[-INF]]), torch.tensor([[True]])):
-                for one, dim in ((x, 1), (x.T, 0), (x[:, :, None].expand(-1, 1, 3), 1), (x[:, :, None].repeat(1, 1, 3), 1), (x.repeat(1, 2)[:, 1:], 1)):
+                for one, dim in (
+                    (x, 1),
+                    (x.T, 0),
+                    (x[:, :, None].expand(-1, 1, 3), 1),
+                    (x[:, :, None].repeat(1, 1, 3), 1),
+                    (x.repeat(1, 2)[:, 1:], 1),
+                ):
                     added = mask.T if dim == 0 else mask[:, :, None] if one.dim() == 3 else mask
                     check(one, dim=dim, mask=added)
                     check(one, dim=dim, mask=added, log=True)
