@@ -154,7 +154,8 @@ void join_single_elements(Softmax& op) {
   SoftmaxSpec& spec = op.spec;
   SoftmaxOuter& outer = op.outer;
   const int64_t last = outer.dims - 1, mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
-  if (outer.dims == 0 || outer.x[last] != op.columns * element_size(spec.dtype) || outer.out[last] != op.columns * element_size(spec.out_dtype)) return;
+  if (outer.dims == 0) return;
+  if (outer.x[last] != op.columns * element_size(spec.dtype) || outer.out[last] != op.columns * element_size(spec.out_dtype)) return;
   const bool splat = outer.mask[last] == 0 && (spec.mask_splat || op.columns == 1);
   const bool adjacent = outer.mask[last] == op.columns * mask_size && (!spec.mask_splat || op.columns == 1);
   if (spec.mask != kNoMask && !splat && !adjacent) return;
