@@ -51,13 +51,15 @@ class FuseAttention:
         fused = 0
         for node in list(gm.graph.nodes):
             match = _match(node) if calls(node, *PRODUCTS) else None
-            if match is not None and _taken(ctx, node, match):
+            if match is not None and _taken(ctx, node, match, fused):
                 _fuse(gm, node, match)
                 fused += 1
         return fused
 
 
-def _taken(ctx: PassContext, node: fx.Node, match: "_Match") -> bool:
+def _taken(ctx: PassContext, node: fx.Node, match: "_Match", fused: int) -> bool:
+    if ctx.max_rewrites is not None and fused >= ctx.max_rewrites:
+        return False
     if unsupported(ctx, match.q) is not None or is_constant(node, ctx.parameters) or ignored(ctx, module_path(match.softmax)) is not None:
         return False
     if not undisturbed(min(match.chain), node, match.chain):
@@ -90,7 +92,7 @@ def _match(out: fx.Node) -> _Match | None:
     if not calls(weights, aten.softmax.int) or len(weights.users) != 1 or not is_tensor(v):  # type: ignore[union-attr]
         return None
     softmax: Any = weights
-    scores = read_scores(softmax.args[0])
+    scores = read_scores(softmax.args[0], fills=True)
     if softmax.args[1] % value(softmax).dim() != value(softmax).dim() - 1:
         return None
     product = scores.source
@@ -116,7 +118,7 @@ def _product(node: fx.Node, scores: Scores) -> tuple[fx.Node, fx.Node] | None:
     elif calls(node, aten.baddbmm.default) and scores.scale == 1:
         added, x, y = node.args[:3]
         beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
-        if beta not in (0, 1) or not isinstance(alpha, int | float) or not is_tensor(added):
+        if beta not in (0, 1) or not isinstance(alpha, int | float) or not is_tensor(added) or (beta == 1 and scores.filled):
             return None
         scores.scale = float(alpha)
         if beta == 1:
@@ -151,7 +153,7 @@ def _fits(out: fx.Node, match: _Match) -> bool:
     if not (q.dtype is k.dtype is v.dtype is value(out).dtype and q.dtype in FLOATS):
         return False
     for mask in match.scores.masks:
-        if value(mask.tensor).dim() > q.dim() or (mask.fill is None and value(mask.tensor).dtype not in (q.dtype, torch.float32)):
+        if not 2 <= value(mask.tensor).dim() <= q.dim() or (mask.fill is None and value(mask.tensor).dtype not in (q.dtype, torch.float32)):
             return False
     heads = same(q.shape[-3], k.shape[-3]) or (q.dim() == 4 and k.shape[1] == 1)
     return heads and same(k.shape[-3], v.shape[-3]) and all(same(q.shape[0], x.shape[0]) for x in (k, v))
@@ -174,6 +176,7 @@ def _fuse(gm: fx.GraphModule, out: fx.Node, match: _Match) -> None:
         if not same(value(match.q).shape[-3], value(keys).shape[-3]):
             options["enable_gqa"] = True
         whole = emit(gm, aten.scaled_dot_product_attention.default, match.q, keys, match.v, mask, 0.0, False, like=like, **options)
+        whole.meta["lowbit_op"] = "matmul-softmax-matmul"
         result = as_dense(gm, out, whole)
     out.replace_all_uses_with(result)
     erase_unused(match.chain)

@@ -98,20 +98,31 @@ def constant_sources(node: fx.Node) -> list[fx.Node]:
     return [item for item in node.graph.nodes if item in seen and item.op == "placeholder"]
 
 
+MOST_VIEWS = 8  # in a row, before a dense copy is the simpler answer
+
+
 def takes_strided(user: fx.Node, old: fx.Node, new: fx.Node) -> bool:
-    """Return whether ``user`` accepts the strided part ``new`` in place of the dense ``old`` (a view may not)."""
-    if user.op == "output":
+    """Return whether ``user`` accepts the strides of ``new`` in place of those of ``old`` (a view may not), and what reads its result too."""
+    return same_shape(value(old).stride(), value(new).stride()) or _accepts(user, old, value(new), MOST_VIEWS)
+
+
+def _accepts(user: fx.Node, old: fx.Node, new: Any, depth: int) -> bool:
+    if user.op == "output" or depth == 0:
         return False  # the caller may rely on a dense result
-    arguments = fx.map_arg((user.args, user.kwargs), lambda n: value(new if n is old else n))
+    arguments = fx.map_arg((user.args, user.kwargs), lambda n: new if n is old else value(n))
     try:
-        with new.meta["val"].fake_mode:
+        with new.fake_mode:
             if user.op == "call_method":
-                getattr(arguments[0][0], str(user.target))(*arguments[0][1:], **arguments[1])
-            elif user.op == "call_function":
-                user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
+                result = getattr(arguments[0][0], str(user.target))(*arguments[0][1:], **arguments[1])
+            else:
+                result = user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
     except Exception:  # a view that strides forbid, or a call that cannot be tried like this: a dense tensor fits any
         return False
-    return True
+    if not isinstance(result, Tensor) or not is_tensor(user):
+        return not isinstance(result, tuple | list)  # parts of a tensor: their readers are not followed
+    if same_shape(result.stride(), value(user).stride()):
+        return True
+    return all(_accepts(reader, user, result, depth - 1) for reader in user.users)
 
 
 def as_dense(gm: fx.GraphModule, old: fx.Node, new: fx.Node) -> fx.Node:

@@ -23,6 +23,11 @@ class Mask:
     fill: float | None = None
     keep: bool = False
 
+    @property
+    def finite(self) -> bool:
+        """Whether a number takes the place of scores, other than -Inf."""
+        return self.fill is not None and self.fill != -torch.inf
+
 
 @dataclass
 class Scores:
@@ -32,6 +37,11 @@ class Scores:
     scale: float = 1.0
     masks: list[Mask] = field(default_factory=list)
     chain: list[fx.Node] = field(default_factory=list)
+
+    @property
+    def filled(self) -> bool:
+        """Whether a mask puts a finite number: it overrides what is below it, which a sum of masks would not."""
+        return any(mask.finite for mask in self.masks)
 
     @property
     def boolean(self) -> bool:
@@ -49,15 +59,18 @@ class Scores:
         return Operand(sizes, _dense(sizes), torch.bool if self.boolean else torch.float32)
 
 
-def read_scores(node: fx.Node) -> Scores:
-    """Take apart what computes ``node``, as far as each intermediate has no other reader."""
+def read_scores(node: fx.Node, fills: bool = False) -> Scores:
+    """Take apart what computes ``node``, as far as each intermediate has no other reader.
+
+    A finite fill is taken only if asked for, and as the only mask: as an added mask it hides any number, but not a NaN.
+    """
     scores = Scores(node)
-    while len(scores.source.users) == 1 and _step(scores):
+    while len(scores.source.users) == 1 and _step(scores, fills):
         pass
     return scores
 
 
-def _step(scores: Scores) -> bool:
+def _step(scores: Scores, fills: bool) -> bool:
     node = scores.source
     name = raw_name(node)
     if name in IN_PLACE and not _fresh(node.args[0]):
@@ -67,7 +80,9 @@ def _step(scores: Scores) -> bool:
     elif (pair := scaled(node)) is not None:
         scores.source, factor = pair
         scores.scale *= factor
-    elif scores.scale == 1 and (masked := _masked(node, IN_PLACE.get(name, name))) is not None:
+    elif scores.scale == 1 and not scores.filled and (masked := _masked(node, IN_PLACE.get(name, name))) is not None:
+        if masked[1].finite and (scores.masks or not fills):
+            return False
         scores.source, mask = masked
         scores.masks.append(mask)
     else:
@@ -93,7 +108,7 @@ def _masked(node: fx.Node, name: str) -> tuple[fx.Node, Mask] | None:
     elif name == "masked_fill":
         x, where, fill = node.args[0], argument(node, 1, "mask"), number(argument(node, 2, "value"))
         return _filled(node, x, where, fill, keep=False)
-    elif name == "where" and len(node.args) == 3:
+    elif name == "where" and len(node.args) == 3 and not node.kwargs:
         where, x, other = node.args
         if (fill := number(other)) is not None:
             return _filled(node, x, where, fill, keep=True)

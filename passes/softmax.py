@@ -6,7 +6,7 @@ from typing import Any
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, calls, emit, erase_unused, is_tensor, same_shape, undisturbed, value
+from lowbit_compiler.passes.graph import aten, calls, emit, erase_unused, is_tensor, same_shape, takes_strided, undisturbed, value
 from lowbit_compiler.passes.spell import argument, name_of
 
 
@@ -52,8 +52,9 @@ class CanonicalSoftmax:
                 continue
             with gm.graph.inserting_before(node):
                 new = emit(gm, target, *arguments, like=node)
-            if value(new).dtype is not value(node).dtype or not same_shape(value(new).shape, value(node).shape):
-                gm.graph.erase_node(new)  # autocast, or a sum that broadcasts
+            unlike = value(new).dtype is not value(node).dtype or not same_shape(value(new).shape, value(node).shape)
+            if unlike or not all(takes_strided(user, node, new) for user in node.users):
+                gm.graph.erase_node(new)  # autocast, a sum that broadcasts, or a view of the memory order that is written out
                 continue
             node.replace_all_uses_with(new)
             erase_unused([node, *chain])
@@ -72,7 +73,7 @@ def _quotient(node: fx.Node) -> Found | None:
     arguments: Any = node.args
     e, total = arguments
     summed = _reduced(total, "sum")
-    if name_of(e) != "exp" or summed is None or summed[0] is not e or len(e.users) != 2:
+    if name_of(e) != "exp" or e.kwargs or summed is None or summed[0] is not e or len(e.users) != 2:
         return None
     difference = e.args[0]
     pair = _difference(difference, "amax", "max")
@@ -98,11 +99,16 @@ def _attached(node: Any) -> tuple[Any, list[fx.Node]]:
     return (node.args[0], [node]) if name_of(node) == "detach" else (node, [])
 
 
+def _values(node: Any) -> bool:
+    """Return whether ``node`` is the first of the pair that max gives; of a tensor, ``[0]`` is a row."""
+    return name_of(node) == "getitem" and node.args[1] == 0 and name_of(node.args[0]) == "max" and not is_tensor(node.args[0])
+
+
 def _reduced(node: Any, *names: str) -> tuple[Any, int, list[fx.Node]] | None:
     """Return (x, dim, nodes) where ``node`` reduces one dimension of x, and keeps it as 1; all nodes with one reader."""
     chain = []
     inserted = None
-    while name_of(node) in ("detach", "unsqueeze") or (name_of(node) == "getitem" and node.args[1] == 0):
+    while name_of(node) in ("detach", "unsqueeze") or _values(node):
         if name_of(node) == "unsqueeze":
             inserted = argument(node, 1, "dim")
         chain.append(node)

@@ -33,8 +33,8 @@ FUNCTIONS |= {operator.iadd: "iadd", operator.imul: "imul", operator.itruediv: "
 
 def raw_name(node: Any) -> str:
     """Return the canonical name of what ``node`` calls, in-place calls under their own name; "" for what nobody asks about."""
-    if not isinstance(node, fx.Node):
-        return ""
+    if not isinstance(node, fx.Node) or not node.args:
+        return ""  # a call with keywords alone: rare, and nobody below looks for its tensors there
     if node.op == "call_method":
         name = str(node.target)
     elif node.op != "call_function":
@@ -64,7 +64,9 @@ def argument(node: fx.Node, position: int, keyword: str, default: Any = None) ->
 
 def number(x: Any) -> float | None:
     """Return a Python number, also from a tensor filled with one; None for anything else."""
-    if name_of(x) == "full" or name_of(x) == "full_like":
+    if name_of(x) in ("full", "full_like"):
+        if x.meta.get("lowbit_written"):
+            return None
         x = argument(x, 1, "fill_value")
     return float(x) if isinstance(x, int | float) and not isinstance(x, bool) else None
 

@@ -12,7 +12,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(not (COMPILER and EMULATOR), reason="needs aarch64-linux-gnu-g++ and qemu-aarch64")
 def test_neon_equals_scalar(tmp_path):
-    sources = ["common/isa.cpp", "common/select.cpp", *(f"{family}/scalar.cpp" for family in ("rows", "exact", "qgemm", "fgemm"))]
+    sources = [
+        "common/isa.cpp",
+        "common/select.cpp",
+        *(f"{family}/scalar.cpp" for family in ("rows", "exact", "qgemm", "fgemm", "softmax", "attention")),
+    ]
     files = [str(ROOT / "csrc" / s) for s in (*sources, "qgemm/neon.cpp")] + [str(Path(__file__).with_name("neon_check.cpp"))]
     program = str(tmp_path / "check")
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-march=armv8.2-a+dotprod", "-static", f"-I{ROOT / 'csrc'}"]
