@@ -163,6 +163,9 @@ DECLINED: dict[str, tuple[Callable[..., Tensor], Tensor, Reason, str]] = {
     "two dimensions": (
         lambda x: F.scaled_dot_product_attention(x[0, 0], x[0, 0], x[0, 0]), X, Reason.UNSUPPORTED_OP, "operands of shapes (9, 17)",
     ),
+    "no heads": (
+        lambda x: F.scaled_dot_product_attention(x[:, :0], x[:, :0], x[:, :0]), X, Reason.UNSUPPORTED_OP, "operands of shapes (2, 0, 9, 17)",
+    ),
     "heads that broadcast by batch": (
         lambda x: F.scaled_dot_product_attention(x, x[:1], x[:1]), X, Reason.UNSUPPORTED_OP, "operands of shapes (2, 4, 9, 17), (1",
     ),
@@ -193,6 +196,24 @@ def test_no_library() -> None:
     ctx = plan(lambda x: x.softmax(-1), X, target=Target(has_kernels=False))
     assert ctx.sites[0].reason is Reason.NO_KERNEL
     assert "native library is not loaded" in ctx.sites[0].detail
+
+
+def test_no_library_attention() -> None:
+    ctx = plan(F.scaled_dot_product_attention, Q, repeat_kv(K), repeat_kv(V), target=Target(has_kernels=False))
+    assert ctx.sites[0].reason is Reason.NO_KERNEL
+    assert "lowbit::sdpa in plain torch is slow" in ctx.sites[0].detail
+
+
+def test_what_cannot_be_timed_is_kept() -> None:
+    def costs(call: SoftmaxCall | AttentionCall) -> Cost:
+        if isinstance(call, SoftmaxCall):
+            raise RuntimeError("not enough memory")
+        return Cost(1.0, 2.0)
+
+    ctx = plan(lambda x, q, k, v: (x.softmax(-1), F.scaled_dot_product_attention(q, k, v, enable_gqa=True)), X, Q, K, V, costs=costs)
+    softmax, attention = ctx.sites
+    assert (softmax.reason, softmax.detail) == (Reason.NO_KERNEL, "not timed: RuntimeError: not enough memory")
+    assert attention.decision == "rewritten"
 
 
 def test_ignored() -> None:
