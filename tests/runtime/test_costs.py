@@ -69,7 +69,9 @@ def test_large_softmax_is_timed_in_part() -> None:
     assert small.mask.sizes == (small.x.sizes[0], 1, *small.x.sizes[2:])
 
 
-@pytest.mark.parametrize("call", [attention(1, 1 << 20, 1, 1, 3), attention(1, 1 << 20, 1, 2, 1), attention(1, 1 << 20, 1, 1, 9, causal=True)])
+@pytest.mark.parametrize(
+    "call", [attention(1, 1 << 20, 1, 1, 3), attention(1, 1 << 20, 1, 2, 1), attention(1, 1 << 20, 1, 1, 9, causal=True)]
+)
 def test_many_heads_of_few_keys(call: AttentionCall) -> None:
     small = costs.smaller_attention(call)
     assert (small.q.sizes[2], small.k.sizes[2]) == (1, 1)
