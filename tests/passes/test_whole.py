@@ -197,7 +197,10 @@ def plan(fn: Callable[..., Any], *inputs: Tensor, target: Target | None = None, 
 def test_no_library() -> None:
     ctx = plan(lambda x: (x.softmax(-1), F.scaled_dot_product_attention(x, x, x)), X, target=Target(has_kernels=False))
     for site, op in zip(ctx.sites, ("softmax", "sdpa"), strict=True):
-        assert (site.reason, site.detail) == (Reason.NO_KERNEL, f"the native library is not loaded, and lowbit::{op} in plain torch is slow")
+        assert (site.reason, site.detail) == (
+            Reason.NO_KERNEL,
+            f"the native library is not loaded, and lowbit::{op} in plain torch is slow",
+        )
 
 
 def test_what_cannot_be_timed_is_kept() -> None:
