@@ -21,9 +21,9 @@ Candidates = dict[str, Callable[[], object]]
 def measured(call: SoftmaxCall | AttentionCall) -> Cost:
     """Return the seconds of both candidates; a site too large to be timed is timed on a part of its batch, heads or rows."""
     made = functools.cache(lambda: _softmax(call) if isinstance(call, SoftmaxCall) else _attention(call))  # not for what is remembered
-    # Autograd and autocast are the caller's state at compile time, not the compiled graph's.
+    # A scale takes no time of its own. Autograd and autocast are the caller's state at compile time, not the compiled graph's.
     with torch.no_grad(), torch._C._DisableAutocast():
-        seconds = best(str(call), {"lowbit": lambda: made()["lowbit"](), "torch": lambda: made()["torch"]()})
+        seconds = best(str(replace(call, scale=1.0)), {"lowbit": lambda: made()["lowbit"](), "torch": lambda: made()["torch"]()})
     return Cost(seconds["lowbit"], seconds["torch"])
 
 
@@ -53,14 +53,15 @@ def _attention(call: AttentionCall) -> Candidates:
 
 
 def _tensor(operand: Operand | None) -> Tensor:
-    """Return a random tensor; a boolean one is mostly True."""
+    """Return a random tensor; a boolean one is mostly True. Of a view, what lies between its elements is never touched."""
     if operand is None:
         return None  # type: ignore[return-value]
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(operand.sizes, operand.strides, strict=True))
-    extent = max(extent, 1)
-    noise = torch.rand(extent, generator=torch.Generator().manual_seed(0), device="cpu")
-    flat = noise > 0.1 if operand.dtype is torch.bool else noise.sub_(0.5).to(operand.dtype)
-    return flat.as_strided(operand.sizes, operand.strides)
+    sizes, strides = operand.sizes, operand.strides
+    tensor = torch.empty_strided(sizes, strides, dtype=operand.dtype, device="cpu")
+    once = [min(size, 1) if stride == 0 else size for size, stride in zip(sizes, strides, strict=True)]
+    noise = torch.rand(once, generator=torch.Generator().manual_seed(0), device="cpu")
+    tensor.as_strided(once, strides).copy_(noise > 0.1 if operand.dtype is torch.bool else noise.sub_(0.5))
+    return tensor
 
 
 def smaller_softmax(call: SoftmaxCall) -> SoftmaxCall:
@@ -82,7 +83,7 @@ def smaller_attention(call: AttentionCall) -> AttentionCall:
         elif g > 1:
             g = -(-g // 2)
             h = g * share
-        elif call.causal or rows > keys // 4:
+        elif call.causal or rows > max(keys // 4, 1):
             rows, keys = -(-rows // 2), (-(-keys // 2) if call.causal else keys)
         else:
             keys = -(-keys // 2)

@@ -106,12 +106,12 @@ def _kernel(site: Site) -> str:
 
 
 def _algorithm(site: Site) -> str:
-    """Return which softmax rows of this length get, where the library has more than one."""
-    x, dim = site.node.args[0], site.node.args[1]
-    if library.status().path is None:
+    """Return which softmax rows of this length get, where the library has more than one: not for rows that lie side by side."""
+    x, dim = value(site.node.args[0]), site.node.args[1]
+    if library.status().path is None or any(hint(size) != 1 for size in x.shape[dim % x.dim() + 1 :]):
         return ""
-    n = hint(value(x).shape[dim])
-    name = kernels.softmax_passes(n, value(x).dtype)
+    n = hint(x.shape[dim])
+    name = kernels.softmax_passes(n, x.dtype, value(site.node).dtype)
     return f"{name}: {n} elements a row {'stay in' if name == 'three-pass' else 'do not fit the'} cache"
 
 

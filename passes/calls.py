@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 UNKNOWN_SIZE = 128  # of a dimension that nothing is known about before the first run
 
@@ -71,4 +72,4 @@ def equal(a: Any, b: Any) -> bool:
     if isinstance(a, int) and isinstance(b, int):
         return a == b
     known = all(isinstance(size, int) or size.node.has_hint() for size in (a, b))
-    return a is b or (known and hint(a) == hint(b) and bool(a == b))
+    return statically_known_true(a == b) or (known and hint(a) == hint(b) and bool(a == b))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from lowbit_compiler.passes.calls import AttentionCall, SoftmaxCall, equal, operand
 from lowbit_compiler.passes.contract import FLOATS, PassContext
@@ -117,7 +118,7 @@ def _fitting(q: Any, k: Any, v: Any) -> bool:
     if not len(q) == len(k) == len(v) == 4:
         return False
     heads = isinstance(q[1], int) and isinstance(k[1], int) and k[1] > 0 and q[1] % k[1] == 0
-    if not (heads or same(q[1], k[1])):
+    if not (heads or (same(q[1], k[1]) and statically_known_true(k[1] > 0))):
         return False
     # A key cache and a value cache have a symbol each for one length, which every valid call makes equal.
     return equal(q[0], k[0]) and equal(q[3], k[3]) and all(equal(a, b) for a, b in zip(k[:3], v[:3], strict=True))
@@ -155,7 +156,10 @@ def decide(ctx: PassContext, call: SoftmaxCall | AttentionCall) -> Whole | Decli
     heads = _heads(call)
     if ctx.costs is None:
         return Whole(op, heads)
-    cost = ctx.costs(call)
+    try:
+        cost = ctx.costs(call)
+    except Exception as error:  # out of memory, or whatever a kernel or torch's own op says
+        return Reason.NO_KERNEL, f"not timed: {type(error).__name__}: {error}"
     times = f"{_time(cost.lowbit)}, torch {_time(cost.torch)}"
     if cost.torch < MIN_GAIN * cost.lowbit:
         return Reason.SLOWER, f"lowbit {times}"

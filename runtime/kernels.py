@@ -57,7 +57,7 @@ def _library() -> ctypes.CDLL:
     handle.lowbit_select.restype = ctypes.c_char_p
     handle.lowbit_select.argtypes = [ctypes.c_char_p, ctypes.c_uint32, ctypes.c_int64, ctypes.c_int]
     handle.lowbit_force_kernel.argtypes = [ctypes.c_char_p]
-    handle.lowbit_softmax_passes.argtypes = [ctypes.c_int64, ctypes.c_int]
+    handle.lowbit_softmax_passes.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int]
     handle.lowbit_softmax_threshold.restype = ctypes.c_int64
     handle.lowbit_set_softmax_threshold.argtypes = [ctypes.c_int64]
     return handle
@@ -117,9 +117,9 @@ def using(isa: str | None = None, kernel: str | None = None) -> Iterator[None]:
 _ALGORITHMS = {2: "two-pass", 3: "three-pass"}
 
 
-def softmax_passes(n: int, dtype: torch.dtype) -> str:
+def softmax_passes(n: int, dtype: torch.dtype, out_dtype: torch.dtype | None = None) -> str:
     """Return the algorithm that rows of ``n`` elements of ``dtype`` take: "two-pass" past the cache, "three-pass" within."""
-    return _ALGORITHMS[_library().lowbit_softmax_passes(n, _DTYPES[dtype])]
+    return _ALGORITHMS[_library().lowbit_softmax_passes(n, _DTYPES[dtype], _DTYPES[out_dtype or dtype])]
 
 
 @contextmanager

@@ -142,8 +142,16 @@ def _check_mask(op: str, mask: Tensor | None, shape: tuple[Any, ...]) -> None:
     if mask is None:
         return
     _require(op, mask.dtype in (*FLOATS, torch.bool), "mask in bool, float32, bfloat16 or float16", mask.dtype)
-    fits = mask.dim() <= len(shape) and all(m in (1, s) for m, s in zip(reversed(mask.shape), reversed(shape), strict=False))
+    fits = mask.dim() <= len(shape) and all(_broadcasts(m, s) for m, s in zip(reversed(mask.shape), reversed(shape), strict=False))
     _require(op, fits, f"mask that broadcasts to {shape}", tuple(mask.shape))
+
+
+def _broadcasts(size: Any, to: Any) -> bool:
+    if isinstance(size, int) and isinstance(to, int):
+        return size in (1, to)
+    from torch.fx.experimental.symbolic_shapes import guard_or_false, guard_or_true  # with sympy, which eager use does without
+
+    return guard_or_false(size == 1) or guard_or_true(size == to)  # what is known at run time only is checked then
 
 
 def _softmax_fake(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:

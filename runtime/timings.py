@@ -27,22 +27,23 @@ ROUNDS = (15, 100)  # at least, at most; but at least FEW ...
 FEW, LONG = 3, 0.3  # where those take this many seconds
 HOPELESS = 4.0  # slower than the best by this factor: measured no further
 WAIT = 1e-3  # seconds; some 20 microseconds are enough on a quiet machine
+STALE = 60.0  # seconds; a file beside ours that is older was left by a process that was killed
 NOISE = 2.0  # median to fastest round: above, something else was running
 
 Seconds = dict[str, float]
-_known: dict[Path, dict[str, Seconds]] = {}
+_known: dict[Path | int, dict[str, Seconds]] = {}  # by file, or by threads where there can be none
 
 
 def best(key: str, candidates: dict[str, Callable[[], object]]) -> Seconds:
     """Return the seconds of one call of each candidate, measured now or remembered under ``key``."""
-    path = cache_file()
-    known = _known.setdefault(path, {})
-    if set(known.get(key, ())) != set(candidates):
+    path = _file_or_none()
+    known = _known.setdefault(path or torch.get_num_threads(), {})
+    if path is not None and set(known.get(key, ())) != set(candidates):
         known.update(_read(path))
     if set(known.get(key, ())) != set(candidates):
         times = measure(candidates)
         known[key] = {name: min(seconds) for name, seconds in times.items()}
-        if steady(times) and quiet():
+        if path is not None and steady(times) and quiet():
             _write(path, key, known[key])
     return dict(known[key])
 
@@ -97,10 +98,22 @@ def machine() -> dict[str, Any]:
 
 
 def cache_file() -> Path:
-    """Return the file for this machine as it is now; it need not exist."""
+    """Return the file for this machine as it is now; it need not exist.
+
+    Raises:
+        OSError: the library's file has gone.
+        RuntimeError: nothing says where the home directory is.
+    """
     digest = hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()[:16]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "lowbit" / f"timings-{digest}.json"
+
+
+def _file_or_none() -> Path | None:
+    try:
+        return cache_file()
+    except (OSError, RuntimeError):
+        return None
 
 
 @functools.cache
@@ -127,11 +140,14 @@ def _read(path: Path) -> dict[str, Seconds]:
 def _write(path: Path, key: str, seconds: Seconds) -> None:
     """Add one entry to the file: written beside it and renamed, so that a reader sees the old file or the new one."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
-    content = {"machine": machine(), "seconds": {**_read(path), key: seconds}}
     try:
+        content = {"machine": machine(), "seconds": {**_read(path), key: seconds}}
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps(content, indent=1))
         beside.replace(path)
+        for old in path.parent.glob("timings-*.json.*"):
+            if time.time() - old.stat().st_mtime > STALE:
+                old.unlink()
     except OSError:
         with contextlib.suppress(OSError):
             beside.unlink()

@@ -191,7 +191,9 @@ void softmax_of(Softmax& op) {
 LOWBIT_EXPORT int64_t lowbit_softmax_threshold() { return lowbit::current_threshold(); }
 LOWBIT_EXPORT void lowbit_set_softmax_threshold(int64_t floats) { lowbit::threshold = floats; }
 LOWBIT_EXPORT void lowbit_force_softmax(int passes) { lowbit::forced = passes; }
-LOWBIT_EXPORT int lowbit_softmax_passes(int64_t n, int dtype) { return lowbit::softmax_passes(n, (lowbit::Dtype)dtype, (lowbit::Dtype)dtype); }
+LOWBIT_EXPORT int lowbit_softmax_passes(int64_t n, int dtype, int out_dtype) {
+  return lowbit::softmax_passes(n, (lowbit::Dtype)dtype, (lowbit::Dtype)out_dtype);
+}
 
 // Rows without torch around them, for the benchmark.
 LOWBIT_EXPORT void lowbit_softmax_rows(const void* x, void* out, int64_t rows, int64_t n, int dtype) {

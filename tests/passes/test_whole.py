@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.compiled import NATIVE, compiled, reports_of
 from helpers.graphs import before_and_after, calls, capture, context, run_until
 from lowbit_compiler.passes.calls import AttentionCall, Cost, SoftmaxCall
 from lowbit_compiler.passes.contract import PassContext, Target
 from lowbit_compiler.passes.site import Reason
+from lowbit_compiler.runtime import library
 
 ops = torch.ops.lowbit
 torch.manual_seed(0)
@@ -163,6 +165,9 @@ DECLINED: dict[str, tuple[Callable[..., Tensor], Tensor, Reason, str]] = {
     "two dimensions": (
         lambda x: F.scaled_dot_product_attention(x[0, 0], x[0, 0], x[0, 0]), X, Reason.UNSUPPORTED_OP, "operands of shapes (9, 17)",
     ),
+    "no heads": (
+        lambda x: F.scaled_dot_product_attention(x[:, :0], x[:, :0], x[:, :0]), X, Reason.UNSUPPORTED_OP, "operands of shapes (2, 0, 9, 17)",
+    ),
     "heads that broadcast by batch": (
         lambda x: F.scaled_dot_product_attention(x, x[:1], x[:1]), X, Reason.UNSUPPORTED_OP, "operands of shapes (2, 4, 9, 17), (1",
     ),
@@ -190,9 +195,24 @@ def plan(fn: Callable[..., Any], *inputs: Tensor, target: Target | None = None, 
 
 
 def test_no_library() -> None:
-    ctx = plan(lambda x: x.softmax(-1), X, target=Target(has_kernels=False))
-    assert ctx.sites[0].reason is Reason.NO_KERNEL
-    assert "native library is not loaded" in ctx.sites[0].detail
+    ctx = plan(lambda x: (x.softmax(-1), F.scaled_dot_product_attention(x, x, x)), X, target=Target(has_kernels=False))
+    for site, op in zip(ctx.sites, ("softmax", "sdpa"), strict=True):
+        assert (site.reason, site.detail) == (
+            Reason.NO_KERNEL,
+            f"the native library is not loaded, and lowbit::{op} in plain torch is slow",
+        )
+
+
+def test_what_cannot_be_timed_is_kept() -> None:
+    def costs(call: SoftmaxCall | AttentionCall) -> Cost:
+        if call.mask is None:
+            raise RuntimeError("not enough memory")
+        return Cost(1.0, 2.0)
+
+    ctx = plan(lambda x: (x.softmax(-1), (x + ADDED).softmax(-1)), X, costs=costs)
+    first, second = ctx.sites
+    assert (first.reason, first.detail) == (Reason.NO_KERNEL, "not timed: RuntimeError: not enough memory")
+    assert second.decision == "rewritten"
 
 
 def test_ignored() -> None:
@@ -239,3 +259,39 @@ def test_symbolic_sizes_are_asked_by_their_hints() -> None:
     assert (call.q.sizes, call.q.strides) == ((2, 4, 9, 16), (576, 16, 64, 1))
     assert call.v.sizes == (2, 2, 17, 16)
     assert only(captured.gm, ops.sdpa)
+
+
+def unbacked_softmax(x: Tensor) -> Tensor:
+    x = x[x[:, 0] > 0]
+    return (x + x.sum(-1, True)).softmax(-1)
+
+
+def unbacked_attention(x: Tensor) -> Tensor:
+    x = x[x[:, 0] > 0].view(-1, 2, 8, 4)
+    return F.scaled_dot_product_attention(x, x, x, (x.sum(-1, keepdim=True) > 0).expand(-1, -1, -1, 8))
+
+
+@pytest.mark.skipif(not NATIVE, reason="without the native library nothing here is rewritten")
+@pytest.mark.parametrize("fn", [unbacked_softmax, unbacked_attention])
+def test_sizes_that_depend_on_data(fn: Callable[..., Tensor]) -> None:
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), torch.no_grad():
+        model = compiled(fn)
+        for rows in (50, 41):
+            x = torch.randn(rows, 64)
+            got, reports = reports_of(lambda x=x: model(x))
+            torch.testing.assert_close(got, fn(x))
+            assert not any(report.fallback for report in reports)
+            assert all(len(report.rewritten) == 1 for report in reports)
+
+
+@pytest.mark.skipif(not NATIVE, reason="without the native library nothing here is rewritten")
+def test_report_names_the_algorithm_of_rows_only() -> None:
+    n = library.handle().lowbit_softmax_threshold() * 5 // 4  # within it from bfloat16 to float32 only: 6 bytes an element
+    x = torch.zeros(2, n)
+
+    def fn(x: Tensor) -> tuple[Tensor, ...]:
+        y = x.bfloat16()
+        return x.softmax(0), y.softmax(1), y.softmax(1, dtype=torch.float32), x[..., None].softmax(1)
+
+    _, (report,) = reports_of(lambda: compiled(fn, dynamic=False)(x))
+    assert [site.detail.partition(":")[0] for site in report.sites] == ["", "two-pass", "three-pass", "two-pass"]

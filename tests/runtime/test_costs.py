@@ -69,6 +69,38 @@ def test_large_softmax_is_timed_in_part() -> None:
     assert small.mask.sizes == (small.x.sizes[0], 1, *small.x.sizes[2:])
 
 
+@pytest.mark.parametrize(
+    "call", [attention(1, 1 << 20, 1, 1, 3), attention(1, 1 << 20, 1, 2, 1), attention(1, 1 << 20, 1, 1, 9, causal=True)]
+)
+def test_many_heads_of_few_keys(call: AttentionCall) -> None:
+    small = costs.smaller_attention(call)
+    assert (small.q.sizes[2], small.k.sizes[2]) == (1, 1)
+
+
+def test_only_a_view_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    rand = torch.rand
+    monkeypatch.setattr(torch, "rand", lambda sizes, **options: made.append(math.prod(sizes)) or rand(sizes, **options))
+    last = costs._tensor(Operand((8, 1000), (2048 * 1000, 1), torch.bfloat16))
+    assert (last.stride(), last.dtype, made.pop()) == ((2048 * 1000, 1), torch.bfloat16, 8000)
+    assert last.abs().max() <= 0.5 > last.std() > 0.2
+    keep = costs._tensor(Operand((4, 1, 9, 17), (0, 0, 17, 1), torch.bool))
+    assert (keep.stride(), keep.dtype, made.pop()) == ((0, 0, 17, 1), torch.bool, 9 * 17)
+    assert keep.any()
+    assert costs._tensor(Operand((3, 0), (1, 1), torch.float32)).shape == (3, 0)
+    assert costs._tensor(Operand((), (), torch.float32)).shape == ()
+
+
+def test_a_scale_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+    monkeypatch.setattr(costs, "best", lambda key, candidates: keys.append(key) or dict.fromkeys(candidates, 1.0))
+    for scale in (0.1, 0.125):
+        costs.measured(attention(2, 4, 4, 9, 17, scale=scale))
+        costs.measured(SoftmaxCall(dense(3, 5), 1, scale, None, False, torch.float32))
+    assert keys[:2] == keys[2:]
+    assert keys[0] != keys[1]
+
+
 def test_small_calls_are_timed_whole() -> None:
     for call in CALLS.values():
         assert costs.smaller_attention(call) == call

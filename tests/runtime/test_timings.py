@@ -1,13 +1,14 @@
 """Timings are measured once for a machine state and remembered on disk; a damaged or foreign file does no harm."""
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lowbit_compiler.runtime import timings
+from lowbit_compiler.runtime import library, timings
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,39 @@ def test_a_place_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
     seconds = timings.best("key", dict(candidates()))
     assert timings.best("key", dict(again)) == seconds
     assert not any(call.calls for call in again.values())
+
+
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+
+
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timings.library, "status", lambda: library.Status(Path("/gone/lib.so"), None))
+
+
+@pytest.mark.parametrize("lose", [homeless, without_library])
+def test_no_file_to_keep_it_in(lose: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    lose(monkeypatch)
+    again = candidates()
+    seconds = timings.best("key", dict(candidates()))
+    assert timings.best("key", dict(again)) == seconds
+    assert not any(call.calls for call in again.values())
+    assert not list(cache.iterdir())
+
+
+def test_what_killed_processes_left_is_removed(cache: Path) -> None:
+    path = timings.cache_file()
+    path.parent.mkdir(parents=True)
+    old, new = (path.with_name(f"{path.name}.{name}") for name in ("1.2", "3.4"))
+    old.write_text("")
+    new.write_text("")
+    os.utime(old, (0, 0))
+    timings.best("key", dict(candidates()))
+    assert sorted(path.parent.iterdir()) == sorted((path, new))
 
 
 def test_another_state_has_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
