@@ -136,7 +136,8 @@ def test_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     _, report = run(model, inputs, plan="measured")
     (file,) = (tmp_path / "lowbit").iterdir()
     assert file.name.startswith("timings-")
-    for site in report.sites:
-        if site.kind == "attention":
-            assert "torch" in site.detail
-            assert site.reason in ("", "slower here")
+    timed = [site for site in report.sites if site.kind in ("softmax", "attention")]
+    assert len(timed) == 2
+    for site in timed:
+        assert "torch" in site.detail
+        assert site.reason in ("", "slower here")

@@ -12,6 +12,7 @@ from torch import Tensor
 from helpers.graphs import before_and_after, calls, capture, context, rerun, run_until
 from lowbit_compiler.passes.attention import FuseAttention
 from lowbit_compiler.passes.calls import Cost
+from lowbit_compiler.passes.contract import Target
 
 torch.manual_seed(0)
 Q, K, V = torch.randn(2, 4, 9, 16), torch.randn(2, 4, 17, 16), torch.randn(2, 4, 17, 8)
@@ -209,6 +210,11 @@ def test_ignored_and_without_kernels() -> None:
     captured, _ = capture(SPELLINGS["eager"], Q, K, V)
     before = calls(captured.gm)
     ctx = context(captured, ignore=("re:^$",), known_names=frozenset({""}))
+    run_until(captured, ctx, "attention")
+    assert calls(captured.gm) == before
+    captured, _ = capture(SPELLINGS["eager"], Q, K, V)
+    ctx = context(captured)
+    ctx.target = Target(has_kernels=False)
     run_until(captured, ctx, "attention")
     assert calls(captured.gm) == before
 
