@@ -112,13 +112,8 @@ struct Tiles {
   Tiles(const AttentionBlock* block, char* scratch)
       : b(block), depth(depth_of(block->call)), columns(value_columns(block->call)), q((uint16_t*)scratch), p(q + kMostRows * depth),
         p2(p + kRows * kKeyBlock), s((float*)(p2 + kRows * kKeyBlock)), s2(s + kRows * kKeyBlock) {
-    const __m512i sign = _mm512_set1_epi16(b->call->scale < 0 ? (short)0x8000 : 0);
     for (int64_t r = 0; r < round_up(b->m, 16); ++r) {
-      for (int64_t i = 0; i < depth; i += 32) {
-        const __mmask32 mask = r < b->m ? first32(b->call->e - i) : 0;
-        const __m512i x = _mm512_maskz_loadu_epi16(mask, (const uint16_t*)b->rows[r < b->m ? r : 0].q + i);
-        _mm512_store_si512(q + (r / 16 * depth + i) * 16 + r % 16 * 32, _mm512_xor_si512(x, sign));
-      }
+      for (int64_t i = 0; i < depth; i += 32) _mm512_store_si512(q + (r / 16 * depth + i) * 16 + r % 16 * 32, query_part(b, r, i));
     }
   }
   void swap() {

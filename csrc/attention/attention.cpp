@@ -2,7 +2,6 @@
 #include "attention/attention.h"
 
 #include <math.h>
-#include <string.h>
 
 #include <atomic>
 
@@ -26,6 +25,7 @@ struct Job {
 
   int64_t heads() const { return call.batch * call.groups; }
   int64_t columns() const { return value_columns(&call); }
+  int64_t rows_of(int64_t block) const { return rows - block * block_rows < block_rows ? rows - block * block_rows : block_rows; }
   int64_t tasks_of_head() const { return blocks * ranges; }
   // floats of a partial result: totals, sums, exponents
   int64_t partial() const { return held_rows() * (columns() + 2); }
@@ -38,8 +38,6 @@ KeyValues source(const Job& job, int64_t head, const char* packed) {
   return {offset(call.k.data, b * call.k.batch + g * call.k.head, call.dtype),
           offset(call.v.data, b * call.v.batch + g * call.v.head, call.dtype), packed};
 }
-
-int64_t mask_size(const AttentionMask& mask) { return mask.kind == kBoolMask ? 1 : element_size(mask.dtype); }
 
 struct Place {
   int64_t batch, head, position;
@@ -54,7 +52,7 @@ void query_rows(const Job& job, int64_t head, int64_t first, int64_t m, QueryRow
   for (int64_t i = 0; i < m; ++i) {
     const Place p = place(job, head, first + i);
     const char* mask = (const char*)call.mask.data;
-    if (mask) mask += (p.batch * call.mask.batch + p.head * call.mask.head + p.position * call.mask.row) * mask_size(call.mask);
+    if (mask) mask += (p.batch * call.mask.batch + p.head * call.mask.head + p.position * call.mask.row) * mask_size(call.mask.kind, call.mask.dtype);
     const int64_t seen = p.position + 1 < call.keys ? p.position + 1 : call.keys;
     rows[i] = {offset(call.q.data, p.batch * call.q.batch + p.head * call.q.head + p.position * call.q.row, call.dtype), mask,
                call.causal ? seen : call.keys};
@@ -72,7 +70,7 @@ void write_row(const Job& job, int64_t head, int64_t row, const float* total, fl
 void run_block(const Job& job, int64_t head, int64_t task, const char* packed, float* partial) {
   const Attention& call = job.call;
   const int64_t index = job.blocks - 1 - task / job.ranges, range = task % job.ranges;  // under a causal mask the last blocks are the longest
-  const int64_t top = index * job.block_rows, m = job.rows - top < job.block_rows ? job.rows - top : job.block_rows;
+  const int64_t top = index * job.block_rows, m = job.rows_of(index);
   QueryRow rows[kMostRows];
   query_rows(job, head, top, m, rows);
   const int64_t first = range * job.range_keys, stop = first + job.range_keys < call.keys ? first + job.range_keys : call.keys;
@@ -88,7 +86,7 @@ void run_block(const Job& job, int64_t head, int64_t task, const char* packed, f
 
 // Adds up the ranges of a block, brought to the largest exponent by powers of two.
 void merge(const Job& job, int64_t head, int64_t index, float* partials) {
-  const int64_t top = index * job.block_rows, m = job.rows - top < job.block_rows ? job.rows - top : job.block_rows;
+  const int64_t top = index * job.block_rows, m = job.rows_of(index);
   const int64_t columns = job.columns(), sums = job.held_rows() * columns, exponents = sums + job.held_rows();
   for (int64_t i = 0; i < m; ++i) {
     float highest = -INFINITY, sum = 0;

@@ -16,14 +16,11 @@ struct InPlace {
   const int64_t depth;  // e in whole vectors
   float *q, *s, *wide;
 
-  InPlace(const AttentionBlock* block, char* scratch) : b(block), depth(round_up(block->call->e, Vec::kWidth)) {
+  InPlace(const AttentionBlock* block, char* scratch) : b(block), depth(query_depth(block->call)) {
     q = (float*)scratch;
     s = q + kMostRows * depth;
     wide = s + kRows * kKeyBlock;
-    const Vec sign = splat(sign_of(b->call->scale));
-    for (int64_t r = 0; r < b->m; ++r) {
-      for (int64_t i = 0; i < depth; i += Vec::kWidth) store(q + r * depth + i, load_as<dtype>(b->rows[r].q, i, b->call->e - i, 0) * sign);
-    }
+    widen_query_as<dtype>(b, q);
   }
   float* row(int64_t index) { return s + index * kKeyBlock; }
   void put(int64_t index, int64_t i, Vec x, Vec y) {
@@ -97,7 +94,7 @@ struct InPlace {
 int64_t direct_packed(const Attention*) { return 0; }
 
 int64_t direct_scratch(const Attention* call) {
-  const int64_t depth = round_up(call->e, Vec::kWidth);
+  const int64_t depth = query_depth(call);
   return RowState::kBytes + (kMostRows * depth + kMicroRows * kKeyBlock + Vec::kWidth * depth) * 4;
 }
 

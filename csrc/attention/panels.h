@@ -40,12 +40,15 @@ void panels_pack(const Attention* call, const KeyValues* from, int64_t first, in
   else pack_as<kF16>(call, from, first, count, (float*)packed);
 }
 
+inline int64_t query_depth(const Attention* call) { return round_up(call->e, Vec::kWidth); }
+
+// The queries as floats [m][query_depth] with the sign of the scale, zeros past e.
 template <Dtype dtype>
 void widen_query_as(const AttentionBlock* b, float* q) {
   const int64_t e = b->call->e;
   const Vec sign = splat(sign_of(b->call->scale));
   for (int64_t r = 0; r < b->m; ++r) {
-    for (int64_t i = 0; i < e; i += Vec::kWidth) store_as<kF32>(q + r * e, i, e - i, load_as<dtype>(b->rows[r].q, i, e - i, 0) * sign);
+    for (int64_t i = 0; i < e; i += Vec::kWidth, q += Vec::kWidth) store(q, load_as<dtype>(b->rows[r].q, i, e - i, 0) * sign);
   }
 }
 
@@ -61,9 +64,13 @@ struct Panels {
   static int64_t padded(int64_t width) { return width; }
 
   const AttentionBlock* b;
+  const int64_t depth;
   float *q, *s;
 
-  Panels(const AttentionBlock* block, char* scratch) : b(block), q((float*)scratch), s(q + kMostRows * block->call->e) { widen_query(b, q); }
+  Panels(const AttentionBlock* block, char* scratch)
+      : b(block), depth(query_depth(block->call)), q((float*)scratch), s(q + kMostRows * depth) {
+    widen_query(b, q);
+  }
   float* row(int64_t index) { return s + index * kKeyBlock; }
   void put(int64_t index, int64_t i, Vec x, Vec y) {
     store(row(index) + i, x);
@@ -73,7 +80,7 @@ struct Panels {
 
   void scores(const Item& item) {
     const int64_t e = b->call->e;
-    multiply({q + item.from * e, e, keys(item.key), kKeyBlock, s, kKeyBlock, e, false}, item.to - item.from, round_up(item.width, 2 * Vec::kWidth));
+    multiply({q + item.from * depth, depth, keys(item.key), kKeyBlock, s, kKeyBlock, e, false}, item.to - item.from, round_up(item.width, 2 * Vec::kWidth));
   }
   void accumulate(const Item& item) {
     const int64_t columns = value_columns(b->call);
@@ -82,7 +89,7 @@ struct Panels {
   }
 };
 
-int64_t panels_scratch(const Attention* call) { return RowState::kBytes + (kMostRows * call->e + Panels::kRows * kKeyBlock) * 4; }
+int64_t panels_scratch(const Attention* call) { return RowState::kBytes + (kMostRows * query_depth(call) + Panels::kRows * kKeyBlock) * 4; }
 
 constexpr AttentionKernels kPanels = {panels_packed, panels_pack, panels_scratch, attend<Panels>, scale_row, divide_row};
 

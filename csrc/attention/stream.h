@@ -7,6 +7,13 @@
 namespace lowbit {
 namespace {
 
+// 32 elements of query row r with the sign of the scale; past its end, and past the last row, zeros.
+inline __m512i query_part(const AttentionBlock* b, int64_t r, int64_t i) {
+  const bool real = r < b->m;
+  const __m512i x = _mm512_maskz_loadu_epi16(real ? first32(b->call->e - i) : 0, (const uint16_t*)b->rows[real ? r : 0].q + i);
+  return _mm512_xor_si512(x, _mm512_set1_epi16(b->call->scale < 0 ? (short)0x8000 : 0));
+}
+
 struct Stream {
   static constexpr int64_t kRows = 16;
   static constexpr int kDegree = 3;
@@ -21,16 +28,11 @@ struct Stream {
   Stream(const AttentionBlock* block, char* scratch)
       : b(block), depth(round_up(block->call->e, 32)), columns(value_columns(block->call)), q((uint16_t*)scratch), p(q + kMostRows * depth),
         wide(p + kRows * kKeyBlock), s((float*)(wide + kBuffers * 2 * kTile)) {
-    const __m512i sign = _mm512_set1_epi16(b->call->scale < 0 ? (short)0x8000 : 0);
     uint16_t* out = q;
     for (int64_t top = 0; top < b->m; top += 16) {
       for (int64_t i = 0; i < depth; i += 32, out += kTile) {
         __m512i r[16];
-        for (int64_t j = 0; j < 16; ++j) {
-          const bool real = top + j < b->m;
-          const __m512i x = _mm512_maskz_loadu_epi16(real ? first32(b->call->e - i) : 0, (const uint16_t*)b->rows[real ? top + j : 0].q + i);
-          r[j] = _mm512_xor_si512(x, sign);
-        }
+        for (int64_t j = 0; j < 16; ++j) r[j] = query_part(b, top + j, i);
         store_transposed(r, out);
       }
     }

@@ -1,6 +1,4 @@
 // The CPU kernel of lowbit::sdpa. Checks and their words are those of runtime/ops.py.
-#include <string>
-
 #include "attention/attention.h"
 #include "bind/tensors.h"
 

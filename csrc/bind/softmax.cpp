@@ -60,12 +60,6 @@ void copy_strided(const char* from, const int64_t* sizes, const int64_t* strides
   for (int64_t i = 0; i < sizes[0]; ++i) copy_strided(from + i * strides[0] * size, sizes + 1, strides + 1, dims - 1, size, to);
 }
 
-Tensor empty(const int64_t* sizes, const int64_t* strides, int64_t dims, int32_t type) {
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
 // The dimensions after `dim` as one: their common stride, -1 if they have none. `count` is the product of their sizes.
 int64_t inner_stride(const int64_t* sizes, const Strides& strides, int64_t dims, int64_t dim, int64_t* count) {
   int64_t stride = 0, expected = 0;
@@ -119,7 +113,7 @@ Operand mask_operand(const Tensor& mask, const int64_t* sizes, int64_t dims, int
 // Outer dimensions, neighbours joined where all three strides allow it.
 void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, const Strides& x, const Strides& mask, const Strides& out,
                const SoftmaxSpec& spec) {
-  const int64_t sx = element_size(spec.dtype), so = element_size(spec.out_dtype), sm = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
+  const int64_t sx = element_size(spec.dtype), so = element_size(spec.out_dtype), sm = mask_size(spec.mask, spec.mask_dtype);
   outer->dims = 0;
   outer->count = 1;
   for (int64_t d = 0; d < dim; ++d) {

@@ -29,6 +29,12 @@ std::string name(ScalarType type) {
   }
 }
 
+Tensor empty(const int64_t* sizes, const int64_t* strides, int64_t dims, int32_t type) {
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
 constexpr int64_t kMostDims = 64;  // torch's own limit
 
 Tensor allocate(const Tensor& x, int64_t last, ScalarType type) {
@@ -40,18 +46,13 @@ Tensor allocate(const Tensor& x, int64_t last, ScalarType type) {
     strides[d] = step;
     step *= sizes[d] > 1 ? sizes[d] : 1;
   }
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dims, sizes, strides, shim_dtype(type), aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  return empty(sizes, strides, dims, shim_dtype(type));
 }
 
 Tensor allocate_heads(int64_t batch, int64_t rows, int64_t heads, int64_t columns, ScalarType type) {
   const int64_t sizes[4] = {batch, heads, rows, columns};
   const int64_t strides[4] = {rows * heads * columns, columns, heads * columns, 1};
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, sizes, strides, shim_dtype(type), aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  return empty(sizes, strides, 4, shim_dtype(type));
 }
 
 Rows rows_of(const Tensor& x) {

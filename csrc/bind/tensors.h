@@ -23,7 +23,10 @@ inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? kF32
 std::string name(ScalarType type);  // as Python prints it
 int32_t shim_dtype(ScalarType type);
 
-// A tensor of x's leading sizes and `last` columns; the C shim costs half of a call through the dispatcher.
+// On the CPU; `type` as the shim numbers it. The C shim costs half of a call through the dispatcher.
+Tensor empty(const int64_t* sizes, const int64_t* strides, int64_t dims, int32_t type);
+
+// A tensor of x's leading sizes and `last` columns.
 Tensor allocate(const Tensor& x, int64_t last, ScalarType type);
 
 // [batch, heads, rows, columns] with the heads of a row side by side.

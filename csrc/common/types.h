@@ -18,6 +18,7 @@ constexpr float kEmpty = 0x1p-120f;   // below this 127/a overflows float32; the
 
 static inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 static inline int64_t element_size(Dtype dtype) { return dtype == kF32 ? 4 : 2; }
+static inline int64_t mask_size(MaskKind kind, Dtype dtype) { return kind == kBoolMask ? 1 : element_size(dtype); }
 
 // A panel of int8 weights: [kp/4][16][4] codes, then int32[16] sums of the codes, then float[16] scales.
 static inline int64_t panel_bytes_s8(int64_t kp) { return kPanel * kp + 2 * kPanel * 4; }

@@ -193,11 +193,11 @@ uint64_t columns_of(const SoftmaxSpec& spec, const SoftmaxColumns& block) {
 
 void softmax_columns(const SoftmaxSpec* spec, const SoftmaxColumns* columns, uint64_t* care) {
   FlushToZero flush;
-  const int64_t mask_size = spec->mask == kBoolMask ? 1 : element_size(spec->mask_dtype);
+  const int64_t mask_step = mask_size(spec->mask, spec->mask_dtype);
   for (int64_t c = 0; c < columns->columns; c += kColumnBlock) {
     SoftmaxColumns block = *columns;
     block.x = (const char*)block.x + c * element_size(spec->dtype);
-    block.mask = (const char*)block.mask + (spec->mask_splat ? 0 : c * mask_size);
+    block.mask = (const char*)block.mask + (spec->mask_splat ? 0 : c * mask_step);
     block.out = (char*)block.out + c * element_size(spec->out_dtype);
     block.columns = block.columns - c < kColumnBlock ? block.columns - c : kColumnBlock;
     care[c / kColumnBlock] = spec->dtype == kF32    ? columns_of<kF32>(*spec, block)

@@ -62,8 +62,8 @@ void some_rows(const Softmax& op, Range range) {
 
 SoftmaxRow part_of(const Softmax& op, const SoftmaxRow& row, Range range) {
   const SoftmaxSpec& spec = op.spec;
-  const int64_t mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
-  return {(const char*)row.x + range.begin * element_size(spec.dtype), (const char*)row.mask + (spec.mask_splat ? 0 : range.begin * mask_size),
+  const int64_t mask_bytes = mask_size(spec.mask, spec.mask_dtype);
+  return {(const char*)row.x + range.begin * element_size(spec.dtype), (const char*)row.mask + (spec.mask_splat ? 0 : range.begin * mask_bytes),
           (char*)row.out + range.begin * element_size(spec.out_dtype), row.kept ? row.kept + range.begin : nullptr, range.end - range.begin};
 }
 
@@ -130,7 +130,7 @@ void careful_column(const Softmax& op, const SoftmaxColumns& block, int64_t c) {
 void some_blocks(const Softmax& op, Range range) {
   const SoftmaxSpec& spec = op.spec;
   const SoftmaxKernels& kernel = kernels(op);
-  const int64_t blocks = (op.columns + kColumnBlock - 1) / kColumnBlock, mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
+  const int64_t blocks = (op.columns + kColumnBlock - 1) / kColumnBlock, mask_bytes = mask_size(spec.mask, spec.mask_dtype);
   uint64_t care[kMostBlocks];
   for (int64_t b = range.begin; b < range.end;) {
     const int64_t first = b % blocks, here = blocks - first < range.end - b ? blocks - first : range.end - b;
@@ -138,7 +138,7 @@ void some_blocks(const Softmax& op, Range range) {
     const SoftmaxRow row = row_at(op, b / blocks);
     float* kept = op.n <= kMostKept && !spec.log ? scratch<float>(kSoftmaxSlot, op.n * kColumnBlock) : nullptr;
     const SoftmaxColumns columns = {(const char*)row.x + begin * element_size(spec.dtype),
-                                    (const char*)row.mask + (spec.mask_splat ? 0 : begin * mask_size),
+                                    (const char*)row.mask + (spec.mask_splat ? 0 : begin * mask_bytes),
                                     (char*)row.out + begin * element_size(spec.out_dtype),
                                     kept, op.x_step, op.mask_step, op.out_step, op.n, left < count * kColumnBlock ? left : count * kColumnBlock};
     kernel.columns(&spec, &columns, care);
@@ -153,11 +153,11 @@ void some_blocks(const Softmax& op, Range range) {
 void join_single_elements(Softmax& op) {
   SoftmaxSpec& spec = op.spec;
   SoftmaxOuter& outer = op.outer;
-  const int64_t last = outer.dims - 1, mask_size = spec.mask == kBoolMask ? 1 : element_size(spec.mask_dtype);
+  const int64_t last = outer.dims - 1, mask_bytes = mask_size(spec.mask, spec.mask_dtype);
   if (outer.dims == 0) return;
   if (outer.x[last] != op.columns * element_size(spec.dtype) || outer.out[last] != op.columns * element_size(spec.out_dtype)) return;
   const bool splat = outer.mask[last] == 0 && (spec.mask_splat || op.columns == 1);
-  const bool adjacent = outer.mask[last] == op.columns * mask_size && (!spec.mask_splat || op.columns == 1);
+  const bool adjacent = outer.mask[last] == op.columns * mask_bytes && (!spec.mask_splat || op.columns == 1);
   if (spec.mask != kNoMask && !splat && !adjacent) return;
   spec.mask_splat = spec.mask != kNoMask && splat;
   op.columns *= outer.size[last];

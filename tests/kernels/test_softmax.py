@@ -13,14 +13,7 @@ from lowbit_compiler.runtime import kernels, reference
 INF = torch.inf
 MAX = torch.finfo(torch.float32).max
 BOTH = pytest.mark.parametrize("algorithm", ALGORITHMS)
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @BOTH

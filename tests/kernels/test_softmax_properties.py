@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import bounds
+from helpers.softmax import ALGORITHMS
 from lowbit_compiler.runtime import kernels, library
 
 L = torch.ops.lowbit
 EPS = bounds.EPS
-ALGORITHMS = ("two-pass", "three-pass")
 TINY = 2.0**-125  # results below may be flushed to zero
 pytestmark = pytest.mark.skipif(library.handle() is None, reason="no native library")
 

@@ -10,15 +10,8 @@ from lowbit_compiler.runtime import kernels, library
 INF = torch.inf
 MAX = torch.finfo(torch.float32).max
 BOTH = pytest.mark.parametrize("algorithm", ALGORITHMS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 needs_library = pytest.mark.skipif(library.handle() is None, reason="no native library")
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @BOTH
