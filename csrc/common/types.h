@@ -54,7 +54,7 @@ struct ExactTiles {
   const uint16_t* value;   // [m/16][depth/32][16][32]
   const int32_t* columns;  // [depth]: k, or -1
   int64_t depth;           // a multiple of 32
-  uint16_t* weights;       // scratch of 2 panels, depth * 16 each
+  uint16_t* weights;       // scratch of qgemm_chunk() panels, depth * 16 each
 };
 
 // Integer product of m rows of codes with `panels` panels, and its epilogue.
@@ -69,6 +69,15 @@ struct QgemmArgs {
   Output out;
 };
 typedef void (*QgemmFn)(const QgemmArgs* args);
+
+// Chunks of equal size, an even number of at most `limit` panels (or 2).
+static inline int64_t even_chunk(int64_t panels, int64_t limit) {
+  const int64_t even = limit < 2 ? 2 : limit / 2 * 2, chunks = (panels + even - 1) / even;
+  return chunks ? round_up((panels + chunks - 1) / chunks, 2) : 2;
+}
+
+// Panels that a kernel with tiles keeps in L2 while rows pass by: about 1 MB.
+static inline int64_t qgemm_chunk(int64_t kp, int64_t panels) { return even_chunk(panels, (1 << 20) / panel_bytes_s8(kp)); }
 
 // Rows' exact elements: row i has count[i] of them at value/position[i * capacity ...]; positions index `columns`.
 struct ExactRows {
@@ -95,8 +104,11 @@ struct FgemmArgs {
 };
 typedef void (*FgemmFn)(const FgemmArgs* args);
 
-// Two panels as floats.
-static inline int64_t fgemm_scratch(int64_t kp) { return kPanel * 2 * kp * 4; }
+// Two panels as floats, and at least half a megabyte of panels as bfloat16.
+static inline int64_t fgemm_scratch(int64_t kp) {
+  const int64_t two = kPanel * 2 * kp * 4;
+  return two > (1 << 19) ? two : 1 << 19;
+}
 static inline int64_t panel_bytes(int64_t kp, int64_t group) { return group ? panel_bytes_s4(kp, group) : panel_bytes_s8(kp); }
 
 }  // namespace lowbit

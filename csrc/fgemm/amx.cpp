@@ -46,8 +46,6 @@ void widen_s4(const int8_t* panel, int64_t kp, uint16_t* b) {
 
 constexpr int64_t kRows = 32;            // of a block
 constexpr int64_t kSums = kRows * 32;    // floats of a block: rows of two halves of 16
-constexpr int64_t kMostDepth = 448;      // K of two widened panels that stay in L1 while rows pass by
-constexpr int64_t kChunk = 4;            // blocks of rows whose sums wait in memory when K is deeper than that
 
 // A block whose sums are complete, and how many of its rows have been written out (see qgemm/amx.cpp).
 struct Pending {
@@ -57,70 +55,41 @@ struct Pending {
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+inline __m512 scaled(const FgemmArgs* args, const Pending& pending, int64_t half) {
+  const int64_t p = pending.panel + half;
+  __m512 y = _mm512_load_ps(pending.sums + pending.done * 32 + half * 16);
+  if (args->group == 0) y = _mm512_mul_ps(y, _mm512_loadu_ps(panel_scales(args->w + p * panel_bytes_s8(args->kp), args->kp)));
+  return args->out.bias ? _mm512_add_ps(y, _mm512_loadu_ps(args->out.bias + p * 16)) : y;
+}
+
 inline void finish(const FgemmArgs* args, Pending& pending, int64_t rows) {
-  const int64_t stop = least(pending.done + rows, pending.m), bytes = panel_bytes(args->kp, args->group);
+  const int64_t stop = least(pending.done + rows, pending.m), column = pending.panel * 16, left = args->out.n - column;
   const Dtype dtype = args->out.dtype;
   for (; pending.done < stop; ++pending.done) {
-    const int64_t row = pending.row + pending.done;
-    for (int64_t j = 0; j < pending.panels; ++j) {
-      const int64_t p = pending.panel + j, n = p * 16;
-      const __mmask16 mask = first(args->out.n - n);
-      __m512 y = _mm512_load_ps(pending.sums + pending.done * 32 + j * 16);
-      if (args->group == 0) y = _mm512_mul_ps(y, _mm512_loadu_ps(panel_scales(args->w + p * bytes, args->kp)));
-      if (args->out.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(args->out.bias + n));
-      char* out = (char*)args->out.data + (row * args->out.stride + n) * element_size(dtype);
-      if (dtype == kBF16) _mm256_mask_storeu_epi16(out, mask, (__m256i)_mm512_cvtneps_pbh(y));
-      else store16(out, dtype, 0, mask, y);
-    }
+    const __m512 y = scaled(args, pending, 0), z = pending.panels == 2 ? scaled(args, pending, 1) : _mm512_setzero_ps();
+    char* out = (char*)args->out.data + ((pending.row + pending.done) * args->out.stride + column) * element_size(dtype);
+    store_two(out, dtype, least(left, pending.panels * 16), y, z);
   }
 }
 
-// M x N tiles over K from start to stop; added to what `sums` holds if `more`. A few rows of `pending` follow each step.
+// M x N tiles over K from start to stop. A few rows of `pending` follow each step.
 template <int M, int N>
-inline void product_of(const FgemmArgs* args, const uint16_t* a, int64_t start, int64_t stop, bool more, float* sums, Pending& pending,
+inline void product_of(const FgemmArgs* args, const uint16_t* a, const uint16_t* b, int64_t start, int64_t stop, float* sums, Pending& pending,
                        int64_t share) {
-  const int64_t kp = args->kp;
-  const uint16_t* b = (const uint16_t*)args->scratch;
-  if (more) {
-    _tile_loadd(0, sums, 128);
-    if (N == 2) _tile_loadd(1, sums + 16, 128);
-    if (M == 2) _tile_loadd(2, sums + 16 * 32, 128);
-    if (M == 2 && N == 2) _tile_loadd(3, sums + 16 * 32 + 16, 128);
-  } else {
-    _tile_zero(0);
-    if (N == 2) _tile_zero(1);
-    if (M == 2) _tile_zero(2);
-    if (M == 2 && N == 2) _tile_zero(3);
-  }
-  for (int64_t k = start; k < stop; k += 32) {
-    _tile_loadd(4, a + k * 16, 64);
-    _tile_loadd(6, b + k * 16, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if (N == 2) {
-      _tile_loadd(7, b + (kp + k) * 16, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if (M == 2) {
-      _tile_loadd(5, a + (kp + k) * 16, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      if (N == 2) _tile_dpbf16ps(3, 5, 7);
-    }
-    finish(args, pending, share);
-  }
-  _tile_stored(0, sums, 128);
-  if (N == 2) _tile_stored(1, sums + 16, 128);
-  if (M == 2) _tile_stored(2, sums + 16 * 32, 128);
-  if (M == 2 && N == 2) _tile_stored(3, sums + 16 * 32 + 16, 128);
+  const int64_t half = args->kp * 32;
+  zero_tiles<M, N>();
+  multiply_tiles<Bfloats, M, N>(a + start * 16, half, b + start * 16, half, (stop - start) * 2, [&](int64_t) { finish(args, pending, share); });
+  store_tiles<M, N>(sums);
 }
 
 // int4: the sums of each group meet the group's scales.
 template <int M, int N>
-inline void groups_of(const FgemmArgs* args, const uint16_t* a, int64_t m, int64_t p, int64_t start, int64_t stop, float* total,
-                      Pending& pending, int64_t share) {
+inline void groups_of(const FgemmArgs* args, const uint16_t* a, const uint16_t* b, int64_t m, int64_t p, float* total, Pending& pending,
+                      int64_t share) {
   alignas(64) float sums[kSums];
   const int64_t bytes = panel_bytes(args->kp, args->group);
-  for (int64_t k = start; k < stop; k += args->group) {
-    product_of<M, N>(args, a, k, k + args->group, false, sums, pending, share);
+  for (int64_t k = 0; k < args->kp; k += args->group) {
+    product_of<M, N>(args, a, b, k, k + args->group, sums, pending, share);
     for (int j = 0; j < N; ++j) {
       const __m512 scale = _mm512_loadu_ps(panel_group_scales(args->w + (p + j) * bytes, args->kp) + k / args->group * 16);
       for (int64_t i = j * 16; i < m * 32; i += 32) {
@@ -132,50 +101,48 @@ inline void groups_of(const FgemmArgs* args, const uint16_t* a, int64_t m, int64
 }
 
 template <int M, int N>
-inline void block(const FgemmArgs* args, int64_t row, int64_t m, int64_t p, int64_t start, int64_t stop, float* sums, Pending& pending) {
+inline void block(const FgemmArgs* args, int64_t row, int64_t m, int64_t p, const uint16_t* b, float* sums, Pending& pending) {
   const uint16_t* a = (const uint16_t*)args->x + row * args->kp;
-  const int64_t steps = (stop - start) / 32, share = (pending.m - pending.done + steps - 1) / steps;
-  if (args->group) groups_of<M, N>(args, a, m, p, start, stop, sums, pending, share);
-  else product_of<M, N>(args, a, start, stop, start != 0, sums, pending, share);
+  const int64_t steps = args->kp / 32, share = (pending.m - pending.done + steps - 1) / steps;
+  if (args->group) groups_of<M, N>(args, a, b, m, p, sums, pending, share);
+  else product_of<M, N>(args, a, b, 0, args->kp, sums, pending, share);
 }
 
 template <int N>
-void panels_of(const FgemmArgs* args, int64_t p, float (*sums)[kSums], int64_t& slot, Pending& pending) {
-  const int64_t kp = args->kp, parts = (kp + kMostDepth - 1) / kMostDepth;
-  const int64_t depth = round_up((kp + parts - 1) / parts, args->group ? args->group : 32);
-  const int64_t chunk = parts == 1 ? kRows : kRows * kChunk;
+inline void rows_of(const FgemmArgs* args, int64_t row, int64_t p, const uint16_t* b, float* sums, Pending& pending) {
+  const int64_t m = least(args->m - row, kRows);
+  if (m > 16) block<2, N>(args, row, m, p, b, sums, pending);
+  else block<1, N>(args, row, m, p, b, sums, pending);
+  finish(args, pending, kRows);
+  pending = {sums, row, m, p, N, 0};
+}
+
+// A chunk of panels is widened into L2, where it stays while rows pass by (see qgemm/amx.cpp).
+void chunk_of(const FgemmArgs* args, int64_t begin, int64_t end, float (*sums)[kSums], int& slot, Pending& pending) {
+  const int64_t kp = args->kp, size = kp * kPanel;
   uint16_t* b = (uint16_t*)args->scratch;
-  for (int j = 0; j < N; ++j) {
-    const int8_t* panel = args->w + (p + j) * panel_bytes(kp, args->group);
-    if (args->group) widen_s4(panel, kp, b + j * kp * 16);
-    else widen_s8(panel, kp, b + j * kp * 16);
+  for (int64_t p = begin; p < end; ++p) {
+    const int8_t* panel = args->w + p * panel_bytes(kp, args->group);
+    if (args->group) widen_s4(panel, kp, b + (p - begin) * size);
+    else widen_s8(panel, kp, b + (p - begin) * size);
   }
-  for (int64_t top = 0; top < args->m; top += chunk) {
-    const int64_t rows = least(args->m - top, chunk);
-    for (int64_t start = 0; start < kp; start += depth) {
-      const int64_t stop = least(start + depth, kp);
-      for (int64_t r = 0; r < rows; r += kRows) {
-        const int64_t m = least(rows - r, kRows);
-        float* into = sums[(slot + r / kRows) % (2 * kChunk)];
-        if (m > 16) block<2, N>(args, top + r, m, p, start, stop, into, pending);
-        else block<1, N>(args, top + r, m, p, start, stop, into, pending);
-        if (stop == kp) {
-          finish(args, pending, kRows);
-          pending = {into, top + r, m, p, N, 0};
-        }
-      }
+  for (int64_t row = 0; row < args->m; row += kRows) {
+    for (int64_t p = begin; p < end; p += 2) {
+      slot ^= 1;
+      if (p + 2 <= end) rows_of<2>(args, row, p, b + (p - begin) * size, sums[slot], pending);
+      else rows_of<1>(args, row, p, b + (p - begin) * size, sums[slot], pending);
     }
-    slot = (slot + chunk / kRows) % (2 * kChunk);
   }
 }
 
 void product(const FgemmArgs* args) {
-  alignas(64) float sums[2 * kChunk][kSums];
-  int64_t slot = 0, p = 0;
+  alignas(64) float sums[2][kSums];
+  int slot = 0;
   Pending pending = {sums[0], 0, 0, 0, 0, 0};
+  // Few rows read a panel once or twice: widened in pairs, it stays in L1.
+  const int64_t chunk = args->m <= 2 * kRows ? 2 : even_chunk(args->panels, fgemm_scratch(args->kp) / (args->kp * kPanel * 2));
   configure_tiles(least(args->m, 16));
-  for (; p + 2 <= args->panels; p += 2) panels_of<2>(args, p, sums, slot, pending);
-  if (p < args->panels) panels_of<1>(args, p, sums, slot, pending);
+  for (int64_t p = 0; p < args->panels; p += chunk) chunk_of(args, p, least(p + chunk, args->panels), sums, slot, pending);
   finish(args, pending, kRows);
   _tile_release();
 }

@@ -55,13 +55,11 @@ void linear_float(const Linear& op, int64_t group) {
   for (int64_t first = 0; first < rows; first += step) {
     const int64_t m = rows - first < step ? rows - first : step;
     const Operand x = operand(op.x, first, m, kp, kernel.needs == kBF16Only, tasks);
-    parallel(tasks, [&](int64_t task) {
-      const Range range = share(panels, tasks, task, 2);
-      if (range.begin == range.end) return;
-      char* out = (char*)op.out + (first * op.n + range.begin * kPanel) * element_size(op.out_dtype);
-      const FgemmArgs args = {x.data, x.stride, m, kp, op.w + range.begin * bytes, range.end - range.begin, group, false,
+    parallel_parts(tasks, panels, 2, [&](int64_t begin, int64_t end) {
+      char* out = (char*)op.out + (first * op.n + begin * kPanel) * element_size(op.out_dtype);
+      const FgemmArgs args = {x.data, x.stride, m, kp, op.w + begin * bytes, end - begin, group, false,
                               scratch<char>(kPanelSlot, fgemm_scratch(kp)),
-                              {out, op.n, op.n - range.begin * kPanel, op.out_dtype, bias ? bias + range.begin * kPanel : nullptr}};
+                              {out, op.n, op.n - begin * kPanel, op.out_dtype, bias ? bias + begin * kPanel : nullptr}};
       ((FgemmFn)kernel.function)(&args);
     });
   }

@@ -42,7 +42,7 @@ void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t f
   QgemmArgs args = {block.q, block.ldq, block.m, job.kp, block.scale, job.panel(begin), end - begin, nullptr, nullptr,
                     job.output(first, begin)};
   if (tiles.depth) {
-    tiles.weights = scratch<uint16_t>(kTableSlot, 2 * tiles.depth * kPanel);
+    tiles.weights = scratch<uint16_t>(kTableSlot, qgemm_chunk(job.kp, end - begin) * tiles.depth * kPanel);
     args.tiles = &tiles;
   }
   if (block.exact.used == 0 || tiles.depth) return job.product(&args);
@@ -87,11 +87,10 @@ int64_t block_rows(int64_t kp) {
 
 // Each task quantizes its own rows and multiplies them with all panels: one parallel region, for weights that fit in L2.
 void split_rows(const Job& job, int64_t tasks) {
-  const int64_t m = job.op.x.rows, step = block_rows(job.kp);
-  parallel(tasks, [&](int64_t task) {
-    const Range range = share(m, tasks, task, 32);
-    for (int64_t first = range.begin; first < range.end; first += step) {
-      Prepared block = reserve(range.end - first < step ? range.end - first : step, job.kp, job.layout, job.treatment, job.columns);
+  const int64_t step = block_rows(job.kp), unit = job.treatment == kColumns || job.treatment == kRows ? 64 : 32;
+  parallel_parts(tasks, job.op.x.rows, unit, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += step) {
+      Prepared block = reserve(end - first < step ? end - first : step, job.kp, job.layout, job.treatment, job.columns);
       prepare_rows(block, job.op.x, first, 0, block.m, job.treatment, job.columns);
       join_exact(block, job.treatment, job.columns);
       multiply(job, block, exact_tiles(job, block), first, 0, job.panels);
@@ -105,18 +104,14 @@ void split_panels(const Job& job, int64_t tasks) {
   const int64_t m = job.op.x.rows, step = block_rows(job.kp);
   for (int64_t first = 0; first < m; first += step) {
     Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.layout, job.treatment, job.columns);
-    const int64_t quantizers = tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2);
-    parallel(quantizers, [&](int64_t task) {
-      const Range range = share(block.m, quantizers, task, 1);
-      prepare_rows(block, job.op.x, first, range.begin, range.end, job.treatment, job.columns);
+    parallel_parts(tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2), block.m, 1, [&](int64_t begin, int64_t end) {
+      prepare_rows(block, job.op.x, first, begin, end, job.treatment, job.columns);
     });
     join_exact(block, job.treatment, job.columns);
     const ExactTiles tiles = exact_tiles(job, block);
-    parallel(tasks, [&](int64_t task) {
-      const Range range = share(job.panels, tasks, task, 2);
-      if (range.begin == range.end) return;
-      multiply(job, block, tiles, first, range.begin, range.end);
-      repair(job, block, first, range.begin, range.end);
+    parallel_parts(tasks, job.panels, 4, [&](int64_t begin, int64_t end) {
+      multiply(job, block, tiles, first, begin, end);
+      repair(job, block, first, begin, end);
     });
   }
 }

@@ -8,10 +8,15 @@
 namespace lowbit {
 namespace {
 
-constexpr int64_t kRows = 32;             // of a block
-constexpr int64_t kSums = kRows * 32;     // int32 of a block: rows of two halves of 16
-constexpr int64_t kMostDepth = 896;       // K of two panels that stay in L1 while rows pass by
-constexpr int64_t kChunk = 4;             // blocks of rows whose sums wait in memory when K is deeper than that
+constexpr int64_t kRows = 32;  // of a block
+constexpr int64_t kAhead = 1;  // pairs of panels that are fetched before they are read
+
+struct alignas(64) Slot {
+  int32_t sums[kRows * 32];  // rows of two halves of 16
+  float exact[kRows * 32];
+};
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // A block whose sums are complete, and how many of its rows have been written out.
 struct Pending {
@@ -20,176 +25,125 @@ struct Pending {
   int64_t row, m, panel, panels, done;
 };
 
-inline __m512 scaled(const QgemmArgs* args, const int32_t* sums, const float* exact, __m512 sx, int64_t row, int64_t p) {
-  const int64_t kp = args->kp;
-  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), sx);
-  if (args->tiles) y = _mm512_add_ps(y, _mm512_load_ps(exact));
-  else if (args->exact) y = _mm512_add_ps(y, _mm512_loadu_ps(args->exact + (p * args->m + row) * 16));
-  y = _mm512_mul_ps(y, _mm512_loadu_ps(panel_scales(args->w + p * panel_bytes_s8(kp), kp)));
-  return args->out.bias ? _mm512_add_ps(y, _mm512_loadu_ps(args->out.bias + p * 16)) : y;
-}
-
-inline void store(const QgemmArgs* args, int64_t row, int64_t p, __m512 y) {
-  const Dtype dtype = args->out.dtype;
-  const __mmask16 mask = first(args->out.n - p * 16);
-  char* out = (char*)args->out.data + (row * args->out.stride + p * 16) * element_size(dtype);
-  if (dtype == kBF16) _mm256_mask_storeu_epi16(out, mask, (__m256i)_mm512_cvtneps_pbh(y));
-  else store16(out, dtype, 0, mask, y);
+// Rows of `pending`, with what every row needs in registers.
+template <bool Exact, bool Bias>
+inline void finish_as(const QgemmArgs* args, Pending& pending, int64_t stop) {
+  const int64_t p = pending.panel, two = pending.panels == 2, bytes = panel_bytes_s8(args->kp), size = element_size(args->out.dtype);
+  const float* scales = panel_scales(args->w + p * bytes, args->kp);
+  const __m512 w0 = _mm512_loadu_ps(scales), w1 = two ? _mm512_loadu_ps((const float*)((const char*)scales + bytes)) : w0;
+  const __m512 b0 = Bias ? _mm512_loadu_ps(args->out.bias + p * 16) : w0, b1 = Bias && two ? _mm512_loadu_ps(args->out.bias + p * 16 + 16) : b0;
+  const int64_t count = least(args->out.n - p * 16, pending.panels * 16), stride = args->out.stride * size;
+  const float* sx = args->scale + pending.row;
+  char* out = (char*)args->out.data + pending.row * stride + p * 16 * size;
+  for (int64_t i = pending.done; i < stop; ++i) {
+    const __m512 s = _mm512_set1_ps(sx[i]);
+    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(pending.sums + i * 32)), s);
+    __m512 z = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(pending.sums + i * 32 + 16)), s);
+    if (Exact && args->tiles) {
+      y = _mm512_add_ps(y, _mm512_load_ps(pending.exact + i * 32));
+      z = _mm512_add_ps(z, _mm512_load_ps(pending.exact + i * 32 + 16));
+    } else if (Exact) {
+      const float* exact = args->exact + (p * args->m + pending.row + i) * 16;
+      y = _mm512_add_ps(y, _mm512_loadu_ps(exact));
+      if (two) z = _mm512_add_ps(z, _mm512_loadu_ps(exact + args->m * 16));
+    }
+    y = _mm512_mul_ps(y, w0);
+    z = _mm512_mul_ps(z, w1);
+    if (Bias) {
+      y = _mm512_add_ps(y, b0);
+      z = _mm512_add_ps(z, b1);
+    }
+    store_two(out + i * stride, args->out.dtype, count, y, z);
+  }
+  pending.done = stop;
 }
 
 inline void finish(const QgemmArgs* args, Pending& pending, int64_t rows) {
-  const int64_t stop = pending.done + rows < pending.m ? pending.done + rows : pending.m;
-  for (; pending.done < stop; ++pending.done) {
-    const int64_t row = pending.row + pending.done;
-    const int32_t* sums = pending.sums + pending.done * 32;
-    const float* exact = pending.exact + pending.done * 32;
-    const __m512 sx = _mm512_set1_ps(args->scale[row]);
-    store(args, row, pending.panel, scaled(args, sums, exact, sx, row, pending.panel));
-    if (pending.panels == 2) store(args, row, pending.panel + 1, scaled(args, sums + 16, exact + 16, sx, row, pending.panel + 1));
-  }
+  const int64_t stop = least(pending.done + rows, pending.m);
+  if (pending.done == stop) return;
+  const bool exact = args->tiles || args->exact;
+  if (args->out.bias) exact ? finish_as<true, true>(args, pending, stop) : finish_as<false, true>(args, pending, stop);
+  else exact ? finish_as<true, false>(args, pending, stop) : finish_as<false, false>(args, pending, stop);
 }
 
-// The exact elements' columns of N panels as B tiles: [depth/2][16][2] bfloat16.
-void widen(const QgemmArgs* args, int64_t p, int64_t panels) {
+// The exact elements' columns of a panel as B tiles: [depth/2][16][2] bfloat16.
+void widen(const QgemmArgs* args, int64_t p, uint16_t* weights) {
   const ExactTiles& tiles = *args->tiles;
-  for (int64_t j = 0; j < panels; ++j) {
-    const int8_t* panel = args->w + (p + j) * panel_bytes_s8(args->kp);
-    for (int64_t c = 0; c < tiles.depth; c += 2) {
-      __m512i half[2];
-      for (int i = 0; i < 2; ++i) {
-        const int64_t k = tiles.columns[c + i];
-        const __m512i lanes = k < 0 ? _mm512_setzero_si512() : _mm512_loadu_si512(panel + k / 4 * 64);
-        const __m512i code = _mm512_srai_epi32(_mm512_sll_epi32(lanes, _mm_cvtsi64_si128(24 - 8 * (k & 3))), 24);
-        half[i] = _mm512_castps_si512(_mm512_cvtepi32_ps(code));  // a small integer's bfloat16 is the high half of its float
-      }
-      const __m512i pair = _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(half[0], 16), half[1]);
-      _mm512_store_si512(tiles.weights + (j * tiles.depth + c) * 16, pair);
+  const int8_t* panel = args->w + p * panel_bytes_s8(args->kp);
+  for (int64_t c = 0; c < tiles.depth; c += 2) {
+    __m512i half[2];
+    for (int i = 0; i < 2; ++i) {
+      const int64_t k = tiles.columns[c + i];
+      const __m512i lanes = k < 0 ? _mm512_setzero_si512() : _mm512_loadu_si512(panel + k / 4 * 64);
+      const __m512i code = _mm512_srai_epi32(_mm512_sll_epi32(lanes, _mm_cvtsi64_si128(24 - 8 * (k & 3))), 24);
+      half[i] = _mm512_castps_si512(_mm512_cvtepi32_ps(code));  // a small integer's bfloat16 is the high half of its float
     }
+    const __m512i pair = _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(half[0], 16), half[1]);
+    _mm512_store_si512(weights + c * kPanel, pair);
   }
 }
 
+// M x N tiles of exact elements times weights as bfloat16.
 template <int M, int N>
-inline void zero() {
-  _tile_zero(0);
-  if (N == 2) _tile_zero(1);
-  if (M == 2) _tile_zero(2);
-  if (M == 2 && N == 2) _tile_zero(3);
+inline void exact_block(const ExactTiles& tiles, int64_t row, const uint16_t* weights, float* exact) {
+  const int64_t half = tiles.depth * kPanel * 2;
+  zero_tiles<M, N>();
+  multiply_tiles<Bfloats, M, N>(tiles.value + row * tiles.depth, half, weights, half, tiles.depth * 2, [](int64_t) {});
+  store_tiles<M, N>(exact);
 }
 
+// M x N tiles of codes; meanwhile `pending` is written out, and the lines of `next` (0: none) come to L2.
 template <int M, int N>
-inline void store_sums(void* sums) {
-  _tile_stored(0, sums, 128);
-  if (N == 2) _tile_stored(1, (char*)sums + 64, 128);
-  if (M == 2) _tile_stored(2, (char*)sums + 16 * 128, 128);
-  if (M == 2 && N == 2) _tile_stored(3, (char*)sums + 16 * 128 + 64, 128);
-}
-
-template <int M, int N>
-inline void exact_block(const QgemmArgs* args, int64_t row, float* exact) {
-  const int64_t depth = args->tiles->depth;
-  const uint16_t* a = args->tiles->value + row * depth;
-  const uint16_t* b = args->tiles->weights;
-  zero<M, N>();
-  for (int64_t c = 0; c < depth; c += 32) {
-    _tile_loadd(4, a + c * 16, 64);
-    _tile_loadd(6, b + c * 16, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if (N == 2) {
-      _tile_loadd(7, b + (depth + c) * 16, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if (M == 2) {
-      _tile_loadd(5, a + (depth + c) * 16, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      if (N == 2) _tile_dpbf16ps(3, 5, 7);
-    }
-  }
-  store_sums<M, N>(exact);
-}
-
-// M x N tiles over `depth` of K from `start`, added to what `sums` holds unless start is 0.
-template <int M, int N>
-inline void block(const QgemmArgs* args, int64_t row, int64_t p, int64_t start, int64_t depth, int32_t* sums, Pending& pending) {
-  const int64_t kp = args->kp, bytes = panel_bytes_s8(kp);
-  const int8_t* a = args->q + row * kp + start * 16;
-  const int8_t* b = args->w + p * bytes + start * 16;
-  const int64_t share = (pending.m - pending.done + depth / 64 - 1) / (depth / 64);
-  if (start == 0) {
-    zero<M, N>();
-  } else {
-    _tile_loadd(0, sums, 128);
-    if (N == 2) _tile_loadd(1, sums + 16, 128);
-    if (M == 2) _tile_loadd(2, sums + 16 * 32, 128);
-    if (M == 2 && N == 2) _tile_loadd(3, sums + 16 * 32 + 16, 128);
-  }
-  for (int64_t k = 0; k < depth; k += 64) {
-    _tile_loadd(4, a + k * 16, 64);
-    _tile_loadd(6, b + k * 16, 64);
-    _tile_dpbssd(0, 4, 6);
-    if (N == 2) {
-      _tile_loadd(7, b + bytes + k * 16, 64);
-      _tile_dpbssd(1, 4, 7);
-    }
-    if (M == 2) {
-      _tile_loadd(5, a + 16 * kp + k * 16, 64);
-      _tile_dpbssd(2, 5, 6);
-      if (N == 2) _tile_dpbssd(3, 5, 7);
-    }
+inline void block(const QgemmArgs* args, int64_t row, int64_t p, const char* next, int32_t* sums, Pending& pending) {
+  const int64_t kp = args->kp, bytes = panel_bytes_s8(kp), steps = kp / 64;
+  const int64_t share = (pending.m - pending.done + steps - 1) / steps;
+  zero_tiles<M, N>();
+  multiply_tiles<Codes, M, N>(args->q + row * kp, 16 * kp, args->w + p * bytes, bytes, kp, [&](int64_t k) {
+    for (int64_t b = 0; next && b < N * 1024; b += 64) _mm_prefetch(next + N * k + b, _MM_HINT_T1);
     finish(args, pending, share);
-  }
-  store_sums<M, N>(sums);
+  });
+  store_tiles<M, N>(sums);
 }
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// All rows against N panels, while lines of the panels that come next are fetched into L2.
+// Rows against N panels; `weights` are those of exact elements.
 template <int N>
-void panels_of(const QgemmArgs* args, int64_t p, int32_t (*sums)[kSums], float (*exact)[kSums], int& slot,
-               Pending& pending) {
-  const int64_t kp = args->kp, bytes = panel_bytes_s8(kp);
-  const int64_t parts = (kp + kMostDepth - 1) / kMostDepth, depth = round_up((kp + parts - 1) / parts, 64);
-  const int64_t chunk = parts == 1 ? kRows : kRows * kChunk;
-  const int8_t* next = args->w + (p + N) * bytes;
-  const int64_t ahead = least(args->panels - p - N, 2) * bytes;
-  const int64_t blocks = (args->m + kRows - 1) / kRows, share = round_up((ahead + blocks - 1) / blocks, 64);
-  if (args->tiles) widen(args, p, N);
-  for (int64_t first_row = 0; first_row < args->m; first_row += chunk) {
-    const int64_t rows = least(args->m - first_row, chunk);
-    for (int64_t start = 0; start < kp; start += depth) {
-      const int64_t size = least(kp - start, depth);
-      for (int64_t r = 0; r < rows; r += kRows) {
-        const int64_t row = first_row + r, m = least(rows - r, kRows);
-        const int64_t at = (slot + r / kRows) % (2 * kChunk);
-        int32_t* into = sums[at];
-        if (start == 0) {
-          const int64_t from = row / kRows * share, to = least(from + share, ahead);
-          for (int64_t b = from; b < to; b += 64) _mm_prefetch((const char*)next + b, _MM_HINT_T1);
-          if (args->tiles && m > 16) exact_block<2, N>(args, row, exact[at]);
-          else if (args->tiles) exact_block<1, N>(args, row, exact[at]);
-        }
-        if (m > 16) block<2, N>(args, row, p, start, size, into, pending);
-        else block<1, N>(args, row, p, start, size, into, pending);
-        if (start + size == kp) {
-          finish(args, pending, kRows);
-          pending = {into, exact[at], row, m, p, N, 0};
-        }
-      }
+inline void rows_of(const QgemmArgs* args, int64_t row, int64_t p, const uint16_t* weights, const char* next, Slot& into, Pending& pending) {
+  const int64_t m = least(args->m - row, kRows);
+  if (args->tiles && m > 16) exact_block<2, N>(*args->tiles, row, weights, into.exact);
+  else if (args->tiles) exact_block<1, N>(*args->tiles, row, weights, into.exact);
+  if (m > 16) block<2, N>(args, row, p, next, into.sums, pending);
+  else block<1, N>(args, row, p, next, into.sums, pending);
+  finish(args, pending, kRows);
+  pending = {into.sums, into.exact, row, m, p, N, 0};
+}
+
+// A chunk of panels stays in L2 while rows pass by, and the codes of 32 rows in L1 while its panels do: so a row's results are
+// written side by side, where columns of results would touch a page each.
+void chunk_of(const QgemmArgs* args, int64_t begin, int64_t end, Slot* slots, int& slot, Pending& pending) {
+  const int64_t bytes = panel_bytes_s8(args->kp), depth = args->tiles ? args->tiles->depth : 0;
+  uint16_t* weights = args->tiles ? args->tiles->weights : nullptr;
+  for (int64_t p = begin; depth && p < end; ++p) widen(args, p, weights + (p - begin) * depth * kPanel);
+  for (int64_t row = 0; row < args->m; row += kRows) {
+    for (int64_t p = begin; p < end; p += 2) {
+      const uint16_t* columns = weights + (p - begin) * depth * kPanel;
+      const bool more = row == 0 && p + 2 * kAhead + 2 <= args->panels;
+      const char* next = more ? (const char*)args->w + (p + 2 * kAhead) * bytes : nullptr;
+      Slot& into = slots[slot ^= 1];
+      if (p + 2 <= end) rows_of<2>(args, row, p, columns, next, into, pending);
+      else rows_of<1>(args, row, p, columns, nullptr, into, pending);
     }
-    slot = (slot + (int)(chunk / kRows)) % (2 * kChunk);
   }
 }
 
 }  // namespace
 
 void qgemm_s8s8s32_32x32x64_amx(const QgemmArgs* args) {
-  alignas(64) int32_t sums[2 * kChunk][kSums];
-  alignas(64) float exact[2 * kChunk][kSums];
+  Slot slots[2];
   int slot = 0;
-  Pending pending = {sums[0], exact[0], 0, 0, 0, 0, 0};
+  Pending pending = {slots[0].sums, slots[0].exact, 0, 0, 0, 0, 0};
+  const int64_t chunk = qgemm_chunk(args->kp, args->panels);
   configure_tiles(least(args->m, 16));
-  int64_t p = 0;
-  for (; p + 2 <= args->panels; p += 2) panels_of<2>(args, p, sums, exact, slot, pending);
-  if (p < args->panels) panels_of<1>(args, p, sums, exact, slot, pending);
+  for (int64_t p = 0; p < args->panels; p += chunk) chunk_of(args, p, least(p + chunk, args->panels), slots, slot, pending);
   finish(args, pending, kRows);
   _tile_release();
 }
