@@ -17,6 +17,7 @@ app = typer.Typer(
 
 Function = Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="a function that returns (model, example inputs)")]
 RecipeName = Annotated[str, typer.Option(help="int8, llm-int8, int8-vector, int8-weight-only or int4-weight-only")]
+PlanName = Annotated[str, typer.Option("--plan", help="measured: rewrite what is faster here; always: whatever the recipe covers")]
 
 
 def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -66,7 +67,10 @@ def demo(
 
 @app.command()
 def explain(
-    function: Function, recipe: RecipeName = "int8", json: Annotated[bool, typer.Option("--json", help="plain data")] = False
+    function: Function,
+    recipe: RecipeName = "int8",
+    plan: PlanName = "measured",
+    json: Annotated[bool, typer.Option("--json", help="plain data")] = False,
 ) -> None:
     """Print every product and softmax of a model with its decision and reason; nothing is compiled."""
     import torch
@@ -76,7 +80,7 @@ def explain(
 
     model, inputs = load_function(function)
     with torch.no_grad():
-        report = run(model, *inputs, recipe=recipe)
+        report = run(model, *inputs, recipe=recipe, plan=plan)
     if json:
         print(report.to_json())
     elif sys.stdout.isatty():
@@ -90,6 +94,7 @@ def dump(
     function: Function,
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path("lowbit_dump"),
     recipe: RecipeName = "int8",
+    plan: PlanName = "measured",
 ) -> None:
     """Write the graph after every pass as numbered text files, with an index."""
     import torch
@@ -98,7 +103,7 @@ def dump(
 
     model, inputs = load_function(function)
     with torch.no_grad():
-        report = run(model, *inputs, recipe=recipe, dump=str(out))
+        report = run(model, *inputs, recipe=recipe, plan=plan, dump=str(out))
     print(report.summary())
     for index in sorted(out.glob("graph_*/index.md")):
         print(index)

@@ -15,6 +15,7 @@ from lowbit_compiler.costs import measured
 from lowbit_compiler.dump import Dump
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.executable import Executable
+from lowbit_compiler.linear_costs import measured_linear
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext, Target
@@ -60,6 +61,8 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         target=Target(has_kernels=library.status().path is not None),
         parameters=captured.parameters,
         costs=measured if options.plan == "measured" else None,
+        # A freed weight is there in one packed form alone: every graph must use that one, whatever its rows.
+        linear_costs=measured_linear if options.plan == "measured" and not options.free_weights else None,
         ignore=options.ignore,
         max_rewrites=options.max_rewrites,
         known_names=captured.known_names,

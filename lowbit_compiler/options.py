@@ -50,7 +50,7 @@ DESCRIPTIONS: dict[str, str] = {
     "modules_to_not_convert": "the same, under another name that transformers uses",
     "free_weights": "release the float storage of every fully replaced parameter; default False",
     "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
-    "plan": "'measured' (default): a softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel",
+    "plan": "'measured' (default): a product, softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel",
     "dump": "folder to write the graph of every pass to",
 }
 CHOICES = {"remainder": ("inductor", "eager"), "plan": ("measured", "always")}  # the first is the default

@@ -1,4 +1,4 @@
-"""What one softmax or attention computes, as plain data: what the planner asks the machine to time."""
+"""What one softmax, attention or linear computes, as plain data: what the planner asks the machine to time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from lowbit_compiler.passes.site import Plan
 
 UNKNOWN_SIZE = 128  # of a dimension that nothing is known about before the first run
 
@@ -45,6 +47,23 @@ class AttentionCall:
 
 
 @dataclass(frozen=True)
+class LinearCall:
+    """``rows`` x ``k`` times the weights of siblings: one product for each of ``widths`` in float, one for all of them in low precision."""
+
+    rows: int
+    k: int
+    widths: tuple[int, ...]
+    dtype: torch.dtype
+    bias: bool
+    columns: bool
+    """Whether elements of one column of x lie side by side."""
+    transposed: bool
+    """Whether the float weights are stored as [k, n]."""
+    plans: tuple[Plan, ...]
+    """The candidates."""
+
+
+@dataclass(frozen=True)
 class Cost:
     """Seconds of one call: by the ``lowbit`` op, and by what torch would run instead."""
 
@@ -53,6 +72,8 @@ class Cost:
 
 
 Costs = Callable[[SoftmaxCall | AttentionCall], Cost]
+LinearCosts = Callable[[LinearCall], dict[str, float]]
+"""Returns the seconds of one call: of "float" and of the op of each candidate."""
 
 
 def operand(tensor: Any) -> Operand:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.calls import Costs
+from lowbit_compiler.passes.calls import Costs, LinearCosts
 from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.recipe import Recipe
 
@@ -60,6 +60,8 @@ class PassContext:
     """Every module and parameter name of the model, where the caller knows them; ``ignore`` is checked against these too."""
     costs: Costs | None = None
     """Times a softmax or attention on the machine; None: take it wherever there is a kernel."""
+    linear_costs: LinearCosts | None = None
+    """Times a linear on the machine; None: rewrite it as the recipe says."""
     sites: list[Site] = field(default_factory=list)
     constants: list[Constant] = field(default_factory=list)
 

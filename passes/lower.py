@@ -78,13 +78,12 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> N
     out = None if value(x).dtype is dtype else dtype
     n = value(weight).shape[0]
     q, scale = weight.args[:2]  # type: ignore[union-attr]
-    extra = {"linear_s8s8_columns": (plan.threshold,), "linear_fs4": (plan.group_size,)}.get(plan.op, ())
     with gm.graph.inserting_before(root):
         if plan.weights == "int4":
             packed = emit(gm, ops.pack_s4.default, q, scale, plan.group_size, like=node)
         else:
             packed = emit(gm, ops.pack_s8.default, q, scale, like=node)
-        lowered = emit(gm, getattr(ops, plan.op).default, x, packed, bias, n, *extra, out, like=node)
+        lowered = emit(gm, getattr(ops, plan.op).default, x, packed, bias, n, *plan.arguments, out, like=node)
     root.replace_all_uses_with(lowered)
     ctx.replaced(node, lowered)
     released = not _still_read(gm, ctx, q)

@@ -36,19 +36,25 @@ class MergeSiblings:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Merge every group of at least two siblings; returns the number of groups."""
-        groups: dict[tuple[Any, ...], list[Site]] = defaultdict(list)
-        for site in ctx.planned():
-            x, weight, bias = _operands(site.node)
-            if (bias is None or is_constant(bias, ctx.parameters)) and not _written(x):
-                dtypes = (value(weight).dtype, site.node.meta["val"].dtype, None if bias is None else value(bias).dtype)
-                groups[(x, site.plan, dtypes)].append(site)
-        merged = [sites for sites in groups.values() if len({site.node for site in sites}) > 1]
+        merged = [sites for sites in siblings(ctx) if len({site.node for site in sites}) > 1]
         for sites in merged:
             _merge(gm, sites)
         return len(merged)
 
 
-def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
+def siblings(ctx: PassContext) -> list[list[Site]]:
+    """Return the planned products in groups that can become one, as they are planned now; most are a group of one."""
+    groups: dict[tuple[Any, ...], list[Site]] = defaultdict(list)
+    for site in ctx.planned():
+        x, weight, bias = operands(site.node)
+        alone = _written(x) or not (bias is None or is_constant(bias, ctx.parameters))
+        dtypes = (value(weight).dtype, site.node.meta["val"].dtype, None if bias is None else value(bias).dtype)
+        groups[(x, site.plan, dtypes, site.index if alone else None)].append(site)
+    return list(groups.values())
+
+
+def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
+    """Return input, weight and bias of a linear."""
     x, weight, *bias = node.args
     return x, weight, bias[0] if bias else None  # type: ignore[return-value]
 
@@ -61,8 +67,8 @@ def _written(x: fx.Node) -> bool:
 def _merge(gm: fx.GraphModule, sites: list[Site]) -> None:
     nodes = [site.node for site in sites]
     first = min(nodes)
-    x, _, bias = _operands(first)
-    _hoist(first, [operand for node in nodes for operand in node.args[1:] if isinstance(operand, fx.Node)])
+    x, _, bias = operands(first)
+    _hoist(first, [arg for node in nodes for arg in node.args[1:] if isinstance(arg, fx.Node)])
     with gm.graph.inserting_before(first):
         weight = emit(gm, aten.cat.default, [node.args[1] for node in nodes], like=first)
         biases = [] if bias is None else [emit(gm, aten.cat.default, [node.args[2] for node in nodes], like=first)]

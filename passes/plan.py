@@ -9,6 +9,7 @@ from torch import fx
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten, calls
+from lowbit_compiler.passes.price import price
 from lowbit_compiler.passes.site import Plan, Reason, Site, Whole
 from lowbit_compiler.passes.whole import Declined, decide, read_attention, read_softmax
 from lowbit_compiler.runtime.ops import MAX_K
@@ -21,7 +22,7 @@ class PlanSites:
 
     Before and after::
 
-        %y = aten.linear(%x, %w)        # site: W8A8 rotation, or declined: "filtered by the user"
+        %y = aten.linear(%x, %w)        # site: W8A8 rotation, or declined: "slower here"
         %p = aten.softmax(%s, -1)       # site: lowbit::softmax, or declined: "slower here"
     """
 
@@ -36,16 +37,17 @@ class PlanSites:
         _check_ignore(ctx)
         candidates = [site for site in ctx.sites if site.reason is None]
         head = _output_head(gm, [site for site in candidates if site.kind == "linear"])
-        budget = len(candidates) if ctx.max_rewrites is None else ctx.max_rewrites
         for site in candidates:
             plan = _decide(ctx, site, site in head)
             if isinstance(plan, tuple):
                 site.decline(*plan)
-            elif budget <= 0:
-                site.decline(Reason.LIMIT, f"limit {ctx.max_rewrites}")
             else:
-                budget -= 1
                 site.take(plan)
+        price(ctx)
+        taken = [site for site in candidates if site.reason is None]
+        for site in taken[len(taken) if ctx.max_rewrites is None else ctx.max_rewrites :]:
+            site.decline(Reason.LIMIT, f"limit {ctx.max_rewrites}")
+        for site in candidates:
             if note := site.node.meta.get("lowbit_unfused"):
                 site.detail = f"{site.detail}; {note}" if site.detail else note
         return 0

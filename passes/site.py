@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from torch import fx
 
@@ -42,6 +43,11 @@ class Plan:
             return "linear_fs8" if self.weights == "int8" else "linear_fs4"
         suffix = {"none": "", "rotation": "_rotated", "columns": "_columns", "rows": "_rows"}[self.treatment]
         return "linear_s8s8" + suffix
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What this op takes between ``n`` and ``dtype``."""
+        return {"linear_s8s8_columns": (self.threshold,), "linear_fs4": (self.group_size,)}.get(self.op, ())
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,9 @@ class Site:
         self.plan = self.whole = None
         self.reason, self.detail = reason, detail
 
-    def take(self, plan: Plan | Whole) -> None:
+    def take(self, plan: Plan | Whole, detail: str = "") -> None:
         """Rewrite this site as ``plan`` says."""
         if isinstance(plan, Plan):
-            self.plan = plan
+            self.plan, self.detail = plan, detail
         else:
             self.whole, self.detail = plan, plan.how

@@ -160,7 +160,7 @@ def decide(ctx: PassContext, call: SoftmaxCall | AttentionCall) -> Whole | Decli
         cost = ctx.costs(call)
     except Exception as error:  # out of memory, or whatever a kernel or torch's own op says
         return Reason.NO_KERNEL, f"not timed: {type(error).__name__}: {error}"
-    times = f"{_time(cost.lowbit)}, torch {_time(cost.torch)}"
+    times = f"{seconds_text(cost.lowbit)}, torch {seconds_text(cost.torch)}"
     if cost.torch < MIN_GAIN * cost.lowbit:
         return Reason.SLOWER, f"lowbit {times}"
     gain = f"{cost.torch / cost.lowbit:.1f}x torch ({times})"
@@ -173,5 +173,6 @@ def _heads(call: SoftmaxCall | AttentionCall) -> str:
     return f"{shared} query heads a key head" if shared > 1 else ""
 
 
-def _time(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
+    """Return a time for a person."""
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"

@@ -13,7 +13,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,18 @@ Seconds = dict[str, float]
 _known: dict[Path | int, dict[str, Seconds]] = {}  # by file, or by threads where there can be none
 
 
-def best(key: str, candidates: dict[str, Callable[[], object]]) -> Seconds:
-    """Return the seconds of one call of each candidate, measured now or remembered under ``key``."""
+def best(key: str, candidates: dict[str, Callable[[], object]], long: float = LONG) -> Seconds:
+    """Return the seconds of one call of each candidate, remembered under ``key`` or measured now, for some ``long`` seconds at most."""
     path = _file_or_none()
     known = _known.setdefault(path or torch.get_num_threads(), {})
     if path is not None and set(known.get(key, ())) != set(candidates):
         known.update(_read(path))
     if set(known.get(key, ())) != set(candidates):
-        times = measure(candidates)
+        calm = quiet()
+        with contextlib.nullcontext() if calm else _one_thread():
+            times = measure(candidates, long=long)
         known[key] = {name: min(seconds) for name, seconds in times.items()}
-        if path is not None and steady(times) and quiet():
+        if path is not None and calm and steady(times) and quiet():
             _write(path, key, known[key])
     return dict(known[key])
 
@@ -59,7 +61,20 @@ def quiet() -> bool:
     return min(min(seconds) for seconds in measure({"add": lambda: x + x}).values()) < WAIT
 
 
-def measure(candidates: dict[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let calls run on this thread alone: it waits for no other, so the ratios of times still mean something on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure(
+    candidates: dict[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter, long: float = LONG
+) -> dict[str, list[float]]:
     """Return the seconds of each candidate in interleaved rounds, after one that warms up.
 
     The fastest round of each is what counts: the others tell how busy the machine was.
@@ -78,7 +93,7 @@ def measure(candidates: dict[str, Callable[[], object]], clock: Callable[[], flo
             fastest = min(map(min, times.values()))
             running = [name for name in running if min(times[name]) <= HOPELESS * fastest]
         enough = turn >= ROUNDS[0] and spent > BUDGET * len(candidates)
-        if turn >= FEW and (len(running) < 2 or spent > LONG or enough):
+        if turn >= FEW and (len(running) < 2 or spent > long or enough):
             break
     return times
 

@@ -59,7 +59,7 @@ def test_backend_string_without_import() -> None:
 import sys, torch
 assert not any(name.startswith("lowbit") for name in sys.modules)
 model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64)).eval()
-run = torch.compile(model, backend="lowbit", fullgraph=True, options={"remainder": "eager"})
+run = torch.compile(model, backend="lowbit", fullgraph=True, options={"remainder": "eager", "plan": "always"})
 with torch.no_grad():
     x = torch.randn(3, 64)
     got, want = run(x), model(x)
@@ -128,7 +128,7 @@ def test_inductor() -> None:
     model = llama()
     ids = zoo.ids()
     with torch.no_grad():
-        run = torch.compile(model, backend="lowbit", fullgraph=True)
+        run = torch.compile(model, backend="lowbit", fullgraph=True, options={"plan": "always"})
         got, (report,) = reports_of(lambda: run(input_ids=ids).logits)
         assert cosine(got, model(input_ids=ids).logits) > COSINE
     assert len(linears(report)) == 15

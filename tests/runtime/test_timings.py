@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lowbit_compiler.runtime import library, timings
 
@@ -155,7 +156,7 @@ def stub(durations: dict[str, float], log: list[str]) -> tuple[dict[str, Callabl
 @pytest.mark.parametrize(("seconds", "quiet"), [(3e-5, True), (4e-3, False)])
 def test_waiting_threads_are_noticed(monkeypatch: pytest.MonkeyPatch, seconds: float, quiet: bool) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(timings, "measure", lambda candidates: {name: [seconds, 2 * seconds] for name in candidates})
+    monkeypatch.setattr(timings, "measure", lambda candidates, **_: {name: [seconds, 2 * seconds] for name in candidates})
     assert timings.quiet() is quiet
 
 
@@ -201,6 +202,25 @@ def test_short_calls_stay_within_budget() -> None:
 def test_what_a_busy_machine_measures_is_not_kept(monkeypatch: pytest.MonkeyPatch, seconds: list[float], quiet: bool, kept: bool) -> None:
     monkeypatch.setattr(timings, "NOISE", 2.0)
     monkeypatch.setattr(timings, "quiet", lambda: quiet)
-    monkeypatch.setattr(timings, "measure", lambda candidates: dict.fromkeys(candidates, seconds))
+    monkeypatch.setattr(timings, "measure", lambda candidates, **_: dict.fromkeys(candidates, seconds))
     assert timings.best("key", dict(candidates())) == {"ours": 1.0, "theirs": 1.0}
     assert timings.cache_file().exists() == kept
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_busy_machine_is_measured_on_one_thread(monkeypatch: pytest.MonkeyPatch, quiet: bool) -> None:
+    monkeypatch.setattr(timings, "quiet", lambda: quiet)
+    before, seen = torch.get_num_threads(), set()
+    torch.set_num_threads(2)
+    try:
+        timings.best("key", {"a": lambda: seen.add(torch.get_num_threads())})
+        assert (seen, torch.get_num_threads()) == ({2 if quiet else 1}, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_less_time_may_be_asked_for() -> None:
+    log: list[str] = []
+    calls, clock = stub({"a": 0.01, "b": 0.015}, log)
+    timings.measure(calls, clock, long=0.1)
+    assert len(log) in (2 * (1 + 4), 2 * (1 + 5))

@@ -1,0 +1,107 @@
+"""Times the linears of a model here, in float and in each low-bit candidate, on weights that come from memory as in a real model."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.passes.calls import LinearCall
+from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.runtime.packing import PANEL, packed_bytes
+from lowbit_compiler.runtime.timings import ROUNDS, best
+
+RING = 32 << 20  # bytes of weights that are read before any is read again: more than a cache keeps between two layers
+MAX_WEIGHT = 16 << 20  # bytes of one timed float weight
+MAX_ROWS, FEW_ROWS = 256, 64  # above the first a row takes the same time; fewer than the second are never left out
+MAX_WORK = 1 << 29  # multiplications: some 7 ms in float32 on one good core, 1 ms on tiles
+LONG = 0.1  # seconds for all candidates where single calls take milliseconds
+OUTLIERS = 128  # one column in so many stands out, for treatments to have some work
+FILL = 0x3C  # as a byte of any float weight or scale this gives a number near 0.01 or 1, never a denormal
+
+
+def measured_linear(call: LinearCall) -> dict[str, float]:
+    """Return the seconds of "float" and of each plan's op; of a large call a part is timed, and the times are scaled up."""
+    part = smaller_linear(call)
+    share = call.rows * sum(call.widths) / (part.rows * sum(part.widths))
+    made: dict[str, Callable[[], object]] = {}
+
+    def run(name: str) -> object:
+        if not made:  # not for what is remembered
+            made.update(candidates(part))
+        return made[name]()
+
+    names = ["float", *(plan.op for plan in part.plans)]
+    # Autograd and autocast are the caller's state at compile time, not the compiled graph's.
+    with torch.no_grad(), torch._C._DisableAutocast():
+        seconds = best(str(part), {name: lambda name=name: run(name) for name in names}, LONG)  # type: ignore[misc]
+    return {name: share * time for name, time in seconds.items()}
+
+
+def smaller_linear(call: LinearCall) -> LinearCall:
+    """Return ``call`` with fewer rows, then with narrower weights, where it takes too long or its weights are too large."""
+    rows, widths = min(call.rows, MAX_ROWS), call.widths
+
+    def work() -> int:
+        return rows * call.k * sum(widths)
+
+    while work() > MAX_WORK and rows > FEW_ROWS:
+        rows = -(-rows // 2)
+    while (work() > MAX_WORK or call.k * sum(widths) * call.dtype.itemsize > MAX_WEIGHT) and max(widths) > PANEL:
+        widths = tuple(max(width // 2, PANEL) for width in widths)
+    return replace(call, rows=rows, widths=widths)
+
+
+def candidates(call: LinearCall) -> dict[str, Callable[[], object]]:
+    """Return a function for each candidate that computes one call of it; every call reads other weights than the last ones did."""
+    n = sum(call.widths)
+    x = torch.rand(call.rows, call.k, generator=torch.Generator().manual_seed(0), device="cpu").sub_(0.5)
+    x[:, ::OUTLIERS] *= 32
+    x = x.to(call.dtype)
+    x = x.t().contiguous().t() if call.columns else x
+    floats = [call.k * width * call.dtype.itemsize for width in call.widths]
+    packed = [-(-n // PANEL) * _panel(call, plan) for plan in call.plans]
+    copies = _copies([*floats, *packed])
+    made: dict[str, Callable[[], object]] = {"float": _float(call, x, [copy[: len(floats)] for copy in copies])}
+    for plan, weights in zip(call.plans, zip(*(copy[len(floats) :] for copy in copies), strict=True), strict=True):
+        made[plan.op] = _low_bit(call, plan, x, weights)
+    return made
+
+
+def _float(call: LinearCall, x: Tensor, copies: Sequence[Sequence[Tensor]]) -> Callable[[], object]:
+    """Return the products that Inductor calls for siblings: mm or addmm for each."""
+    shapes = [(call.k, width) if call.transposed else (width, call.k) for width in call.widths]
+    weights = [[raw.view(call.dtype).view(shape) for raw, shape in zip(copy, shapes, strict=True)] for copy in copies]
+    factors = itertools.cycle([[weight if call.transposed else weight.t() for weight in copy] for copy in weights])
+    biases = [torch.zeros(width, dtype=call.dtype, device="cpu") for width in call.widths]
+
+    def products() -> object:
+        if not call.bias:
+            return [torch.mm(x, factor) for factor in next(factors)]
+        return [torch.addmm(bias, x, factor) for bias, factor in zip(biases, next(factors), strict=True)]
+
+    return products
+
+
+def _low_bit(call: LinearCall, plan: Plan, x: Tensor, copies: Sequence[Tensor]) -> Callable[[], object]:
+    op = getattr(torch.ops.lowbit, plan.op).default
+    n = sum(call.widths)
+    bias = torch.zeros(n, dtype=call.dtype, device="cpu") if call.bias else None
+    weights: Iterator[Tensor] = itertools.cycle([raw.view(-1, _panel(call, plan)) for raw in copies])
+    return lambda: op(x, next(weights), bias, n, *plan.arguments, None)
+
+
+def _panel(call: LinearCall, plan: Plan) -> int:
+    return packed_bytes(call.k, plan.group_size if plan.weights == "int4" else None)
+
+
+def _copies(sizes: list[int]) -> list[list[Tensor]]:
+    """Return enough sets of int8 tensors of ``sizes`` that one set has left the caches before it is read again."""
+    aligned = [-(-size // 64) * 64 for size in sizes]
+    number = min(max(math.ceil(RING / sum(aligned)), 2), ROUNDS[1] + 1)
+    memory = torch.empty(number * sum(aligned), dtype=torch.int8, device="cpu").fill_(FILL)
+    starts = itertools.accumulate(aligned * number, initial=0)
+    parts = [memory[start : start + size] for start, size in zip(starts, sizes * number, strict=False)]
+    return [parts[i : i + len(sizes)] for i in range(0, len(parts), len(sizes))]

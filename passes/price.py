@@ -1,0 +1,94 @@
+"""Keep a planned linear only where it is faster than float here, and take a more accurate op where that is faster still."""
+
+from dataclasses import replace
+
+from lowbit_compiler.passes.calls import LinearCall, hint
+from lowbit_compiler.passes.contract import PassContext
+from lowbit_compiler.passes.graph import numel, value
+from lowbit_compiler.passes.merge import operands, siblings
+from lowbit_compiler.passes.site import Plan, Reason, Site
+from lowbit_compiler.passes.whole import MIN_GAIN, seconds_text
+
+EXACT_ROWS = 64  # more rows are timed as the next power of two, so that few timings serve all lengths
+MIN_SWITCH = 1.05  # another op than the recipe's, and with it perhaps a second packed copy of the weight, must gain this much
+MIN_FEW_ROWS = 0.97  # of float's speed, at one row of a symbolic number
+
+Seconds = dict[str, float]
+
+
+def price(ctx: PassContext) -> None:
+    """Time the linears that are planned; siblings, which become one product, are decided together."""
+    if ctx.linear_costs is None:
+        return
+    for sites in siblings(ctx):
+        choice, why = _choice(ctx, sites)
+        for site in sites:
+            if isinstance(choice, Plan):
+                site.take(choice, why)
+            else:
+                site.decline(choice, why)
+
+
+def _choice(ctx: PassContext, sites: list[Site]) -> tuple[Plan | Reason, str]:
+    if not ctx.target.has_kernels:
+        return Reason.NO_KERNEL, "the native library is not loaded, and products in plain torch are slow"
+    assert ctx.linear_costs is not None
+    call = linear_call(sites)
+    symbolic = not isinstance(numel(value(sites[0].node.args[0]).shape[:-1]), int)
+    try:
+        times = {rows: ctx.linear_costs(replace(call, rows=rows)) for rows in ([call.rows, 1] if symbolic else [call.rows])}
+    except Exception as error:  # out of memory, or whatever a kernel or torch's own op says
+        return Reason.NO_KERNEL, f"not timed: {type(error).__name__}: {error}"
+    plan = fastest(call.plans, times[call.rows], times.get(1, times[call.rows]))
+    if plan is None:
+        return Reason.SLOWER, _all_times(times[call.rows], call.rows)
+    return plan, "; ".join(_gain(plan, call.plans[0], seconds, rows) for rows, seconds in times.items())
+
+
+def linear_call(sites: list[Site]) -> LinearCall:
+    """Return what is to be timed for siblings: at the rows of the example, with the recipe's plan first."""
+    plan = sites[0].plan
+    assert plan is not None
+    x, _, bias = operands(sites[0].node)
+    strides = [hint(stride) for stride in value(x).stride()]
+    rows = max(hint(numel(value(x).shape[:-1])), 1)
+    return LinearCall(
+        rows=rows if rows <= EXACT_ROWS else 1 << (rows - 1).bit_length(),
+        k=sites[0].k,
+        widths=tuple(sorted(site.n for site in sites)),
+        dtype=value(x).dtype,
+        bias=bias is not None,
+        columns=strides[-1] != 1,
+        transposed=any(hint(value(site.node.args[1]).stride()[-1]) != 1 for site in sites),
+        plans=(plan, *_more_accurate(plan)),
+    )
+
+
+def _more_accurate(plan: Plan) -> list[Plan]:
+    """Return the plans that round less: int8 weights with activations in float, for all but themselves."""
+    wide = replace(plan, weights="int8", activations="float", treatment="none")
+    return [wide] if wide.op != plan.op else []
+
+
+def fastest(plans: tuple[Plan, ...], hinted: Seconds, few: Seconds) -> Plan | None:
+    """Return the plan to take, None for float, from the seconds at the example's rows and at few rows.
+
+    The example's rows decide; few rows choose among what is faster than float there. The first plan is the recipe's.
+    """
+    faster = [plan for plan in plans if hinted["float"] >= MIN_GAIN * hinted[plan.op]]
+    if not faster:
+        return None
+    steady = [plan for plan in faster if few["float"] >= MIN_FEW_ROWS * few[plan.op]] or faster
+    best = min(steady, key=lambda plan: hinted[plan.op])
+    own = plans[0]
+    return own if own in steady and hinted[own.op] <= MIN_SWITCH * hinted[best.op] else best
+
+
+def _gain(plan: Plan, own: Plan, seconds: Seconds, rows: int) -> str:
+    theirs = {name: seconds[name] for name in ("float", own.op) if name != plan.op}
+    return f"{seconds['float'] / seconds[plan.op]:.2f}x float ({seconds_text(seconds[plan.op])}, {_all_times(theirs, rows)})"
+
+
+def _all_times(seconds: Seconds, rows: int) -> str:
+    times = ", ".join(f"{name} {seconds_text(time)}" for name, time in seconds.items())
+    return f"{times} at {rows} row{'s' if rows > 1 else ''}"
