@@ -71,4 +71,4 @@ class Executable:
 
 def _storage(tensor: Tensor) -> int:
     """Return what is equal for tensors that share memory, also once it is released."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

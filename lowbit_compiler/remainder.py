@@ -20,7 +20,7 @@ def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mo
     from torch._inductor.compile_fx import compile_fx
 
     tag = f"{torch.compiler.config.cache_key_tag} {cache_tag()}".strip()
-    with torch.compiler.config.patch(cache_key_tag=tag):
+    with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         compiled: Any = compile_fx(gm, list(examples), config_patches=list_mode_options(mode) if mode else None)
     return compiled  # type: ignore[no-any-return]
 

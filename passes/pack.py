@@ -46,7 +46,7 @@ def _pack(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, constant: Constan
     inner = constant.graph
     output = inner.output_node()
     with inner.inserting_before(output):
-        blob = inner.call_function(node.target, (*output.args[0], *node.args[2:]))  # type: ignore[arg-type]
+        blob = inner.call_function(node.target, (*output.args[0], *node.args[2:]))  # type: ignore[arg-type, misc]
     output.args = ((blob,),)
     name = constant.outputs[0].removesuffix("_q")
     inputs = list(node.all_input_nodes)
