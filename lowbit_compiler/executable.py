@@ -12,7 +12,10 @@ from torch import Tensor
 from lowbit_compiler.constants import compute, fingerprint
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.passes.contract import Constant
-from lowbit_compiler.runtime.weights import STORE, Stamps, free, stamps
+from lowbit_compiler.runtime.weights import STORE, Stamps, free, stamps, trim
+
+TRIM_EVERY = 1 << 24
+"""Bytes of released weights after which freed memory goes back to the system, which takes some milliseconds."""
 
 
 class Executable:
@@ -48,6 +51,7 @@ class Executable:
         """
         readers = Counter(_storage(args[i]) for indices in (self._kept, *self._sources) for i in indices if isinstance(args[i], Tensor))
         values: list[Tensor] = []
+        kept_back = 0  # bytes released that the C library may still hold
         for constant, recipe, indices in zip(self._constants, self._recipes, self._sources, strict=True):
             sources = [args[i] for i in indices]
             try:
@@ -56,7 +60,12 @@ class Executable:
                 raise WeightFreedError(f"{', '.join(constant.sources)}: {error}") from None
             readers.subtract(map(_storage, sources))
             if release:
-                self.released += sum(free(source) for source in sources if not readers[_storage(source)])
+                size = sum(free(source) for source in sources if not readers[_storage(source)])
+                self.released += size
+                kept_back += size
+                if kept_back > TRIM_EVERY or constant is self._constants[-1]:
+                    trim()
+                    kept_back = 0
         watched = [args[i] for i in self._watched]
         self._state = [weakref.ref(tensor) for tensor in watched], stamps(watched), [values[i] for i in self._order]
 

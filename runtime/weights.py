@@ -1,5 +1,7 @@
 """Packed weights: computed once per parameter, shared by every compiled graph, computed again when a parameter changes."""
 
+import contextlib
+import ctypes
 import operator
 import weakref
 from collections.abc import Callable, Sequence
@@ -84,6 +86,12 @@ def free(tensor: Tensor) -> int:
     size = storage.nbytes()
     storage.resize_(0)
     return size
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system; glibc keeps what lies below the end of its heap, most of a model's weights."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 STORE = WeightStore()
