@@ -163,7 +163,11 @@ def _compile(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> t
 def _finish(
     gm: fx.GraphModule, inputs: list[str], constants: list[Constant], examples: Sequence[Any], options: Options, report: Report
 ) -> Callable[..., Any]:
-    """Compile the rewritten graph's remainder and load its weights."""
+    """Load the weights of the rewritten graph and compile its remainder.
+
+    In this order, so that Inductor's memory takes the place of released weights. Raises WeightFreedError where something fails after
+    float weights are gone: there is no float graph to fall back to.
+    """
     for node in gm.graph.nodes:
         if "val" in node.meta:
             node.meta["example_value"] = node.meta["val"]  # Inductor's passes over Dynamo graphs look here
@@ -171,17 +175,25 @@ def _finish(
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
     example = dict(zip(inputs, examples, strict=True))
     values = {node.name: node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder" and node.name not in example}
-    executable = Executable(
-        compile_remainder(gm, [example[n] if n in example else values[n] for n in names], options.remainder, options.mode),
-        inputs,
-        names,
-        constants,
-    )
-    executable.load(examples)
+    executable = Executable(inputs, names, constants)
+    try:
+        executable.load(examples, options.free_weights)
+        executable.inner = compile_remainder(
+            gm, [example[n] if n in example else values[n] for n in names], options.remainder, options.mode
+        )
+    except (WeightFreedError, RestartAnalysis):
+        raise
+    except Exception as error:
+        if executable.released:
+            raise WeightFreedError(
+                f"free_weights=True had released {executable.released / 1e6:.1f} MB of float weights when compiling failed; load the model "
+                f"anew, and compile without free_weights: {type(error).__name__}: {error}"
+            ) from error
+        raise
     if options.free_weights:
-        released = executable.free(examples)
         report.notes.append(
-            f"free_weights released {released / 1e6:.1f} MB of float weights: state_dict(), saving, eager calls and a second recipe need them"
+            f"free_weights released {executable.released / 1e6:.1f} MB of float weights: state_dict(), saving, eager calls and a second "
+            "recipe need them"
         )
         log.warning("%s", report.notes[-1])
     return executable

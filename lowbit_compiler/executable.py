@@ -1,14 +1,21 @@
 """A compiled graph with its weights: what torch.compile calls."""
 
+import functools
+import operator
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor
 
+from lowbit_compiler.constants import compute, fingerprint
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.passes.contract import Constant
-from lowbit_compiler.runtime.weights import STORE, Stamp, free, stamp
+from lowbit_compiler.runtime.weights import STORE, Stamps, free, stamps, trim
+
+TRIM_EVERY = 1 << 24
+"""Bytes of released weights after which freed memory goes back to the system, which takes some milliseconds."""
 
 
 class Executable:
@@ -18,55 +25,59 @@ class Executable:
     so a changed or exchanged weight is packed again. Nothing but weak references to parameters is kept.
     """
 
-    def __init__(self, inner: Callable[..., Any], inputs: Sequence[str], names: Sequence[str], constants: Sequence[Constant]) -> None:
+    inner: Callable[..., Any]
+    """The compiled graph; set once the weights are loaded, so that float weights are gone before Inductor needs memory."""
+
+    def __init__(self, inputs: Sequence[str], names: Sequence[str], constants: Sequence[Constant]) -> None:
         """``inputs`` are the names of what the caller passes, ``names`` those that ``inner`` takes, in order."""
         position = {name: index for index, name in enumerate(inputs)}
-        self._inner = inner
         self._kept = [position[name] for name in names if name in position]
         self._constants = list(constants)
         self._sources = [tuple(position[name] for name in constant.sources) for constant in constants]
-        self._recipes = [_fingerprint(constant) for constant in constants]
+        self._watched = sorted({i for sources in self._sources for i in sources})
+        self._recipes = [fingerprint(constant.graph) for constant in constants]
         outputs = [name for constant in constants for name in constant.outputs]
         self._order = [outputs.index(name) for name in names if name not in position]
+        self.released = 0
+        """Bytes of float weights released so far."""
         # One attribute, so that a thread never pairs new stamps with old values.
-        self._state: tuple[list[tuple[int, weakref.ref[Tensor], Stamp]], list[Tensor]] = ([], [])
+        self._state: tuple[list[weakref.ref[Tensor]], Stamps, list[Tensor]] = ([], ([], []), [])
 
-    def load(self, args: Sequence[Any]) -> None:
-        """Take packed weights from the store for the parameters among ``args``, computing what is missing."""
+    def load(self, args: Sequence[Any], release: bool = False) -> None:
+        """Take packed weights from the store for the parameters among ``args``, computing what is missing.
+
+        With ``release`` the float storage of a source goes as soon as its last constant is computed, unless ``inner`` reads it too:
+        at no time are all weights there twice.
+        """
+        readers = Counter(_storage(args[i]) for indices in (self._kept, *self._sources) for i in indices if isinstance(args[i], Tensor))
         values: list[Tensor] = []
-        for constant, recipe, sources in zip(self._constants, self._recipes, self._sources, strict=True):
+        kept_back = 0  # bytes released that the C library may still hold
+        for constant, recipe, indices in zip(self._constants, self._recipes, self._sources, strict=True):
+            sources = [args[i] for i in indices]
             try:
-                values += STORE.get(recipe, constant.graph, [args[i] for i in sources])
+                values += STORE.get(recipe, functools.partial(compute, constant.graph), sources)
             except WeightFreedError as error:
                 raise WeightFreedError(f"{', '.join(constant.sources)}: {error}") from None
-        indices = sorted({i for sources in self._sources for i in sources})
-        self._state = [(i, weakref.ref(args[i]), stamp(args[i])) for i in indices], [values[i] for i in self._order]
-
-    def free(self, args: Sequence[Any]) -> int:
-        """Release the float storage of every source that the rest of the graph does not read; returns the bytes."""
-        kept = {args[i].untyped_storage().data_ptr() for i in self._kept if isinstance(args[i], Tensor)}
-        sources = {i for positions in self._sources for i in positions}
-        released = sum(free(args[i]) for i in sources if args[i].untyped_storage().data_ptr() not in kept)
-        watched, values = self._state
-        self._state = [(i, ref, stamp(args[i])) for i, ref, _ in watched], values
-        return released
+            readers.subtract(map(_storage, sources))
+            if release:
+                size = sum(free(source) for source in sources if not readers[_storage(source)])
+                self.released += size
+                kept_back += size
+                if kept_back > TRIM_EVERY or constant is self._constants[-1]:
+                    trim()
+                    kept_back = 0
+        watched = [args[i] for i in self._watched]
+        self._state = [weakref.ref(tensor) for tensor in watched], stamps(watched), [values[i] for i in self._order]
 
     def __call__(self, *args: Any) -> Any:
-        watched, values = self._state
-        for index, ref, seen in watched:
-            if ref() is not args[index] or stamp(args[index]) != seen:
-                self.load(args)
-                _, values = self._state
-                break
-        return self._inner(*[args[i] for i in self._kept], *values)
+        refs, seen, values = self._state
+        watched = [args[i] for i in self._watched]
+        if not all(map(operator.is_, map(operator.call, refs), watched)) or stamps(watched) != seen:
+            self.load(args)
+            _, _, values = self._state
+        return self.inner(*[args[i] for i in self._kept], *values)
 
 
-def _fingerprint(constant: Constant) -> str:
-    """Return a text that is equal where the computation is equal: the graph's calls with positions for names."""
-    names: dict[fx.Node, str] = {}
-    lines = []
-    for node in constant.graph.graph.nodes:
-        names[node] = f"%{len(names)}"
-        args = fx.map_arg((node.args, node.kwargs), lambda n: names[n])
-        lines.append(f"{node.op} {'' if node.op == 'placeholder' else node.target} {args}")
-    return "\n".join(lines)
+def _storage(tensor: Tensor) -> int:
+    """Return what is equal for tensors that share memory, also once it is released."""
+    return int(tensor.untyped_storage()._cdata)

@@ -1,9 +1,15 @@
 """What runs the rest of the graph: Inductor, or eager for debugging."""
 
+import functools
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx
+
+from lowbit_compiler import runtime
 
 
 def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mode: str | None) -> Callable[..., Any]:
@@ -13,5 +19,14 @@ def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mo
     from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
-    compiled: Any = compile_fx(gm, list(examples), config_patches=list_mode_options(mode) if mode else None)
+    tag = f"{torch.compiler.config.cache_key_tag} {cache_tag()}".strip()
+    with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
+        compiled: Any = compile_fx(gm, list(examples), config_patches=list_mode_options(mode) if mode else None)
     return compiled  # type: ignore[no-any-return]
+
+
+@functools.cache
+def cache_tag() -> str:
+    """Return what Inductor's caches must tell apart beside the graph: the ops' schemas and shape functions, by their source."""
+    files = sorted(Path(runtime.__file__).parent.glob("*.py"))
+    return "lowbit-" + hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

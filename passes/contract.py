@@ -41,7 +41,7 @@ class Target:
 class Constant:
     """Values computed once from parameters: ``graph`` maps ``sources`` (placeholder names) to the ``outputs`` placeholders."""
 
-    graph: fx.GraphModule
+    graph: fx.Graph
     sources: tuple[str, ...]
     outputs: tuple[str, ...]
 

@@ -52,18 +52,16 @@ def fold(gm: fx.GraphModule, ctx: PassContext, outputs: dict[str, fx.Node]) -> N
     sources = list(dict.fromkeys(source for node in nodes for source in constant_sources(node)))
     graph = fx.Graph()
     environment: dict[fx.Node, fx.Node] = {}
-    region = _ancestors(nodes)
-    for node in gm.graph.nodes:
-        if node in region or node in sources:
-            environment[node] = graph.node_copy(node, lambda n: environment[n])
+    for node in sorted([*_ancestors(nodes), *sources]):  # in graph order; a walk over the whole graph for each weight is quadratic
+        environment[node] = graph.node_copy(node, lambda n: environment[n])
     graph.output(tuple(environment[node] for node in nodes))
-    last = [node for node in gm.graph.nodes if node.op == "placeholder"][-1]
+    last = gm.graph.find_nodes(op="placeholder")[-1]
     for name, node in reversed(outputs.items()):
         with gm.graph.inserting_after(last):
             placeholder = gm.graph.placeholder(name)
         placeholder.meta.update(node.meta)
         node.replace_all_uses_with(placeholder)
-    ctx.constants.append(Constant(fx.GraphModule({}, graph), tuple(source.name for source in sources), tuple(outputs)))
+    ctx.constants.append(Constant(graph, tuple(source.name for source in sources), tuple(outputs)))
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:

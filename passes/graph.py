@@ -95,7 +95,7 @@ def constant_sources(node: fx.Node) -> list[fx.Node]:
             if item not in seen:
                 seen.add(item)
                 todo.append(item)
-    return [item for item in node.graph.nodes if item in seen and item.op == "placeholder"]
+    return sorted(item for item in seen if item.op == "placeholder")
 
 
 MOST_VIEWS = 8  # in a row, before a dense copy is the simpler answer

@@ -43,12 +43,11 @@ class Pack:
 
 
 def _pack(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, constant: Constant) -> None:
-    inner = constant.graph.graph
-    output = next(n for n in inner.nodes if n.op == "output")
+    inner = constant.graph
+    output = inner.output_node()
     with inner.inserting_before(output):
-        blob = inner.call_function(node.target, (*output.args[0], *node.args[2:]))  # type: ignore[arg-type]
+        blob = inner.call_function(node.target, (*output.args[0], *node.args[2:]))  # type: ignore[arg-type, misc]
     output.args = ((blob,),)
-    constant.graph.recompile()
     name = constant.outputs[0].removesuffix("_q")
     inputs = list(node.all_input_nodes)
     with gm.graph.inserting_after(inputs[-1]):

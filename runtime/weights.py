@@ -1,5 +1,8 @@
 """Packed weights: computed once per parameter, shared by every compiled graph, computed again when a parameter changes."""
 
+import contextlib
+import ctypes
+import operator
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,24 +12,32 @@ from torch import Tensor
 
 from lowbit_compiler.errors import WeightFreedError
 
-Stamp = tuple[int, int]
+Stamps = tuple[list[int], list[int]]
+_version = operator.attrgetter("_version")
 
 
-def stamp(tensor: Tensor) -> Stamp:
-    """Return what changes when ``tensor`` is written to: its version counter and its address."""
-    return (-1 if tensor.is_inference() else tensor._version, tensor.data_ptr())
+def stamps(tensors: Sequence[Tensor]) -> Stamps:
+    """Return what changes when one of ``tensors`` is written to: their version counters and their addresses.
+
+    Every call of a compiled model asks this of all its weights, hence no Python code for each of them.
+    """
+    try:
+        versions = list(map(_version, tensors))
+    except RuntimeError:  # a tensor made under inference_mode has no counter
+        versions = [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return versions, list(map(Tensor.data_ptr, tensors))
 
 
 @dataclass
 class _Entry:
     sources: tuple[weakref.ref[Tensor], ...]
-    stamps: tuple[Stamp, ...]
+    stamps: tuple[Stamps, ...]
     values: tuple[Tensor, ...]
 
     def is_of(self, sources: Sequence[Tensor]) -> bool:
         """Return whether the values come from these very tensors, unchanged since (a freed one cannot change)."""
         same = all(ref() is source for ref, source in zip(self.sources, sources, strict=True))
-        return same and all(is_freed(source) or stamp(source) == seen for source, seen in zip(sources, self.stamps, strict=True))
+        return same and all(is_freed(source) or stamps([source]) == seen for source, seen in zip(sources, self.stamps, strict=True))
 
 
 class WeightStore:
@@ -51,7 +62,7 @@ class WeightStore:
             values = compute(*(source.detach() for source in sources))
         drop = lambda _, key=key: self._entries.pop(key, None)
         refs = tuple(weakref.ref(source, drop) for source in sources)
-        self._entries[key] = _Entry(refs, tuple(stamp(source) for source in sources), values)
+        self._entries[key] = _Entry(refs, tuple(stamps([source]) for source in sources), values)
         return values
 
     def nbytes(self) -> int:
@@ -75,6 +86,12 @@ def free(tensor: Tensor) -> int:
     size = storage.nbytes()
     storage.resize_(0)
     return size
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system; glibc keeps what lies below the end of its heap, most of a model's weights."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 STORE = WeightStore()

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.constants import compute
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext, Target
 from lowbit_compiler.passes.pipeline import runtime_exit, waist
 from lowbit_compiler.passes.runner import PassRun, run_passes
@@ -56,7 +57,7 @@ def evaluate(gm: fx.GraphModule, ctx: PassContext, names: list[str], examples: l
     values = dict(zip(names, examples, strict=True))
     for constant in ctx.constants:
         with torch.no_grad():
-            results = constant.graph(*(values[source] for source in constant.sources))
+            results = compute(constant.graph, *(values[source] for source in constant.sources))
         values.update(zip(constant.outputs, results, strict=True))
     with torch.no_grad():
         inputs = [values[node.name] for node in gm.graph.nodes if node.op == "placeholder"]
