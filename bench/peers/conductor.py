@@ -50,7 +50,7 @@ class Child:
             "OMP_NUM_THREADS": str(threads),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
             "XDG_CACHE_HOME": str(self.folder),
-            "LOWBIT_BENCH_CACHE": str(self.folder),
+            "BENCH_CACHE": str(self.folder),
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
@@ -193,6 +193,5 @@ def _ending(status: int) -> str:
 
 
 def _short(error: str) -> str:
-    """Return the first line of an error, without folders of this machine."""
-    lines = error.strip().splitlines()
-    return re.sub(r"(/[\w.+-]+){2,}/", "", lines[0] if lines else error)[:200]
+    """Return an error in one line, without folders of this machine."""
+    return re.sub(r"(/[\w.+-]+){2,}/", "", " ".join(error.split()))[:200]

@@ -59,7 +59,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "lowbit-s8s8-rotated": _linear("s8s8_rotated"),
     "lowbit-fs8": _linear("fs8"),
     "lowbit-fs4": _linear("fs4"),
-    "onednn-qlinear-int8": _linear("qlinear"),
+    "onednn-int8-no-quantize": _linear("qlinear"),
     "torch-int-mm": _linear("int_mm"),
 }
 

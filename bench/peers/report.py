@@ -29,12 +29,17 @@ def accuracy(row: Row) -> str:
     return f"error {found['relative_error']:.1e}" if "relative_error" in found else ""
 
 
+def short(number: float) -> str:
+    """Return three digits of a number, or all before the point."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def cells(row: Row) -> list[str]:
     """Return a row's cells, in the order of the headings."""
     if "ms" not in row:
-        return [row["contestant"], row["error"], *[""] * (len(HEADINGS) - 2)]
-    numbers = ("ms", "{:.3g}"), ("lower_quartile_ms", "{:.3g}"), ("ratio", "{:.2f}")
-    first = [layout.format(row[key]) if key in row else "" for key, layout in numbers]
+        return [row["contestant"], "-", "", "", "", row["error"]]
+    ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+    first = [short(row["ms"]), short(row["lower_quartile_ms"]), ratio]
     rate = f"{tokens(row) / row['ms'] * 1e3:.0f}"
     last = [f"{row[key]:.0f}" if key in row else "" for key in ("compile_s", "cold_compile_s", "peak_mb")]
     return [row["contestant"], *first, rate, row.get("error") or accuracy(row), *last]
@@ -48,9 +53,10 @@ def fastest_first(rows: list[Row]) -> list[Row]:
 
 def table(result: Result) -> Table:
     """Return a column's rows for the terminal."""
-    view = Table(title=f"{TITLES[result['column']]}; times as fast as {result['base']}", title_justify="left")
+    view = Table(title=f"{TITLES[result['column']]}; times as fast as {result['base']}", title_justify="left", box=None, pad_edge=False)
     for heading in HEADINGS:
-        view.add_column(heading, justify="left" if heading in ("contestant", "accuracy") else "right", overflow="fold")
+        left = heading in ("contestant", "accuracy")
+        view.add_column(heading, justify="left" if left else "right", no_wrap=heading != "accuracy", overflow="fold")
     before = ""
     for row in fastest_first(result["rows"]):
         if row["case"] != before and len(COLUMNS[result["column"]]) > 1:
@@ -75,7 +81,7 @@ def markdown(results: list[Result]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name in names:
         rows = [next((r for r in result["rows"] if r["contestant"] == name), {}) for result in models]
-        times = [f"{row['ms']:.3g} ms ({row.get('ratio', math.nan):.2f}x)" if "ms" in row else row.get("error", "") for row in rows]
+        times = [f"{short(row['ms'])} ms ({row.get('ratio', math.nan):.2f}x)" if "ms" in row else row.get("error", "") for row in rows]
         known = [text for row in rows if (text := accuracy(row))]
         lines.append("| " + " | ".join([f"`{name}`", *times, ", ".join(known)]) + " |")
     return "\n".join(lines)
@@ -100,7 +106,7 @@ def plot(results: list[Result], path: Path) -> None:
         rows = [row for row in fastest_first(result["rows"]) if "ratio" in row][::-1]
         colors = ["#2a6fbb" if row["contestant"].startswith("lowbit") else "#b8b8b8" for row in rows]
         bars = axis.barh([row["contestant"] for row in rows], [row["ratio"] for row in rows], color=colors)
-        axis.bar_label(bars, [f"{row['ms']:.3g} ms" for row in rows], padding=3, fontsize=7)
+        axis.bar_label(bars, [f"{short(row['ms'])} ms" for row in rows], padding=3, fontsize=7)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.margins(x=0.2)
         axis.tick_params(labelsize=7)

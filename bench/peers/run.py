@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only show the result files")
     args = parser.parse_args()
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
     columns, asked = _chosen(args.columns, COLUMNS), _chosen(args.contestants, CONTESTANTS)
     settings = Settings(args.rounds, args.threads, not args.no_accuracy, args.cold, args.at_once)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # children are ended either way
