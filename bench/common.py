@@ -59,11 +59,12 @@ def processor() -> str:
     return ", ".join([name, *numbers])
 
 
-def about(**more: Any) -> dict[str, Any]:
+def about(threads: int | None = None, **more: Any) -> dict[str, Any]:
     """Return the head of a result file: date, machine, versions, and whatever else a reader needs to repeat the run."""
+    machine = (platform.machine(), f"{threads} threads" if threads else None, library.status().isa)
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {library.status().isa}",
+        "machine": ", ".join(part for part in machine if part),
         "processor": processor(),
         "python": platform.python_version(),
         "torch": torch.__version__,
