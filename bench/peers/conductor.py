@@ -45,6 +45,9 @@ class Child:
 
     def __init__(self, contestant: str, column: str, threads: int) -> None:
         self.folder = folder(contestant, column)
+        self.unfinished = self.folder / "unfinished"
+        if self.unfinished.exists():  # it was stopped while it compiled: half a library may be lying there
+            shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {
             "OMP_NUM_THREADS": str(threads),
@@ -67,6 +70,17 @@ class Child:
                 env=os.environ | environment,
                 start_new_session=True,
             )
+
+    def prepare(self, case: Case) -> dict[str, Any]:
+        """Have it load and compile."""
+        self.unfinished.touch()
+        answer = self.ask("prepare", PREPARE, case=asdict(case))
+        self.unfinished.unlink()
+        return answer
+
+    def accuracy(self) -> dict[str, float]:
+        """Have it compare its results with exact ones."""
+        return {key: value for key, value in self.ask("accuracy", PREPARE).items() if key != "peak_mb"}
 
     def ask(self, do: str, timeout: float, **more: Any) -> dict[str, Any]:
         """Send a request and wait for the answer."""
@@ -126,7 +140,7 @@ def _group(column: str, cases: list[Case], names: list[str], number: int, settin
             for name, row in results.items():
                 if settings.accuracy and "error" not in row:
                     say(f"{case.name}: accuracy of {name}")
-                    _attempt(row, lambda row, name=name: row.update(accuracy=_accuracy(children[name])))
+                    _attempt(row, lambda row, name=name: row.update(accuracy=children[name].accuracy()))
             rows += results.values()
     finally:
         for child in children.values():
@@ -137,16 +151,16 @@ def _group(column: str, cases: list[Case], names: list[str], number: int, settin
 def _prepare(children: dict[str, Child], column: str, case: Case, row: Row, settings: Settings) -> None:
     """Have a contestant load and compile; before, if the settings say so, in another process with an empty cache."""
     name = row["contestant"]
-    if settings.cold and name not in children and row["group"] == 1:
-        shutil.rmtree(folder(name, column), ignore_errors=True)
-        cold = Child(name, column, settings.threads)
-        try:
-            row["cold_compile_s"] = cold.ask("prepare", PREPARE, case=asdict(case))["compile_s"]
-        finally:
-            cold.stop()
     if name not in children or children[name].process.poll() is not None:
+        if settings.cold and row["group"] == 1:
+            shutil.rmtree(folder(name, column), ignore_errors=True)
+            cold = Child(name, column, settings.threads)
+            try:
+                row["cold_compile_s"] = cold.prepare(case)["compile_s"]
+            finally:
+                cold.stop()
         children[name] = Child(name, column, settings.threads)
-    row.update(children[name].ask("prepare", PREPARE, case=asdict(case)))
+    row.update(children[name].prepare(case))
 
 
 def _rounds(children: dict[str, Child], results: dict[str, Row], settings: Settings, say: Callable[[str], None]) -> None:
@@ -173,11 +187,6 @@ def _rounds(children: dict[str, Child], results: dict[str, Row], settings: Setti
         row["lower_quartile_ms"] = statistics.quantiles(times[name] * 2, n=4)[0] * 1e3
         if "error" not in results[base]:
             row["ratio"] = statistics.median(a / b for a, b in zip(times[base], times[name], strict=True))
-
-
-def _accuracy(child: Child) -> dict[str, float]:
-    answer = child.ask("accuracy", PREPARE)
-    return {key: value for key, value in answer.items() if key != "peak_mb"}
 
 
 def _attempt(row: Row, work: Callable[[Row], object]) -> None:
