@@ -17,8 +17,14 @@ class CachedStep(nn.Module):
     def forward(self, ids: Tensor, position: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         """Compute one step."""
         from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
 
-        cache: Any = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        cache: Any = DynamicCache()
+        for key, value in zip(past[::2], past[1::2], strict=True):
+            layer = DynamicLayer()
+            layer.lazy_initialization(key, value)
+            layer.keys, layer.values = key, value  # set, not appended: exporters stumble over joining with nothing
+            cache.layers.append(layer)
         mask = torch.zeros(1, 1, 1, past[0].shape[2] + 1, dtype=past[0].dtype)  # one query sees every key
         logits = self.net(input_ids=ids, position_ids=position, attention_mask=mask, past_key_values=cache).logits
         return logits, *(t for layer in cache.layers for t in (layer.keys, layer.values))

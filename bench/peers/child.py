@@ -36,7 +36,8 @@ class Worker:
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """Load, build and warm up; the seconds count from loaded weights to the first result."""
         self.case = Case(**case)
-        self.task = tasks.load(self.case, getattr(torch, self.contestant.dtype))
+        dtype = self.contestant.dtype
+        self.task = tasks.load(self.case, getattr(torch, dtype)) if dtype else tasks.inputs_only(self.case)
         start = time.perf_counter()
         self.run: Callable[..., Any] = self.builder.build(self.task, self.case, **self.contestant.options)
         self.rewind()

@@ -1,4 +1,4 @@
-"""Who takes part: which file of this folder builds a contestant, from weights in which dtype, and what it takes part in."""
+"""Who takes part: which file of this folder builds a contestant, from weights of which dtype, and what it takes part in."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ class Contestant:
     """``module.build(task, case, **options)`` makes it; ``extra`` ones run only when they are named."""
 
     module: str
-    dtype: str = "bfloat16"
+    dtype: str | None = "bfloat16"  # none: it has weights of its own
     options: dict[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = MODELS
     extra: bool = False
@@ -30,7 +30,7 @@ def _linear(call: str) -> Contestant:
 
 
 def _llama(file_type: str) -> Contestant:
-    return Contestant("llama_models", options={"file_type": file_type}, kinds=("prefill", "decode"))
+    return Contestant("llama_models", None, {"file_type": file_type}, kinds=("prefill", "decode"))
 
 
 CONTESTANTS: dict[str, Contestant] = {

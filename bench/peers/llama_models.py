@@ -12,7 +12,7 @@ import llama_cpp as llama
 import numpy as np
 import torch
 from columns import Case
-from tasks import ROOM, Task
+from tasks import ROOM, Task, text_ids
 from torch import Tensor
 
 from lowbit_compiler.demo import model
@@ -94,7 +94,7 @@ class _Decode(_Context):
     def __init__(self, net: Any, case: Case) -> None:
         super().__init__(net, 1, case.tokens, case.tokens)
         self.start = self.position = case.tokens - ROOM
-        self.compute(np.arange(100, 100 + self.start)[None], logits=False)
+        self.compute(text_ids()[:, : self.start].numpy(), logits=False)
 
     def rewind(self) -> None:
         """Forget what was added."""

@@ -29,7 +29,7 @@ def build(task: Task, case: Case, weights: str | None) -> Callable[..., Any]:
     compiled = ov.Core().compile_model(path, "CPU", options)
     request = compiled.create_infer_request()
     if case.kind == "decode":
-        return _Decode(request, *cached_step.explicit(task, case.tokens - ROOM)[1])
+        return _Decode(request, *cached_step.explicit(task, case.tokens - ROOM + 1)[1])
 
     def run(*inputs: Tensor) -> np.ndarray[Any, Any]:
         results: Any = request.infer([x.numpy() for x in inputs], share_inputs=True, share_outputs=True)
@@ -43,7 +43,7 @@ def _converted(task: Task, case: Case, weights: str | None) -> Any:
     if case.kind == "decode":
         model = _stateful(task, case)
     else:
-        model = ov.convert_model(task.net, example_input=task.inputs, input=[tuple(x.shape) for x in task.inputs])
+        model = ov.convert_model(torch.export.export(task.net, task.inputs))  # tracing leaves operators that OpenVINO lacks
     if weights is not None:
         import nncf
 

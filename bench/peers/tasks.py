@@ -66,9 +66,9 @@ class Hidden(nn.Module):
 
 def text_ids() -> Tensor:
     """Return the tokens of the text that perplexity is measured on, which are also the inputs of the timed runs."""
-    file = model.GGUFFile(model.model_folder() / model.FILE)
     from transformers import PreTrainedTokenizerFast
 
+    file = model.GGUFFile(model.model_folder() / model.FILE)
     return text.token_ids(model._tokenizer(file.fields, PreTrainedTokenizerFast), "english", TEXT_TOKENS)
 
 
@@ -79,23 +79,30 @@ def load(case: Case, dtype: torch.dtype) -> Task:
     return _sentences(case, dtype) if case.kind == "sentences" else _language(case, dtype)
 
 
+def inputs_only(case: Case) -> Task:
+    """Return the tokens of a case of the language model, for a contestant that reads the model's file itself."""
+    ids = text_ids()
+    start = case.tokens - ROOM
+    chosen = ids[:, start : start + 1] if case.kind == "decode" else ids[0, : case.batch * case.tokens].reshape(case.batch, -1)
+    return Task(nn.Identity(), (chosen.clone(),))
+
+
 def _language(case: Case, dtype: torch.dtype) -> Task:
-    loaded = model.load(dtype)
-    ids = text.token_ids(loaded.tokenizer, "english", TEXT_TOKENS)
+    ids = inputs_only(case).inputs[0]
+    net: Any = model.load(dtype).model
     if case.kind == "prefill":
-        return Task(Logits(loaded.model), (ids[0, : case.batch * case.tokens].reshape(case.batch, -1).clone(),))
+        return Task(Logits(net), (ids,))
     from transformers import StaticCache
 
-    net: Any = loaded.model
     cache: Any = StaticCache(config=net.config, max_cache_len=case.tokens)
     start = case.tokens - ROOM
-    net(input_ids=ids[:, :start], past_key_values=cache)
+    net(input_ids=text_ids()[:, :start], past_key_values=cache)
 
     def rewind() -> None:
         for layer in cache.layers:
             layer.cumulative_length.fill_(start)
 
-    return Task(Step(net), (ids[:, start : start + 1].clone(), cache), rewind)
+    return Task(Step(net), (ids, cache), rewind)
 
 
 def _sentences(case: Case, dtype: torch.dtype) -> Task:
