@@ -93,8 +93,9 @@ class Child:
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        expired = not timer.is_alive()
-        timer.cancel()
+        finally:  # also when interrupted: the program would not end before the timer does
+            expired = timer.finished.is_set()
+            timer.cancel()
         if expired:
             raise Failed(f"no answer within {timeout:.0f} s")
         if not line:
