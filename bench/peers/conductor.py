@@ -86,7 +86,13 @@ class Child:
         """Send a request and wait for the answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        timer = threading.Timer(timeout, self.stop)
+        expired = threading.Event()
+
+        def give_up() -> None:
+            expired.set()
+            self.stop()
+
+        timer = threading.Timer(timeout, give_up)
         timer.start()
         try:
             print(json.dumps({"do": do, **more}), file=self.process.stdin, flush=True)
@@ -94,9 +100,8 @@ class Child:
         except BrokenPipeError:
             line = ""
         finally:  # also when interrupted: the program would not end before the timer does
-            expired = timer.finished.is_set()
             timer.cancel()
-        if expired:
+        if expired.is_set():
             raise Failed(f"no answer within {timeout:.0f} s")
         if not line:
             raise Failed(_ending(self.process.wait()))
