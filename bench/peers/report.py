@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def load(folder: Path) -> list[Result]:
 
 
 def markdown(results: list[Result]) -> str:
-    """Return one table of all model columns: milliseconds and times as fast as the base; accuracy in the last columns."""
+    """Return one table of all model columns: milliseconds, and times as fast as the base; accuracy in the last one."""
     models = [result for result in results if result["column"] != "linear"]
     names = list(dict.fromkeys(row["contestant"] for result in models for row in fastest_first(result["rows"])))
     head = ["", *(TITLES[result["column"]] for result in models), "accuracy"]
@@ -85,6 +86,20 @@ def markdown(results: list[Result]) -> str:
         known = [text for row in rows if (text := accuracy(row))]
         lines.append("| " + " | ".join([f"`{name}`", *times, ", ".join(known)]) + " |")
     return "\n".join(lines)
+
+
+def linears(results: list[Result]) -> str:
+    """Return a table of the single linears: for each number of rows, the geometric mean over shapes of times as fast as the base."""
+    rows = [row for result in results if result["column"] == "linear" for row in result["rows"] if "ratio" in row]
+    counts = sorted({int(row["case"].split()[0]) for row in rows})
+    lines = ["| rows | " + " | ".join(map(str, counts)) + " | largest error |", "|" + "---|" * (len(counts) + 2)]
+    for name in dict.fromkeys(row["contestant"] for row in rows):
+        mine = [row for row in rows if row["contestant"] == name]
+        ratios = [[row["ratio"] for row in mine if row["case"].startswith(f"{count} ")] for count in counts]
+        error = max((row["accuracy"]["relative_error"] for row in mine if "accuracy" in row), default=math.nan)
+        means = [f"{statistics.geometric_mean(some):.2f}x" if some else "" for some in ratios]
+        lines.append("| " + " | ".join([f"`{name}`", *means, f"{error:.1e}"]) + " |")
+    return "\n".join(lines) if rows else ""
 
 
 def plot(results: list[Result], path: Path) -> None:
@@ -112,5 +127,7 @@ def plot(results: list[Result], path: Path) -> None:
         axis.tick_params(labelsize=7)
         axis.set_title(TITLES[result["column"]], fontsize=9)
         axis.set_xlabel(f"times as fast as {result['base']}", fontsize=8)
+    about = models[-1]["about"]
+    figure.suptitle(f"{about['machine']}, torch {about['torch']}, {about['date']}", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -1,7 +1,7 @@
 """lowbit and what one would use instead, on real models: speed, accuracy, compile times and memory, measured in turns.
 
     python bench/peers/run.py [--columns prefill-512,linear] [--contestants lowbit-int8,inductor-bf16] [--rounds 15] [--cold]
-    python bench/peers/run.py --report      # table for Markdown and plot of the result files; measures nothing
+    python bench/peers/run.py --report      # tables for Markdown and plot of the result files; measures nothing
 
 Every contestant is a process of its own with its own threads, and works only when it is its turn. Ratios are medians over rounds of
 the base's time against a contestant's. One that cannot be installed or crashes becomes a row that says why.
@@ -56,7 +56,8 @@ def main() -> None:
         results = report.load(common.RESULTS)
         report.plot(results, common.RESULTS / "peers.png")
         if args.report:
-            console.print(report.markdown(results), soft_wrap=True, markup=False, highlight=False)
+            for text in (report.markdown(results), report.linears(results)):
+                console.print(text + "\n", soft_wrap=True, markup=False, highlight=False)
 
 
 def _chosen(text: str, known: dict[str, object] | dict[str, tuple[object, ...]]) -> list[str]:
