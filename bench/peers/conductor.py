@@ -187,7 +187,7 @@ def _rounds(children: dict[str, Child], results: dict[str, Row], settings: Setti
             if "error" not in row:
                 _attempt(row, turn)
     for name, row in results.items():
-        if "error" in row:
+        if "error" in row or not times[name]:
             continue
         row["ms"] = statistics.median(times[name]) * 1e3
         row["lower_quartile_ms"] = statistics.quantiles(times[name] * 2, n=4)[0] * 1e3

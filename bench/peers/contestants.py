@@ -67,9 +67,9 @@ CONTESTANTS: dict[str, Contestant] = {
 BASES = {**dict.fromkeys(MODELS, "inductor-bf16"), "linear": "torch-bf16"}
 
 
-def taking_part(kind: str, asked: list[str]) -> list[str]:
-    """Return who runs in a column of ``kind``, the base first; everyone but the extra ones where nobody is asked for."""
+def taking_part(kind: str, asked: list[str], timed: bool) -> list[str]:
+    """Return who runs in a column of ``kind``: everyone but the extra ones where nobody is asked for, and the base first if it is timed."""
     names = asked or [name for name, contestant in CONTESTANTS.items() if not contestant.extra]
     names = [name for name in CONTESTANTS if name in names and kind in CONTESTANTS[name].kinds]
     base = BASES[kind]
-    return [base, *(name for name in names if name != base)] if names else []
+    return [base, *(name for name in names if name != base)] if names and timed else names

@@ -38,7 +38,7 @@ def short(number: float) -> str:
 def cells(row: Row) -> list[str]:
     """Return a row's cells, in the order of the headings."""
     if "ms" not in row:
-        return [row["contestant"], "-", "", "", "", row["error"]]
+        return [row["contestant"], "-", "", "", "", row.get("error", "")]
     ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
     first = [short(row["ms"]), short(row["lower_quartile_ms"]), ratio]
     rate = f"{tokens(row) / row['ms'] * 1e3:.0f}"

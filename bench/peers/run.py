@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--columns", default=",".join(COLUMNS), help="default: all of %(default)s")
     parser.add_argument("--cases", default="", help="of the column linear: only those whose name ends in this, as in 576 x 1536")
     parser.add_argument("--contestants", default="", help=f"of {', '.join(CONTESTANTS)}; the base always takes part")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="0 only compiles, so that a later run is quick")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--at-once", type=int, default=10, help="contestants in memory at a time, about 1 GB each")
     parser.add_argument("--no-accuracy", action="store_true")
@@ -44,7 +44,7 @@ def main() -> None:
     if not console.is_terminal:
         console = Console(width=140)
     columns, asked = _chosen(args.columns, COLUMNS), _chosen(args.contestants, CONTESTANTS)
-    settings = Settings(args.rounds, args.threads, not args.no_accuracy, args.cold, args.at_once)
+    settings = Settings(args.rounds, args.threads, args.rounds > 0 and not args.no_accuracy, args.cold, args.at_once)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # children are ended either way
     try:
         for column in [] if args.report else columns:
@@ -71,7 +71,7 @@ def _chosen(text: str, known: dict[str, object] | dict[str, tuple[object, ...]])
 def _column(column: str, ending: str, asked: list[str], settings: Settings, dry: bool, console: Console) -> None:
     """Measure a column, print its table and write its file."""
     cases = [case for case in COLUMNS[column] if case.name.endswith(ending)]
-    names = taking_part(cases[0].kind, asked) if cases else []
+    names = taking_part(cases[0].kind, asked, settings.rounds > 0) if cases else []
     if not names:
         console.print(f"{column}: nobody takes part")
         return
@@ -82,7 +82,7 @@ def _column(column: str, ending: str, asked: list[str], settings: Settings, dry:
     about = common.about(threads=settings.threads, rounds=settings.rounds, statistic="medians over rounds", versions=_versions())
     result = {"about": about, "column": column, "base": names[0], "rows": rows}
     console.print(report.table(result))
-    if not dry:
+    if not dry and settings.rounds:
         console.print(f"written to {common.write(f'peers_{column}.json', result)}")
 
 
