@@ -1,5 +1,6 @@
 """Starts contestants, gives them turns, and turns their times into rows; a contestant that fails becomes a row with the reason."""
 
+import fcntl
 import json
 import os
 import re
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ class Child:
         """Have it load and compile."""
         self.unfinished.touch()
         answer = self.ask("prepare", PREPARE, case=asdict(case))
-        self.unfinished.unlink()
+        self.unfinished.unlink(missing_ok=True)
         return answer
 
     def accuracy(self) -> dict[str, float]:
@@ -122,6 +124,18 @@ class Child:
 def folder(contestant: str, column: str) -> Path:
     """Return where a contestant keeps what it compiled for a column."""
     return CACHE / contestant / column
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep a second run out: it would spoil the times of both, and the folders of what is compiled."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("another run of this benchmark is going on")
+        yield
 
 
 def measure(column: str, cases: list[Case], names: list[str], settings: Settings, say: Callable[[str], None]) -> list[Row]:

@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import common
 import report
 from columns import COLUMNS
-from conductor import Settings, measure
+from conductor import Settings, alone, measure
 from contestants import CONTESTANTS, taking_part
 
 PACKAGES = ("torchao", "openvino", "nncf", "onnxruntime", "bitsandbytes", "llama-cpp-python", "transformers")
@@ -47,8 +47,9 @@ def main() -> None:
     settings = Settings(args.rounds, args.threads, args.rounds > 0 and not args.no_accuracy, args.cold, args.at_once)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # children are ended either way
     try:
-        for column in [] if args.report else columns:
-            _column(column, args.cases, asked, settings, args.dry, console)
+        with alone():
+            for column in [] if args.report else columns:
+                _column(column, args.cases, asked, settings, args.dry, console)
     except KeyboardInterrupt:
         console.print("stopped; columns that were complete are written")
         sys.exit(130)
