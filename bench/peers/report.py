@@ -37,12 +37,12 @@ def short(number: float) -> str:
 
 def cells(row: Row) -> list[str]:
     """Return a row's cells, in the order of the headings."""
+    last = [f"{row[key]:.0f}" if key in row else "" for key in ("compile_s", "cold_compile_s", "peak_mb")]
     if "ms" not in row:
-        return [row["contestant"], "-", "", "", "", row.get("error", "")]
+        return [row["contestant"], "-", "", "", "", row.get("error", ""), *last]
     ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
     first = [short(row["ms"]), short(row["lower_quartile_ms"]), ratio]
     rate = f"{tokens(row) / row['ms'] * 1e3:.0f}"
-    last = [f"{row[key]:.0f}" if key in row else "" for key in ("compile_s", "cold_compile_s", "peak_mb")]
     return [row["contestant"], *first, rate, row.get("error") or accuracy(row), *last]
 
 
