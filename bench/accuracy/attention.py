@@ -7,9 +7,7 @@ pass fuses first.
 """
 
 import argparse
-import datetime
-import json
-import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import common
+
 import lowbit_compiler
 from lowbit_compiler.demo import model, text
 from lowbit_compiler.demo.perplexity import perplexity
-from lowbit_compiler.runtime import library
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 FLOAT = {"remainder": "eager", "plan": "always", "ignore": ["re:proj", "lm_head"]}
 
 
@@ -68,13 +67,7 @@ def main() -> None:
             changes = [c for s in text.TEXTS for c in (f"{row[s]:.3f}", f"{row[f'{s}, lowbit'] / row[s] - 1:+.4%}")]
             table.add_row(f"{dtype}, {spelling}", str(row["attentions"]), *changes, f"{row['logits']:.1e}")
     console.print(table)
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {library.status().isa}",
-        "torch": torch.__version__,
-        "tokens": args.tokens,
-    }
-    (RESULTS / "attention_accuracy.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    common.write("attention_accuracy.json", {"about": common.about(tokens=args.tokens), "rows": rows})
 
 
 if __name__ == "__main__":

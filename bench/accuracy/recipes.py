@@ -6,9 +6,7 @@ The rest of the graph runs eager: the low-bit ops are the same, and no minutes g
 """
 
 import argparse
-import datetime
-import json
-import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +16,13 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import common
+
 from lowbit_compiler.demo import model, text
 from lowbit_compiler.demo.perplexity import perplexity
 from lowbit_compiler.recipe import RECIPES, Recipe
-from lowbit_compiler.runtime import library
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SCHEMES = [*RECIPES, Recipe("int8 with rows split", treatment="rows", head="same")]
 
 
@@ -55,18 +54,8 @@ def main() -> None:
             compiled = torch.compile(loaded.model, backend="lowbit", dynamic=False, options={"recipe": scheme, "remainder": "eager"})
             measure(str(getattr(scheme, "name", scheme)), lambda x, compiled=compiled: compiled(x, use_cache=False).logits)
     console.print(_table(rows, args.tokens, args.dtype))
-    RESULTS.mkdir(exist_ok=True)
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "machine": platform.machine(),
-        "isa": library.status().isa,
-        "torch": torch.__version__,
-        "dtype": args.dtype,
-        "tokens": args.tokens,
-    }
-    path = RESULTS / f"perplexity_{args.dtype}.json"
-    path.write_text(json.dumps({"about": about, "perplexity": rows}, indent=1) + "\n")
-    console.print(f"written to {path.relative_to(RESULTS.parents[1])}")
+    about = common.about(dtype=args.dtype, tokens=args.tokens)
+    console.print(f"written to {common.write(f'perplexity_{args.dtype}.json', {'about': about, 'perplexity': rows})}")
 
 
 def _table(rows: dict[str, dict[str, float]], tokens: int, dtype: str) -> Table:

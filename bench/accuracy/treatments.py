@@ -11,7 +11,6 @@ import argparse
 import datetime
 import json
 import math
-import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +24,11 @@ from rich.table import Table
 from schemes import Map, Scheme, Split, schemes
 from torch import Tensor, nn
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import common
+
 from lowbit_compiler.demo import model, text
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 WINDOW = 512
 DIVERGENCE_WINDOWS = 2  # of each text; their float32 distributions are held in memory
 Losses = dict[str, Tensor]  # text -> negative log likelihood of every token but each window's first
@@ -164,18 +165,13 @@ def main() -> None:
 
 def result_path(options: argparse.Namespace) -> Path:
     """Return the file of this dtype's results."""
-    return RESULTS / ("treatments.json" if options.dtype == "float32" else f"treatments_{options.dtype}.json")
+    return common.RESULTS / ("treatments.json" if options.dtype == "float32" else f"treatments_{options.dtype}.json")
 
 
 def setting(options: argparse.Namespace) -> dict[str, object]:
     """Return what must be equal for rows of two runs to stand in one table."""
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__},
-        "model": model.FILE,
-        "dtype": options.dtype,
-        "tokens": options.tokens,
-    }
+    about = common.about(transformers=transformers.__version__, model=model.FILE, dtype=options.dtype, tokens=options.tokens)
+    return {key: value for key, value in about.items() if key != "date"}
 
 
 def resumed(options: argparse.Namespace) -> list[Row]:
@@ -191,9 +187,8 @@ def resumed(options: argparse.Namespace) -> list[Row]:
 
 def write(rows: list[Row], options: argparse.Namespace, unfinished: bool) -> None:
     """Write the result file."""
-    RESULTS.mkdir(exist_ok=True)
     content = {"date": datetime.date.today().isoformat(), "setting": setting(options), "unfinished": unfinished, "rows": rows}
-    result_path(options).write_text(json.dumps(content, indent=1) + "\n")
+    common.write(result_path(options).name, content)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,9 @@ head, as transformers keeps it. torch gets what suits it better: grouped heads a
 """
 
 import argparse
-import datetime
-import json
 import math
-import platform
 import statistics
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +20,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lowbit_compiler.runtime import library
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import common
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 HEADS = ((9, 3), (32, 8))
 WIDTHS = (64, 128)
 KEYS = (128, 512, 2048, 8192)
@@ -51,27 +48,9 @@ def contestants(kind: str, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Callabl
     }
 
 
-def measure(calls: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, list[float]]:
-    """Return seconds a call, by round: in each every contestant runs once, for at least 3 ms."""
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(3e-3 / (time.perf_counter() - start)))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append((time.perf_counter() - start) / repeats[name])
-    return times
-
-
 def row(kind: str, heads: tuple[int, int], width: int, keys: int, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     """Return one line of the table: medians in ms, and the median over rounds of the best of torch against ours."""
-    times = measure(contestants(kind, *operands(kind, heads, width, keys, dtype)), rounds)
+    times = common.interleaved(contestants(kind, *operands(kind, heads, width, keys, dtype)), rounds, 3e-3, settle=False)
     best = [min(pair) for pair in zip(times["torch grouped"], times["torch expanded"], strict=True)]
     return {
         "kind": kind,
@@ -115,15 +94,8 @@ def main() -> None:
     mean = math.exp(statistics.fmean(math.log(r["ratio"]) for r in rows))
     console.print(table)
     console.print(f"geometric mean {mean:.2f}, least {min(r['ratio'] for r in rows):.2f}")
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {args.threads} threads, {library.status().isa}",
-        "torch": torch.__version__,
-        "geometric mean": mean,
-    }
-    path = RESULTS / "attention.json"
-    path.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    console.print(f"written to {path.relative_to(RESULTS.parents[1])}")
+    written = common.write("attention.json", {"about": common.about(threads=args.threads, **{"geometric mean": mean}), "rows": rows})
+    console.print(f"written to {written}")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,16 @@ of the library's list is timed instead, against the kernel that is chosen.
 
 import argparse
 import statistics
-import time
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import common
 
 from lowbit_compiler.runtime import kernels, library, ops
 
@@ -70,21 +74,8 @@ def peers(x: Tensor, w: Tensor) -> Calls:
 
 def measure(calls: Calls, rounds: int) -> dict[str, float]:
     """Return the lower quartile of each call's microseconds (a shared machine only adds); each round times every call once, for about as long."""
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(0.5e-3 / max(time.perf_counter() - start, 1e-6)))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            call()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append((time.perf_counter() - start) / repeats[name] * 1e6)
-    return {name: statistics.quantiles(values, n=4)[0] for name, values in times.items()}
+    times = common.interleaved(calls, rounds, 0.5e-3)
+    return {name: statistics.quantiles(values, n=4)[0] * 1e6 for name, values in times.items()}
 
 
 def with_kernel(name: str, call: Callable[[], object]) -> None:

@@ -7,13 +7,12 @@ rounds are compared. One forward pass, batch 1, no cache.
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import common
+
 from lowbit_compiler.demo import model
-from lowbit_compiler.runtime import library
 
 ATTENTION = ("aten::_scaled_dot_product_flash_attention_for_cpu", "lowbit::sdpa")
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def main() -> None:
@@ -49,28 +49,15 @@ def main() -> None:
             runs[name], seconds = _compile(loaded.model, ids, options)
             rows[name] = {"compile_s": seconds}
             console.print(f"{name}: compiled in {seconds:.1f} s")
-        times: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(args.rounds):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run(ids)
-                times[name].append(time.perf_counter() - start)
+        times = common.interleaved({name: partial(run, ids) for name, run in runs.items()}, args.rounds, 0, settle=False)
         for name, run in runs.items():
             rows[name]["attention_ms"] = _attention_ms(run, ids)
     for name in names:
         rows[name]["ms"] = statistics.median(times[name]) * 1e3
         rows[name]["ratio"] = statistics.median(a / b for a, b in zip(times["inductor"], times[name], strict=True))
     console.print(_table(rows, args.tokens, args.dtype))
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {library.status().isa}",
-        "torch": torch.__version__,
-        "dtype": args.dtype,
-        "tokens": args.tokens,
-    }
-    path = RESULTS / f"smollm2_{args.dtype}_{args.tokens}.json"
-    path.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    console.print(f"written to {path.relative_to(RESULTS.parents[1])}")
+    about = common.about(threads=torch.get_num_threads(), dtype=args.dtype, tokens=args.tokens)
+    console.print(f"written to {common.write(f'smollm2_{args.dtype}_{args.tokens}.json', {'about': about, 'rows': rows})}")
 
 
 def _compile(net: Any, ids: Tensor, options: dict[str, Any]) -> tuple[Callable[[Tensor], Tensor], float]:

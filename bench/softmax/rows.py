@@ -10,22 +10,21 @@ memory allows, which is compared with rows past the threshold only: others stay 
 
 import argparse
 import ctypes
-import datetime
-import json
-import platform
 import statistics
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import common
+
 from lowbit_compiler.runtime import kernels, library, ops
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SIZES = "1024,4096,16384,65536,262144,1048576,4194304,16777216"
 BATCHES = "64x1024,64x4096,12x128x128,9x512x512,32x512x2048,32x2048x2048"
 FLOATS = {torch.float32: 0, torch.bfloat16: 1}
@@ -83,21 +82,8 @@ def contestants(x: Tensor, memory: ctypes.CDLL | None, inductor: bool) -> Calls:
 
 def measure(calls: Calls, rounds: int) -> dict[str, float]:
     """Return the median microseconds of each call; short calls are repeated."""
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(0.3e-3 / max(time.perf_counter() - start, 1e-6)))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            call()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append((time.perf_counter() - start) / repeats[name] * 1e6)
-    return {name: statistics.median(values) for name, values in times.items()}
+    times = common.interleaved(calls, rounds, 0.3e-3)
+    return {name: statistics.median(values) * 1e6 for name, values in times.items()}
 
 
 def summary(row: dict[str, object], us: dict[str, float]) -> str:
@@ -138,16 +124,8 @@ def main() -> None:
                 row["us"] = us
                 rows.append(row)
                 print(summary(row, us), flush=True)
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {library.status().isa}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "rounds": args.rounds,
-        "statistic": "median microseconds",
-    }
     if not args.dry:
-        (RESULTS / "softmax.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        common.write("softmax.json", {"about": common.about(rounds=args.rounds, statistic="median microseconds"), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""Who takes part: which file of this folder builds a contestant, from weights of which dtype, and what it takes part in."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MODELS = ("prefill", "decode", "sentences")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """``module.build(task, case, **options)`` makes it; ``extra`` ones run only when they are named."""
+
+    module: str
+    dtype: str | None = "bfloat16"  # none: it has weights of its own
+    options: dict[str, Any] = field(default_factory=dict)
+    kinds: tuple[str, ...] = MODELS
+    extra: bool = False
+
+
+def _lowbit(recipe: str, **more: Any) -> Contestant:
+    return Contestant("torch_models", options={"backend": "lowbit", "options": {"recipe": recipe}}, **more)
+
+
+def _inductor(dtype: str = "bfloat16", extra: bool = False, **options: Any) -> Contestant:
+    return Contestant("torch_models", dtype, {"backend": "inductor", **options}, extra=extra)
+
+
+def _linear(call: str) -> Contestant:
+    return Contestant("linears", options={"call": call}, kinds=("linear",))
+
+
+def _llama(file_type: str) -> Contestant:
+    return Contestant("llama_models", None, {"file_type": file_type}, kinds=("prefill", "decode"))
+
+
+CONTESTANTS: dict[str, Contestant] = {
+    "inductor-bf16": _inductor(),
+    "lowbit-int8": _lowbit("int8"),
+    "lowbit-llm-int8": _lowbit("llm-int8"),
+    "lowbit-int8-weight-only": _lowbit("int8-weight-only"),
+    "lowbit-int4-weight-only": _lowbit("int4-weight-only"),
+    "eager-bf16": Contestant("torch_models", options={"backend": "eager"}),
+    "inductor-f32": _inductor("float32"),
+    "inductor-bf16-frozen": _inductor(freezing=True),
+    "inductor-bf16-max-autotune": _inductor(mode="max-autotune", freezing=True, extra=True),
+    "torchao-int8-dynamic": _inductor(torchao="Int8DynamicActivationInt8WeightConfig"),
+    "torchao-int8-weight-only": _inductor(torchao="Int8WeightOnlyConfig"),
+    "openvino-bf16": Contestant("openvino_models", "float32", {"weights": None}),
+    "openvino-int8-weight": Contestant("openvino_models", "float32", {"weights": "int8"}),
+    "onnxruntime-f32": Contestant("onnx_models", "float32", {"int8": False}),
+    "onnxruntime-int8-dynamic": Contestant("onnx_models", "float32", {"int8": True}),
+    "bitsandbytes-llm-int8": Contestant("bitsandbytes_models"),
+    "llama.cpp-q8_0": _llama("Q8_0"),
+    "llama.cpp-q4_1": _llama("Q4_1"),
+    "llama.cpp-q4_0": _llama("Q4_0"),
+    "torch-bf16": _linear("bf16"),
+    "torch-bf16-packed": _linear("bf16_packed"),
+    "lowbit-s8s8": _linear("s8s8"),
+    "lowbit-s8s8-rotated": _linear("s8s8_rotated"),
+    "lowbit-fs8": _linear("fs8"),
+    "lowbit-fs4": _linear("fs4"),
+    "onednn-int8-no-quantize": _linear("qlinear"),
+    "torch-int-mm": _linear("int_mm"),
+}
+
+# What ratios are taken against, in every group of children: torch's own way at the same dtype.
+BASES = {**dict.fromkeys(MODELS, "inductor-bf16"), "linear": "torch-bf16"}
+
+
+def taking_part(kind: str, asked: list[str], timed: bool) -> list[str]:
+    """Return who runs in a column of ``kind``: everyone but the extra ones where nobody is asked for, and the base first if it is timed."""
+    names = asked or [name for name, contestant in CONTESTANTS.items() if not contestant.extra]
+    names = [name for name in CONTESTANTS if name in names and kind in CONTESTANTS[name].kinds]
+    base = BASES[kind]
+    return [base, *(name for name in names if name != base)] if names and timed else names
