@@ -1,5 +1,9 @@
 #include "bind/tensors.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "linear/parallel.h"
 
 namespace lowbit {
@@ -29,10 +33,25 @@ std::string name(ScalarType type) {
   }
 }
 
+// From 32 MB on, the C library maps fresh memory for every tensor, and a fault for each 4 KB of a vocabulary's logits takes as
+// long as computing them. Pages of 2 MB are a request, which the system may decline.
+static void ask_for_large_pages(const Tensor& tensor, uintptr_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kLeast = 32 << 20, kPage = 2 << 20;
+  if (bytes < kLeast) return;
+  const uintptr_t data = (uintptr_t)tensor.const_data_ptr(), begin = (data + kPage - 1) / kPage * kPage, end = (data + bytes) / kPage * kPage;
+  madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 Tensor empty(const int64_t* sizes, const int64_t* strides, int64_t dims, int32_t type) {
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  Tensor tensor(handle);
+  uintptr_t bytes = aoti_torch_dtype_element_size(type);
+  for (int64_t d = 0; d < dims; ++d) bytes *= (uintptr_t)sizes[d];
+  ask_for_large_pages(tensor, bytes);
+  return tensor;
 }
 
 constexpr int64_t kMostDims = 64;  // torch's own limit

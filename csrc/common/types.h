@@ -67,6 +67,7 @@ struct QgemmArgs {
   const float* exact;    // [panels][m][16] or null: the part of the product that stays in float
   const struct ExactTiles* tiles;  // the same part for kernels that multiply it themselves, or null
   Output out;
+  bool fetch;            // the panels are far away: fetch them ahead of their use
 };
 typedef void (*QgemmFn)(const QgemmArgs* args);
 

@@ -27,12 +27,11 @@ inline Range share(int64_t size, int64_t tasks, int64_t index, int64_t unit) {
   return {begin < size ? begin : size, end < size ? end : size};
 }
 
-// Calls work(begin, end) for parts of `size`, whole units each. Threads take parts as they finish: where a neighbour on the
-// machine slows one core down (tile loads to a quarter, measured), equal shares would wait for it.
+// Calls work(begin, end) for parts of `size`, whole units each, `each` parts a task. Threads take parts as they finish: where a
+// neighbour on the machine slows one core down (tile loads to a quarter, measured), equal shares would wait for it.
 template <class F>
-void parallel_parts(int64_t tasks, int64_t size, int64_t unit, const F& work) {
-  constexpr int64_t kPartsEach = 8;
-  const int64_t parts = tasks == 1 ? 1 : tasks * kPartsEach, part = (size + parts * unit - 1) / (parts * unit) * unit;
+void parallel_parts(int64_t tasks, int64_t size, int64_t unit, const F& work, int64_t each = 8) {
+  const int64_t parts = tasks == 1 ? 1 : tasks * each, part = (size + parts * unit - 1) / (parts * unit) * unit;
   int64_t next = 0;
   parallel(tasks, [&](int64_t) {
     for (int64_t begin; (begin = __atomic_fetch_add(&next, part, __ATOMIC_RELAXED)) < size;) {

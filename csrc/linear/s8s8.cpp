@@ -38,9 +38,9 @@ ExactTiles exact_tiles(const Job& job, const Prepared& block) {
 }
 
 // Rows of the block against panels begin..end; the block starts at row `first` of x.
-void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end) {
+void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end, bool fetch) {
   QgemmArgs args = {block.q, block.ldq, block.m, job.kp, block.scale, job.panel(begin), end - begin, nullptr, nullptr,
-                    job.output(first, begin)};
+                    job.output(first, begin), fetch};
   if (tiles.depth) {
     tiles.weights = scratch<uint16_t>(kTableSlot, qgemm_chunk(job.kp, end - begin) * tiles.depth * kPanel);
     args.tiles = &tiles;
@@ -93,7 +93,7 @@ void split_rows(const Job& job, int64_t tasks) {
       Prepared block = reserve(end - first < step ? end - first : step, job.kp, job.layout, job.treatment, job.columns);
       prepare_rows(block, job.op.x, first, 0, block.m, job.treatment, job.columns);
       join_exact(block, job.treatment, job.columns);
-      multiply(job, block, exact_tiles(job, block), first, 0, job.panels);
+      multiply(job, block, exact_tiles(job, block), first, 0, job.panels, false);
       repair(job, block, first, 0, job.panels);
     }
   });
@@ -109,10 +109,11 @@ void split_panels(const Job& job, int64_t tasks) {
     });
     join_exact(block, job.treatment, job.columns);
     const ExactTiles tiles = exact_tiles(job, block);
+    const int64_t each = block.m < 5 ? 1 : 8;  // a few rows wait for memory, which is equally slow for all
     parallel_parts(tasks, job.panels, 4, [&](int64_t begin, int64_t end) {
-      multiply(job, block, tiles, first, begin, end);
+      multiply(job, block, tiles, first, begin, end, true);
       repair(job, block, first, begin, end);
-    });
+    }, each);
   }
 }
 

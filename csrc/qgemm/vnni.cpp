@@ -12,6 +12,7 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp, bytes = panel_bytes_s8(kp), ldq = args->ldq;
   const int8_t* panel = args->w + p * bytes;
   const int8_t* q = args->q + row * ldq;
+  const int8_t* next = args->fetch && row == 0 && p + 2 * P <= args->panels ? panel + P * bytes : nullptr;
   __m512i acc[M][P];
   for (int i = 0; i < M; ++i) {
     for (int j = 0; j < P; ++j) acc[i][j] = _mm512_setzero_si512();
@@ -19,6 +20,7 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   for (int64_t g = 0; g < kp; g += 4) {
     __m512i w[P];
     for (int j = 0; j < P; ++j) w[j] = _mm512_loadu_si512(panel + j * bytes + g * 16);
+    for (int j = 0; next && j < P; ++j) _mm_prefetch((const char*)next + j * bytes + g * 16, _MM_HINT_T1);
     for (int i = 0; i < M; ++i) {
       const __m512i x = broadcast4(q + i * ldq + g);
       for (int j = 0; j < P; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], x, w[j]);
