@@ -28,6 +28,7 @@ from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.remainder import compile_remainder
 from lowbit_compiler.report import Report, site_report
 from lowbit_compiler.runtime import kernels, library
+from lowbit_compiler.runtime.weights import any_freed
 from lowbit_compiler.verify import Verifier
 
 log = logging.getLogger("lowbit_compiler")
@@ -56,13 +57,14 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         observers.append(dump.observe)
     if options.verify:
         observers.append(Verifier(captured.gm, examples).observe)
+    # A freed weight is there in one packed form alone: every graph must use that one, whatever its rows.
+    one_form = options.free_weights or any_freed(examples)
     ctx = PassContext(
         recipe=options.recipe,
         target=Target(has_kernels=library.status().path is not None),
         parameters=captured.parameters,
         costs=measured if options.plan == "measured" else None,
-        # A freed weight is there in one packed form alone: every graph must use that one, whatever its rows.
-        linear_costs=measured_linear if options.plan == "measured" and not options.free_weights else None,
+        linear_costs=measured_linear if options.plan == "measured" and not one_form else None,
         ignore=options.ignore,
         max_rewrites=options.max_rewrites,
         known_names=captured.known_names,
@@ -91,6 +93,8 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         if site.kind == "softmax" and site.kernel:
             site.detail = "; ".join(filter(None, (_algorithm(site), site.detail)))
     report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
+    if one_form and options.plan == "measured":
+        report.notes.append("linears were not timed: freed weights are there in the recipe's form alone")
     if dump is not None:
         dump.finish(str(report))
     return ctx, report
@@ -190,7 +194,7 @@ def _finish(
                 f"anew, and compile without free_weights: {type(error).__name__}: {error}"
             ) from error
         raise
-    if options.free_weights:
+    if executable.released:
         report.notes.append(
             f"free_weights released {executable.released / 1e6:.1f} MB of float weights: state_dict(), saving, eager calls and a second "
             "recipe need them"

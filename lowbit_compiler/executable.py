@@ -49,7 +49,8 @@ class Executable:
         With ``release`` the float storage of a source goes as soon as its last constant is computed, unless ``inner`` reads it too:
         at no time are all weights there twice.
         """
-        readers = Counter(_storage(args[i]) for indices in (self._kept, *self._sources) for i in indices if isinstance(args[i], Tensor))
+        read = [args[i] for indices in (self._kept, *self._sources) for i in indices] if release else []
+        readers = Counter(_storage(x) for x in read if isinstance(x, Tensor))
         values: list[Tensor] = []
         kept_back = 0  # bytes released that the C library may still hold
         for constant, recipe, indices in zip(self._constants, self._recipes, self._sources, strict=True):
@@ -58,8 +59,8 @@ class Executable:
                 values += STORE.get(recipe, functools.partial(compute, constant.graph), sources)
             except WeightFreedError as error:
                 raise WeightFreedError(f"{', '.join(constant.sources)}: {error}") from None
-            readers.subtract(map(_storage, sources))
             if release:
+                readers.subtract(map(_storage, sources))
                 size = sum(free(source) for source in sources if not readers[_storage(source)])
                 self.released += size
                 kept_back += size

@@ -16,6 +16,7 @@ from lowbit_compiler.runtime.timings import ROUNDS, best
 RING = 32 << 20  # bytes of weights that are read before any is read again: more than a cache keeps between two layers
 MAX_WEIGHT = 16 << 20  # bytes of one timed float weight
 MAX_ROWS, FEW_ROWS = 256, 64  # above the first a row takes the same time; fewer than the second are never left out
+FULL_WIDTH = 256  # outputs that keep all kernels busy: a narrower part would no longer resemble the whole
 MAX_WORK = 1 << 29  # multiplications: some 7 ms in float32 on one good core, 1 ms on tiles
 LONG = 0.1  # seconds for all candidates where single calls take milliseconds
 OUTLIERS = 128  # one column in so many stands out, for treatments to have some work
@@ -41,16 +42,24 @@ def measured_linear(call: LinearCall) -> dict[str, float]:
 
 
 def smaller_linear(call: LinearCall) -> LinearCall:
-    """Return ``call`` with fewer rows, then with narrower weights, where it takes too long or its weights are too large."""
+    """Return ``call`` with narrower weights, then with fewer rows, where it takes too long or its weights are too large.
+
+    Rows last: a part with few rows would wait for its weights where the whole waits for multiplications.
+    """
     rows, widths = min(call.rows, MAX_ROWS), call.widths
 
-    def work() -> int:
-        return rows * call.k * sum(widths)
+    def long() -> bool:
+        return rows * call.k * sum(widths) > MAX_WORK
 
-    while work() > MAX_WORK and rows > FEW_ROWS:
+    def narrow(limit: int) -> None:
+        nonlocal widths
+        while (long() or call.k * sum(widths) * call.dtype.itemsize > MAX_WEIGHT) and sum(widths) > limit and max(widths) > PANEL:
+            widths = tuple(max(width // 2, PANEL) for width in widths)
+
+    narrow(FULL_WIDTH)
+    while long() and rows > FEW_ROWS:
         rows = -(-rows // 2)
-    while (work() > MAX_WORK or call.k * sum(widths) * call.dtype.itemsize > MAX_WEIGHT) and max(widths) > PANEL:
-        widths = tuple(max(width // 2, PANEL) for width in widths)
+    narrow(PANEL)
     return replace(call, rows=rows, widths=widths)
 
 

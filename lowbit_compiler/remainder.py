@@ -10,10 +10,19 @@ import torch
 from torch import fx
 
 from lowbit_compiler import runtime
+from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.runtime.weights import any_freed
 
 
 def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mode: str | None) -> Callable[..., Any]:
-    """Compile ``gm`` for ``examples`` (real or fake inputs) with Inductor in ``mode``, or return it as it is."""
+    """Compile ``gm`` for ``examples`` (real or fake inputs) with Inductor in ``mode``, or return it as it is.
+
+    Raises WeightFreedError where the graph reads a float weight that is no longer there: generated code would read address 0.
+    """
+    if any_freed(examples):
+        raise WeightFreedError(
+            "this graph reads a float weight that free_weights=True released; load the model anew, or compile without free_weights"
+        )
     if kind == "eager":
         return gm.forward
     from torch._inductor import list_mode_options
@@ -28,5 +37,5 @@ def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mo
 @functools.cache
 def cache_tag() -> str:
     """Return what Inductor's caches must tell apart beside the graph: the ops' schemas and shape functions, by their source."""
-    files = sorted(Path(runtime.__file__).parent.glob("*.py"))
+    files = sorted(Path(runtime.__file__).parent.rglob("*.py"))
     return "lowbit-" + hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

@@ -49,7 +49,7 @@ def siblings(ctx: PassContext) -> list[list[Site]]:
         x, weight, bias = operands(site.node)
         alone = _written(x) or not (bias is None or is_constant(bias, ctx.parameters))
         dtypes = (value(weight).dtype, site.node.meta["val"].dtype, None if bias is None else value(bias).dtype)
-        groups[(x, site.plan, dtypes, site.index if alone else None)].append(site)
+        groups[(x, site.plan, dtypes, site.group, site.index if alone else None)].append(site)
     return list(groups.values())
 
 

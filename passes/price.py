@@ -20,9 +20,10 @@ def price(ctx: PassContext) -> None:
     """Time the linears that are planned; siblings, which become one product, are decided together."""
     if ctx.linear_costs is None:
         return
-    for sites in siblings(ctx):
+    for group, sites in enumerate(siblings(ctx), 1):
         choice, why = _choice(ctx, sites)
         for site in sites:
+            site.group = group
             if isinstance(choice, Plan):
                 site.take(choice, why)
             else:

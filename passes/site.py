@@ -80,6 +80,8 @@ class Site:
     merged_with: list[str] = field(default_factory=list)
     kernel: str = ""
     saved_bytes: int = 0
+    group: int = 0
+    """Which sites were priced as one product: only those may be merged."""
     constant: bool = False
     """Computed from parameters alone: it may leave the graph when the weight that it belongs to is folded."""
     exact: fx.Node | None = None

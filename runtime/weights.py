@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import operator
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,11 +58,12 @@ class WeightStore:
                     "a float weight was released by free_weights=True and is needed again, by another recipe, a new shape that is "
                     "not rewritten, or after a change; load the model anew, or compile without free_weights"
                 )
+        before = tuple(stamps([source]) for source in sources)  # a write while they are computed makes the values old
         with torch.no_grad():
             values = compute(*(source.detach() for source in sources))
         drop = lambda _, key=key: self._entries.pop(key, None)
         refs = tuple(weakref.ref(source, drop) for source in sources)
-        self._entries[key] = _Entry(refs, tuple(stamps([source]) for source in sources), values)
+        self._entries[key] = _Entry(refs, before, values)
         return values
 
     def nbytes(self) -> int:
@@ -73,6 +74,11 @@ class WeightStore:
 def is_freed(tensor: Tensor) -> bool:
     """Return whether the storage of ``tensor`` was released."""
     return tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+
+
+def any_freed(values: Iterable[object]) -> bool:
+    """Return whether the storage of some tensor among ``values`` was released."""
+    return any(isinstance(x, Tensor) and x.layout is torch.strided and is_freed(x) for x in values)
 
 
 def free(tensor: Tensor) -> int:

@@ -55,19 +55,16 @@ struct TileProduct {
   void step() {
     if (at == 0) begin();
     const char *left = a + at * a_step, *right = b + at * b_step;
-    _tile_loadd(4, left, a_row);
+    _tile_loadd(4, left, a_row);  // loads first: see multiply_tiles()
     _tile_loadd(6, right, 64);
-    _tile_dpbf16ps(0, 4, 6);
     _tile_loadd(7, right + b_half, 64);
-    _tile_dpbf16ps(1, 4, 7);
-    if (two) {
-      _tile_loadd(5, left + a_half, a_row);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
+    if (two) _tile_loadd(5, left + a_half, a_row);
+    if (two) Bfloats::multiply<2, 2>();
+    else Bfloats::multiply<1, 2>();
     if (++at == steps) end();
   }
   void begin() {
+    tiles_read_memory();
     if (load) {
       _tile_loadd(0, c, c_row);
       _tile_loadd(1, c + 64, c_row);

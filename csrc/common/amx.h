@@ -25,6 +25,9 @@ static inline void configure_tiles(int64_t rows) {
   _tile_loadconfig(&config);
 }
 
+// GCC does not know that tile loads read memory, and may move stores past them.
+static inline void tiles_read_memory() { asm volatile("" : : : "memory"); }
+
 // The first `count` of 32 results side by side. Bfloat16 as the hardware rounds it, which takes subnormals as zero.
 static inline void store_two(void* out, Dtype dtype, int64_t count, __m512 low, __m512 high) {
   if (dtype == kBF16) {
@@ -78,6 +81,7 @@ struct Bfloats {
 template <class Element, int M, int N, class F>
 static inline void multiply_tiles(const void* a, int64_t a_half, const void* b, int64_t b_half, int64_t bytes, const F& step) {
   const char *left = (const char*)a, *right = (const char*)b;
+  tiles_read_memory();
   for (int64_t k = 0; k < bytes * 16; k += 1024) {
     _tile_loadd(4, left + k, 64);
     _tile_loadd(6, right + k, 64);

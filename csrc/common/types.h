@@ -77,8 +77,10 @@ static inline int64_t even_chunk(int64_t panels, int64_t limit) {
   return chunks ? round_up((panels + chunks - 1) / chunks, 2) : 2;
 }
 
-// Panels that a kernel with tiles keeps in L2 while rows pass by: about 1 MB.
-static inline int64_t qgemm_chunk(int64_t kp, int64_t panels) { return even_chunk(panels, (1 << 20) / panel_bytes_s8(kp)); }
+// Panels that a kernel with tiles keeps in L2 while rows pass by: about 1 MB with what is widened of them.
+static inline int64_t qgemm_chunk(int64_t kp, int64_t depth, int64_t panels) {
+  return even_chunk(panels, (1 << 20) / (panel_bytes_s8(kp) + depth * kPanel * 2));
+}
 
 // Rows' exact elements: row i has count[i] of them at value/position[i * capacity ...]; positions index `columns`.
 struct ExactRows {

@@ -139,7 +139,7 @@ void product(const FgemmArgs* args) {
   alignas(64) float sums[2][kSums];
   int slot = 0;
   Pending pending = {sums[0], 0, 0, 0, 0, 0};
-  // Few rows read a panel once or twice: widened in pairs, it stays in L1.
+  // Few rows read a panel once or twice: widened in pairs, it is still near.
   const int64_t chunk = args->m <= 2 * kRows ? 2 : even_chunk(args->panels, fgemm_scratch(args->kp) / (args->kp * kPanel * 2));
   configure_tiles(least(args->m, 16));
   for (int64_t p = 0; p < args->panels; p += chunk) chunk_of(args, p, least(p + chunk, args->panels), sums, slot, pending);

@@ -55,7 +55,7 @@ void linear_float(const Linear& op, int64_t group) {
   for (int64_t first = 0; first < rows; first += step) {
     const int64_t m = rows - first < step ? rows - first : step;
     const Operand x = operand(op.x, first, m, kp, kernel.needs == kBF16Only, tasks);
-    parallel_parts(tasks, panels, 2, [&](int64_t begin, int64_t end) {
+    parallel_parts(tasks, panels, 2, parts_for(m), [&](int64_t begin, int64_t end) {
       char* out = (char*)op.out + (first * op.n + begin * kPanel) * element_size(op.out_dtype);
       const FgemmArgs args = {x.data, x.stride, m, kp, op.w + begin * bytes, end - begin, group, false,
                               scratch<char>(kPanelSlot, fgemm_scratch(kp)),

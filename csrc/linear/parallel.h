@@ -27,18 +27,21 @@ inline Range share(int64_t size, int64_t tasks, int64_t index, int64_t unit) {
   return {begin < size ? begin : size, end < size ? end : size};
 }
 
-// Calls work(begin, end) for parts of `size`, whole units each, `each` parts a task. Threads take parts as they finish: where a
+// Calls work(begin, end) for up to `each` parts of `size` a task, whole units. Threads take parts as they finish: where a
 // neighbour on the machine slows one core down (tile loads to a quarter, measured), equal shares would wait for it.
 template <class F>
-void parallel_parts(int64_t tasks, int64_t size, int64_t unit, const F& work, int64_t each = 8) {
-  const int64_t parts = tasks == 1 ? 1 : tasks * each, part = (size + parts * unit - 1) / (parts * unit) * unit;
+void parallel_parts(int64_t tasks, int64_t size, int64_t unit, int64_t each, const F& work) {
+  const int64_t parts = tasks == 1 ? 1 : tasks * each;
   int64_t next = 0;
   parallel(tasks, [&](int64_t) {
-    for (int64_t begin; (begin = __atomic_fetch_add(&next, part, __ATOMIC_RELAXED)) < size;) {
-      work(begin, begin + part < size ? begin + part : size);
+    for (int64_t part; (part = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < parts;) {
+      const Range range = share(size, parts, part, unit);
+      if (range.begin < range.end) work(range.begin, range.end);
     }
   });
 }
+// Parts a task: a few rows wait for memory, which is equally slow for all.
+inline int64_t parts_for(int64_t rows) { return rows < 5 ? 1 : 8; }
 
 // Tasks worth starting for `work` bytes read (a parallel region costs about as much as reading 64 KB from cache).
 inline int64_t tasks_for(int64_t work) {

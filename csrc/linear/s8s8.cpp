@@ -42,7 +42,7 @@ void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t f
   QgemmArgs args = {block.q, block.ldq, block.m, job.kp, block.scale, job.panel(begin), end - begin, nullptr, nullptr,
                     job.output(first, begin), fetch};
   if (tiles.depth) {
-    tiles.weights = scratch<uint16_t>(kTableSlot, qgemm_chunk(job.kp, end - begin) * tiles.depth * kPanel);
+    tiles.weights = scratch<uint16_t>(kTableSlot, qgemm_chunk(job.kp, tiles.depth, end - begin) * tiles.depth * kPanel);
     args.tiles = &tiles;
   }
   if (block.exact.used == 0 || tiles.depth) return job.product(&args);
@@ -79,16 +79,16 @@ void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin,
   }
 }
 
-// Rows a block: codes of a block stay in L2 while panels pass by.
+// Rows a block: its codes take 1 MB of L2.
 int64_t block_rows(int64_t kp) {
   const int64_t fit = (1 << 20) / kp / 32 * 32;
   return fit < 64 ? 64 : fit > 1024 ? 1024 : fit;
 }
 
-// Each task quantizes its own rows and multiplies them with all panels: one parallel region, for weights that fit in L2.
-void split_rows(const Job& job, int64_t tasks) {
-  const int64_t step = block_rows(job.kp), unit = job.treatment == kColumns || job.treatment == kRows ? 64 : 32;
-  parallel_parts(tasks, job.op.x.rows, unit, [&](int64_t begin, int64_t end) {
+// Parts of the rows are quantized and multiplied with all panels: one parallel region, for weights that fit in L2.
+void split_rows(const Job& job, int64_t tasks, int64_t unit) {
+  const int64_t step = block_rows(job.kp);
+  parallel_parts(tasks, job.op.x.rows, unit, parts_for(job.op.x.rows), [&](int64_t begin, int64_t end) {
     for (int64_t first = begin; first < end; first += step) {
       Prepared block = reserve(end - first < step ? end - first : step, job.kp, job.layout, job.treatment, job.columns);
       prepare_rows(block, job.op.x, first, 0, block.m, job.treatment, job.columns);
@@ -99,21 +99,21 @@ void split_rows(const Job& job, int64_t tasks) {
   });
 }
 
-// All tasks quantize a block of rows, then each multiplies it with its own panels.
+// All rows of a block are quantized, then multiplied with parts of the panels.
 void split_panels(const Job& job, int64_t tasks) {
   const int64_t m = job.op.x.rows, step = block_rows(job.kp);
   for (int64_t first = 0; first < m; first += step) {
     Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.layout, job.treatment, job.columns);
-    parallel_parts(tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2), block.m, 1, [&](int64_t begin, int64_t end) {
+    parallel_parts(tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2), block.m, kPanel, parts_for(block.m), [&](int64_t begin, int64_t end) {
       prepare_rows(block, job.op.x, first, begin, end, job.treatment, job.columns);
     });
     join_exact(block, job.treatment, job.columns);
     const ExactTiles tiles = exact_tiles(job, block);
-    const int64_t each = block.m < 5 ? 1 : 8;  // a few rows wait for memory, which is equally slow for all
-    parallel_parts(tasks, job.panels, 4, [&](int64_t begin, int64_t end) {
+    const int64_t unit = job.layout.tiled || job.panels < 8 * tasks ? 2 : 4;  // panels that a kernel takes together
+    parallel_parts(tasks, job.panels, unit, parts_for(block.m), [&](int64_t begin, int64_t end) {
       multiply(job, block, tiles, first, begin, end, true);
       repair(job, block, first, begin, end);
-    }, each);
+    });
   }
 }
 
@@ -136,7 +136,8 @@ void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {
   const Job job = {op, treatment, columns, kp, panels, widened_bias(op), (QgemmFn)kernel.function,
                    (ExactFn)choose(exact, m, kF32).function, Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
   const int64_t bytes = panels * panel_bytes_s8(kp), tasks = tasks_for(bytes + bytes / 16 * m);
-  if (m >= 32 * tasks && bytes <= (1 << 20)) split_rows(job, tasks);
+  const int64_t unit = treatment == kColumns || treatment == kRows ? 64 : 32;  // rows that share the widening of exact columns
+  if (m >= unit * tasks && bytes <= (1 << 20)) split_rows(job, tasks, unit);
   else split_panels(job, tasks);
 }
 

@@ -9,7 +9,6 @@ namespace lowbit {
 namespace {
 
 constexpr int64_t kRows = 32;  // of a block
-constexpr int64_t kAhead = 1;  // pairs of panels that are fetched before they are read
 
 struct alignas(64) Slot {
   int32_t sums[kRows * 32];  // rows of two halves of 16
@@ -38,10 +37,10 @@ inline void finish_as(const QgemmArgs* args, Pending& pending, int64_t stop) {
   for (int64_t i = pending.done; i < stop; ++i) {
     const __m512 s = _mm512_set1_ps(sx[i]);
     __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(pending.sums + i * 32)), s);
-    __m512 z = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(pending.sums + i * 32 + 16)), s);
+    __m512 z = two ? _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(pending.sums + i * 32 + 16)), s) : _mm512_setzero_ps();
     if (Exact && args->tiles) {
       y = _mm512_add_ps(y, _mm512_load_ps(pending.exact + i * 32));
-      z = _mm512_add_ps(z, _mm512_load_ps(pending.exact + i * 32 + 16));
+      if (two) z = _mm512_add_ps(z, _mm512_load_ps(pending.exact + i * 32 + 16));
     } else if (Exact) {
       const float* exact = args->exact + (p * args->m + pending.row + i) * 16;
       y = _mm512_add_ps(y, _mm512_loadu_ps(exact));
@@ -99,7 +98,7 @@ inline void block(const QgemmArgs* args, int64_t row, int64_t p, const char* nex
   const int64_t share = (pending.m - pending.done + steps - 1) / steps;
   zero_tiles<M, N>();
   multiply_tiles<Codes, M, N>(args->q + row * kp, 16 * kp, args->w + p * bytes, bytes, kp, [&](int64_t k) {
-    for (int64_t b = 0; next && b < N * 1024; b += 64) _mm_prefetch(next + N * k + b, _MM_HINT_T1);
+    for (int64_t b = 0; next && b < 2048; b += 64) _mm_prefetch(next + 2 * k + b, _MM_HINT_T1);
     finish(args, pending, share);
   });
   store_tiles<M, N>(sums);
@@ -117,8 +116,8 @@ inline void rows_of(const QgemmArgs* args, int64_t row, int64_t p, const uint16_
   pending = {into.sums, into.exact, row, m, p, N, 0};
 }
 
-// A chunk of panels stays in L2 while rows pass by, and the codes of 32 rows in L1 while its panels do: so a row's results are
-// written side by side, where columns of results would touch a page each.
+// A chunk of panels stays in L2 while rows pass by, and the codes of 32 rows in L1 (up to K of about 1000) while its panels do: so
+// a row's results are written side by side, where columns of results would touch a page each.
 void chunk_of(const QgemmArgs* args, int64_t begin, int64_t end, Slot* slots, int& slot, Pending& pending) {
   const int64_t bytes = panel_bytes_s8(args->kp), depth = args->tiles ? args->tiles->depth : 0;
   uint16_t* weights = args->tiles ? args->tiles->weights : nullptr;
@@ -126,8 +125,8 @@ void chunk_of(const QgemmArgs* args, int64_t begin, int64_t end, Slot* slots, in
   for (int64_t row = 0; row < args->m; row += kRows) {
     for (int64_t p = begin; p < end; p += 2) {
       const uint16_t* columns = weights + (p - begin) * depth * kPanel;
-      const bool more = args->fetch && row == 0 && p + 2 * kAhead + 2 <= args->panels;
-      const char* next = more ? (const char*)args->w + (p + 2 * kAhead) * bytes : nullptr;
+      const bool more = args->fetch && row == 0 && p + 4 <= args->panels;
+      const char* next = more ? (const char*)args->w + (p + 2) * bytes : nullptr;
       Slot& into = slots[slot ^= 1];
       if (p + 2 <= end) rows_of<2>(args, row, p, columns, next, into, pending);
       else rows_of<1>(args, row, p, columns, nullptr, into, pending);
@@ -141,7 +140,7 @@ void qgemm_s8s8s32_32x32x64_amx(const QgemmArgs* args) {
   Slot slots[2];
   int slot = 0;
   Pending pending = {slots[0].sums, slots[0].exact, 0, 0, 0, 0, 0};
-  const int64_t chunk = qgemm_chunk(args->kp, args->panels);
+  const int64_t chunk = qgemm_chunk(args->kp, args->tiles ? args->tiles->depth : 0, args->panels);
   configure_tiles(least(args->m, 16));
   for (int64_t p = 0; p < args->panels; p += chunk) chunk_of(args, p, least(p + chunk, args->panels), slots, slot, pending);
   finish(args, pending, kRows);

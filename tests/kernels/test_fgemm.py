@@ -43,6 +43,39 @@ def test_s4_integers(kernel_of_fgemm_s4, n, k, dtype, group):
         assert torch.equal(y, (x.double() @ w.t()).float())
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("m", [64, 65, 100])
+def test_chunks(kernel_of_fgemm_s8, kernel_of_fgemm_s4, m):
+    """Panels enough for two chunks of the AMX kernel, the last panel without a partner."""
+    n, k = 173, 4000
+    x = integers(m, k, torch.bfloat16)
+    with kernels.using(kernel=kernel_of_fgemm_s8):
+        q = operands.codes(n, k)
+        y = L.linear_fs8(x, L.pack_s8(q, torch.full((n, 1), 0.5)), None, n, torch.float32)
+        assert torch.equal(y, (x.double() @ q.double().t()).float() * 0.5)
+    with kernels.using(kernel=kernel_of_fgemm_s4):
+        q = operands.codes(n, k, largest=7)
+        for group in (32, 64, 128):
+            packed = L.pack_s4(q, torch.full((n, -(-k // group)), 0.5), group)
+            assert torch.equal(L.linear_fs4(x, packed, None, n, group, torch.float32), (x.double() @ q.double().t()).float() * 0.5)
+
+
+@pytest.mark.parametrize("m", [1, 5, 40, 70])
+def test_threads(kernel_of_fgemm_s8, m):
+    """Any number of threads gives the same bits."""
+    x, w = operands.rows(m, 576, torch.bfloat16), operands.packed_s8(operands.weight(1000, 576))[0]
+    before = torch.get_num_threads()
+    try:
+        with kernels.using(kernel=kernel_of_fgemm_s8):
+            results = []
+            for threads in (1, 2, 3, 5):
+                torch.set_num_threads(threads)
+                results.append(L.linear_fs8(x, w, None, 1000, None))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
 @pytest.mark.parametrize("dtype", operands.DTYPES)
 @pytest.mark.parametrize("m", [1, 3, 40])
 def test_s8_bound(kernel_of_fgemm_s8, m, dtype):

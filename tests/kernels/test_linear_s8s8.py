@@ -50,6 +50,25 @@ def test_within_bound(isa, treatment, dtype, m, k, n):
         bounds.assert_within(y, *expected(treatment, x, q, scale, bias, out))
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("m", [17, 70])
+@pytest.mark.parametrize("treatment", ["columns", "rows"])
+def test_exact_elements_of_many_panels(isa, treatment, m):
+    """More panels than the AMX kernel widens at a time, the last one without a partner."""
+    x = operands.rows(m, 4096, torch.bfloat16)
+    packed, q, scale = weights(treatment, 501, 4096)
+    with kernels.using(isa=isa):
+        y = call(treatment, x, packed, None, 501, torch.float32)
+    bounds.assert_within(y, *expected(treatment, x, q, scale, None, torch.float32))
+
+
+def test_large_output():
+    """From 32 MB on, an output asks for large pages."""
+    x, packed = operands.rows(2048, 64, torch.bfloat16), operands.packed_s8(operands.weight(4100, 64))[0]
+    whole = L.linear_s8s8(x, packed, None, 4100, torch.float32)
+    assert torch.equal(whole, torch.cat([L.linear_s8s8(half, packed, None, 4100, torch.float32) for half in x.chunk(2)]))
+
+
 @pytest.mark.parametrize("treatment", TREATMENTS)
 @pytest.mark.parametrize("dtype", operands.DTYPES)
 def test_special_rows(isa, treatment, dtype):

@@ -25,11 +25,13 @@ def test_tile_edges(kernel_of_qgemm, m, n, k):
     check(kernel_of_qgemm, operands.codes(m, k), operands.codes(n, k, seed=3))
 
 
-@pytest.mark.parametrize("k", [895, 896, 897, 1024, 1536, 1793, 4096])
-@pytest.mark.parametrize("m", [1, 37, 200])
-def test_deep_products(kernel_of_qgemm, m, k):
-    """The AMX kernel cuts K at 896 and keeps the sums of four blocks of rows."""
-    check(kernel_of_qgemm, operands.codes(m, k), operands.codes(35, k, seed=3), bias=torch.randn(35, generator=operands.generator(5)))
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 35, 1536), (200, 35, 1000), (5, 501, 4096), (17, 501, 4096), (70, 501, 4096), (17, 50, 70000)]
+)
+def test_chunks(kernel_of_qgemm, m, n, k):
+    """On one thread these panels are more than the AMX kernel keeps in L2 at a time, and the last one has no partner."""
+    check(kernel_of_qgemm, operands.codes(m, k), operands.codes(n, k, seed=3), bias=torch.randn(n, generator=operands.generator(5)))
 
 
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, -1)])
@@ -45,17 +47,20 @@ def test_output_rounding(kernel_of_qgemm, dtype):
     check(kernel_of_qgemm, operands.codes(9, 40, largest=127), operands.codes(19, 40, seed=3, largest=9), dtype=dtype)
 
 
-@pytest.mark.parametrize("m", [1, 5, 40, 600])
-def test_threads(kernel_of_qgemm, m):
-    """Any number of threads gives the same bits."""
-    x, w = operands.rows(m, 576, torch.bfloat16), operands.packed_s8(operands.weight(1000, 576))[0]
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [(1, 1000, 576), (5, 1000, 576), (40, 1000, 576), (600, 1000, 576)] + [(m, n, 8192) for m in (1, 4, 5, 40) for n in (64, 144)],
+)
+def test_threads(kernel_of_qgemm, m, n, k):
+    """Any number of threads gives the same bits, also where panels are few; exact elements in bfloat16 too."""
+    x, w = operands.rows(m, k, torch.bfloat16), operands.packed_s8(operands.weight(n, k))[0]
     before = torch.get_num_threads()
     try:
         with kernels.using(kernel=kernel_of_qgemm):
             results = []
-            for threads in (1, 2, 3):
+            for threads in (1, 2, 3, 5):
                 torch.set_num_threads(threads)
-                results.append([op(x, w, None, 1000, None) for op in (L.linear_s8s8, L.linear_s8s8_rows)])
+                results.append([op(x, w, None, n, None) for op in (L.linear_s8s8, L.linear_s8s8_rows)])
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))

@@ -53,6 +53,7 @@ def test_a_large_call_is_timed_in_part(rows: int, k: int, widths: tuple[int, ...
     assert k * n * 4 <= linear_costs.MAX_WEIGHT
     assert min(rows, linear_costs.FEW_ROWS) <= small.rows <= linear_costs.MAX_ROWS
     assert min(small.widths) >= 16
+    assert small.rows == min(rows, 256) or k * n > (1 << 20)  # as many rows as are worth timing, unless K is very deep
 
 
 def test_a_small_call_is_timed_whole() -> None:
