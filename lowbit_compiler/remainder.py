@@ -21,7 +21,7 @@ def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mo
     """
     if any_freed(examples):
         raise WeightFreedError(
-            "this graph reads a float weight that free_weights=True released; load the model anew, or compile without free_weights"
+            "this graph reads a float weight that was released by free_weights=True; load the model anew, or compile without free_weights"
         )
     if kind == "eager":
         return gm.forward

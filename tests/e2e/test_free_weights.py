@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
+import lowbit_compiler
 from helpers.compiled import compiled, cosine, reports_of
 from lowbit_compiler import driver, executable
 from lowbit_compiler.runtime import weights
@@ -105,3 +107,17 @@ def test_remainder_fails(monkeypatch: pytest.MonkeyPatch, model: nn.Module) -> N
     monkeypatch.setattr(driver, "compile_remainder", failing)
     with pytest.raises(Exception, match=r"WeightFreedError: .*compiling failed.*no compiler, on purpose"):
         compiled(model, free_weights=True)(torch.randn(4, 64))
+
+
+def test_a_second_graph_never_reads_what_was_freed(model: nn.Module) -> None:
+    """Compiled again with the default plan it runs as before, untimed; a graph that needs a float weight raises before any code is made."""
+    x = torch.randn(4, 64)
+    with torch.no_grad():
+        want = torch.compile(model, backend="lowbit", options={"free_weights": True})(x)
+        torch._dynamo.reset()
+        again = torch.compile(model, backend="lowbit")
+        assert torch.equal(again(x), want)
+        assert "not timed" in str(lowbit_compiler.last_report())
+        torch._dynamo.reset()
+        with pytest.raises(BackendCompilerFailed, match="WeightFreedError: this graph reads"):
+            torch.compile(model, backend="lowbit", options={"ignore": ["down"]})(x)
