@@ -53,7 +53,7 @@ def smaller_linear(call: LinearCall) -> LinearCall:
 
     def narrow(limit: int) -> None:
         nonlocal widths
-        while (long() or call.k * sum(widths) * call.dtype.itemsize > MAX_WEIGHT) and sum(widths) > limit and max(widths) > PANEL:
+        while (long() or call.k * sum(widths) * call.stored.itemsize > MAX_WEIGHT) and sum(widths) > limit and max(widths) > PANEL:
             widths = tuple(max(width // 2, PANEL) for width in widths)
 
     narrow(FULL_WIDTH)
@@ -70,7 +70,7 @@ def candidates(call: LinearCall) -> dict[str, Callable[[], object]]:
     x[:, ::OUTLIERS] *= 32
     x = x.to(call.dtype)
     x = x.t().contiguous().t() if call.columns else x
-    floats = [call.k * width * call.dtype.itemsize for width in call.widths]
+    floats = [call.k * width * call.stored.itemsize for width in call.widths]
     packed = [-(-n // PANEL) * _panel(call, plan) for plan in call.plans]
     copies = _copies([*floats, *packed])
     made: dict[str, Callable[[], object]] = {"float": _float(call, x, [copy[: len(floats)] for copy in copies])}
@@ -82,14 +82,15 @@ def candidates(call: LinearCall) -> dict[str, Callable[[], object]]:
 def _float(call: LinearCall, x: Tensor, copies: Sequence[Sequence[Tensor]]) -> Callable[[], object]:
     """Return the products that Inductor calls for siblings: mm or addmm for each."""
     shapes = [(call.k, width) if call.transposed else (width, call.k) for width in call.widths]
-    weights = [[raw.view(call.dtype).view(shape) for raw, shape in zip(copy, shapes, strict=True)] for copy in copies]
+    weights = [[raw.view(call.stored).view(shape) for raw, shape in zip(copy, shapes, strict=True)] for copy in copies]
     factors = itertools.cycle([[weight if call.transposed else weight.t() for weight in copy] for copy in weights])
     biases = [torch.zeros(width, dtype=call.dtype, device="cpu") for width in call.widths]
 
     def products() -> object:
+        copy = [factor.to(call.dtype) for factor in next(factors)]
         if not call.bias:
-            return [torch.mm(x, factor) for factor in next(factors)]
-        return [torch.addmm(bias, x, factor) for bias, factor in zip(biases, next(factors), strict=True)]
+            return [torch.mm(x, factor) for factor in copy]
+        return [torch.addmm(bias, x, factor) for bias, factor in zip(biases, copy, strict=True)]
 
     return products
 

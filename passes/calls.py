@@ -54,6 +54,8 @@ class LinearCall:
     k: int
     widths: tuple[int, ...]
     dtype: torch.dtype
+    stored: torch.dtype
+    """Of the float weights; under autocast another than ``dtype``, and cast at every call."""
     bias: bool
     columns: bool
     """Whether elements of one column of x lie side by side."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lowbit_compiler.passes.calls import LinearCall, hint
 from lowbit_compiler.passes.contract import PassContext
-from lowbit_compiler.passes.graph import numel, value
+from lowbit_compiler.passes.graph import aten, calls, numel, value
 from lowbit_compiler.passes.merge import operands, siblings
 from lowbit_compiler.passes.site import Plan, Reason, Site
 from lowbit_compiler.passes.whole import MIN_GAIN, seconds_text
@@ -50,7 +50,9 @@ def linear_call(sites: list[Site]) -> LinearCall:
     """Return what is to be timed for siblings: at the rows of the example, with the recipe's plan first."""
     plan = sites[0].plan
     assert plan is not None
-    x, _, bias = operands(sites[0].node)
+    x, weight, bias = operands(sites[0].node)
+    while calls(weight, aten.to.dtype):
+        weight = weight.all_input_nodes[0]
     strides = [hint(stride) for stride in value(x).stride()]
     rows = max(hint(numel(value(x).shape[:-1])), 1)
     return LinearCall(
@@ -58,6 +60,7 @@ def linear_call(sites: list[Site]) -> LinearCall:
         k=sites[0].k,
         widths=tuple(sorted(site.n for site in sites)),
         dtype=value(x).dtype,
+        stored=value(weight).dtype,
         bias=bias is not None,
         columns=strides[-1] != 1,
         transposed=any(hint(value(site.node.args[1]).stride()[-1]) != 1 for site in sites),

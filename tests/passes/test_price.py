@@ -46,6 +46,23 @@ def test_float_is_kept_where_it_is_faster() -> None:
         assert site.detail == "float 60 us, linear_s8s8_rotated 73 us, linear_fs8 90 us at 3 rows"
 
 
+class Cast(nn.Module):
+    """What autocast makes of a linear: its weight is converted at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(64, 48, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.inner.weight.to(x.dtype))
+
+
+def test_a_cast_of_the_weight_is_timed_with_the_float_product() -> None:
+    costs = Costs()
+    plan(Cast(), torch.randn(5, 64, dtype=torch.bfloat16), costs)
+    assert [(call.dtype, call.stored) for call in costs.asked] == [(torch.bfloat16, torch.float32)]
+
+
 def test_gain_is_reported() -> None:
     ctx = plan(TwoLinears(), X, Costs(float=2e-3, linear_s8s8_rotated=5e-4))
     assert {(site.plan.op, site.detail) for site in ctx.sites} == {("linear_s8s8_rotated", "4.00x float (500 us, float 2.0 ms at 3 rows)")}

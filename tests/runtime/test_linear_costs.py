@@ -17,7 +17,15 @@ PLANS += (Plan("int8", "float", "none"), Plan("int4", "float", "none"))
 
 
 def linear(rows: int = 5, k: int = 96, widths: tuple[int, ...] = (32, 48), **changes: Any) -> LinearCall:
-    given = {"dtype": torch.float32, "bias": False, "columns": False, "transposed": False, "plans": PLANS, **changes}
+    given = {
+        "dtype": torch.float32,
+        "stored": changes.get("dtype", torch.float32),
+        "bias": False,
+        "columns": False,
+        "transposed": False,
+        "plans": PLANS,
+        **changes,
+    }
     return LinearCall(rows, k, widths, **given)
 
 
@@ -32,6 +40,12 @@ def test_each_candidate_is_one_call(layout: str, dtype: torch.dtype) -> None:
         assert sum(part.shape[1] for part in parts) == 80
         assert {(part.shape[0], part.dtype) for part in parts} == {(5, dtype)}
         assert all(part.isfinite().all() and part.any() for part in parts)
+
+
+def test_weights_of_another_dtype_are_cast_at_each_call() -> None:
+    made = linear_costs.candidates(linear(dtype=torch.bfloat16, stored=torch.float32))
+    products: Any = made["float"]()
+    assert {part.dtype for part in products} == {torch.bfloat16}
 
 
 def test_weights_come_from_memory() -> None:
