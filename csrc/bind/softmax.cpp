@@ -2,7 +2,6 @@
 #include "softmax/softmax.h"
 
 #include <string.h>
-#include <sys/mman.h>
 
 #include <string>
 
@@ -27,18 +26,6 @@ Strides contiguous_strides(const int64_t* sizes, int64_t dims) {
     step *= sizes[d] > 1 ? sizes[d] : 1;
   }
   return made;
-}
-
-// Memory fresh from the system arrives a page at a time, which costs more than a long softmax: 2 MB pages where they may be had. Only a
-// request; where it is refused, nothing changes. Smaller tensors may lie on the allocator's heap, where the request would outlive them;
-// from 32 MB on, malloc always maps fresh memory and gives it back.
-void ask_for_large_pages(void* data, int64_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  constexpr int64_t kMapped = 32 << 20;
-  constexpr uintptr_t kPage = 2 << 20;
-  const uintptr_t begin = ((uintptr_t)data + kPage - 1) / kPage * kPage, end = ((uintptr_t)data + bytes) / kPage * kPage;
-  if (bytes >= kMapped) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
-#endif
 }
 
 // The strides of a mask that broadcasts to x.
@@ -183,9 +170,6 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   }
   op.x = source.const_data_ptr();
   op.out = out.mutable_data_ptr();
-  int64_t bytes = size_of(out_type);
-  for (int64_t d = 0; d < dims; ++d) bytes *= sizes[d];
-  ask_for_large_pages(op.out, bytes);
   op.n = sizes[dim];
   op.columns = columns;
 

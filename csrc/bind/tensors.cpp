@@ -1,8 +1,6 @@
 #include "bind/tensors.h"
 
-#if defined(__linux__)
 #include <sys/mman.h>
-#endif
 
 #include "linear/parallel.h"
 
@@ -33,14 +31,14 @@ std::string name(ScalarType type) {
   }
 }
 
-// From 32 MB on, the C library maps fresh memory for every tensor, and a fault for each 4 KB of a vocabulary's logits takes as
-// long as computing them. Pages of 2 MB are a request, which the system may decline.
-static void ask_for_large_pages(const Tensor& tensor, uintptr_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t kLeast = 32 << 20, kPage = 2 << 20;
-  if (bytes < kLeast) return;
-  const uintptr_t data = (uintptr_t)tensor.const_data_ptr(), begin = (data + kPage - 1) / kPage * kPage, end = (data + bytes) / kPage * kPage;
-  madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+// Memory fresh from the system arrives a page at a time, which costs as much as a long softmax or a vocabulary's logits: 2 MB pages
+// where they may be had. Only a request; where it is refused, nothing changes. Smaller tensors may lie on the allocator's heap, where
+// the request would outlive them; from 32 MB on, malloc maps fresh memory, unless its heap has that much to spare.
+static void ask_for_large_pages(void* data, uintptr_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kMapped = 32 << 20, kPage = 2 << 20;
+  const uintptr_t begin = ((uintptr_t)data + kPage - 1) / kPage * kPage, end = ((uintptr_t)data + bytes) / kPage * kPage;
+  if (bytes >= kMapped) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
 #endif
 }
 
@@ -50,7 +48,7 @@ Tensor empty(const int64_t* sizes, const int64_t* strides, int64_t dims, int32_t
   Tensor tensor(handle);
   uintptr_t bytes = aoti_torch_dtype_element_size(type);
   for (int64_t d = 0; d < dims; ++d) bytes *= (uintptr_t)sizes[d];
-  ask_for_large_pages(tensor, bytes);
+  ask_for_large_pages(tensor.mutable_data_ptr(), bytes);
   return tensor;
 }
 

@@ -62,13 +62,6 @@ def test_exact_elements_of_many_panels(isa, treatment, m):
     bounds.assert_within(y, *expected(treatment, x, q, scale, None, torch.float32))
 
 
-def test_large_output():
-    """From 32 MB on, an output asks for large pages."""
-    x, packed = operands.rows(2048, 64, torch.bfloat16), operands.packed_s8(operands.weight(4100, 64))[0]
-    whole = L.linear_s8s8(x, packed, None, 4100, torch.float32)
-    assert torch.equal(whole, torch.cat([L.linear_s8s8(half, packed, None, 4100, torch.float32) for half in x.chunk(2)]))
-
-
 @pytest.mark.parametrize("treatment", TREATMENTS)
 @pytest.mark.parametrize("dtype", operands.DTYPES)
 def test_special_rows(isa, treatment, dtype):
