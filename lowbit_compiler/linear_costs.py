@@ -1,5 +1,6 @@
 """Times the linears of a model here, in float and in each low-bit candidate, on weights that come from memory as in a real model."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -27,17 +28,11 @@ def measured_linear(call: LinearCall) -> dict[str, float]:
     """Return the seconds of "float" and of each plan's op; of a large call a part is timed, and the times are scaled up."""
     part = smaller_linear(call)
     share = call.rows * sum(call.widths) / (part.rows * sum(part.widths))
-    made: dict[str, Callable[[], object]] = {}
-
-    def run(name: str) -> object:
-        if not made:  # not for what is remembered
-            made.update(candidates(part))
-        return made[name]()
-
+    made = functools.cache(lambda: candidates(part))  # not for what is remembered
     names = ["float", *(plan.op for plan in part.plans)]
     # Autograd and autocast are the caller's state at compile time, not the compiled graph's.
     with torch.no_grad(), torch._C._DisableAutocast():
-        seconds = best(str(part), {name: lambda name=name: run(name) for name in names}, LONG)  # type: ignore[misc]
+        seconds = best(str(part), {name: lambda name=name: made()[name]() for name in names}, LONG)  # type: ignore[misc]
     return {name: share * time for name, time in seconds.items()}
 
 
@@ -87,7 +82,9 @@ def _float(call: LinearCall, x: Tensor, copies: Sequence[Sequence[Tensor]]) -> C
     biases = [torch.zeros(width, dtype=call.dtype, device="cpu") for width in call.widths]
 
     def products() -> object:
-        copy = [factor.to(call.dtype) for factor in next(factors)]
+        copy = next(factors)
+        if call.stored != call.dtype:
+            copy = [factor.to(call.dtype) for factor in copy]
         if not call.bias:
             return [torch.mm(x, factor) for factor in copy]
         return [torch.addmm(bias, x, factor) for bias, factor in zip(biases, copy, strict=True)]

@@ -52,7 +52,10 @@ def _row(case: zoo.Case, rounds: int) -> dict[str, Any]:
     model, inputs = case.make()
     try:
         with torch.inference_mode():
-            runs = {"inductor": _compiled(model, inputs, {}), "lowbit": _compiled(model, inputs, {"options": {"recipe": case.recipe}})}
+            runs = {
+                "inductor": _compiled(model, inputs, backend="inductor"),
+                "lowbit": _compiled(model, inputs, backend="lowbit", options={"recipe": case.recipe}),
+            }
             times = common.interleaved(runs, rounds, AT_LEAST)
     except Exception as error:  # a row says why, and the others still run
         return {"case": case.name, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -61,8 +64,8 @@ def _row(case: zoo.Case, rounds: int) -> dict[str, Any]:
     return {"case": case.name, "recipe": case.recipe, **medians, "ratio": ratio}
 
 
-def _compiled(model: torch.nn.Module, inputs: dict[str, Any], options: dict[str, Any]) -> Callable[[], object]:
-    compiled = torch.compile(model, backend="lowbit" if options else "inductor", dynamic=False, **options)
+def _compiled(model: torch.nn.Module, inputs: dict[str, Any], **options: Any) -> Callable[[], object]:
+    compiled = torch.compile(model, dynamic=False, **options)
     return lambda: compiled(**inputs)
 
 

@@ -1,4 +1,4 @@
-// Tile configuration: tiles 0-3 hold sums [half of A][half of B], 4 and 5 halves of A, 6 and 7 halves of B.
+// Products on tiles: 0-3 hold sums [half of A][half of B], 4 and 5 halves of A, 6 and 7 halves of B.
 #pragma once
 #include <immintrin.h>
 #include <stdint.h>
@@ -6,6 +6,10 @@
 #include "common/avx512.h"
 
 namespace lowbit {
+
+constexpr int64_t kBlockRows = 32;  // of sums: two tiles
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 struct alignas(64) TileConfig {
   uint8_t palette, start_row, reserved[14];

@@ -44,16 +44,13 @@ void widen_s4(const int8_t* panel, int64_t kp, uint16_t* b) {
   }
 }
 
-constexpr int64_t kRows = 32;            // of a block
-constexpr int64_t kSums = kRows * 32;    // floats of a block: rows of two halves of 16
+constexpr int64_t kSums = kBlockRows * 32;  // floats of a block: rows of two halves of 16
 
 // A block whose sums are complete, and how many of its rows have been written out (see qgemm/amx.cpp).
 struct Pending {
   const float* sums;
   int64_t row, m, panel, panels, done;
 };
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 inline __m512 scaled(const FgemmArgs* args, const Pending& pending, int64_t half) {
   const int64_t p = pending.panel + half;
@@ -110,10 +107,10 @@ inline void block(const FgemmArgs* args, int64_t row, int64_t m, int64_t p, cons
 
 template <int N>
 inline void rows_of(const FgemmArgs* args, int64_t row, int64_t p, const uint16_t* b, float* sums, Pending& pending) {
-  const int64_t m = least(args->m - row, kRows);
+  const int64_t m = least(args->m - row, kBlockRows);
   if (m > 16) block<2, N>(args, row, m, p, b, sums, pending);
   else block<1, N>(args, row, m, p, b, sums, pending);
-  finish(args, pending, kRows);
+  finish(args, pending, kBlockRows);
   pending = {sums, row, m, p, N, 0};
 }
 
@@ -126,7 +123,7 @@ void chunk_of(const FgemmArgs* args, int64_t begin, int64_t end, float (*sums)[k
     if (args->group) widen_s4(panel, kp, b + (p - begin) * size);
     else widen_s8(panel, kp, b + (p - begin) * size);
   }
-  for (int64_t row = 0; row < args->m; row += kRows) {
+  for (int64_t row = 0; row < args->m; row += kBlockRows) {
     for (int64_t p = begin; p < end; p += 2) {
       slot ^= 1;
       if (p + 2 <= end) rows_of<2>(args, row, p, b + (p - begin) * size, sums[slot], pending);
@@ -140,10 +137,10 @@ void product(const FgemmArgs* args) {
   int slot = 0;
   Pending pending = {sums[0], 0, 0, 0, 0, 0};
   // Few rows read a panel once or twice: widened in pairs, it is still near.
-  const int64_t chunk = args->m <= 2 * kRows ? 2 : even_chunk(args->panels, fgemm_scratch(args->kp) / (args->kp * kPanel * 2));
+  const int64_t chunk = args->m <= 2 * kBlockRows ? 2 : even_chunk(args->panels, fgemm_scratch(args->kp) / (args->kp * kPanel * 2));
   configure_tiles(least(args->m, 16));
   for (int64_t p = 0; p < args->panels; p += chunk) chunk_of(args, p, least(p + chunk, args->panels), sums, slot, pending);
-  finish(args, pending, kRows);
+  finish(args, pending, kBlockRows);
   _tile_release();
 }
 

@@ -8,14 +8,11 @@
 namespace lowbit {
 namespace {
 
-constexpr int64_t kRows = 32;  // of a block
 
 struct alignas(64) Slot {
-  int32_t sums[kRows * 32];  // rows of two halves of 16
-  float exact[kRows * 32];
+  int32_t sums[kBlockRows * 32];  // rows of two halves of 16
+  float exact[kBlockRows * 32];
 };
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // A block whose sums are complete, and how many of its rows have been written out.
 struct Pending {
@@ -107,12 +104,12 @@ inline void block(const QgemmArgs* args, int64_t row, int64_t p, const char* nex
 // Rows against N panels; `weights` are those of exact elements.
 template <int N>
 inline void rows_of(const QgemmArgs* args, int64_t row, int64_t p, const uint16_t* weights, const char* next, Slot& into, Pending& pending) {
-  const int64_t m = least(args->m - row, kRows);
+  const int64_t m = least(args->m - row, kBlockRows);
   if (args->tiles && m > 16) exact_block<2, N>(*args->tiles, row, weights, into.exact);
   else if (args->tiles) exact_block<1, N>(*args->tiles, row, weights, into.exact);
   if (m > 16) block<2, N>(args, row, p, next, into.sums, pending);
   else block<1, N>(args, row, p, next, into.sums, pending);
-  finish(args, pending, kRows);
+  finish(args, pending, kBlockRows);
   pending = {into.sums, into.exact, row, m, p, N, 0};
 }
 
@@ -122,7 +119,7 @@ void chunk_of(const QgemmArgs* args, int64_t begin, int64_t end, Slot* slots, in
   const int64_t bytes = panel_bytes_s8(args->kp), depth = args->tiles ? args->tiles->depth : 0;
   uint16_t* weights = args->tiles ? args->tiles->weights : nullptr;
   for (int64_t p = begin; depth && p < end; ++p) widen(args, p, weights + (p - begin) * depth * kPanel);
-  for (int64_t row = 0; row < args->m; row += kRows) {
+  for (int64_t row = 0; row < args->m; row += kBlockRows) {
     for (int64_t p = begin; p < end; p += 2) {
       const uint16_t* columns = weights + (p - begin) * depth * kPanel;
       const bool more = args->fetch && row == 0 && p + 4 <= args->panels;
@@ -143,7 +140,7 @@ void qgemm_s8s8s32_32x32x64_amx(const QgemmArgs* args) {
   const int64_t chunk = qgemm_chunk(args->kp, args->tiles ? args->tiles->depth : 0, args->panels);
   configure_tiles(least(args->m, 16));
   for (int64_t p = 0; p < args->panels; p += chunk) chunk_of(args, p, least(p + chunk, args->panels), slots, slot, pending);
-  finish(args, pending, kRows);
+  finish(args, pending, kBlockRows);
   _tile_release();
 }
 

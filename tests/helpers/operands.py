@@ -1,5 +1,8 @@
 """Weights and rows for the tests of ops and kernels."""
 
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -7,6 +10,8 @@ from lowbit_compiler.runtime.reference import quantize, treatments
 
 L = torch.ops.lowbit
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+T = TypeVar("T")
 
 
 def generator(seed: int) -> torch.Generator:
@@ -69,3 +74,16 @@ def overflowing_row(k: int) -> Tensor:
 def hit_columns(x: Tensor, threshold: float) -> Tensor:
     """Return the part of ``x`` that the treatment ``columns`` keeps exact."""
     return treatments.split_columns(x, threshold)[1]
+
+
+def on_threads(counts: Iterable[int], call: Callable[[], T]) -> list[T]:
+    """Return the results of ``call``, one for each number of torch's threads."""
+    before = torch.get_num_threads()
+    results: list[T] = []
+    try:
+        for threads in counts:
+            torch.set_num_threads(threads)
+            results.append(call())
+    finally:
+        torch.set_num_threads(before)
+    return results

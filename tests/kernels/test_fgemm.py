@@ -64,15 +64,8 @@ def test_chunks(kernel_of_fgemm_s8, kernel_of_fgemm_s4, m):
 def test_threads(kernel_of_fgemm_s8, m):
     """Any number of threads gives the same bits."""
     x, w = operands.rows(m, 576, torch.bfloat16), operands.packed_s8(operands.weight(1000, 576))[0]
-    before = torch.get_num_threads()
-    try:
-        with kernels.using(kernel=kernel_of_fgemm_s8):
-            results = []
-            for threads in (1, 2, 3, 5):
-                torch.set_num_threads(threads)
-                results.append(L.linear_fs8(x, w, None, 1000, None))
-    finally:
-        torch.set_num_threads(before)
+    with kernels.using(kernel=kernel_of_fgemm_s8):
+        results = operands.on_threads((1, 2, 3, 5), lambda: L.linear_fs8(x, w, None, 1000, None))
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 

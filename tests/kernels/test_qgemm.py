@@ -54,13 +54,6 @@ def test_output_rounding(kernel_of_qgemm, dtype):
 def test_threads(kernel_of_qgemm, m, n, k):
     """Any number of threads gives the same bits, also where panels are few; exact elements in bfloat16 too."""
     x, w = operands.rows(m, k, torch.bfloat16), operands.packed_s8(operands.weight(n, k))[0]
-    before = torch.get_num_threads()
-    try:
-        with kernels.using(kernel=kernel_of_qgemm):
-            results = []
-            for threads in (1, 2, 3, 5):
-                torch.set_num_threads(threads)
-                results.append([op(x, w, None, n, None) for op in (L.linear_s8s8, L.linear_s8s8_rows)])
-    finally:
-        torch.set_num_threads(before)
+    with kernels.using(kernel=kernel_of_qgemm):
+        results = operands.on_threads((1, 2, 3, 5), lambda: [op(x, w, None, n, None) for op in (L.linear_s8s8, L.linear_s8s8_rows)])
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
