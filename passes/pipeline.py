@@ -11,8 +11,10 @@ from lowbit_compiler.passes.merge import MergeSiblings
 from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.pack import Pack
 from lowbit_compiler.passes.plan import PlanSites
+from lowbit_compiler.passes.prologue import FusePrologue
 from lowbit_compiler.passes.quantize import InsertQuantize
 from lowbit_compiler.passes.rotate import Rotate
+from lowbit_compiler.passes.share import ShareTables
 from lowbit_compiler.passes.softmax import CanonicalSoftmax
 from lowbit_compiler.passes.split import SplitOutliers
 from lowbit_compiler.passes.widen import Widen
@@ -41,6 +43,8 @@ def runtime_exit() -> list[Pass]:
         Lower(),  # needs the whole QDQ pattern, hence before anything packs
         Pack(),  # the layout is the kernels' business, so it comes after lowering
         LowerWhole(),  # only here: ONNX has softmax and attention of its own
+        FusePrologue(),  # last of the rewrites: what the ops above read is settled
+        ShareTables(),  # for the remainder
         Cleanup(),  # parameters lose their last users above
     ]
 

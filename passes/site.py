@@ -84,6 +84,8 @@ class Site:
     """Which sites were priced as one product: only those may be merged."""
     constant: bool = False
     """Computed from parameters alone: it may leave the graph when the weight that it belongs to is folded."""
+    prologue: str = ""
+    """What the op does to its rows before it quantizes them."""
     exact: fx.Node | None = None
     """The product of the exact elements, where the treatment splits them off."""
 

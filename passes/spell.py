@@ -12,6 +12,7 @@ from lowbit_compiler.passes.graph import is_tensor, value
 
 NAMES = frozenset({
     "add", "sub", "mul", "div", "exp", "log", "sum", "amax", "max", "logsumexp", "detach",
+    "silu", "gelu", "relu", "layer_norm", "rms_norm", "pow", "square", "mean", "rsqrt", "sin", "cos",
     "where", "masked_fill", "full", "full_like", "dropout", "matmul", "bmm",
     "transpose", "permute", "mT", "unsqueeze", "expand", "reshape", "repeat_interleave", "contiguous", "getitem",
     "to", "type", "type_as", "float", "half", "bfloat16", "_to_copy",

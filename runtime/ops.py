@@ -1,7 +1,8 @@
 """The ``lowbit::`` ops: schema, tags, shape function and reference for each; native libraries only override the reference.
 
 The arithmetic of every op is in docs/arithmetic.md. ``x`` is float32, bfloat16 or float16 of shape [..., K] with any strides;
-``w`` is a packed weight (runtime/packing.py) and ``n`` its number of output rows; ``dtype`` defaults to that of ``x``.
+``w`` is a packed weight (runtime/packing.py) and ``n`` its number of output rows; ``dtype`` defaults to that of ``x``. The product is that
+of ``prologue(x) * times + plus`` (runtime/reference/prologue.py).
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
 from lowbit_compiler.runtime.reference import linear, quantize, softmax, treatments
+from lowbit_compiler.runtime.reference.prologue import FUNCTIONS, prologue
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 GROUPS = (32, 64, 128)
@@ -41,18 +43,40 @@ def _check_linear(op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, dt
     _require(op, dtype is None or dtype in FLOATS, "dtype float32, bfloat16 or float16", dtype)
 
 
+def _check_before(op: str, x: Tensor, function: str, times: Tensor | None, plus: Tensor | None) -> None:
+    k = x.shape[-1]
+    _require(op, function in FUNCTIONS, f"prologue one of {', '.join(filter(None, FUNCTIONS))} or empty", repr(function))
+    for name, tensor in {"times": times, "plus": plus}.items():
+        _require(
+            op, tensor is None or tensor.dtype in FLOATS, f"{name} in float32, bfloat16 or float16", tensor is not None and tensor.dtype
+        )
+    fits = times is None or _same(times, (k,)) or _same(times, x.shape)
+    _require(op, fits, f"times of shape ({k},) or that of x, {tuple(x.shape)}", times is not None and tuple(times.shape))
+    _require(op, plus is None or _same(plus, (k,)), f"plus of shape ({k},)", plus is not None and tuple(plus.shape))
+
+
+def _same(tensor: Tensor, shape: tuple[Any, ...]) -> bool:
+    return tensor.dim() == len(shape) and tensor.shape == shape  # lengths first: comparing symbolic sizes would guard
+
+
 def _linear_fake(op: str) -> Callable[..., Tensor]:
-    def fake(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any) -> Tensor:
+    def fake(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any, **fused: Any) -> Tensor:
         _check_linear(op, x, w, bias, n, rest[-1], rest[0] if op == "linear_fs4" else None)
+        if fused:
+            _check_before(op, x, fused.get("prologue", ""), fused.get("times"), fused.get("plus"))
         return x.new_empty((*x.shape[:-1], n), dtype=rest[-1] or x.dtype)
 
     return fake
 
 
 def _checked(op: str, reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def call(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any) -> Tensor:
+    def call(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any, **fused: Any) -> Tensor:
         _check_linear(op, x, w, bias, n, rest[-1], rest[0] if op == "linear_fs4" else None)
-        return reference(x, w, bias, n, *rest)
+        if not fused:
+            return reference(x, w, bias, n, *rest)
+        function, times, plus, eps = (fused.get(name, default) for name, default in PROLOGUE.items())
+        _check_before(op, x, function, times, plus)
+        return reference(prologue(x, function, times, plus, eps), w, bias, n, *rest[:-1], rest[-1] or x.dtype)
 
     return call
 
@@ -60,9 +84,9 @@ def _checked(op: str, reference: Callable[..., Tensor]) -> Callable[..., Tensor]
 def _without_autocast(reference: Callable[..., Any]) -> Callable[..., Any]:
     """Autocast around a compiled model must not lower the products inside an op."""
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         with torch._C._DisableAutocast():
-            return reference(*args)
+            return reference(*args, **kwargs)
 
     return call
 
@@ -118,11 +142,13 @@ _define(
     lambda q, scale, group: q.new_empty((-(-q.shape[0] // PANEL), packed_bytes(q.shape[1], group)), dtype=torch.int8),
 )
 
+PROLOGUE: dict[str, Any] = {"prologue": "", "times": None, "plus": None, "eps": 0.0}
+_PROLOGUE = ', *, str prologue="", Tensor? times=None, Tensor? plus=None, float eps=0.0'
 LINEAR_SCHEMAS = {
-    "linear_s8s8": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
-    "linear_s8s8_rotated": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
-    "linear_s8s8_columns": "(Tensor x, Tensor w, Tensor? bias, int n, float threshold, ScalarType? dtype) -> Tensor",
-    "linear_s8s8_rows": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
+    "linear_s8s8": f"(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype{_PROLOGUE}) -> Tensor",
+    "linear_s8s8_rotated": f"(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype{_PROLOGUE}) -> Tensor",
+    "linear_s8s8_columns": f"(Tensor x, Tensor w, Tensor? bias, int n, float threshold, ScalarType? dtype{_PROLOGUE}) -> Tensor",
+    "linear_s8s8_rows": f"(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype{_PROLOGUE}) -> Tensor",
     "linear_fs8": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
     "linear_fs4": "(Tensor x, Tensor w, Tensor? bias, int n, int group, ScalarType? dtype) -> Tensor",
 }

@@ -36,6 +36,7 @@ def _llama(file_type: str) -> Contestant:
 CONTESTANTS: dict[str, Contestant] = {
     "inductor-bf16": _inductor(),
     "lowbit-int8": _lowbit("int8"),
+    "lowbit-int8-reduce-overhead": Contestant("torch_models", options={"backend": "lowbit", "mode": "reduce-overhead"}, extra=True),
     "lowbit-llm-int8": _lowbit("llm-int8"),
     "lowbit-int8-weight-only": _lowbit("int8-weight-only"),
     "lowbit-int4-weight-only": _lowbit("int4-weight-only"),

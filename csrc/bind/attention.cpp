@@ -5,8 +5,6 @@
 namespace lowbit {
 namespace {
 
-#define EXPECT(condition, ...) STD_TORCH_CHECK(condition, "lowbit::sdpa: expected ", __VA_ARGS__)
-
 // The last dimension dense; copied only where it is not.
 Tensor dense_rows(const Tensor& x) {
   const int64_t last = x.dim() - 1;
@@ -21,7 +19,7 @@ AttentionMask mask_of(const Tensor& mask, const int64_t* sizes) {
   int64_t* strides[4] = {&out.batch, &out.head, &out.row, &out.column};
   for (int64_t d = 0; d < mask.dim(); ++d) {
     const int64_t to = 4 - mask.dim() + d, size = mask.size(d);
-    EXPECT(size == 1 || size == sizes[to], "mask that broadcasts to (", sizes[0], ", ", sizes[1], ", ", sizes[2], ", ", sizes[3], "), got ",
+    EXPECT("sdpa", size == 1 || size == sizes[to], "mask that broadcasts to (", sizes[0], ", ", sizes[1], ", ", sizes[2], ", ", sizes[3], "), got ",
            size, " in dimension ", d);
     *strides[to] = size == 1 ? 0 : mask.stride(d);
   }
@@ -29,22 +27,22 @@ AttentionMask mask_of(const Tensor& mask, const int64_t* sizes) {
 }
 
 Tensor op_sdpa(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& mask, bool causal, double scale) {
-  EXPECT(is_float(q.scalar_type()) && k.scalar_type() == q.scalar_type() && v.scalar_type() == q.scalar_type(),
+  EXPECT("sdpa", is_float(q.scalar_type()) && k.scalar_type() == q.scalar_type() && v.scalar_type() == q.scalar_type(),
          "q, k, v in one of float32, bfloat16, float16");
-  EXPECT(q.dim() == 4 && k.dim() == 4 && v.dim() == 4, "q, k, v of 4 dimensions, got ", q.dim(), ", ", k.dim(), ", ", v.dim());
+  EXPECT("sdpa", q.dim() == 4 && k.dim() == 4 && v.dim() == 4, "q, k, v of 4 dimensions, got ", q.dim(), ", ", k.dim(), ", ", v.dim());
   const int64_t sizes[4] = {q.size(0), q.size(1), q.size(2), k.size(2)};
-  EXPECT(k.size(0) == sizes[0] && k.size(3) == q.size(3), "k of shape (", sizes[0], ", G, S, ", q.size(3), ")");
-  EXPECT(v.size(0) == sizes[0] && v.size(1) == k.size(1) && v.size(2) == k.size(2), "v of shape (", sizes[0], ", ", k.size(1), ", ", k.size(2),
+  EXPECT("sdpa", k.size(0) == sizes[0] && k.size(3) == q.size(3), "k of shape (", sizes[0], ", G, S, ", q.size(3), ")");
+  EXPECT("sdpa", v.size(0) == sizes[0] && v.size(1) == k.size(1) && v.size(2) == k.size(2), "v of shape (", sizes[0], ", ", k.size(1), ", ", k.size(2),
          ", F)");
-  EXPECT(k.size(1) > 0 && sizes[1] % k.size(1) == 0, "query heads that are a multiple of key heads, got ", sizes[1], " and ", k.size(1));
+  EXPECT("sdpa", k.size(1) > 0 && sizes[1] % k.size(1) == 0, "query heads that are a multiple of key heads, got ", sizes[1], " and ", k.size(1));
   const Tensor queries = dense_rows(q), keys = dense_rows(k), values = dense_rows(v);
   Attention call = {heads_of(queries), heads_of(keys), heads_of(values), {}, nullptr, dtype_of(q.scalar_type()), sizes[0], sizes[1], k.size(1),
                     sizes[2], sizes[3], q.size(3), v.size(3), causal, (float)scale};
   std::optional<Tensor> held;
   if (mask) {
-    EXPECT(mask->dim() <= 4, "mask of at most 4 dimensions, got ", mask->dim());
+    EXPECT("sdpa", mask->dim() <= 4, "mask of at most 4 dimensions, got ", mask->dim());
     const ScalarType type = mask->scalar_type();
-    EXPECT(is_float(type) || type == ScalarType::Bool, "mask in bool, float32, bfloat16 or float16");
+    EXPECT("sdpa", is_float(type) || type == ScalarType::Bool, "mask in bool, float32, bfloat16 or float16");
     held = mask->dim() > 0 ? dense_rows(*mask) : *mask;
     call.mask = mask_of(*held, sizes);
   }

@@ -1,8 +1,7 @@
-// The CPU kernels of the ops that runtime/ops.py defines. Checks and their words are those of its _check_linear.
-#include <string>
+// The CPU kernels of the ops that runtime/ops.py defines.
 #include <tuple>
 
-#include "bind/tensors.h"
+#include "bind/prologue.h"
 
 namespace lowbit {
 namespace {
@@ -10,20 +9,12 @@ namespace {
 using OptionalType = std::optional<ScalarType>;
 using OptionalTensor = std::optional<Tensor>;
 
-#define EXPECT(op, condition, ...) STD_TORCH_CHECK(condition, "lowbit::", op, ": expected ", __VA_ARGS__)
-
 bool is_group(int64_t group) { return group == 32 || group == 64 || group == 128; }
-
-std::string shape(const Tensor& t) {
-  std::string text = "(";
-  for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
-  return text + (t.dim() == 1 ? ",)" : ")");
-}
 
 void floats(const Linear& call, int64_t group, float) { linear_float(call, group); }
 
 Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
-                   int64_t group, void (*run)(const Linear&, int64_t, float), float threshold) {
+                   int64_t group, void (*run)(const Linear&, int64_t, float), float threshold, const PrologueArguments* prologue) {
   const ScalarType type = x.scalar_type();
   EXPECT(op, is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
   EXPECT(op, x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
@@ -42,7 +33,8 @@ Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const Optio
   }
   const ScalarType out_type = dtype ? *dtype : type;
   EXPECT(op, is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
-  const Rows rows = rows_of(x);
+  Rows rows = rows_of(x);
+  const PrologueOwner owner = prologue ? set_prologue(op, x, *prologue, rows.matrix) : PrologueOwner{};
   const Tensor weight = w.is_contiguous() ? w : torch::stable::contiguous(w);
   std::optional<Tensor> flat_bias;
   if (bias) flat_bias = bias->is_contiguous() ? *bias : torch::stable::contiguous(*bias);
@@ -56,24 +48,32 @@ Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const Optio
 template <Treatment treatment>
 void integers(const Linear& call, int64_t, float threshold) { linear_s8s8(call, treatment, threshold); }
 
-Tensor op_s8s8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
-  return linear_with("linear_s8s8", x, w, bias, n, dtype, 0, integers<kNone>, 0);
+Tensor op_s8s8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
+               const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+  const PrologueArguments arguments = {prologue, times, plus, eps};
+  return linear_with("linear_s8s8", x, w, bias, n, dtype, 0, integers<kNone>, 0, &arguments);
 }
-Tensor op_rotated(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
-  return linear_with("linear_s8s8_rotated", x, w, bias, n, dtype, 0, integers<kRotation>, 0);
+Tensor op_rotated(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
+                  const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+  const PrologueArguments arguments = {prologue, times, plus, eps};
+  return linear_with("linear_s8s8_rotated", x, w, bias, n, dtype, 0, integers<kRotation>, 0, &arguments);
 }
-Tensor op_columns(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, double threshold, OptionalType dtype) {
-  return linear_with("linear_s8s8_columns", x, w, bias, n, dtype, 0, integers<kColumns>, (float)threshold);
+Tensor op_columns(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, double threshold, OptionalType dtype,
+                  const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+  const PrologueArguments arguments = {prologue, times, plus, eps};
+  return linear_with("linear_s8s8_columns", x, w, bias, n, dtype, 0, integers<kColumns>, (float)threshold, &arguments);
 }
-Tensor op_rows(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
-  return linear_with("linear_s8s8_rows", x, w, bias, n, dtype, 0, integers<kRows>, 0);
+Tensor op_rows(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
+               const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+  const PrologueArguments arguments = {prologue, times, plus, eps};
+  return linear_with("linear_s8s8_rows", x, w, bias, n, dtype, 0, integers<kRows>, 0, &arguments);
 }
 Tensor op_fs8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
-  return linear_with("linear_fs8", x, w, bias, n, dtype, 0, floats, 0);
+  return linear_with("linear_fs8", x, w, bias, n, dtype, 0, floats, 0, nullptr);
 }
 Tensor op_fs4(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype) {
   EXPECT("linear_fs4", group != 0, "group in (32, 64, 128), got 0");
-  return linear_with("linear_fs4", x, w, bias, n, dtype, group, floats, 0);
+  return linear_with("linear_fs4", x, w, bias, n, dtype, group, floats, 0, nullptr);
 }
 
 std::tuple<Tensor, Tensor> op_quantize_s8(const Tensor& x) {

@@ -10,8 +10,6 @@
 namespace lowbit {
 namespace {
 
-#define EXPECT(condition, ...) STD_TORCH_CHECK(condition, "lowbit::softmax: expected ", __VA_ARGS__)
-
 int64_t size_of(ScalarType type) { return type == ScalarType::Bool ? 1 : type == ScalarType::Float ? 4 : 2; }
 
 struct Strides {
@@ -135,18 +133,18 @@ bool broadcasts(const Tensor& mask, const int64_t* sizes, int64_t dims) {
 Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optional<Tensor>& mask, bool log, std::optional<ScalarType> dtype) {
   const ScalarType type = x.scalar_type(), out_type = dtype ? *dtype : type;
   int64_t dims = x.dim();
-  EXPECT(is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
+  EXPECT("softmax", is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
   const int64_t named = dims ? dims : 1;  // a number has a dimension to name, as in torch
-  EXPECT(-named <= dim && dim < named, "dim from ", -named, " to ", named - 1, ", got ", dim);
-  EXPECT(is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
+  EXPECT("softmax", -named <= dim && dim < named, "dim from ", -named, " to ", named - 1, ", got ", dim);
+  EXPECT("softmax", is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
   const auto x_sizes = x.sizes();
   int64_t sizes[kMostSoftmaxDims];
   sizes[0] = 1;
   for (int64_t d = 0; d < dims; ++d) sizes[d] = x_sizes[d];
   if (mask) {
     const ScalarType kind = mask->scalar_type();
-    EXPECT(is_float(kind) || kind == ScalarType::Bool, "mask in bool, float32, bfloat16 or float16, got ", name(kind));
-    EXPECT(broadcasts(*mask, sizes, dims), "mask that broadcasts to ", shape(sizes, dims), ", got ", shape(mask->sizes().data(), mask->dim()));
+    EXPECT("softmax", is_float(kind) || kind == ScalarType::Bool, "mask in bool, float32, bfloat16 or float16, got ", name(kind));
+    EXPECT("softmax", broadcasts(*mask, sizes, dims), "mask that broadcasts to ", shape(sizes, dims), ", got ", shape(mask->sizes().data(), mask->dim()));
   }
   if (dim < 0) dim += named;
 

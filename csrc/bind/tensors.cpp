@@ -15,6 +15,12 @@ int32_t shim_dtype(ScalarType type) {
   }
 }
 
+std::string shape(const Tensor& t) {
+  std::string text = "(";
+  for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
+  return text + (t.dim() == 1 ? ",)" : ")");
+}
+
 std::string name(ScalarType type) {
   switch (type) {
     case ScalarType::Float: return "torch.float32";
@@ -85,7 +91,7 @@ Rows rows_of(const Tensor& x) {
     expected = strides[d] * sizes[d];
   }
   Tensor owner = regular || rows == 0 ? x : torch::stable::contiguous(x);
-  return {owner, {owner.const_data_ptr(), regular ? stride : k, rows, k, dtype_of(x.scalar_type())}};
+  return {owner, {owner.const_data_ptr(), regular ? stride : k, rows, k, dtype_of(x.scalar_type()), {}, 0}};
 }
 
 int64_t thread_count() { return torch::stable::get_num_threads(); }

@@ -20,7 +20,11 @@ inline bool is_float(ScalarType type) { return type == ScalarType::Float || type
 
 inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? kF32 : type == ScalarType::BFloat16 ? kBF16 : kF16; }
 
+// Checks and their words are those of runtime/ops.py.
+#define EXPECT(op, condition, ...) STD_TORCH_CHECK(condition, "lowbit::", op, ": expected ", __VA_ARGS__)
+
 std::string name(ScalarType type);  // as Python prints it
+std::string shape(const Tensor& t);
 int32_t shim_dtype(ScalarType type);
 
 // On the CPU; `type` as the shim numbers it. The C shim costs half of a call through the dispatcher.

@@ -38,6 +38,18 @@ struct Output {
   const float* bias;    // from the first column on, padded to whole panels; or null
 };
 
+// What a row goes through before it is quantized, in float32: function(v) * times + plus.
+enum Function : int { kIdentity, kSilu, kGelu, kGeluTanh, kRelu, kRmsNorm, kLayerNorm };
+struct Row {
+  const void* data;  // null: none
+  Dtype dtype;
+};
+struct Prologue {
+  Function function;
+  float eps;         // of a normalization
+  Row times, plus;
+};
+
 // Row primitives. `v` is float[kp], 64-byte aligned, kp a multiple of 64. Maxima are the bits of |x|, compared as integers, so NaN wins.
 struct RowKernels {
   uint32_t (*load)(const void* row, Dtype dtype, int64_t k, int64_t kp, float* v);  // widen, pad with zeros; maximum
@@ -47,6 +59,7 @@ struct RowKernels {
   void (*codes)(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q, int64_t step);
   int64_t (*above)(const float* v, int64_t kp, float cut, int64_t capacity, int32_t* index);  // |v| > cut; stops past capacity
   void (*reach)(const float* v, int64_t kp, float threshold, uint8_t* hit);         // hit |= |v| >= threshold
+  void (*prologue)(const Prologue& prologue, int64_t k, int64_t kp, float* v);  // in place
 };
 
 // Exact elements as bfloat16 rows for tile products: a value is the sum of its parts, which share a column of the weight.

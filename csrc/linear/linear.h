@@ -11,7 +11,14 @@ struct Matrix {
   int64_t stride;  // elements between rows
   int64_t rows, columns;
   Dtype dtype;
+  Prologue prologue;     // what a row goes through when it is read
+  int64_t times_stride;  // elements between rows of prologue.times; 0: one row for all
 };
+
+inline bool is_plain(const Matrix& x) {
+  return x.prologue.function == kIdentity && x.prologue.times.data == nullptr && x.prologue.plus.data == nullptr;
+}
+inline Dtype dtype_read(const Matrix& x) { return is_plain(x) ? x.dtype : kF32; }
 
 struct Linear {
   Matrix x;

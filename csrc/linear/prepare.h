@@ -29,6 +29,9 @@ struct Columns {
   int64_t count;
 };
 
+// Row `row` of x into v [kp], widened, after what x says comes prologue; returns its maximum (see RowKernels).
+uint32_t load_row(const Matrix& x, int64_t row, int64_t kp, float* v);
+
 // Columns of x in which a row without NaN and Inf reaches the threshold, into scratch of the calling thread.
 Columns find_columns(const Matrix& x, float threshold, int64_t kp);
 

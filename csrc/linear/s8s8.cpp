@@ -33,8 +33,8 @@ ExactTiles exact_tiles(const Job& job, const Prepared& block) {
   if (!job.layout.tiled || block.exact.used == 0) return {};
   int64_t elements = 0;
   for (int64_t i = 0; i < block.m; ++i) elements += block.exact.count[i];
-  const bool dense = block.exact.used * parts_of(job.op.x.dtype) * block.m < 24 * elements;
-  return dense ? tile_exact(block, job.op.x.dtype) : ExactTiles{};
+  const bool dense = block.exact.used * parts_of(dtype_read(job.op.x)) * block.m < 24 * elements;
+  return dense ? tile_exact(block, dtype_read(job.op.x)) : ExactTiles{};
 }
 
 // Rows of the block against panels begin..end; the block starts at row `first` of x.
@@ -65,12 +65,8 @@ void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin,
     if (!block.special[row]) continue;
     int64_t stop = row + 1;
     while (stop < block.m && stop < row + 64 && block.special[stop]) ++stop;
-    const RowKernels& kernels = *(const RowKernels*)choose(rows, 0, kF32).function;
     float* v = scratch<float>(kFloatSlot, (stop - row) * job.kp);
-    for (int64_t i = row; i < stop; ++i) {
-      const char* from = (const char*)x.data + (first + i) * x.stride * element_size(x.dtype);
-      kernels.load(from, x.dtype, x.columns, job.kp, v + (i - row) * job.kp);
-    }
+    for (int64_t i = row; i < stop; ++i) load_row(x, first + i, job.kp, v + (i - row) * job.kp);
     void* memory = scratch<char>(kPanelSlot, fgemm_scratch(job.kp));
     const FgemmArgs args = {v, job.kp, stop - row, job.kp, job.panel(begin), end - begin, 0, job.treatment == kRotation, memory,
                             job.output(first + row, begin)};

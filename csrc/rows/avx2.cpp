@@ -1,4 +1,6 @@
 #include "common/avx2.h"
+#include "vec/avx2.h"
+#include "rows/prologue.h"
 
 namespace lowbit {
 namespace {
@@ -97,6 +99,6 @@ void reach(const float* v, int64_t kp, float threshold, uint8_t* hit) {
 }  // namespace
 
 extern const RowKernels rows_avx2;
-const RowKernels rows_avx2 = {load, maximum, rotate, codes, above, reach};
+const RowKernels rows_avx2 = {load, maximum, rotate, codes, above, reach, apply_prologue};
 
 }  // namespace lowbit

@@ -1,5 +1,7 @@
 #include "common/convert.h"
 #include "common/types.h"
+#include "vec/scalar.h"
+#include "rows/prologue.h"
 
 namespace lowbit {
 namespace {
@@ -56,6 +58,6 @@ void reach(const float* v, int64_t kp, float threshold, uint8_t* hit) {
 }  // namespace
 
 extern const RowKernels rows_scalar;
-const RowKernels rows_scalar = {load, maximum, rotate, codes, above, reach};
+const RowKernels rows_scalar = {load, maximum, rotate, codes, above, reach, apply_prologue};
 
 }  // namespace lowbit

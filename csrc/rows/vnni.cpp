@@ -1,4 +1,6 @@
 #include "common/avx512.h"
+#include "vec/avx512.h"
+#include "rows/prologue.h"
 
 namespace lowbit {
 namespace {
@@ -110,6 +112,6 @@ void reach(const float* v, int64_t kp, float threshold, uint8_t* hit) {
 }  // namespace
 
 extern const RowKernels rows_vnni;
-const RowKernels rows_vnni = {load, maximum, rotate, codes, above, reach};
+const RowKernels rows_vnni = {load, maximum, rotate, codes, above, reach, apply_prologue};
 
 }  // namespace lowbit

@@ -1,0 +1,20 @@
+// The arguments of an op that say what a row goes through before it is quantized.
+#pragma once
+#include "bind/tensors.h"
+
+namespace lowbit {
+
+struct PrologueArguments {
+  const std::string& function;
+  const std::optional<Tensor>& times;
+  const std::optional<Tensor>& plus;
+  double eps;
+};
+
+// Writes x.prologue; the result owns what it points to. Raises as _check_prologue of runtime/ops.py does.
+struct PrologueOwner {
+  std::optional<Tensor> times, plus;
+};
+PrologueOwner set_prologue(const char* op, const Tensor& x, const PrologueArguments& arguments, Matrix& matrix);
+
+}  // namespace lowbit

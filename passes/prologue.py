@@ -1,0 +1,189 @@
+"""Activations and normalizations in front of a product, computed where its rows are read and quantized."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
+from lowbit_compiler.passes.graph import calls, emit, erase_unused, is_tensor, same, same_shape, undisturbed, value
+from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
+
+ops = torch.ops.lowbit
+LINEARS = (ops.linear_s8s8.default, ops.linear_s8s8_rotated.default, ops.linear_s8s8_columns.default, ops.linear_s8s8_rows.default)
+
+
+class FusePrologue:
+    """Let a product of quantized rows read what its input is computed from.
+
+    Before::
+
+        %a = silu(%gate)                                   # or gelu, relu
+        %h = mul(%a, %up)
+        %y = lowbit.linear_s8s8_rotated(%h, %w, None, 576, None)
+        %n = layer_norm(%r, (576,), %gain, %shift, 1e-5)   # or rms_norm, also written out
+        %z = lowbit.linear_s8s8_rotated(%n, %v, None, 960, None)
+
+    After::
+
+        %y = lowbit.linear_s8s8_rotated(%gate, %w, None, 576, None, prologue="silu", times=%up)
+        %z = lowbit.linear_s8s8_rotated(%r, %v, None, 960, None, prologue="layer_norm", times=%gain, plus=%shift, eps=1e-5)
+
+    Nothing between may have another reader. What lay between is no longer rounded to its dtype.
+    """
+
+    name = "prologue"
+    requires = frozenset({Fact.LOWERED})
+    establishes: frozenset[Fact] = frozenset()
+    destroys: frozenset[Fact] = frozenset()
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Fuse wherever the input is computed for one product alone; returns the number of products."""
+        fused = 0
+        for node in {site.node: None for site in ctx.planned()}:
+            if ctx.target.device != "cpu" or not calls(node, *LINEARS) or (found := _prologue(node)) is None:
+                continue
+            *arguments, dtype = node.args[1:]
+            dtype = dtype or value(node).dtype
+            with gm.graph.inserting_before(node):
+                dtype = None if value(found.x).dtype is dtype else dtype
+                new = emit(gm, node.target, found.x, *arguments, dtype, like=node, **found.arguments)  # type: ignore[arg-type]
+            node.replace_all_uses_with(new)
+            ctx.replaced(node, new)
+            for site in ctx.sites:
+                if site.node is new:
+                    site.prologue = " ".join(
+                        [*filter(None, [found.function]), *(f"{name}" for name in ("times", "plus") if getattr(found, name))]
+                    )
+            erase_unused([node, *found.chain])
+            fused += 1
+        return fused
+
+
+@dataclass
+class Prologue:
+    """``function(x) * times + plus``; ``chain`` are the nodes that it replaces."""
+
+    x: fx.Node
+    function: str
+    times: fx.Node | None = None
+    plus: fx.Node | None = None
+    eps: float = 0.0
+    chain: list[fx.Node] = field(default_factory=list)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of an op that say so."""
+        given = {"prologue": self.function, "times": self.times, "plus": self.plus, "eps": self.eps}
+        return {name: given for name, given in given.items() if given is not None and given not in ("", 0.0)}
+
+
+def _prologue(node: fx.Node) -> Prologue | None:
+    """Return what ``node`` may do itself to its rows, None where their input is computed for others too or in another way."""
+    below, chain = _through(node.args[0])
+    found = _product(below) or _activation(below) or _normalization(below) or _root_mean_square(below)
+    if found is None or not is_tensor(found.x):
+        return None
+    found.chain = [*chain, *found.chain]
+    inputs = [operand for operand in (found.x, found.times, found.plus) if operand is not None]
+    fits = all(value(operand).dtype in FLOATS and not operand.meta.get("lowbit_written") for operand in (*inputs, *found.chain))
+    private = all(reader is node or reader in found.chain for link in found.chain for reader in link.users)
+    alike = same_shape(value(found.x).shape, value(node.args[0]).shape)
+    return found if fits and private and alike and undisturbed(min(found.chain), node, found.chain) else None
+
+
+def _through(node: Any) -> tuple[Any, list[fx.Node]]:
+    """Return what lies below casts and dropouts that do nothing, and those."""
+    chain: list[fx.Node] = []
+    while (below := cast(node)) is not None or (below := idle_dropout(node)) is not None:
+        chain.append(node)
+        node = below
+    return node, chain
+
+
+def _activation(node: Any) -> Prologue | None:
+    """``silu(x)``, ``gelu(x)`` or ``relu(x)``."""
+    name = name_of(node)
+    if name not in ("silu", "gelu", "relu") or not is_tensor(node.args[0]):
+        return None
+    approximate = argument(node, 1, "approximate", "none") if name == "gelu" else "none"
+    if approximate not in ("none", "tanh") or (name != "gelu" and argument(node, 1, "inplace", False)):
+        return None
+    return Prologue(node.args[0], "gelu_tanh" if approximate == "tanh" else name, chain=[node])
+
+
+def _product(node: Any) -> Prologue | None:
+    """``activation(x) * y``, either first."""
+    if name_of(node) != "mul" or len(node.args) != 2 or node.kwargs or not all(map(is_tensor, node.args)):
+        return None
+    for first, second in (node.args, node.args[::-1]):
+        below, chain = _through(first)
+        found = _activation(below)
+        if found is not None and same_shape(value(second).shape, value(found.x).shape) and second is not first:
+            return Prologue(found.x, found.function, second, chain=[node, *chain, *found.chain])
+    return None
+
+
+def _normalization(node: Any) -> Prologue | None:
+    """``layer_norm(x, (K,), gain, shift, eps)`` or ``rms_norm(x, (K,), gain, eps)``."""
+    name = name_of(node)
+    if name not in ("layer_norm", "rms_norm") or not is_tensor(node.args[0]):
+        return None
+    x, shape = node.args[0], argument(node, 1, "normalized_shape")
+    if not isinstance(shape, list | tuple | torch.Size) or len(shape) != 1:
+        return None
+    gain = argument(node, 2, "weight")
+    shift = argument(node, 3, "bias") if name == "layer_norm" else None
+    eps = argument(node, 4, "eps", 1e-5) if name == "layer_norm" else argument(node, 3, "eps")
+    eps = torch.finfo(value(x).dtype).eps if eps is None else eps
+    return Prologue(x, name, gain, shift, float(eps), [node]) if isinstance(eps, int | float) else None
+
+
+def _root_mean_square(node: Any) -> Prologue | None:
+    """``gain * (x * rsqrt(mean(x ** 2) + eps))`` with casts anywhere; without a gain too."""
+    gain: Any = None
+    chain: list[fx.Node] = []
+    if name_of(node) == "mul" and len(node.args) == 2 and not node.kwargs and all(map(is_tensor, node.args)):
+        for first, second in (node.args, node.args[::-1]):
+            if value(first).dim() == 1 and same(value(first).shape[0], value(node).shape[-1]):
+                gain, chain = first, [node]
+                node, between = _through(second)
+                chain += between
+                break
+    if name_of(node) != "mul" or len(node.args) != 2 or node.kwargs:
+        return None
+    for first, second in (node.args, node.args[::-1]):
+        found = _reciprocal(second)
+        if found is None:
+            continue
+        (x, casts), (squared, inner) = _through(first), _through(found.x)
+        if x is squared:
+            return Prologue(x, "rms_norm", gain, None, found.eps, [*chain, node, *casts, *inner, *found.chain])
+    return None
+
+
+def _reciprocal(node: Any) -> Prologue | None:
+    """``rsqrt(mean(x ** 2, -1, keepdim=True) + eps)``: its x, eps and nodes."""
+    if name_of(node) != "rsqrt" or name_of(total := node.args[0]) != "add" or len(total.args) != 2 or total.kwargs:
+        return None
+    mean, eps = total.args if is_tensor(total.args[0]) else total.args[::-1]
+    if name_of(mean) != "mean" or not isinstance(eps, int | float) or not argument(mean, 2, "keepdim", False):
+        return None
+    dim = argument(mean, 1, "dim")
+    square = mean.args[0]
+    dims = value(square).dim() if is_tensor(square) else 0
+    if (dim if isinstance(dim, list | tuple) else [dim]) not in ([-1], (-1,), [dims - 1], (dims - 1,)) or argument(
+        mean, 3, "dtype"
+    ) is not None:
+        return None
+    if name_of(square) == "square":
+        x = square.args[0]
+    elif name_of(square) == "pow" and argument(square, 1, "exponent") in (2, 2.0):
+        x = square.args[0]
+    elif name_of(square) == "mul" and len(square.args) == 2 and square.args[0] is square.args[1]:
+        x = square.args[0]
+    else:
+        return None
+    return Prologue(x, "rms_norm", eps=float(eps), chain=[square, mean, total, node])
