@@ -27,6 +27,7 @@ class SiteReport:
     detail: str
     lowered_to: str
     kernel: str
+    prologue: str
     saved_bytes: int
     merged_with: tuple[str, ...]
 
@@ -43,6 +44,7 @@ def site_report(site: Site) -> SiteReport:
         detail=site.detail,
         lowered_to=f"lowbit::{site.lowered_to}" if site.lowered_to else "",
         kernel=site.kernel,
+        prologue=site.prologue,
         saved_bytes=site.saved_bytes if site.plan is not None else 0,
         merged_with=tuple(site.merged_with),
     )
@@ -112,6 +114,7 @@ def _site_table(sites: Sequence[SiteReport]) -> Table:
     table.add_column("saved MB", justify="right")
     for site in sites:
         why = site.lowered_to if site.decision == "rewritten" else site.reason
+        why += f" with {site.prologue}" if site.prologue else ""
         why += f": {site.detail}" if site.detail else ""
         if site.merged_with:
             why += f" (merged with {', '.join(name.rpartition('.')[2] for name in site.merged_with)})"

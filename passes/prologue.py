@@ -52,11 +52,9 @@ class FusePrologue:
                 new = emit(gm, node.target, found.x, *arguments, dtype, like=node, **found.arguments)  # type: ignore[arg-type]
             node.replace_all_uses_with(new)
             ctx.replaced(node, new)
-            for site in ctx.sites:
+            for site in ctx.planned():
                 if site.node is new:
-                    site.prologue = " ".join(
-                        [*filter(None, [found.function]), *(f"{name}" for name in ("times", "plus") if getattr(found, name))]
-                    )
+                    site.prologue = found.words
             erase_unused([node, *found.chain])
             fused += 1
         return fused
@@ -78,6 +76,11 @@ class Prologue:
         """The keyword arguments of an op that say so."""
         given = {"prologue": self.function, "times": self.times, "plus": self.plus, "eps": self.eps}
         return {name: given for name, given in given.items() if given is not None and given not in ("", 0.0)}
+
+    @property
+    def words(self) -> str:
+        """What the report says of it."""
+        return self.function + (", times" if self.times else "") + (", plus" if self.plus else "")
 
 
 def _prologue(node: fx.Node) -> Prologue | None:
@@ -178,12 +181,12 @@ def _reciprocal(node: Any) -> Prologue | None:
         mean, 3, "dtype"
     ) is not None:
         return None
-    if name_of(square) == "square":
-        x = square.args[0]
-    elif name_of(square) == "pow" and argument(square, 1, "exponent") in (2, 2.0):
-        x = square.args[0]
-    elif name_of(square) == "mul" and len(square.args) == 2 and square.args[0] is square.args[1]:
-        x = square.args[0]
-    else:
-        return None
-    return Prologue(x, "rms_norm", eps=float(eps), chain=[square, mean, total, node])
+    x = _squared(square)
+    return None if x is None else Prologue(x, "rms_norm", eps=float(eps), chain=[square, mean, total, node])
+
+
+def _squared(node: Any) -> Any:
+    """Return x of ``x ** 2``, ``square(x)`` or ``x * x``."""
+    name = name_of(node)
+    by_itself = name == "mul" and len(node.args) == 2 and node.args[0] is node.args[1]
+    return node.args[0] if name == "square" or by_itself or (name == "pow" and argument(node, 1, "exponent") in (2, 2.0)) else None

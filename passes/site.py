@@ -85,7 +85,7 @@ class Site:
     constant: bool = False
     """Computed from parameters alone: it may leave the graph when the weight that it belongs to is folded."""
     prologue: str = ""
-    """What the op does to its rows before it quantizes them."""
+    """What the op does to its rows before it quantizes them, in words."""
     exact: fx.Node | None = None
     """The product of the exact elements, where the treatment splits them off."""
 
