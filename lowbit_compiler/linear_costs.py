@@ -67,7 +67,7 @@ def candidates(call: LinearCall) -> dict[str, Callable[[], object]]:
     x = x.t().contiguous().t() if call.columns else x
     floats = [call.k * width * call.stored.itemsize for width in call.widths]
     packed = [-(-n // PANEL) * _panel(call, plan) for plan in call.plans]
-    copies = _copies([*floats, *packed])
+    copies = _copies([*floats, *packed], 0 if call.near else RING)
     made: dict[str, Callable[[], object]] = {"float": _float(call, x, [copy[: len(floats)] for copy in copies])}
     for plan, weights in zip(call.plans, zip(*(copy[len(floats) :] for copy in copies), strict=True), strict=True):
         made[plan.op] = _low_bit(call, plan, x, weights)
@@ -104,10 +104,10 @@ def _panel(call: LinearCall, plan: Plan) -> int:
     return packed_bytes(call.k, plan.group_size if plan.weights == "int4" else None)
 
 
-def _copies(sizes: list[int]) -> list[list[Tensor]]:
-    """Return enough sets of int8 tensors of ``sizes`` that one set has left the caches before it is read again."""
+def _copies(sizes: list[int], ring: int = RING) -> list[list[Tensor]]:
+    """Return enough sets of int8 tensors of ``sizes`` that ``ring`` bytes are read before a set is read again."""
     aligned = [-(-size // 64) * 64 for size in sizes]
-    number = min(max(math.ceil(RING / sum(aligned)), 2), ROUNDS[1] + 1)
+    number = min(max(math.ceil(ring / sum(aligned)), 2), ROUNDS[1] + 1)
     memory = torch.empty(number * sum(aligned), dtype=torch.int8, device="cpu").fill_(FILL)
     starts = itertools.accumulate(aligned * number, initial=0)
     parts = [memory[start : start + size] for start, size in zip(starts, sizes * number, strict=False)]

@@ -63,6 +63,8 @@ class LinearCall:
     """Whether the float weights are stored as [k, n]."""
     plans: tuple[Plan, ...]
     """The candidates."""
+    near: bool = False
+    """Whether the model is so small that its weights stay in a cache from call to call."""
 
 
 @dataclass(frozen=True)

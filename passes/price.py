@@ -12,6 +12,8 @@ from lowbit_compiler.passes.whole import MIN_GAIN, seconds_text
 EXACT_ROWS = 64  # more rows are timed as the next power of two, so that few timings serve all lengths
 MIN_SWITCH = 1.05  # another op than the recipe's, and with it perhaps a second packed copy of the weight, must gain this much
 MIN_FEW_ROWS = 0.97  # of float's speed, at one row of a symbolic number
+NEAR = 1 << 20  # bytes of float weights that stay in a cache from one call of the model to the next
+CALL, PER_WEIGHT = 1e-5, 1e-6  # seconds that a call of a rewritten graph takes beside its kernels (lowbit_compiler/executable.py)
 
 Seconds = dict[str, float]
 
@@ -20,30 +22,41 @@ def price(ctx: PassContext) -> None:
     """Time the linears that are planned; siblings, which become one product, are decided together."""
     if ctx.linear_costs is None:
         return
+    near = sum(site.k * site.n * site.element_size for site in ctx.planned()) <= NEAR
+    gained = 0.0
     for group, sites in enumerate(siblings(ctx), 1):
-        choice, why = _choice(ctx, sites)
+        choice, why, gain = _choice(ctx, sites, near)
+        gained += gain
         for site in sites:
             site.group = group
             if isinstance(choice, Plan):
                 site.take(choice, why)
             else:
                 site.decline(choice, why)
+    kept = ctx.planned()
+    call = CALL + PER_WEIGHT * len(kept)
+    for site in kept:
+        if gained < call:
+            detail = f"all linears together gain {seconds_text(gained)}, and each call checks their weights in {seconds_text(call)}"
+            site.decline(Reason.SLOWER, detail)
 
 
-def _choice(ctx: PassContext, sites: list[Site]) -> tuple[Plan | Reason, str]:
+def _choice(ctx: PassContext, sites: list[Site], near: bool) -> tuple[Plan | Reason, str, float]:
+    """Return the decision for siblings, its reason, and the seconds that it gains."""
     if not ctx.target.has_kernels:
-        return Reason.NO_KERNEL, "the native library is not loaded, and products in plain torch are slow"
+        return Reason.NO_KERNEL, "the native library is not loaded, and products in plain torch are slow", 0.0
     assert ctx.linear_costs is not None
-    call = linear_call(sites)
+    call = replace(linear_call(sites), near=near)
     symbolic = not isinstance(numel(value(sites[0].node.args[0]).shape[:-1]), int)
     try:
         times = {rows: ctx.linear_costs(replace(call, rows=rows)) for rows in ([call.rows, 1] if symbolic else [call.rows])}
     except Exception as error:  # out of memory, or whatever a kernel or torch's own op says
-        return Reason.NO_KERNEL, f"not timed: {type(error).__name__}: {error}"
+        return Reason.NO_KERNEL, f"not timed: {type(error).__name__}: {error}", 0.0
     plan = fastest(call.plans, times[call.rows], times.get(1, times[call.rows]))
     if plan is None:
-        return Reason.SLOWER, _all_times(times[call.rows], call.rows)
-    return plan, "; ".join(_gain(plan, call.plans[0], seconds, rows) for rows, seconds in times.items())
+        return Reason.SLOWER, _all_times(times[call.rows], call.rows), 0.0
+    why = "; ".join(_gain(plan, call.plans[0], seconds, rows) for rows, seconds in times.items())
+    return plan, why, times[call.rows]["float"] - times[call.rows][plan.op]
 
 
 def linear_call(sites: list[Site]) -> LinearCall:

@@ -46,6 +46,24 @@ def test_float_is_kept_where_it_is_faster() -> None:
         assert site.detail == "float 60 us, linear_s8s8_rotated 73 us, linear_fs8 90 us at 3 rows"
 
 
+@pytest.mark.parametrize(("gain", "kept"), [(4e-6, True), (2e-6, False)])
+def test_what_a_call_costs_is_charged_to_all_linears_together(gain: float, kept: bool) -> None:
+    """Three sites in two products: 13 us."""
+    ctx = plan(TwoLinears(), X, Costs(float=3 * gain, linear_s8s8_rotated=gain, linear_fs8=2 * gain))
+    assert all((site.plan is not None) is kept for site in ctx.sites)
+    if not kept:
+        assert ctx.sites[0].reason is Reason.SLOWER
+        assert ctx.sites[0].detail == "all linears together gain 8 us, and each call checks their weights in 13 us"
+
+
+def test_weights_of_a_small_model_stay_near() -> None:
+    costs = Costs()
+    plan(TwoLinears(), X, costs)
+    assert all(call.near for call in costs.asked)
+    plan(nn.Linear(1024, 1024, bias=False), torch.randn(3, 1024), costs)
+    assert not costs.asked[-1].near
+
+
 class Cast(nn.Module):
     """What autocast makes of a linear: its weight is converted at each call."""
 

@@ -55,6 +55,7 @@ def test_weights_come_from_memory() -> None:
     assert sum(size for _, size in parts) >= linear_costs.RING
     assert all(start + size <= following for (start, size), (following, _) in itertools.pairwise(parts))
     assert len(linear_costs._copies([100 << 20])) == 2
+    assert len(linear_costs._copies(sizes, 0)) == 2
     assert len(linear_costs._copies([100, 7])) == ROUNDS[1] + 1  # more would never be read
 
 
