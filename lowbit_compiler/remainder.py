@@ -11,6 +11,7 @@ from torch import fx
 
 from lowbit_compiler import runtime
 from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.passes.graph import is_tensor, value
 from lowbit_compiler.runtime.weights import any_freed
 
 
@@ -29,11 +30,11 @@ def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mo
 
     tag = f"{torch.compiler.config.cache_key_tag} {cache_tag()}".strip()
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
-        compiled: Any = compile_fx(gm, list(examples), config_patches=_patches(mode, examples))
+        compiled: Any = compile_fx(gm, list(examples), config_patches=patches(mode, gm))
     return compiled  # type: ignore[no-any-return]
 
 
-def _patches(mode: str | None, examples: Sequence[Any]) -> dict[str, Any] | None:
+def patches(mode: str | None, gm: fx.GraphModule) -> dict[str, Any] | None:
     """Return Inductor's settings for ``mode``.
 
     "reduce-overhead" is CUDA graphs in Inductor, and nothing on a CPU. What costs there between kernels is the generated Python, so it
@@ -43,7 +44,7 @@ def _patches(mode: str | None, examples: Sequence[Any]) -> dict[str, Any] | None
 
     if mode is None:
         return None
-    on_cpu = all(x.device.type == "cpu" for x in examples if isinstance(x, torch.Tensor))
+    on_cpu = all(value(node).device.type == "cpu" for node in gm.graph.nodes if is_tensor(node))
     return list_mode_options(mode) | ({"cpp_wrapper": True} if mode == "reduce-overhead" and on_cpu else {})
 
 

@@ -64,7 +64,7 @@ class LinearCall:
     plans: tuple[Plan, ...]
     """The candidates."""
     near: bool = False
-    """Whether the model is so small that its weights stay in a cache from call to call."""
+    """Whether the graph's weights are so few that they stay in a cache from call to call."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+from torch import fx
+
 from lowbit_compiler.passes.calls import LinearCall, hint
 from lowbit_compiler.passes.contract import PassContext
-from lowbit_compiler.passes.graph import aten, calls, numel, value
+from lowbit_compiler.passes.graph import aten, calls, constant_sources, is_constant, numel, value
 from lowbit_compiler.passes.merge import operands, siblings
 from lowbit_compiler.passes.site import Plan, Reason, Site
 from lowbit_compiler.passes.whole import MIN_GAIN, seconds_text
@@ -22,7 +24,7 @@ def price(ctx: PassContext) -> None:
     """Time the linears that are planned; siblings, which become one product, are decided together."""
     if ctx.linear_costs is None:
         return
-    near = sum(site.k * site.n * site.element_size for site in ctx.planned()) <= NEAR
+    near = _bytes_read(ctx) <= NEAR
     gained = 0.0
     for group, sites in enumerate(siblings(ctx), 1):
         choice, why, gain = _choice(ctx, sites, near)
@@ -35,10 +37,22 @@ def price(ctx: PassContext) -> None:
                 site.decline(choice, why)
     kept = ctx.planned()
     call = CALL + PER_WEIGHT * len(kept)
-    for site in kept:
-        if gained < call:
+    if gained < call:
+        for site in kept:
             detail = f"all linears together gain {seconds_text(gained)}, and each call checks their weights in {seconds_text(call)}"
             site.decline(Reason.SLOWER, detail)
+
+
+def _bytes_read(ctx: PassContext) -> int:
+    """Return the bytes of the parameters that the sites' weights come from, each counted once."""
+    sources = {source for site in ctx.sites for weight in site.node.all_input_nodes for source in _parameters(ctx, weight)}
+    return sum(hint(value(source).numel()) * value(source).element_size() for source in sources)
+
+
+def _parameters(ctx: PassContext, node: fx.Node) -> list[fx.Node]:
+    if not is_constant(node, ctx.parameters):
+        return []
+    return [node] if node.op == "placeholder" else constant_sources(node)
 
 
 def _choice(ctx: PassContext, sites: list[Site], near: bool) -> tuple[Plan | Reason, str, float]:
@@ -56,7 +70,7 @@ def _choice(ctx: PassContext, sites: list[Site], near: bool) -> tuple[Plan | Rea
     if plan is None:
         return Reason.SLOWER, _all_times(times[call.rows], call.rows), 0.0
     why = "; ".join(_gain(plan, call.plans[0], seconds, rows) for rows, seconds in times.items())
-    return plan, why, times[call.rows]["float"] - times[call.rows][plan.op]
+    return plan, why, (times[call.rows]["float"] - times[call.rows][plan.op]) * _rows(sites[0]) / call.rows
 
 
 def linear_call(sites: list[Site]) -> LinearCall:
@@ -67,7 +81,7 @@ def linear_call(sites: list[Site]) -> LinearCall:
     while calls(weight, aten.to.dtype):
         weight = weight.all_input_nodes[0]
     strides = [hint(stride) for stride in value(x).stride()]
-    rows = max(hint(numel(value(x).shape[:-1])), 1)
+    rows = _rows(sites[0])
     return LinearCall(
         rows=rows if rows <= EXACT_ROWS else 1 << (rows - 1).bit_length(),
         k=sites[0].k,
@@ -79,6 +93,10 @@ def linear_call(sites: list[Site]) -> LinearCall:
         transposed=any(hint(value(site.node.args[1]).stride()[-1]) != 1 for site in sites),
         plans=(plan, *_more_accurate(plan)),
     )
+
+
+def _rows(site: Site) -> int:
+    return max(hint(numel(value(site.node.args[0]).shape[:-1])), 1)
 
 
 def _more_accurate(plan: Plan) -> list[Plan]:

@@ -30,7 +30,7 @@ class FusePrologue:
         %y = lowbit.linear_s8s8_rotated(%gate, %w, None, 576, None, prologue="silu", times=%up)
         %z = lowbit.linear_s8s8_rotated(%r, %v, None, 960, None, prologue="layer_norm", times=%gain, plus=%shift, eps=1e-5)
 
-    Nothing between may have another reader. What lay between is no longer rounded to its dtype.
+    Nothing between may have another reader. What lay between is no longer rounded to its dtype, nor does it overflow in float16.
     """
 
     name = "prologue"
@@ -43,13 +43,12 @@ class FusePrologue:
         """Fuse wherever the input is computed for one product alone; returns the number of products."""
         fused = 0
         for node in {site.node: None for site in ctx.planned()}:
-            if ctx.target.device != "cpu" or not calls(node, *LINEARS) or (found := _prologue(node)) is None:
+            if ctx.target.device != "cpu" or not calls(node, *LINEARS) or node.kwargs or (found := _prologue(node)) is None:
                 continue
-            *arguments, dtype = node.args[1:]
-            dtype = dtype or value(node).dtype
+            arguments, dtype = node.args[1:-1], value(node).dtype
             with gm.graph.inserting_before(node):
-                dtype = None if value(found.x).dtype is dtype else dtype
-                new = emit(gm, node.target, found.x, *arguments, dtype, like=node, **found.arguments)  # type: ignore[arg-type]
+                out = None if value(found.x).dtype is dtype else dtype
+                new = emit(gm, node.target, found.x, *arguments, out, like=node, **found.arguments)  # type: ignore[arg-type]
             node.replace_all_uses_with(new)
             ctx.replaced(node, new)
             for site in ctx.planned():
@@ -92,6 +91,7 @@ def _prologue(node: fx.Node) -> Prologue | None:
     found.chain = [*chain, *found.chain]
     inputs = [operand for operand in (found.x, found.times, found.plus) if operand is not None]
     fits = all(value(operand).dtype in FLOATS and not operand.meta.get("lowbit_written") for operand in (*inputs, *found.chain))
+    fits = fits and not any(operand in found.chain for operand in inputs)
     private = all(reader is node or reader in found.chain for link in found.chain for reader in link.users)
     alike = same_shape(value(found.x).shape, value(node.args[0]).shape)
     return found if fits and private and alike and undisturbed(min(found.chain), node, found.chain) else None
@@ -140,22 +140,24 @@ def _normalization(node: Any) -> Prologue | None:
     gain = argument(node, 2, "weight")
     shift = argument(node, 3, "bias") if name == "layer_norm" else None
     eps = argument(node, 4, "eps", 1e-5) if name == "layer_norm" else argument(node, 3, "eps")
-    eps = torch.finfo(value(x).dtype).eps if eps is None else eps
+    eps = torch.finfo(torch.float32).eps if eps is None else eps  # of half types too: torch computes them in float32
     return Prologue(x, name, gain, shift, float(eps), [node]) if isinstance(eps, int | float) else None
 
 
 def _root_mean_square(node: Any) -> Prologue | None:
     """``gain * (x * rsqrt(mean(x ** 2) + eps))`` with casts anywhere; without a gain too."""
-    gain: Any = None
-    chain: list[fx.Node] = []
-    if name_of(node) == "mul" and len(node.args) == 2 and not node.kwargs and all(map(is_tensor, node.args)):
-        for first, second in (node.args, node.args[::-1]):
-            if value(first).dim() == 1 and same(value(first).shape[0], value(node).shape[-1]):
-                gain, chain = first, [node]
-                node, between = _through(second)
-                chain += between
-                break
-    if name_of(node) != "mul" or len(node.args) != 2 or node.kwargs:
+    if name_of(node) == "mul" and len(node.args) == 2 and all(map(is_tensor, node.args)):
+        for gain, rest in (node.args, node.args[::-1]):
+            below, chain = _through(rest)
+            row = value(gain).dim() == 1 and same(value(gain).shape[0], value(node).shape[-1])
+            if row and (found := _scaled_by_its_mean(below)) is not None:
+                return Prologue(found.x, "rms_norm", gain, None, found.eps, [node, *chain, *found.chain])
+    return _scaled_by_its_mean(node)
+
+
+def _scaled_by_its_mean(node: Any) -> Prologue | None:
+    """``x * rsqrt(mean(x ** 2) + eps)``."""
+    if name_of(node) != "mul" or len(node.args) != 2:
         return None
     for first, second in (node.args, node.args[::-1]):
         found = _reciprocal(second)
@@ -163,7 +165,7 @@ def _root_mean_square(node: Any) -> Prologue | None:
             continue
         (x, casts), (squared, inner) = _through(first), _through(found.x)
         if x is squared:
-            return Prologue(x, "rms_norm", gain, None, found.eps, [*chain, node, *casts, *inner, *found.chain])
+            return Prologue(x, "rms_norm", eps=found.eps, chain=[node, *casts, *inner, *found.chain])
     return None
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import fx
 
+from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import emit, is_tensor, same_shape, value
 from lowbit_compiler.passes.spell import cast, name_of, scaled
@@ -41,8 +42,11 @@ class ShareTables:
             if len(node.users) < 2 or not _is_table(node) or node.meta.get("lowbit_written"):
                 continue
             readers = list(node.users)
+            # Inductor reads no more than the order of the strides, which must be numbers.
             with gm.graph.inserting_after(node):
-                table = emit(gm, prims.inductor_force_stride_order.default, node, list(value(node).stride()), like=node)
+                table = emit(
+                    gm, prims.inductor_force_stride_order.default, node, [hint(stride) for stride in value(node).stride()], like=node
+                )
             for reader in readers:
                 reader.replace_input_with(node, table)
             kept += 1

@@ -37,7 +37,7 @@ PrologueOwner set_prologue(const char* op, const Tensor& x, const PrologueArgume
     const Rows rows = rows_of(*times);
     owner.times = rows.owner;
     prologue.times = {rows.matrix.data, rows.matrix.dtype};
-    matrix.times_stride = row && x.dim() > 1 ? 0 : rows.matrix.stride;
+    matrix.times_stride = row ? 0 : rows.matrix.stride;
   }
   if (const auto& plus = arguments.plus) {
     EXPECT(op, is_float(plus->scalar_type()), "plus in float32, bfloat16 or float16, got ", name(plus->scalar_type()));

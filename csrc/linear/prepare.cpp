@@ -9,15 +9,14 @@
 
 namespace lowbit {
 
-static const RowKernels& row_kernels() { return *(const RowKernels*)choose(rows, 0, kF32).function; }
+const RowKernels& row_kernels() { return *(const RowKernels*)choose(rows, 0, kF32).function; }
 
 static const void* row_of(const Matrix& x, int64_t row) { return (const char*)x.data + row * x.stride * element_size(x.dtype); }
 
-uint32_t load_row(const Matrix& x, int64_t row, int64_t kp, float* v) {
-  const RowKernels& kernels = row_kernels();
+uint32_t load_row(const RowKernels& kernels, const Matrix& x, int64_t row, int64_t kp, float* v) {
   const uint32_t a = kernels.load(row_of(x, row), x.dtype, x.columns, kp, v);
-  Prologue prologue = x.prologue;
   if (is_plain(x)) return a;
+  Prologue prologue = x.prologue;
   if (prologue.times.data) prologue.times.data = (const char*)prologue.times.data + row * x.times_stride * element_size(prologue.times.dtype);
   kernels.prologue(prologue, x.columns, kp, v);
   return kernels.maximum(v, kp);
@@ -45,7 +44,7 @@ Columns find_columns(const Matrix& x, float threshold, int64_t kp) {
     float* v = scratch<float>(kRowSlot, kp);
     const Range range = share(x.rows, tasks, task, 1);
     for (int64_t i = range.begin; i < range.end; ++i) {
-      const uint32_t a = load_row(x, i, kp, v);
+      const uint32_t a = load_row(kernels, x, i, kp, v);
       if (a < kInfBits && bits_float(a) >= threshold) kernels.reach(v, kp, threshold, hits + task * kp);
     }
   });
@@ -103,7 +102,7 @@ void prepare_rows(const Prepared& block, const Matrix& x, int64_t first, int64_t
   const int64_t kp = block.kp, capacity = block.exact.capacity;
   float* v = scratch<float>(kRowSlot, kp);
   for (int64_t i = begin; i < end; ++i) {
-    uint32_t a = load_row(x, first + i, kp, v);
+    uint32_t a = load_row(kernels, x, first + i, kp, v);
     if (treatment == kRotation) a = kernels.rotate(v, kp);
     const bool special = a >= kInfBits;
     if (capacity) {
@@ -186,7 +185,7 @@ void quantize_s8(const Matrix& x, int8_t* q, float* scale) {
     int8_t* codes = scratch<int8_t>(kCodesSlot, kp);
     const Range range = share(x.rows, tasks, task, 1);
     for (int64_t i = range.begin; i < range.end; ++i) {
-      const uint32_t a = load_row(x, i, kp, v);
+      const uint32_t a = load_row(kernels, x, i, kp, v);
       scale[i] = encode(kernels, v, kp, a, 127.0f, 0, codes);
       memcpy(q + i * x.columns, codes, (size_t)x.columns);
     }
@@ -219,7 +218,7 @@ void rotate(const Matrix& x, float* out) {
     float* v = scratch<float>(kRowSlot, kp);
     const Range range = share(x.rows, tasks, task, 1);
     for (int64_t i = range.begin; i < range.end; ++i) {
-      load_row(x, i, kp, v);
+      load_row(kernels, x, i, kp, v);
       kernels.rotate(v, kp);
       memcpy(out + i * kp, v, (size_t)kp * 4);
     }

@@ -30,7 +30,8 @@ struct Columns {
 };
 
 // Row `row` of x into v [kp], widened, after what x says comes prologue; returns its maximum (see RowKernels).
-uint32_t load_row(const Matrix& x, int64_t row, int64_t kp, float* v);
+uint32_t load_row(const RowKernels& kernels, const Matrix& x, int64_t row, int64_t kp, float* v);
+const RowKernels& row_kernels();  // those of this machine
 
 // Columns of x in which a row without NaN and Inf reaches the threshold, into scratch of the calling thread.
 Columns find_columns(const Matrix& x, float threshold, int64_t kp);

@@ -66,7 +66,8 @@ void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin,
     int64_t stop = row + 1;
     while (stop < block.m && stop < row + 64 && block.special[stop]) ++stop;
     float* v = scratch<float>(kFloatSlot, (stop - row) * job.kp);
-    for (int64_t i = row; i < stop; ++i) load_row(x, first + i, job.kp, v + (i - row) * job.kp);
+    const RowKernels& kernels = row_kernels();
+    for (int64_t i = row; i < stop; ++i) load_row(kernels, x, first + i, job.kp, v + (i - row) * job.kp);
     void* memory = scratch<char>(kPanelSlot, fgemm_scratch(job.kp));
     const FgemmArgs args = {v, job.kp, stop - row, job.kp, job.panel(begin), end - begin, 0, job.treatment == kRotation, memory,
                             job.output(first + row, begin)};

@@ -33,11 +33,6 @@ inline Vec value_of(Vec x) {
        : function == kRelu ? larger(splat(0.0f), x) : x;
 }
 
-// One factor and one summand for the whole row: those of a normalization.
-struct Affine {
-  float scale, shift;
-};
-
 inline float sum_of_squares(const float* v, int64_t k, float mean) {
   Vec a = splat(0.0f), b = a;
   const Vec m = splat(mean);
@@ -64,11 +59,14 @@ inline float sum(const float* v, int64_t k) {
   return sum_of(a + b) + rest;
 }
 
-inline Affine normalization(const Prologue& prologue, const float* v, int64_t k) {
-  if (prologue.function != kRmsNorm && prologue.function != kLayerNorm) return {1, 0};
-  const float mean = prologue.function == kLayerNorm ? sum(v, k) / (float)k : 0;
-  const float scale = 1 / sqrtf(sum_of_squares(v, k, mean) / (float)k + prologue.eps);
-  return {scale, mean};
+// What a normalization takes off a row's elements, and what it multiplies them by.
+struct Moments {
+  float mean, scale;
+};
+
+inline Moments moments(const float* v, int64_t k, bool centred, float eps) {
+  const float mean = centred ? sum(v, k) / (float)k : 0;
+  return {mean, 1 / sqrtf(sum_of_squares(v, k, mean) / (float)k + eps)};
 }
 
 template <Dtype dtype>
@@ -83,11 +81,12 @@ inline Vec some(const Row& row, int64_t i, int64_t count) {
 
 template <Function function>
 void prologue_as(const Prologue& prologue, int64_t k, int64_t kp, float* v) {
-  const Affine affine = normalization(prologue, v, k);
-  const Vec scale = splat(affine.scale), shift = splat(affine.shift);
+  constexpr bool norm = function == kRmsNorm || function == kLayerNorm;
+  const Moments row = norm ? moments(v, k, function == kLayerNorm, prologue.eps) : Moments{0, 1};
+  const Vec mean = splat(row.mean), scale = splat(row.scale);
   for (int64_t i = 0; i < k; i += Vec::kWidth) {  // v is padded to kp
     Vec x = load(v + i);
-    x = function == kLayerNorm ? (x - shift) * scale : function == kRmsNorm ? x * scale : value_of<function>(x);
+    x = norm ? (x - mean) * scale : value_of<function>(x);
     if (prologue.times.data) x = x * some(prologue.times, i, k - i);
     if (prologue.plus.data) x = x + some(prologue.plus, i, k - i);
     store(v + i, x);

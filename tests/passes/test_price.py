@@ -56,12 +56,23 @@ def test_what_a_call_costs_is_charged_to_all_linears_together(gain: float, kept:
         assert ctx.sites[0].detail == "all linears together gain 8 us, and each call checks their weights in 13 us"
 
 
+def test_the_gain_is_that_of_the_rows_there_are() -> None:
+    """65 rows are timed as 128: half of the gain is theirs."""
+    for gain, kept in ((24e-6, True), (20e-6, False)):
+        costs = Costs(float=3 * gain, linear_s8s8_rotated=2 * gain, linear_fs8=3 * gain)
+        ctx = plan(nn.Linear(96, 64), torch.randn(65, 96), costs)
+        assert (ctx.sites[0].plan is not None) is kept  # a call costs 11 us
+
+
 def test_weights_of_a_small_model_stay_near() -> None:
     costs = Costs()
     plan(TwoLinears(), X, costs)
     assert all(call.near for call in costs.asked)
     plan(nn.Linear(1024, 1024, bias=False), torch.randn(3, 1024), costs)
     assert not costs.asked[-1].near
+    shared = nn.Linear(400, 400, bias=False)  # 640 KB, read twice
+    plan(lambda x: shared(shared(x)), torch.randn(3, 400), costs)
+    assert costs.asked[-1].near
 
 
 class Cast(nn.Module):

@@ -45,6 +45,8 @@ FUSED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], dict[str, Any]]] = {
     "layer_norm alone": (lambda x, y: F.layer_norm(x, (K,)), {"prologue": "layer_norm", "eps": 1e-5}),
     "rms_norm": (lambda x, y: F.rms_norm(x, (K,), GAIN, 1e-3), {"prologue": "rms_norm", "times": "", "eps": 1e-3}),
     "rms_norm with torch's eps": (lambda x, y: F.rms_norm(x, (K,)), {"prologue": "rms_norm", "eps": torch.finfo(torch.float32).eps}),
+    "only the last of two": (lambda x, y: F.silu(torch.relu(x)), {"prologue": "silu"}),
+    "a norm of an activation": (lambda x, y: F.layer_norm(F.gelu(x), (K,)), {"prologue": "layer_norm", "eps": 1e-5}),
     "written out": (lambda x, y: rms(x, GAIN), {"prologue": "rms_norm", "times": "", "eps": 1e-6}),
     "written out with x * x": (lambda x, y: rms(x, None, 1e-2, lambda h: h * h), {"prologue": "rms_norm", "eps": 1e-2}),
     "written out with a gain of 1 + w": (lambda x, y: gemma(x), {"prologue": "rms_norm", "times": "", "eps": 1e-6}),
@@ -86,6 +88,22 @@ def test_what_lies_between_is_not_rounded() -> None:
     assert (fused.float() - exact).norm() <= 1.05 * (plain.float() - exact).norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_eps_that_is_not_given_is_torchs(dtype: torch.dtype) -> None:
+    """It shows in small rows; in half types torch takes float32's."""
+    linear = nn.Linear(K, 64, dtype=dtype)
+    fn = lambda x, y: linear(F.rms_norm(x * 1e-3, (K,)))
+    plain, fused, (given,), _ = run(fn, dtype)
+    assert given["prologue"] == "rms_norm"
+    assert (fused - plain).abs().max() <= 0.03 * plain.abs().max()
+
+
+def test_one_row_without_leading_dimensions() -> None:
+    _, ctx, want, (got,) = before_and_after(lambda x: LINEAR(rms(x, GAIN)), (X[0, 0],), "prologue")
+    assert [site.prologue for site in ctx.planned()] == ["rms_norm, times"]
+    assert (got - want[0]).abs().max() <= 0.05 * got.abs().max()
+
+
 def test_output_keeps_its_dtype() -> None:
     """The source is wider than what the product read."""
     linear = nn.Linear(K, 64, dtype=torch.bfloat16)
@@ -121,6 +139,11 @@ def in_place(x: Tensor, y: Tensor) -> Any:
     return LINEAR(F.silu(x, inplace=True)), x
 
 
+def factor_is_the_activation(x: Tensor, y: Tensor) -> Any:
+    h = F.silu(x)
+    return LINEAR(h.double().float() * h)
+
+
 def mean_read_twice(x: Tensor, y: Tensor) -> Any:
     mean = x.pow(2).mean(-1, keepdim=True)
     return LINEAR(x * torch.rsqrt(mean + 1e-6)), mean
@@ -133,6 +156,7 @@ KEPT: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "source written": source_written,
     "in place": in_place,
     "mean read twice": mean_read_twice,
+    "times itself": factor_is_the_activation,
     "gate of one row": lambda x, y: LINEAR(F.silu(x) * y[:1]),
     "source of one row": lambda x, y: LINEAR(F.silu(x[:1]) * y),
     "another norm's input": lambda x, y: LINEAR(x * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)),

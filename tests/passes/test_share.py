@@ -31,6 +31,18 @@ def test_one_reader_or_something_else_is_not() -> None:
     assert KEEP not in calls(captured.gm)
 
 
+@pytest.mark.parametrize("remainder", ["inductor", "eager"])
+@pytest.mark.filterwarnings("error::UserWarning:torch.fx")
+def test_symbolic_sizes(remainder: str) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda a, x: rotary(a[None], x), backend="lowbit", dynamic=True, options={"remainder": remainder})
+    for rows in (6, 11):
+        angles, x = torch.randn(rows, 8), torch.randn(4, rows, 8)
+        with torch.no_grad():
+            for got, want in zip(compiled(angles, x), rotary(angles[None], x), strict=True):
+                torch.testing.assert_close(got, want)
+
+
 def test_inductor_computes_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the pass is for: without it the sines stand in every loop over x."""
 
