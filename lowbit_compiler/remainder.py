@@ -11,7 +11,6 @@ from torch import fx
 
 from lowbit_compiler import runtime
 from lowbit_compiler.errors import WeightFreedError
-from lowbit_compiler.passes.graph import is_tensor, value
 from lowbit_compiler.runtime.weights import any_freed
 
 
@@ -28,9 +27,12 @@ def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mo
         return gm.forward
     from torch._inductor.compile_fx import compile_fx
 
+    settings = patches(mode, gm)
+    for node in gm.graph.find_nodes(op="placeholder"):
+        node.meta.pop("val", None)  # for generated C++ compile_fx would take these for its inputs, and know no scalar's value
     tag = f"{torch.compiler.config.cache_key_tag} {cache_tag()}".strip()
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
-        compiled: Any = compile_fx(gm, list(examples), config_patches=patches(mode, gm))
+        compiled: Any = compile_fx(gm, list(examples), config_patches=settings)
     return compiled  # type: ignore[no-any-return]
 
 
@@ -44,7 +46,8 @@ def patches(mode: str | None, gm: fx.GraphModule) -> dict[str, Any] | None:
 
     if mode is None:
         return None
-    on_cpu = all(value(node).device.type == "cpu" for node in gm.graph.nodes if is_tensor(node))
+    values = [node.meta.get("val", node.meta.get("example_value")) for node in gm.graph.nodes]
+    on_cpu = all(x.device.type == "cpu" for x in values if isinstance(x, torch.Tensor))
     return list_mode_options(mode) | ({"cpp_wrapper": True} if mode == "reduce-overhead" and on_cpu else {})
 
 
