@@ -31,18 +31,20 @@ struct ExactScratch {
   static constexpr int kBytes = kListed * (S::kRows + S::kColumns) * 4;
 };
 
-// The threads of a tile each finish `kOwn` rows of 4 adjacent outputs.
+// The threads of a tile each finish 4 adjacent outputs of `kOwn` rows at a time, which registers hold, and take `kTurns` turns.
 template <class S>
 struct Share {
-  static constexpr int kAcross = S::kColumns / 4, kDown = S::kThreads / kAcross, kOwn = (S::kRows + kDown - 1) / kDown;
+  static constexpr int kAcross = S::kColumns / 4, kDown = S::kThreads / kAcross, kAll = (S::kRows + kDown - 1) / kDown;
+  static constexpr int kOwn = kAll < 8 ? kAll : 8, kTurns = kAll / kOwn;
+  LOWBIT_DEVICE static int quad() { return thread_index() % kAcross; }
+  LOWBIT_DEVICE static int first_row(int turn) { return (turn * kDown + thread_index() / kAcross) * kOwn; }
 };
 
-// o[i][j] += sum over exact columns of x[row + i] * w[4 adjacent outputs], for all rows of the tile; all threads take part.
+// o[i][j] += sum over exact columns of x[row + first + i] * w[4 adjacent outputs]; all threads of the block take part.
 template <class S>
-LOWBIT_DEVICE void add_columns(const Integers& job, int64_t row, int64_t panel, float* scratch, float (*o)[4]) {
+LOWBIT_DEVICE void add_columns(const Integers& job, int64_t row, int64_t panel, int first, float* scratch, float (*o)[4]) {
   float *xs = scratch, *ws = scratch + kListed * S::kRows;
   const int64_t count = job.prepared.count[0];
-  const int quad = thread_index() % Share<S>::kAcross, first = thread_index() / Share<S>::kAcross * Share<S>::kOwn;
   for (int64_t begin = 0; begin < count; begin += kListed) {
     barrier();
     for (int i = thread_index(); i < kListed * S::kRows; i += S::kThreads) {
@@ -57,7 +59,7 @@ LOWBIT_DEVICE void add_columns(const Integers& job, int64_t row, int64_t panel, 
     barrier();
     if (first >= S::kRows) continue;
     for (int e = 0; e < kListed; ++e) {
-      const Four<float> w = load_wide<Four<float>>(ws + e * S::kColumns + 4 * quad);
+      const Four<float> w = load_wide<Four<float>>(ws + e * S::kColumns + 4 * Share<S>::quad());
 #pragma unroll
       for (int i = 0; i < Share<S>::kOwn; ++i) {
         const float v = xs[e * S::kRows + first + i];
@@ -80,14 +82,9 @@ LOWBIT_DEVICE void add_elements(const Integers& job, int64_t r, int64_t n, float
   }
 }
 
-// y = (float(acc) * s_x + o) * s_w + bias for the rows of a tile that int8 holds.
+// y = (float(acc) * s_x + o) * s_w + bias for kOwn rows from `first` on, where int8 holds them.
 template <class S>
-LOWBIT_DEVICE void finish_rows(const Integers& job, const int32_t* results, int64_t row, int64_t panel, float* scratch) {
-  const int quad = thread_index() % Share<S>::kAcross, first = thread_index() / Share<S>::kAcross * Share<S>::kOwn;
-  const int64_t n = panel * kPanel + 4 * quad;
-  float o[Share<S>::kOwn][4] = {};
-  if (job.treatment == kColumns) add_columns<S>(job, row, panel, scratch, o);
-  if (n >= job.n || first >= S::kRows) return;
+LOWBIT_DEVICE void finish_some(const Integers& job, const int32_t* results, int64_t row, int64_t n, int first, float (*o)[4]) {
   const bool aligned = job.n % 4 == 0 && (uintptr_t)job.out % 16 == 0;
   const int64_t size = job.out_dtype == kF32 ? 4 : 2;
   float s_w[4], bias[4];
@@ -103,11 +100,23 @@ LOWBIT_DEVICE void finish_rows(const Integers& job, const int32_t* results, int6
     const float s_x = job.prepared.scale[r];
     if (s_x != s_x) continue;
     if (job.treatment == kRows) add_elements(job, r, n, o[i]);
-    const Four<int32_t> acc = load_wide<Four<int32_t>>(results + (first + i) * S::kStashStride + 4 * quad);
+    const Four<int32_t> acc = load_wide<Four<int32_t>>(results + (first + i) * S::kStashStride + 4 * Share<S>::quad());
     float y[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) y[j] = ((float)acc.of[j] * s_x + o[i][j]) * s_w[j] + bias[j];
     store_four((char*)job.out + r * job.n * size, job.out_dtype, n, job.n, aligned, y);
+  }
+}
+
+template <class S>
+LOWBIT_DEVICE void finish_rows(const Integers& job, const int32_t* results, int64_t row, int64_t panel, float* scratch) {
+  const int64_t n = panel * kPanel + 4 * Share<S>::quad();
+#pragma unroll 1
+  for (int turn = 0; turn < Share<S>::kTurns; ++turn) {
+    const int first = Share<S>::first_row(turn);
+    float o[Share<S>::kOwn][4] = {};
+    if (job.treatment == kColumns) add_columns<S>(job, row, panel, first, scratch, o);
+    if (n < job.n && first < S::kRows) finish_some<S>(job, results, row, n, first, o);
   }
 }
 

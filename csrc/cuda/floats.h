@@ -1,6 +1,6 @@
 // Numbers of the three float formats, one by one and 8 at a time.
 #pragma once
-#include "common/types.h"
+#include "linear/linear.h"
 #include "cuda/device.h"
 
 namespace lowbit::cuda {

@@ -19,7 +19,12 @@ void linear_s8s8(const Linear& op, Treatment treatment, float threshold, void* w
 int64_t float_workspace(const Matrix& x);
 void linear_float(const Linear& op, int64_t group, void* workspace, Stream stream);  // group 0: int8
 
+constexpr int kMostOuter = 6;  // dimensions around the one of a softmax
 void softmax(const Softmax& op, Stream stream);
+
+// Names of the kernels that m rows and n outputs get.
+const char* s8s8_kernel(int64_t m, int64_t n);
+const char* float_kernel(int64_t m);
 
 const char* launch_error();  // or null
 

@@ -8,14 +8,14 @@ namespace {
 
 // Rows of codes, 64 bytes a slice: chunk c of row r lies at c ^ (r / 2 % 4), so that 8 rows of ldmatrix are 8 x 16 different banks.
 template <class S>
-LOWBIT_DEVICE void fetch_codes(char* stage, const Prepared& x, int64_t m, int64_t kp, int64_t row, int64_t slice) {
+LOWBIT_DEVICE void fetch_codes(char* stage, const TileSource& x, int slice) {
   constexpr int kTotal = S::kWarpsK * S::kRows * 4;
-#pragma unroll
+#pragma unroll 1
   for (int i = thread_index(); i < kTotal; i += S::kThreads) {
     const int chunk = i % 4, r = i / 4 % S::kRows, s = i / 4 / S::kRows;
-    const bool valid = row + r < m && (slice + s) * kSlice < kp;
-    const int8_t* from = valid ? x.q + (row + r) * kp + (slice + s) * kSlice + chunk * 16 : x.q;
-    copy_async(stage + (s * S::kRows + r) * kSlice + (chunk ^ (r >> 1 & 3)) * 16, from, valid);
+    const bool valid = r < x.count && slice + s < x.slices;
+    const uint32_t offset = valid ? r * x.stride + (uint32_t)(slice + s) * kSlice + chunk * 16 : 0;
+    copy_async(stage + (s * S::kRows + r) * kSlice + (chunk ^ (r >> 1 & 3)) * 16, x.first + offset, valid);
   }
 }
 
@@ -24,7 +24,7 @@ LOWBIT_DEVICE void multiply_slice(const char* codes, const char* panels, int32_t
   const int lane = thread_index() % 32, g = lane / 4, t = lane % 4;
   const char* a_rows = codes + (S::warp_slice() * S::kRows + S::warp_row()) * kSlice;
   const char* b_panel = panels + (S::warp_slice() * S::kPanels + S::warp_column() / 16 + g / 4) * 1024;
-#pragma unroll
+#pragma unroll 1  // unrolled, the fragments of both halves would not fit in 128 registers
   for (int half = 0; half < 2; ++half) {  // 32 of the 64 k
     Words b[2];
 #pragma unroll
@@ -52,13 +52,16 @@ LOWBIT_KERNEL(S::kThreads, kBlocks) integer_product(Integers job) {
   char* memory = shared_memory();
   const int64_t row_tiles = (job.x.rows + S::kRows - 1) / S::kRows, column_tiles = (job.w.count + S::kPanels - 1) / S::kPanels;
   const TileIndex tile = tile_of(block_index(), row_tiles, column_tiles);
-  const int64_t row = tile.row * S::kRows, panel = tile.column * S::kPanels, slices = job.kp / kSlice;
+  const int64_t row = tile.row * S::kRows, panel = tile.column * S::kPanels;
+  const int slices = (int)(job.kp / kSlice);
+  const TileSource codes = tile_source(job.prepared.q, job.kp, row, job.x.rows, S::kRows, slices);
+  const TileSource weights = tile_source(job.w.first, job.w.stride, panel, job.w.count, S::kPanels, slices);
   int32_t c[S::kTilesM][4][4] = {};
   stream_slices<S>(
       memory, Memory<S>::kStage, slices,
-      [&](char* stage, int64_t slice) {
-        fetch_codes<S>(stage, job.prepared, job.x.rows, job.kp, row, slice);
-        fetch_panels<S, 1024>(stage + Memory<S>::kCodes, job.w, panel, slice, slices);
+      [&](char* stage, int slice) {
+        fetch_codes<S>(stage, codes, slice);
+        fetch_panels<S, 1024>(stage + Memory<S>::kCodes, weights, slice);
       },
       [&](const char* stage) { multiply_slice<S>(stage, stage + Memory<S>::kCodes, c); });
   int32_t* results = (int32_t*)memory;
@@ -73,7 +76,18 @@ void start(const Integers& job, Stream stream) {
   launch(integer_product<S, kBlocks>, row_tiles * column_tiles, S::kThreads, Memory<S>::kBytes, stream, job);
 }
 
-constexpr int64_t kFewRows = 16, kSomeRows = 64, kManyTiles = 96;  // from here on large tiles keep most multiprocessors busy
+// Few rows wait for the weights: many narrow tiles, whose warps share K. Large tiles only where enough of them keep a GPU busy.
+struct Choice {
+  const char* name;
+  void (*start)(const Integers& job, Stream stream);
+};
+Choice choose_tiles(int64_t m, int64_t n) {
+  constexpr int64_t kFewRows = 16, kSomeRows = 64, kManyTiles = 96;
+  if (m <= kFewRows) return {"mma_s8_16x32_k8", start<Shape<1, 1, 1, 8, 3>, 2>};
+  if (m <= kSomeRows) return {"mma_s8_32x32_k4", start<Shape<2, 1, 1, 4, 4>, 3>};
+  if ((m + 127) / 128 * ((n + 127) / 128) < kManyTiles) return {"mma_s8_64x64", start<Shape<2, 2, 2, 1, 4>, 4>};
+  return {"mma_s8_128x128", start<Shape<4, 2, 4, 1, 4>, 2>};
+}
 
 }  // namespace
 
@@ -88,11 +102,9 @@ void linear_s8s8(const Linear& op, Treatment treatment, float threshold, void* w
   Integers job = {op.x, {}, {op.w, panel_bytes_s8(kp), panels}, kp, op.n, treatment, op.bias, op.bias_dtype, op.out, op.out_dtype};
   lay_out(&job.prepared, (char*)workspace, m, kp, treatment);
   prepare(job.prepared, op.x, kp, treatment, threshold, stream);
-  // Few rows wait for the weights: many narrow tiles, whose warps share K.
-  if (m <= kFewRows) return start<Shape<1, 1, 1, 8, 3>, 2>(job, stream);
-  if (m <= kSomeRows) return start<Shape<2, 1, 1, 4, 4>, 3>(job, stream);
-  if ((m + 127) / 128 * ((panels + 7) / 8) < kManyTiles) return start<Shape<2, 2, 2, 1, 4>, 4>(job, stream);
-  start<Shape<4, 2, 4, 1, 4>, 2>(job, stream);
+  choose_tiles(m, op.n).start(job, stream);
 }
+
+const char* s8s8_kernel(int64_t m, int64_t n) { return choose_tiles(m, n).name; }
 
 }  // namespace lowbit::cuda

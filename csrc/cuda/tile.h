@@ -30,35 +30,47 @@ struct Shape {
 // Position of 16-byte chunk `chunk` in a slice of a panel.
 LOWBIT_DEVICE int swizzled(int chunk) { return chunk ^ (chunk >> 3 & 3) * 2; }
 
-// What a block multiplies: the panels of its columns, the rows of its tile.
+// A weight: its first panel, bytes of a panel, panels.
 struct Panels {
-  const int8_t* first;    // of the whole weight
-  int64_t stride, count;  // bytes of a panel, panels
+  const int8_t* first;
+  int64_t stride, count;
 };
 
-// Starts the copies of one stage: slices k0, k0 + 1, ... of the weights from panel `panel` on. kBytes: a slice of a panel.
+// The part of a matrix that a block streams in: rows or panels `stride` bytes apart. Offsets inside a tile are 32 bits, to save registers.
+struct TileSource {
+  const char* first;
+  uint32_t stride;
+  int count, slices;
+};
+constexpr int64_t kMostTiledK = 1 << 22;  // 16 panels of this many codes are 2^30 bytes
+
+LOWBIT_DEVICE TileSource tile_source(const void* first, int64_t stride, int64_t begin, int64_t count, int most, int64_t slices) {
+  return {(const char*)first + begin * stride, (uint32_t)stride, (int)(count - begin < most ? count - begin : most), (int)slices};
+}
+
+// Starts the copies of one stage: slices `slice`, `slice` + 1, ... of the panels. kBytes: a slice of a panel.
 template <class S, int kBytes>
-LOWBIT_DEVICE void fetch_panels(char* stage, const Panels& w, int64_t panel, int64_t slice, int64_t slices) {
+LOWBIT_DEVICE void fetch_panels(char* stage, const TileSource& w, int slice) {
   constexpr int kChunks = kBytes / 16, kTotal = S::kWarpsK * S::kPanels * kChunks;
-#pragma unroll
+#pragma unroll 1  // addresses of all copies at once would take the registers that sums need
   for (int i = thread_index(); i < kTotal; i += S::kThreads) {
     const int chunk = i % kChunks, p = i / kChunks % S::kPanels, s = i / kChunks / S::kPanels;
-    const bool valid = panel + p < w.count && slice + s < slices;
-    const int8_t* from = valid ? w.first + (panel + p) * w.stride + (slice + s) * kBytes + chunk * 16 : w.first;
-    copy_async(stage + (s * S::kPanels + p) * kBytes + swizzled(chunk) * 16, from, valid);
+    const bool valid = p < w.count && slice + s < w.slices;
+    const uint32_t offset = valid ? p * w.stride + (uint32_t)(slice + s) * kBytes + chunk * 16 : 0;
+    copy_async(stage + (s * S::kPanels + p) * kBytes + swizzled(chunk) * 16, w.first + offset, valid);
   }
 }
 
 // Streams all slices through kStages stages: fetch(stage, slice) starts copies, multiply(stage) uses the slice of the own warp.
 template <class S, class Fetch, class Multiply>
-LOWBIT_DEVICE void stream_slices(char* memory, int stage_bytes, int64_t slices, Fetch fetch, Multiply multiply) {
-  const int64_t rounds = (slices + S::kWarpsK - 1) / S::kWarpsK;
+LOWBIT_DEVICE void stream_slices(char* memory, int stage_bytes, int slices, Fetch fetch, Multiply multiply) {
+  const int rounds = (slices + S::kWarpsK - 1) / S::kWarpsK;
   for (int s = 0; s < S::kStages - 1; ++s) {
-    if (s < rounds) fetch(memory + s * stage_bytes, (int64_t)s * S::kWarpsK);
+    if (s < rounds) fetch(memory + s * stage_bytes, s * S::kWarpsK);
     copy_commit();
   }
   int now = 0, next = S::kStages - 1;
-  for (int64_t round = 0; round < rounds; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     copy_wait<S::kStages - 2>();
     barrier();  // this round's slices are there for all; the last round's stage is free
     if (round + S::kStages - 1 < rounds) fetch(memory + next * stage_bytes, (round + S::kStages - 1) * S::kWarpsK);

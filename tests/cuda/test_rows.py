@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.operands import DTYPES, generator, overflowing_row, rows, special_rows, weight
 
+from helpers.operands import DTYPES, generator, overflowing_row, rows, special_rows, weight
 from lowbit_compiler.runtime.reference import quantize, treatments
 
 SHAPES = [(1, 1), (3, 7), (2, 64), (5, 100), (1, 1024), (3, 1025), (2, 2056), (2, 4100)]
@@ -23,7 +23,9 @@ def test_special_rows(emulated, k):
     q, scale = emulated.quantize_s8(x)
     want_q, want_scale = quantize.quantize_s8(x)
     assert torch.equal(q, want_q)
-    assert torch.equal(scale.view(torch.int32).masked_fill(scale.isnan(), 0), want_scale.view(torch.int32).masked_fill(want_scale.isnan(), 0))
+    assert torch.equal(
+        scale.view(torch.int32).masked_fill(scale.isnan(), 0), want_scale.view(torch.int32).masked_fill(want_scale.isnan(), 0)
+    )
     assert torch.equal(scale.isnan(), want_scale.isnan())
 
 

@@ -10,7 +10,18 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-FLAGS = ["-x", "c++", "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DLOWBIT_EMULATED", "-Wall", "-Wno-unknown-pragmas"]
+FLAGS = [
+    "-x",
+    "c++",
+    "-std=c++17",
+    "-O2",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-DLOWBIT_EMULATED",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+]
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 TREATMENTS = {"": 0, "_rotated": 1, "_columns": 2, "_rows": 3}
 GUARD = 64  # elements on both sides of every result that must stay as they are
@@ -102,6 +113,17 @@ class Emulated:
             workspace = _poisoned(self._size("float_workspace", *_matrix(x)))
             group = rest[0] if len(rest) == 2 else 0
             self._call("linear_float", *common, group, workspace, memory=(x, w, bias, out.tensor, workspace))
+        return out.checked()
+
+    def softmax(self, x: Tensor, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:
+        """Return the softmax of contiguous ``x`` [outer, n, columns] along the middle; ``mask`` broadcasts to it."""
+        out = Result(tuple(x.shape), dtype or x.dtype)
+        kind = 0 if mask is None else 1 if mask.dtype is torch.bool else 2
+        own = mask.expand(x.shape).stride() if mask is not None else (0, 0, 0)
+        strides = torch.tensor(own)
+        mask_dtype = DTYPES.get(mask.dtype, 0) if mask is not None else 0
+        masked = (ctypes.c_double(scale), mask, kind, mask_dtype, strides, int(log))
+        self._call("softmax", x, *x.shape, DTYPES[x.dtype], *masked, out.tensor, DTYPES[out.tensor.dtype], memory=(x, mask, out.tensor))
         return out.checked()
 
     def _size(self, name: str, *args: object) -> int:
