@@ -22,46 +22,44 @@ def operands(n, k, group):
     return pack_s4(q, scale, group), q.double() * scale.double().repeat_interleave(group, 1)[:, :k]
 
 
-def call(emulated, group, x, packed, bias, n, dtype):
+def call(machine, group, x, packed, bias, n, dtype):
     return (
-        emulated.linear("linear_fs4", x, packed, bias, n, group, dtype)
-        if group
-        else emulated.linear("linear_fs8", x, packed, bias, n, dtype)
+        machine.linear("linear_fs4", x, packed, bias, n, group, dtype) if group else machine.linear("linear_fs8", x, packed, bias, n, dtype)
     )
 
 
-def check(emulated, group, x, n, bias=None, dtype=None):
+def check(machine, group, x, n, bias=None, dtype=None):
     packed, w = operands(n, x.shape[1], group)
-    bounds.assert_within(call(emulated, group, x, packed, bias, n, dtype), *bounds.linear_float(x, w, bias, dtype or x.dtype))
+    bounds.assert_within(call(machine, group, x, packed, bias, n, dtype), *bounds.linear_float(x, w, bias, dtype or x.dtype))
 
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes(emulated, group, shape):
+def test_shapes(machine, group, shape):
     m, n, k = shape
-    check(emulated, group, rows(m, k, torch.bfloat16), n, torch.randn(n))
+    check(machine, group, rows(m, k, torch.bfloat16), n, torch.randn(n))
 
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("m", [1, 4, 12, 70])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dtypes(emulated, group, m, dtype):
+def test_dtypes(machine, group, m, dtype):
     for out in DTYPES:
-        check(emulated, group, rows(m, 136, dtype), 20, torch.randn(20).to(out), out)
-    check(emulated, group, rows(m, 77, dtype), 19)
-    check(emulated, group, rows(m, 200, dtype)[:, 8:144], 19)
-    check(emulated, group, rows(m, 200, dtype)[:, 3:100], 19)
+        check(machine, group, rows(m, 136, dtype), 20, torch.randn(20).to(out), out)
+    check(machine, group, rows(m, 77, dtype), 19)
+    check(machine, group, rows(m, 200, dtype)[:, 8:144], 19)
+    check(machine, group, rows(m, 200, dtype)[:, 3:100], 19)
 
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("m", [8, 20, 70])
-def test_special_rows(emulated, group, m):
+def test_special_rows(machine, group, m):
     k, n = 130, 37
     x = rows(m, k, torch.float32)
     for i, row in enumerate(list(special_rows(k).values())[:m]):
         x[-1 - i] = row
     packed, _ = operands(n, k, group)
-    got = call(emulated, group, x, packed, None, n, None)
+    got = call(machine, group, x, packed, None, n, None)
     want = linear.linear_fs4(x, packed, None, n, group, None) if group else linear.linear_fs8(x, packed, None, n, None)
     assert torch.equal(got.isfinite(), want.isfinite())
     assert torch.equal(got.isnan(), want.isnan())

@@ -23,10 +23,10 @@ def operands(op, x, n):
     return packed, q, scale
 
 
-def check(emulated, op, x, n, bias=None, dtype=None, threshold=None):
+def check(machine, op, x, n, bias=None, dtype=None, threshold=None):
     arguments = extra(op) if threshold is None else (threshold,)
     packed, qw, sw = operands(op, x, n)
-    got = emulated.linear(op, x, packed, bias, n, *arguments, dtype)
+    got = machine.linear(op, x, packed, bias, n, *arguments, dtype)
     exact = None
     kept = x.float()
     if op.endswith("rotated"):
@@ -43,18 +43,18 @@ def check(emulated, op, x, n, bias=None, dtype=None, threshold=None):
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes(emulated, op, shape):
+def test_shapes(machine, op, shape):
     m, n, k = shape
-    check(emulated, op, rows(m, k, torch.bfloat16), n, torch.randn(n))
+    check(machine, op, rows(m, k, torch.bfloat16), n, torch.randn(n))
 
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dtypes(emulated, op, dtype):
+def test_dtypes(machine, op, dtype):
     for out in DTYPES:
-        check(emulated, op, rows(5, 136, dtype), 20, torch.randn(20).to(out), out)
-    check(emulated, op, rows(4, 77, dtype), 19)
-    check(emulated, op, rows(6, 200, dtype)[:, 8:144], 19)
+        check(machine, op, rows(5, 136, dtype), 20, torch.randn(20).to(out), out)
+    check(machine, op, rows(4, 77, dtype), 19)
+    check(machine, op, rows(6, 200, dtype)[:, 8:144], 19)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -64,7 +64,7 @@ def test_large_tiles(emulated_library, op):
 
 @pytest.mark.parametrize("m", [2, 30, 100])
 @pytest.mark.parametrize("op", OPS)
-def test_special_rows(emulated, op, m):
+def test_special_rows(machine, op, m):
     k, n = 130, 37
     x = rows(m, k, torch.float32)
     special = list(special_rows(k).values())
@@ -74,7 +74,7 @@ def test_special_rows(emulated, op, m):
         x[0] = overflowing_row(k) / 3  # finite, and so is its product; its rotation is not
     packed, _, _ = operands(op, x, n)
     bias = torch.randn(n)
-    got = emulated.linear(op, x, packed, bias, n, *extra(op), None)
+    got = machine.linear(op, x, packed, bias, n, *extra(op), None)
     want = getattr(linear, op)(x, packed, bias, n, *extra(op), None)
     assert torch.equal(got.isnan(), want.isnan())
     assert torch.equal(got.isinf(), want.isinf())
@@ -85,19 +85,19 @@ def test_special_rows(emulated, op, m):
 
 
 @pytest.mark.parametrize("m", [1, 20, 70])
-def test_any_number_of_exact_columns(emulated, m):
+def test_any_number_of_exact_columns(machine, m):
     k, n = 200, 35
     for count in (0, 1, 15, 16, 17, k):
         x = torch.rand(m, k) - 0.5
         x[m // 2, torch.randperm(k)[:count]] = 9.0
-        check(emulated, "linear_s8s8_columns", x, n)
-    check(emulated, "linear_s8s8_columns", torch.randn(m, k), n, threshold=0.0)
+        check(machine, "linear_s8s8_columns", x, n)
+    check(machine, "linear_s8s8_columns", torch.randn(m, k), n, threshold=0.0)
 
 
-def test_rows_at_their_capacity(emulated):
+def test_rows_at_their_capacity(machine):
     k = 300
     x = torch.zeros(6, k)
     for row, count in enumerate((1, 15, 16, 17, 200, 300)):
         x[row, :count] = torch.linspace(1.0, 1.4, count)
         x[row, count:] = 0.01
-    check(emulated, "linear_s8s8_rows", x, 33)
+    check(machine, "linear_s8s8_rows", x, 33)
