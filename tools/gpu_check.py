@@ -79,8 +79,7 @@ def run_pytest() -> int:
 def main(device: str, benchmarks: bool) -> int:
     """Check, then time; returns the exit status."""
     prepare(device)
-    from lowbit_compiler.runtime import cuda_library
-
+    cuda_library = importlib.import_module("lowbit_compiler.runtime.cuda_library")
     torch.manual_seed(0)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(f"gpu-check: {name}, torch {torch.__version__}, Python {sys.version.split()[0]}")

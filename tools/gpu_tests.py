@@ -103,14 +103,15 @@ def graphs_record(device: str) -> Iterator[str]:
 
 def streams_are_respected(device: str) -> Iterator[str]:
     """Ops run on the current stream, after what was started there before."""
-    side = torch.cuda.Stream()
+    cuda: Any = torch.cuda  # in parts untyped
+    side = cuda.Stream()
     for op, args in op_calls(300, 576, 200, torch.bfloat16).items():
         moved = tuple(_moved(a, device) for a in args)
         want = _results(op, moved)
         torch.cuda.synchronize()
         with torch.cuda.stream(side):
             late = torch.zeros_like(moved[0])
-            torch.cuda._sleep(20_000_000)
+            cuda._sleep(20_000_000)
             late.copy_(moved[0])
             got = _results(op, (late, *moved[1:]))
         side.synchronize()

@@ -92,7 +92,7 @@ LOWBIT_DEVICE double careful_score(const Job& job, const Row& row, int64_t i) {
   return fabsf(rounded) < bits_float(kInfBits) ? (double)rounded : sum;
 }
 
-// Adds up to 4 exponentials at a time, in float, to a sum in double.
+// Adds the first `exist` of `count` exponentials, together in float, to a sum in double.
 template <int count>
 LOWBIT_DEVICE void add_scores(Sum* sum, const float s[count], int exist) {
   Power e[count];
@@ -175,7 +175,10 @@ LOWBIT_KERNEL(kThreads, 2) softmax_rows(Job job) {
       regular = regular && held[i] == held[i];
       top = held[i] > top ? held[i] : top;
     }
-    if (regular && top <= kLargeScore) add_scores<kHeld>(&sum, held, left < kHeld ? (int)left : kHeld);
+#pragma unroll
+    for (int i = 0; i < kHeld && regular && top <= kLargeScore; i += 4) {
+      add_scores<4>(&sum, held + i, left < kHeld ? (int)left - i : 4);
+    }
   }
   double* shared = (double*)shared_memory();
   top = fold<team>(regular ? top : bits_float(kInfBits), (float*)shared, [](float a, float b) { return a > b ? a : b; });
