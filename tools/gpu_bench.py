@@ -43,13 +43,14 @@ def product_calls(rows: int, k: int, n: int, device: str) -> Calls:
     x[:, :: k // 6] *= 20  # six outlier columns, as LLM.int8() finds them
     w = torch.randn(n, k, device=device, dtype=torch.bfloat16) / k**0.5
     q, scale = ops.quantize_s8(w)
+    rotated = ops.pack_s8(*ops.quantize_s8(ops.rotate(w)))
     packed, packed4 = ops.pack_s8(q, scale), ops.pack_s4(*ops.quantize_s4(w, 64), 64)
     half, half_w = x.half(), w.half()
     calls: Calls = {
         "bfloat16": lambda: torch.mm(x, w.t()),
         "float16": lambda: torch.mm(half, half_w.t()),
         "s8s8": lambda: ops.linear_s8s8(x, packed, None, n, None),
-        "s8s8_rotated": lambda: ops.linear_s8s8_rotated(x, packed, None, n, None),
+        "s8s8_rotated": lambda: ops.linear_s8s8_rotated(x, rotated, None, n, None),
         "s8s8_columns": lambda: ops.linear_s8s8_columns(x, packed, None, n, 6.0, None),
         "s8s8_rows": lambda: ops.linear_s8s8_rows(x, packed, None, n, None),
         "fs8": lambda: ops.linear_fs8(x, packed, None, n, None),
