@@ -135,7 +135,8 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   if (mask) {
     const ScalarType kind = mask->scalar_type();
     EXPECT("softmax", is_float(kind) || kind == ScalarType::Bool, "mask in bool, float32, bfloat16 or float16, got ", name(kind));
-    EXPECT("softmax", broadcasts(*mask, sizes, dims), "mask that broadcasts to ", shape(sizes, dims), ", got ", shape(mask->sizes().data(), mask->dim()));
+    EXPECT("softmax", broadcasts(*mask, sizes, dims), "mask that broadcasts to ", shape(sizes, dims), ", got ",
+           shape(mask->sizes().data(), mask->dim()));
   }
   if (dim < 0) dim += named;
 

@@ -98,7 +98,7 @@ LOWBIT_DEVICE float choose_cut(const Job& job, const char* row, uint32_t a, uint
   return chosen;
 }
 
-// The exact elements of a row, ascending by rank among the (at most 16) collected: sums over them have one order.
+// The (at most 16) exact elements of a row, ascending, so that sums over them have one order: a share of the row for each thread.
 LOWBIT_DEVICE void collect(const Job& job, const char* row, float cut, uint32_t* shared) {
   const int64_t r = block_index();
   int32_t* held = (int32_t*)shared;  // count of each thread, then the found

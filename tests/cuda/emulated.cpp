@@ -50,8 +50,8 @@ ENTRY const char* pack(const int8_t* q, const float* scale, int64_t n, int64_t k
   return cuda::launch_error();
 }
 // x [outer, n, columns] along the middle; the mask (kind: of MaskKind) has strides in elements, of which 0 broadcasts.
-ENTRY const char* softmax(const void* x, int64_t outer, int64_t n, int64_t columns, int dtype, double scale, const void* mask, int kind, int mask_dtype,
-                          const int64_t* mask_strides, int log, void* out, int out_dtype) {
+ENTRY const char* softmax(const void* x, int64_t outer, int64_t n, int64_t columns, int dtype, double scale, const void* mask, int kind,
+                          int mask_dtype, const int64_t* mask_strides, int log, void* out, int out_dtype) {
   Softmax op = {};
   op.spec = {(Dtype)dtype, (Dtype)out_dtype, scale, (MaskKind)kind, (Dtype)mask_dtype, false, log != 0, false};
   const int64_t* m = mask_strides;

@@ -175,7 +175,8 @@ inline void run_block() {
     makecontext(&fiber.entry, enter, 0);
   }
   while (state.finished < state.threads && !state.error[0]) {
-    if (!run_round() && !state.error[0]) snprintf(state.error, sizeof(state.error), "block %lld: some threads wait for ever", (long long)state.block);
+    if (run_round() || state.error[0]) continue;
+    snprintf(state.error, sizeof(state.error), "block %lld: some threads wait for ever", (long long)state.block);
   }
   for (size_t i = 0; i < kGuard && !state.error[0]; ++i) {
     if ((unsigned char)state.shared[state.shared_bytes + i] != kPoison) snprintf(state.error, sizeof(state.error), "a write past shared memory");
@@ -188,7 +189,8 @@ inline void run(int64_t blocks, int threads, int shared, void (*body)(const void
     state.stacks = (char*)aligned_alloc(4096, kStack * kMostThreads);
     state.shared = (char*)aligned_alloc(128, kShared + kGuard);
   }
-  if (!state.error[0] && (shared > (int)kShared || threads > kMostThreads || threads % 32)) snprintf(state.error, sizeof(state.error), "a launch no GPU takes");
+  const bool possible = shared <= (int)kShared && threads <= kMostThreads && threads % 32 == 0;
+  if (!state.error[0] && !possible) snprintf(state.error, sizeof(state.error), "a launch no GPU takes");
   state.threads = threads;
   state.shared_bytes = shared;
   state.body = body;
