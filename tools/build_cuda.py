@@ -63,13 +63,15 @@ def build(output: Path, targets: tuple[str, ...] = TARGETS) -> list[Resources]:
     torch = torch_folder()
     architectures = [f"-gencode=arch=compute_{t.removeprefix('sm_')},code={t}" for t in targets]
     forward = ["-gencode=arch=compute_80,code=compute_80"]  # for GPUs that come later
-    headers = max(path.stat().st_mtime for path in (ROOT / "csrc").rglob("*.h"))
+    headers = {path: path.stat().st_mtime for path in (ROOT / "csrc").rglob("*.h")}
 
     def compile_one(source: Path) -> Path:
         made = folder / f"{source.stem}.o"
-        if made.exists() and made.stat().st_mtime > max(headers, source.stat().st_mtime):
+        kernel = source.suffix == ".cu"
+        read = [changed for path, changed in headers.items() if not (kernel and path.parent.name == "bind")]
+        if made.exists() and made.stat().st_mtime > max(*read, source.stat().st_mtime):
             return made
-        own = [*architectures, *forward] if source.suffix == ".cu" else [*STABLE, "-isystem", str(torch / "include")]
+        own = [*architectures, *forward] if kernel else [*STABLE, "-isystem", str(torch / "include")]
         start = time.time()
         _run([nvcc, *FLAGS, *own, "-c", str(source), "-o", str(made)], made.with_suffix(".log"))
         os.utime(made, (start, start))  # an edit while nvcc ran is newer

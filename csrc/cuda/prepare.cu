@@ -33,9 +33,9 @@ LOWBIT_DEVICE void load_treated(const Job& job, const char* row, int64_t k, floa
 }
 
 // Marks the columns in which a row without NaN and Inf reaches the threshold. Threads may mark the same one: they all write 1.
-LOWBIT_KERNEL(kThreads, 4) mark_columns(Job job) {
+LOWBIT_DEVICE void mark_row(const Job& job, int64_t r) {
   uint32_t* shared = (uint32_t*)shared_memory();
-  const char* row = row_at(job.x, block_index());
+  const char* row = row_at(job.x, r);
   float v[kChunk];
   uint32_t a[1] = {0};
   each_chunk(job.kp, [&](int64_t k) {
@@ -56,6 +56,7 @@ LOWBIT_KERNEL(kThreads, 4) mark_columns(Job job) {
 // The marked columns as an ascending list: each thread writes those of its share behind those of the threads before it.
 LOWBIT_DEVICE void list_columns(const Job& job) {
   int32_t* found = (int32_t*)shared_memory();
+  barrier();  // shared memory may still be read, and marks of this block written
   const int64_t share = (job.kp + block_threads() - 1) / block_threads(), begin = thread_index() * share;
   const int64_t end = begin + share < job.kp ? begin + share : job.kp;
   int32_t own = 0, before = 0;
@@ -99,8 +100,7 @@ LOWBIT_DEVICE float choose_cut(const Job& job, const char* row, uint32_t a, uint
 }
 
 // The (at most 16) exact elements of a row, ascending, so that sums over them have one order: a share of the row for each thread.
-LOWBIT_DEVICE void collect(const Job& job, const char* row, float cut, uint32_t* shared) {
-  const int64_t r = block_index();
+LOWBIT_DEVICE void collect(const Job& job, int64_t r, const char* row, float cut, uint32_t* shared) {
   int32_t* held = (int32_t*)shared;  // count of each thread, then the found
   int32_t own = 0, before = 0;
   float v[kChunk];
@@ -127,9 +127,7 @@ LOWBIT_DEVICE void collect(const Job& job, const char* row, float cut, uint32_t*
 }
 
 template <Treatment treatment>
-LOWBIT_KERNEL(kThreads, 4) quantize_rows(Job job) {
-  const int64_t r = block_index();
-  if (treatment == kColumns && r == job.x.rows) return list_columns(job);  // one block more than rows
+LOWBIT_DEVICE void quantize_row(const Job& job, int64_t r) {
   uint32_t* shared = (uint32_t*)shared_memory();
   const char* row = row_at(job.x, r);
   float v[kChunk];
@@ -149,7 +147,7 @@ LOWBIT_KERNEL(kThreads, 4) quantize_rows(Job job) {
   float cut = bits_float(kInfBits);
   if (treatment == kRows) {
     if (!special) cut = choose_cut(job, row, a[0], &kept, shared);
-    collect(job, row, cut, shared);
+    collect(job, r, row, cut, shared);
   }
   const Encoding encoding = encoding_of(kept, 127.0f);
   if (thread_index() == 0) job.to.scale[r] = encoding.scale;
@@ -163,6 +161,23 @@ LOWBIT_KERNEL(kThreads, 4) quantize_rows(Job job) {
     }
     store_codes(job.to.q + r * job.width, k, job.width, q);
   });
+}
+
+template <Treatment treatment>
+LOWBIT_KERNEL(kThreads, 4) quantize_rows(Job job) {
+  if (treatment == kColumns && block_index() == job.x.rows) return list_columns(job);  // one block more than rows
+  quantize_row<treatment>(job, block_index());
+}
+
+LOWBIT_KERNEL(kThreads, 4) mark_columns(Job job) { mark_row(job, block_index()); }
+
+// All steps for a few rows, one after the other: at this size it is launches that take time.
+LOWBIT_KERNEL(kThreads, 1) split_few_rows(Job job) {
+  for (int64_t k = thread_index(); k < job.kp; k += block_threads()) job.to.flags[k] = 0;
+  barrier();
+  for (int64_t r = 0; r < job.x.rows; ++r) mark_row(job, r);
+  list_columns(job);
+  for (int64_t r = 0; r < job.x.rows; ++r) quantize_row<kColumns>(job, r);
 }
 
 LOWBIT_KERNEL(kThreads, 4) rotate_rows(Matrix x, bool regular, int64_t kp, float* out) {
@@ -229,6 +244,8 @@ void prepare(const Prepared& to, const Matrix& x, int64_t kp, Treatment treatmen
   if (treatment == kNone) return start<kNone>(job, stream);
   if (treatment == kRotation) return start<kRotation>(job, stream);
   if (treatment == kRows) return start<kRows>(job, stream);
+  constexpr int64_t kFewRows = 4;
+  if (x.rows <= kFewRows) return launch(split_few_rows, 1, kThreads, kSharedBytes, stream, job);
   zero_memory(to.flags, kp, stream);
   launch(mark_columns, x.rows, kThreads, kSharedBytes, stream, job);
   start<kColumns>(job, stream);
