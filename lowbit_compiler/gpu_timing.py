@@ -35,7 +35,7 @@ def _graph(call: Callable[[], object]) -> Callable[[], object]:
             call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
         for _ in range(RECORDED):
             call()
 
