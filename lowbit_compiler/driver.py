@@ -66,8 +66,8 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         recipe=options.recipe,
         target=target,
         parameters=captured.parameters,
-        costs=partial(measured, device=target.device) if options.plan == "measured" else None,
-        linear_costs=partial(measured_linear, device=target.device) if options.plan == "measured" and not one_form else None,
+        costs=_on(target, measured) if options.plan == "measured" else None,
+        linear_costs=_on(target, measured_linear) if options.plan == "measured" and not one_form else None,
         ignore=options.ignore,
         max_rewrites=options.max_rewrites,
         known_names=captured.known_names,
@@ -101,6 +101,10 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
     if dump is not None:
         dump.finish(str(report))
     return ctx, report
+
+
+def _on(target: Target, measure: Callable[..., Any]) -> Callable[..., Any]:
+    return measure if target.device == "cpu" else partial(measure, device=target.device)
 
 
 def _kernel(site: Site) -> str:
