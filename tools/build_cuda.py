@@ -1,7 +1,7 @@
 """Builds liblowbit_cuda.so with nvcc alone: no CMake, no GPU, and any torch from 2.11 on, also one without CUDA.
 
 `python tools/build_cuda.py OUTPUT [sm_80 ...]`; CMakeLists.txt, the tests and `make gpu-check` all come here. Objects stay in a folder beside
-OUTPUT, and what did not change is not compiled again.
+OUTPUT, one for each choice of targets, and what did not change is not compiled again.
 """
 
 import importlib.util
@@ -58,7 +58,7 @@ def build(output: Path, targets: tuple[str, ...] = TARGETS) -> list[Resources]:
     nvcc = find_nvcc()
     if nvcc is None:
         raise SystemExit("build_cuda: no nvcc on the PATH, in $CUDACXX or in /usr/local/cuda")
-    folder = output.parent / f"{output.name}.objects"
+    folder = output.parent / f"{output.name}.{'_'.join(targets)}"
     folder.mkdir(parents=True, exist_ok=True)
     torch = torch_folder()
     architectures = [f"-gencode=arch=compute_{t.removeprefix('sm_')},code={t}" for t in targets]
