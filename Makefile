@@ -1,4 +1,4 @@
-# make demo | test | bench | bench-ops | lint | gpu-check: each sets up what it needs in $(VENV) first; a second call starts at once.
+# make demo | test | bench | bench-ops | lint | gpu-check | gpu-sanitize: each sets up what it needs in $(VENV) first; a second call starts at once.
 VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
@@ -14,7 +14,7 @@ export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
 
-.PHONY: demo test bench bench-ops peers lint gpu-check
+.PHONY: demo test bench bench-ops peers lint gpu-check gpu-sanitize
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
@@ -44,6 +44,12 @@ lint: $(STAMPS)/native $(STAMPS)/dev
 gpu-check:
 	@if $(PYTHON) -c "import torch" 2>/dev/null; then exec $(PYTHON) tools/gpu_check.py; \
 	else $(MAKE) --no-print-directory $(STAMPS)/native && exec $(PY) tools/gpu_check.py; fi
+
+# The checks alone, each kernel watched for accesses out of bounds and for races: slow.
+gpu-sanitize:
+	for tool in memcheck racecheck synccheck; do \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) tools/gpu_check.py --tests || exit 1; \
+	done
 
 # torch comes first and alone: any other order lets a dependency choose another build of it.
 $(STAMPS)/torch:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowbit_compiler import gpu_timing
 from lowbit_compiler.passes.calls import AttentionCall, Cost, Operand, SoftmaxCall
 from lowbit_compiler.runtime.timings import best
 
@@ -18,18 +19,24 @@ MAX_WORK = 1e9  # multiplications of a timed attention: some 50 ms on one core
 Candidates = dict[str, Callable[[], object]]
 
 
-def measured(call: SoftmaxCall | AttentionCall) -> Cost:
+def measured(call: SoftmaxCall | AttentionCall, device: str = "cpu") -> Cost:
     """Return the seconds of both candidates; a site too large to be timed is timed on a part of its batch, heads or rows."""
-    made = functools.cache(lambda: _softmax(call) if isinstance(call, SoftmaxCall) else _attention(call))  # not for what is remembered
+
+    @functools.cache
+    def made() -> Candidates:  # not for what is remembered
+        calls = _softmax(call, device) if isinstance(call, SoftmaxCall) else _attention(call, device)
+        return gpu_timing.recorded(calls, device)
+
     # A scale takes no time of its own. Autograd and autocast are the caller's state at compile time, not the compiled graph's.
     with torch.no_grad(), torch._C._DisableAutocast():
-        seconds = best(str(replace(call, scale=1.0)), {"lowbit": lambda: made()["lowbit"](), "torch": lambda: made()["torch"]()})
-    return Cost(seconds["lowbit"], seconds["torch"])
+        key = gpu_timing.key(str(replace(call, scale=1.0)), device)
+        seconds = best(key, {"lowbit": lambda: made()["lowbit"](), "torch": lambda: made()["torch"]()})
+    return Cost(seconds["lowbit"] / gpu_timing.calls(device), seconds["torch"] / gpu_timing.calls(device))
 
 
-def _softmax(call: SoftmaxCall) -> Candidates:
+def _softmax(call: SoftmaxCall, device: str = "cpu") -> Candidates:
     call = smaller_softmax(call)
-    x, mask = _tensor(call.x), _tensor(call.mask)
+    x, mask = _tensor(call.x, device), _tensor(call.mask, device)
     whole = torch.log_softmax if call.log else torch.softmax
     return {
         "lowbit": lambda: torch.ops.lowbit.softmax(x, call.dim, call.scale, mask, call.log, call.dtype),
@@ -38,9 +45,9 @@ def _softmax(call: SoftmaxCall) -> Candidates:
     }
 
 
-def _attention(call: AttentionCall) -> Candidates:
+def _attention(call: AttentionCall, device: str = "cpu") -> Candidates:
     call = smaller_attention(call)
-    q, k, v, mask = (_tensor(x) for x in (call.q, call.k, call.v, call.mask))
+    q, k, v, mask = (_tensor(x, device) for x in (call.q, call.k, call.v, call.mask))
     theirs = mask if mask is None or mask.dtype is torch.bool else mask.to(q.dtype)
     groups = q.shape[1] // k.shape[1]
 
@@ -52,12 +59,12 @@ def _attention(call: AttentionCall) -> Candidates:
     return {"lowbit": lambda: torch.ops.lowbit.sdpa(q, k, v, mask, call.causal, call.scale), "torch": torch_attention}
 
 
-def _tensor(operand: Operand | None) -> Tensor:
+def _tensor(operand: Operand | None, device: str = "cpu") -> Tensor:
     """Return a random tensor; a boolean one is mostly True. Of a view, what lies between its elements is never touched."""
     if operand is None:
         return None  # type: ignore[return-value]
     sizes, strides = operand.sizes, operand.strides
-    tensor = torch.empty_strided(sizes, strides, dtype=operand.dtype, device="cpu")
+    tensor = torch.empty_strided(sizes, strides, dtype=operand.dtype, device=device)
     once = [min(size, 1) if stride == 0 else size for size, stride in zip(sizes, strides, strict=True)]
     noise = torch.rand(once, generator=torch.Generator().manual_seed(0), device="cpu")
     tensor.as_strided(once, strides).copy_(noise > 0.1 if operand.dtype is torch.bool else noise.sub_(0.5))

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from lowbit_compiler.options import ENVIRONMENT
-from lowbit_compiler.runtime import kernels, library
+from lowbit_compiler.runtime import cuda_library, kernels, library
 from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS
 
 ROWS = 512
@@ -26,7 +26,9 @@ def _machine() -> RenderableType:
     table.add_row("native library", str(status.path) if status.path else f"not loaded: {status.reason}")
     table.add_row("instruction sets", f"found {', '.join(status.detected) or '-'}; in use {', '.join(status.active) or '-'}")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
-    table.add_row("GPU", f"{gpu}; no CUDA kernels yet, its models stay in float")
+    table.add_row("GPU", gpu)
+    cuda = cuda_library.status()
+    table.add_row("CUDA library", str(cuda.path) if cuda.path else f"not loaded: {cuda.reason}; models on a GPU stay in float")
     if status.path is None:
         table.add_row("", "every op runs in plain torch, slowly: build with a C++ compiler (make test sets it up)")
     return table

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from lowbit_compiler.dump import Dump
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.executable import Executable
 from lowbit_compiler.linear_costs import measured_linear
+from lowbit_compiler.machine import kernel_for, target_for
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.calls import hint
-from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext, Target
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext, Target
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.graph import calls, numel, value
 from lowbit_compiler.passes.normalize import Normalize
@@ -59,12 +61,13 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         observers.append(Verifier(captured.gm, examples).observe)
     # A freed weight is there in one packed form alone: every graph must use that one, whatever its rows.
     one_form = options.free_weights or any_freed(examples)
+    target = target_for(examples)
     ctx = PassContext(
         recipe=options.recipe,
-        target=Target(has_kernels=library.status().path is not None),
+        target=target,
         parameters=captured.parameters,
-        costs=measured if options.plan == "measured" else None,
-        linear_costs=measured_linear if options.plan == "measured" and not one_form else None,
+        costs=_on(target, measured) if options.plan == "measured" else None,
+        linear_costs=_on(target, measured_linear) if options.plan == "measured" and not one_form else None,
         ignore=options.ignore,
         max_rewrites=options.max_rewrites,
         known_names=captured.known_names,
@@ -100,6 +103,10 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
     return ctx, report
 
 
+def _on(target: Target, measure: Callable[..., Any]) -> Callable[..., Any]:
+    return measure if target.device == "cpu" else partial(measure, device=target.device)
+
+
 def _kernel(site: Site) -> str:
     """Return the kernel that a lowered site gets here, for its dtype and rows (many, where their number is symbolic).
 
@@ -109,13 +116,14 @@ def _kernel(site: Site) -> str:
         return ""
     x = value(site.node.args[0])
     rows = x.shape[2] * (x.shape[1] // value(site.node.args[1]).shape[1]) if site.lowered_to == "sdpa" else numel(x.shape[:-1])
-    return kernels.kernel_for(site.lowered_to, m=rows if isinstance(rows, int) else MANY_ROWS, dtype=x.dtype)
+    n = value(site.node).shape[-1] if isinstance(value(site.node), Tensor) else 0
+    return kernel_for(site.lowered_to, rows if isinstance(rows, int) else MANY_ROWS, hint(n), x.dtype, x.device.type)
 
 
 def _algorithm(site: Site) -> str:
     """Return which softmax rows of this length get, where the library has more than one: not for rows that lie side by side."""
     x, dim = value(site.node.args[0]), site.node.args[1]
-    if library.status().path is None or any(hint(size) != 1 for size in x.shape[dim % x.dim() + 1 :]):
+    if x.device.type != "cpu" or library.status().path is None or any(hint(size) != 1 for size in x.shape[dim % x.dim() + 1 :]):
         return ""
     n = hint(x.shape[dim])
     name = kernels.softmax_passes(n, x.dtype, value(site.node).dtype)
@@ -161,11 +169,11 @@ def _compile(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> t
     captured = capture_dynamo(gm, examples)
     inputs = [node.name for node in captured.gm.graph.nodes if node.op == "placeholder"]
     ctx, report = rewrite(captured, options, examples)
-    return _finish(captured.gm, inputs, ctx.constants, examples, options, report), report
+    return _finish(captured.gm, inputs, ctx, examples, options, report), report
 
 
 def _finish(
-    gm: fx.GraphModule, inputs: list[str], constants: list[Constant], examples: Sequence[Any], options: Options, report: Report
+    gm: fx.GraphModule, inputs: list[str], ctx: PassContext, examples: Sequence[Any], options: Options, report: Report
 ) -> Callable[..., Any]:
     """Load the weights of the rewritten graph and compile its remainder.
 
@@ -179,12 +187,12 @@ def _finish(
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
     example = dict(zip(inputs, examples, strict=True))
     values = {node.name: node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder" and node.name not in example}
-    executable = Executable(inputs, names, constants)
+    executable = Executable(inputs, names, ctx.constants)
     try:
         executable.load(examples, options.free_weights)
-        executable.inner = compile_remainder(
-            gm, [example[n] if n in example else values[n] for n in names], options.remainder, options.mode
-        )
+        weights = {name for name in names if name in ctx.parameters or name not in example}
+        given = [example[n] if n in example else values[n] for n in names]
+        executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)
     except (WeightFreedError, RestartAnalysis):
         raise
     except Exception as error:

@@ -4,11 +4,12 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from lowbit_compiler import gpu_timing
 from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.runtime.packing import PANEL, packed_bytes
@@ -24,31 +25,51 @@ OUTLIERS = 128  # one column in so many stands out, for treatments to have some 
 FILL = 0x3C  # as a byte of any float weight or scale this gives a number near 0.01 or 1, never a denormal
 
 
-def measured_linear(call: LinearCall) -> dict[str, float]:
+@dataclass(frozen=True)
+class Limits:
+    """The first four of these for one kind of device."""
+
+    ring: int
+    weight: int
+    rows: int
+    work: int
+
+
+GPU_LIMITS = Limits(ring=256 << 20, weight=256 << 20, rows=4096, work=1 << 38)  # a GPU takes milliseconds for these
+
+
+def limits_of(device: str) -> Limits:
+    """Return how much is timed at most on ``device``."""
+    return Limits(RING, MAX_WEIGHT, MAX_ROWS, MAX_WORK) if device == "cpu" else GPU_LIMITS
+
+
+def measured_linear(call: LinearCall, device: str = "cpu") -> dict[str, float]:
     """Return the seconds of "float" and of each plan's op; of a large call a part is timed, and the times are scaled up."""
-    part = smaller_linear(call)
+    part = smaller_linear(call, limits_of(device))
     share = call.rows * sum(call.widths) / (part.rows * sum(part.widths))
-    made = functools.cache(lambda: candidates(part))  # not for what is remembered
+    made = functools.cache(lambda: gpu_timing.recorded(candidates(part, device), device))  # not for what is remembered
     names = ["float", *(plan.op for plan in part.plans)]
     # Autograd and autocast are the caller's state at compile time, not the compiled graph's.
     with torch.no_grad(), torch._C._DisableAutocast():
-        seconds = best(str(part), {name: lambda name=name: made()[name]() for name in names}, LONG)  # type: ignore[misc]
-    return {name: share * time for name, time in seconds.items()}
+        key = gpu_timing.key(str(part), device)
+        seconds = best(key, {name: lambda name=name: made()[name]() for name in names}, LONG)  # type: ignore[misc]
+    return {name: share * time / gpu_timing.calls(device) for name, time in seconds.items()}
 
 
-def smaller_linear(call: LinearCall) -> LinearCall:
+def smaller_linear(call: LinearCall, limits: Limits | None = None) -> LinearCall:
     """Return ``call`` with narrower weights, then with fewer rows, where it takes too long or its weights are too large.
 
     Rows last: a part with few rows would wait for its weights where the whole waits for multiplications.
     """
-    rows, widths = min(call.rows, MAX_ROWS), call.widths
+    limits = limits or limits_of("cpu")
+    rows, widths = min(call.rows, limits.rows), call.widths
 
     def long() -> bool:
-        return rows * call.k * sum(widths) > MAX_WORK
+        return rows * call.k * sum(widths) > limits.work
 
     def narrow(limit: int) -> None:
         nonlocal widths
-        while (long() or call.k * sum(widths) * call.stored.itemsize > MAX_WEIGHT) and sum(widths) > limit and max(widths) > PANEL:
+        while (long() or call.k * sum(widths) * call.stored.itemsize > limits.weight) and sum(widths) > limit and max(widths) > PANEL:
             widths = tuple(max(width // 2, PANEL) for width in widths)
 
     narrow(FULL_WIDTH)
@@ -58,16 +79,16 @@ def smaller_linear(call: LinearCall) -> LinearCall:
     return replace(call, rows=rows, widths=widths)
 
 
-def candidates(call: LinearCall) -> dict[str, Callable[[], object]]:
+def candidates(call: LinearCall, device: str = "cpu") -> dict[str, Callable[[], object]]:
     """Return a function for each candidate that computes one call of it; every call reads other weights than the last ones did."""
     n = sum(call.widths)
     x = torch.rand(call.rows, call.k, generator=torch.Generator().manual_seed(0), device="cpu").sub_(0.5)
     x[:, ::OUTLIERS] *= 32
-    x = x.to(call.dtype)
+    x = x.to(device, call.dtype)
     x = x.t().contiguous().t() if call.columns else x
     floats = [call.k * width * call.stored.itemsize for width in call.widths]
     packed = [-(-n // PANEL) * _panel(call, plan) for plan in call.plans]
-    copies = _copies([*floats, *packed], 0 if call.near else RING)
+    copies = _copies([*floats, *packed], 0 if call.near else limits_of(device).ring, device)
     made: dict[str, Callable[[], object]] = {"float": _float(call, x, [copy[: len(floats)] for copy in copies])}
     for plan, weights in zip(call.plans, zip(*(copy[len(floats) :] for copy in copies), strict=True), strict=True):
         made[plan.op] = _low_bit(call, plan, x, weights)
@@ -79,7 +100,7 @@ def _float(call: LinearCall, x: Tensor, copies: Sequence[Sequence[Tensor]]) -> C
     shapes = [(call.k, width) if call.transposed else (width, call.k) for width in call.widths]
     weights = [[raw.view(call.stored).view(shape) for raw, shape in zip(copy, shapes, strict=True)] for copy in copies]
     factors = itertools.cycle([[weight if call.transposed else weight.t() for weight in copy] for copy in weights])
-    biases = [torch.zeros(width, dtype=call.dtype, device="cpu") for width in call.widths]
+    biases = [torch.zeros(width, dtype=call.dtype, device=x.device) for width in call.widths]
 
     def products() -> object:
         copy = next(factors)
@@ -95,7 +116,7 @@ def _float(call: LinearCall, x: Tensor, copies: Sequence[Sequence[Tensor]]) -> C
 def _low_bit(call: LinearCall, plan: Plan, x: Tensor, copies: Sequence[Tensor]) -> Callable[[], object]:
     op = getattr(torch.ops.lowbit, plan.op).default
     n = sum(call.widths)
-    bias = torch.zeros(n, dtype=call.dtype, device="cpu") if call.bias else None
+    bias = torch.zeros(n, dtype=call.dtype, device=x.device) if call.bias else None
     weights: Iterator[Tensor] = itertools.cycle([raw.view(-1, _panel(call, plan)) for raw in copies])
     return lambda: op(x, next(weights), bias, n, *plan.arguments, None)
 
@@ -104,11 +125,11 @@ def _panel(call: LinearCall, plan: Plan) -> int:
     return packed_bytes(call.k, plan.group_size if plan.weights == "int4" else None)
 
 
-def _copies(sizes: list[int], ring: int = RING) -> list[list[Tensor]]:
+def _copies(sizes: list[int], ring: int = RING, device: str = "cpu") -> list[list[Tensor]]:
     """Return enough sets of int8 tensors of ``sizes`` that ``ring`` bytes are read before a set is read again."""
     aligned = [-(-size // 64) * 64 for size in sizes]
     number = min(max(math.ceil(ring / sum(aligned)), 2), ROUNDS[1] + 1)
-    memory = torch.empty(number * sum(aligned), dtype=torch.int8, device="cpu").fill_(FILL)
+    memory = torch.empty(number * sum(aligned), dtype=torch.int8, device=device).fill_(FILL)
     starts = itertools.accumulate(aligned * number, initial=0)
     parts = [memory[start : start + size] for start, size in zip(starts, sizes * number, strict=False)]
     return [parts[i : i + len(sizes)] for i in range(0, len(parts), len(sizes))]

@@ -21,6 +21,8 @@ ENVIRONMENT: dict[str, str] = {
     "LOWBIT_ISA": "scalar, avx2, vnni, amx or neon: the highest instruction set that kernels may use",
     "LOWBIT_NATIVE": "0: do not load the native library; everything runs in plain torch, slowly",
     "LOWBIT_LIBRARY": "file: the native library to load instead of the installed one",
+    "LOWBIT_CUDA_LIBRARY": "file: the CUDA library to load instead of the installed one, also on a torch without CUDA",
+    "LOWBIT_CUDA": "1 or 0, when lowbit is installed: build the CUDA library whatever torch is there, or do not",
 }
 
 

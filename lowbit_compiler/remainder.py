@@ -2,20 +2,24 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from lowbit_compiler import runtime
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.runtime.weights import any_freed
 
 
-def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mode: str | None) -> Callable[..., Any]:
+def compile_remainder(
+    gm: fx.GraphModule, examples: Sequence[Any], kind: str, mode: str | None, weights: Collection[str] = ()
+) -> Callable[..., Any]:
     """Compile ``gm`` for ``examples`` (real or fake inputs) with Inductor in ``mode``, or return it as it is.
+
+    ``weights`` are the placeholders that stay where they are from call to call.
 
     Raises WeightFreedError where the graph reads a float weight that is no longer there: generated code would read address 0.
     """
@@ -30,6 +34,8 @@ def compile_remainder(gm: fx.GraphModule, examples: Sequence[Any], kind: str, mo
     settings = patches(mode, gm)
     for node in gm.graph.find_nodes(op="placeholder"):
         node.meta.pop("val", None)  # for generated C++ compile_fx would take these for its inputs, and know no scalar's value
+    if any(isinstance(example, Tensor) and example.device.type == "cuda" for example in examples):
+        mark_static(gm, weights)
     tag = f"{torch.compiler.config.cache_key_tag} {cache_tag()}".strip()
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         compiled: Any = compile_fx(gm, list(examples), config_patches=settings)
@@ -47,8 +53,20 @@ def patches(mode: str | None, gm: fx.GraphModule) -> dict[str, Any] | None:
     if mode is None:
         return None
     values = [node.meta.get("val", node.meta.get("example_value")) for node in gm.graph.nodes]
-    on_cpu = all(x.device.type == "cpu" for x in values if isinstance(x, torch.Tensor))
-    return list_mode_options(mode) | ({"cpp_wrapper": True} if mode == "reduce-overhead" and on_cpu else {})
+    on_cpu = all(x.device.type == "cpu" for x in values if isinstance(x, Tensor))
+    return {"cpp_wrapper": True} if mode == "reduce-overhead" and on_cpu else list_mode_options(mode)
+
+
+def mark_static(gm: fx.GraphModule, weights: Collection[str]) -> None:
+    """Tell AOTAutograd which inputs are weights, in the words of Dynamo: CUDA graphs would copy them before each replay."""
+    from torch._dynamo.source import LocalSource
+
+    gm.meta.setdefault("dynamo_compile_id", None)
+    gm._param_name_to_source = {}  # type: ignore[assignment]
+    for node in gm.graph.find_nodes(op="placeholder"):
+        node._dynamo_source = LocalSource(node.name)
+        if node.name in weights:
+            node.meta["tensor_dict"] = {**node.meta.get("tensor_dict", {}), "_dynamo_static_input_type": "unguarded"}
 
 
 @functools.cache

@@ -5,13 +5,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from rich.console import Console, Group
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.passes.site import Site
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,22 @@ class Report:
         text = f"recipe {self.recipe}: {len(self.rewritten)} of {len(self.sites)} sites rewritten, {self.saved_bytes / 1e6:.1f} MB saved"
         return f"{text}; whole graph left in float: {self.fallback}" if self.fallback else text
 
-    def __rich__(self) -> Group:
+    def __rich__(self) -> "Group":
+        from rich.console import Group  # here and below: compiling alone needs only torch and networkx
+
         return Group(_site_table(self.sites), *_footer(self))
 
     def __str__(self) -> str:
+        from rich.console import Console
+
         console = Console(file=io.StringIO(), width=180)
         console.print(self)
         return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def _site_table(sites: Sequence[SiteReport]) -> Table:
+def _site_table(sites: Sequence[SiteReport]) -> "Table":
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for name in ("module", "op", "shape", "decision", "reason or op", "kernel"):
         table.add_column(name, overflow="fold")

@@ -35,6 +35,15 @@ class Target:
     device: str = "cpu"
     has_kernels: bool = True
     """Whether the native library is there; softmax and attention in plain torch are no gain."""
+    attention: bool = True
+    """Whether it has an attention of its own."""
+    note: str = ""
+    """Why tensors of other devices have no kernels, where there is more to say."""
+
+    @property
+    def accepted(self) -> str:
+        """The devices that have kernels, and the note."""
+        return f"{self.device}; {self.note}" if self.note else self.device
 
 
 @dataclass

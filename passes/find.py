@@ -112,7 +112,7 @@ def _check_linear(site: Site, x: Any, weight: Any, node: Any, ctx: PassContext) 
     if not isinstance(x, FakeTensor) or type(weight).__name__ not in ("FakeTensor", "Parameter"):
         site.decline(Reason.UNSUPPORTED_OP, f"tensor subclass {type(x).__name__}, {type(weight).__name__}")
     elif x.device.type != ctx.target.device:
-        site.decline(Reason.NO_KERNEL, f"no kernels for {x.device.type} tensors; accepted: {ctx.target.device}")
+        site.decline(Reason.NO_KERNEL, f"no kernels for {x.device.type} tensors; accepted: {ctx.target.accepted}")
     elif x.layout is not weight.layout or str(x.layout) != "torch.strided":
         site.decline(Reason.UNSUPPORTED_DTYPE, f"layout {x.layout}")
     elif x.dtype not in FLOATS or weight.dtype not in FLOATS:

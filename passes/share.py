@@ -15,7 +15,7 @@ class ShareTables:
     """Have tables of sines and cosines (rotary embeddings) written to memory once.
 
     Inductor fuses a cheap-looking value into all that read it, and takes these for cheap: in a language model each layer computed the
-    sines of all its positions for every head again.
+    sines of all its positions for every head again. A GPU has the time for that.
 
     Before::
 
@@ -38,6 +38,8 @@ class ShareTables:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Keep every table with more than one reader; returns their number."""
         kept = 0
+        if ctx.target.device != "cpu":
+            return kept
         for node in list(gm.graph.nodes):
             if len(node.users) < 2 or not _is_table(node) or node.meta.get("lowbit_written"):
                 continue

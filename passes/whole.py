@@ -142,7 +142,7 @@ def unsupported(ctx: PassContext, x: Any) -> Declined | None:
     if not isinstance(value(x), FakeTensor):
         return Reason.UNSUPPORTED_OP, f"tensor subclass {type(value(x)).__name__}"
     if value(x).device.type != ctx.target.device:
-        return Reason.NO_KERNEL, f"no kernels for {value(x).device.type} tensors; accepted: {ctx.target.device}"
+        return Reason.NO_KERNEL, f"no kernels for {value(x).device.type} tensors; accepted: {ctx.target.accepted}"
     if str(value(x).layout) != "torch.strided":
         return Reason.UNSUPPORTED_DTYPE, f"layout {value(x).layout}"
     return None
@@ -153,6 +153,8 @@ def decide(ctx: PassContext, call: SoftmaxCall | AttentionCall) -> Whole | Decli
     op = "softmax" if isinstance(call, SoftmaxCall) else "sdpa"
     if not ctx.target.has_kernels:
         return Reason.NO_KERNEL, f"the native library is not loaded, and lowbit::{op} in plain torch is slow"
+    if op == "sdpa" and not ctx.target.attention:
+        return Reason.NO_KERNEL, f"no attention kernel for {ctx.target.device}; torch's own is kept"
     heads = _heads(call)
     if ctx.costs is None:
         return Whole(op, heads)

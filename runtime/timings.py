@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from lowbit_compiler.runtime import library
+from lowbit_compiler.runtime import cuda_library, library
 
 FORMAT = 1
 BUDGET = 0.02  # seconds for each candidate, and ...
@@ -100,9 +100,10 @@ def measure(
 
 def machine() -> dict[str, Any]:
     """Return what the timings depend on."""
-    status = library.status()
+    status, cuda = library.status(), cuda_library.status()
     file = status.path.stat() if status.path is not None else None
-    return {
+    gpu = {"cuda library": [cuda.path.stat().st_mtime_ns, cuda.path.stat().st_size]} if cuda.path is not None else {}
+    return gpu | {
         "format": FORMAT,
         "cpu": _cpu(),
         "isa": list(status.active),

@@ -1,143 +1,27 @@
-// The CPU kernels of the ops that runtime/ops.py defines.
-#include <tuple>
-
-#include "bind/prologue.h"
+// The ops on the CPU.
+#include "bind/ops.h"
 
 namespace lowbit {
 namespace {
 
-using OptionalType = std::optional<ScalarType>;
-using OptionalTensor = std::optional<Tensor>;
-
-bool is_group(int64_t group) { return group == 32 || group == 64 || group == 128; }
-
-void floats(const Linear& call, int64_t group, float) { linear_float(call, group); }
-
-Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
-                   int64_t group, void (*run)(const Linear&, int64_t, float), float threshold, const PrologueArguments* prologue) {
-  const ScalarType type = x.scalar_type();
-  EXPECT(op, is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
-  EXPECT(op, x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
-  EXPECT(op, group == 0 || is_group(group), "group in (32, 64, 128), got ", group);
-  const int64_t k = x.size(x.dim() - 1), kp = round_up(k, group > kBlock ? group : kBlock);
-  const bool integer = run != floats;
-  EXPECT(op, k >= 1 && (!integer || k <= kMaxK), "K from 1 to ", integer ? std::to_string(kMaxK) : "any", ", got ", k);
-  const int64_t panels = round_up(n, kPanel) / kPanel, bytes = panel_bytes(kp, group);
-  EXPECT(op, w.scalar_type() == ScalarType::Char && w.dim() == 2, "w packed as int8 [panels, bytes], got ", name(w.scalar_type()), " of ",
-         w.dim(), " dimensions");
-  EXPECT(op, w.size(0) == panels, panels, " panels for n = ", n, ", got ", w.size(0));
-  EXPECT(op, w.size(1) == bytes, "panels of ", bytes, " bytes for K = ", k, ", got ", w.size(1));
-  if (bias) {
-    EXPECT(op, bias->dim() == 1 && bias->size(0) == n, "bias of shape (", n, ",), got ", shape(*bias));
-    EXPECT(op, is_float(bias->scalar_type()), "bias in float32, bfloat16 or float16, got ", name(bias->scalar_type()));
+struct Cpu {
+  static constexpr bool kPrologue = true;
+  explicit Cpu(const Tensor&) {}
+  void require_same(const char*, const Tensor&) const {}
+  Tensor aligned(const Tensor& weight) const { return weight; }
+  Tensor allocate(const Tensor& x, int64_t last, ScalarType type) const { return lowbit::allocate(x, last, type); }
+  void linear_s8s8(const Linear& op, Treatment treatment, float threshold) const { lowbit::linear_s8s8(op, treatment, threshold); }
+  void linear_float(const Linear& op, int64_t group) const { lowbit::linear_float(op, group); }
+  void quantize_s8(const Matrix& x, int8_t* q, float* scale) const { lowbit::quantize_s8(x, q, scale); }
+  void quantize_s4(const Matrix& x, int64_t group, int8_t* q, float* scale) const { lowbit::quantize_s4(x, group, q, scale); }
+  void rotate(const Matrix& x, float* out) const { lowbit::rotate(x, out); }
+  void pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out) const {
+    lowbit::pack(q, scale, n, k, group, out);
   }
-  const ScalarType out_type = dtype ? *dtype : type;
-  EXPECT(op, is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
-  Rows rows = rows_of(x);
-  const PrologueOwner owner = prologue ? set_prologue(op, x, *prologue, rows.matrix) : PrologueOwner{};
-  const Tensor weight = w.is_contiguous() ? w : torch::stable::contiguous(w);
-  std::optional<Tensor> flat_bias;
-  if (bias) flat_bias = bias->is_contiguous() ? *bias : torch::stable::contiguous(*bias);
-  Tensor out = allocate(x, n, out_type);
-  const Linear call = {rows.matrix, (const int8_t*)weight.const_data_ptr(), n, flat_bias ? flat_bias->const_data_ptr() : nullptr,
-                       flat_bias ? dtype_of(flat_bias->scalar_type()) : kF32, out.mutable_data_ptr(), dtype_of(out_type)};
-  run(call, group, threshold);
-  return out;
-}
-
-template <Treatment treatment>
-void integers(const Linear& call, int64_t, float threshold) { linear_s8s8(call, treatment, threshold); }
-
-Tensor op_s8s8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
-               const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
-  const PrologueArguments arguments = {prologue, times, plus, eps};
-  return linear_with("linear_s8s8", x, w, bias, n, dtype, 0, integers<kNone>, 0, &arguments);
-}
-Tensor op_rotated(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
-                  const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
-  const PrologueArguments arguments = {prologue, times, plus, eps};
-  return linear_with("linear_s8s8_rotated", x, w, bias, n, dtype, 0, integers<kRotation>, 0, &arguments);
-}
-Tensor op_columns(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, double threshold, OptionalType dtype,
-                  const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
-  const PrologueArguments arguments = {prologue, times, plus, eps};
-  return linear_with("linear_s8s8_columns", x, w, bias, n, dtype, 0, integers<kColumns>, (float)threshold, &arguments);
-}
-Tensor op_rows(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
-               const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
-  const PrologueArguments arguments = {prologue, times, plus, eps};
-  return linear_with("linear_s8s8_rows", x, w, bias, n, dtype, 0, integers<kRows>, 0, &arguments);
-}
-Tensor op_fs8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
-  return linear_with("linear_fs8", x, w, bias, n, dtype, 0, floats, 0, nullptr);
-}
-Tensor op_fs4(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype) {
-  EXPECT("linear_fs4", group != 0, "group in (32, 64, 128), got 0");
-  return linear_with("linear_fs4", x, w, bias, n, dtype, group, floats, 0, nullptr);
-}
-
-std::tuple<Tensor, Tensor> op_quantize_s8(const Tensor& x) {
-  EXPECT("quantize_s8", is_float(x.scalar_type()), "x in float32, bfloat16 or float16, got ", name(x.scalar_type()));
-  EXPECT("quantize_s8", x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
-  const Rows rows = rows_of(x);
-  Tensor q = allocate(x, rows.matrix.columns, ScalarType::Char), scale = allocate(x, 1, ScalarType::Float);
-  quantize_s8(rows.matrix, (int8_t*)q.mutable_data_ptr(), (float*)scale.mutable_data_ptr());
-  return {q, scale};
-}
-
-std::tuple<Tensor, Tensor> op_quantize_s4(const Tensor& w, int64_t group) {
-  EXPECT("quantize_s4", is_float(w.scalar_type()), "w in float32, bfloat16 or float16, got ", name(w.scalar_type()));
-  EXPECT("quantize_s4", w.dim() == 2, "w of shape [N, K], got ", w.dim(), " dimensions");
-  EXPECT("quantize_s4", is_group(group), "group in (32, 64, 128), got ", group);
-  const Rows rows = rows_of(w);
-  const int64_t groups = (rows.matrix.columns + group - 1) / group;
-  Tensor q = allocate(w, rows.matrix.columns, ScalarType::Char), scale = allocate(w, groups, ScalarType::Float);
-  quantize_s4(rows.matrix, group, (int8_t*)q.mutable_data_ptr(), (float*)scale.mutable_data_ptr());
-  return {q, scale};
-}
-
-Tensor packed(const char* op, const Tensor& q, const Tensor& scale, int64_t group) {
-  EXPECT(op, q.scalar_type() == ScalarType::Char && q.dim() == 2, "q in int8 [N, K], got ", name(q.scalar_type()), " of ", q.dim(),
-         " dimensions");
-  const int64_t n = q.size(0), k = q.size(1), groups = group ? (k + group - 1) / group : 1;
-  EXPECT(op, scale.scalar_type() == ScalarType::Float && scale.numel() == n * groups, n * groups, " scales in float32, got ",
-         scale.numel(), " in ", name(scale.scalar_type()));
-  const Tensor codes = torch::stable::contiguous(q), scales = torch::stable::contiguous(scale);
-  const int64_t panels = round_up(n, kPanel) / kPanel, bytes = panel_bytes(round_up(k, group > kBlock ? group : kBlock), group);
-  Tensor out = torch::stable::new_empty(q, {panels, bytes});
-  pack((const int8_t*)codes.const_data_ptr(), (const float*)scales.const_data_ptr(), n, k, group, (int8_t*)out.mutable_data_ptr());
-  return out;
-}
-
-Tensor op_pack_s8(const Tensor& q, const Tensor& scale) { return packed("pack_s8", q, scale, 0); }
-Tensor op_pack_s4(const Tensor& q, const Tensor& scale, int64_t group) {
-  EXPECT("pack_s4", is_group(group), "group in (32, 64, 128), got ", group);
-  return packed("pack_s4", q, scale, group);
-}
-
-Tensor op_rotate(const Tensor& x) {
-  EXPECT("rotate", is_float(x.scalar_type()), "x in float32, bfloat16 or float16, got ", name(x.scalar_type()));
-  EXPECT("rotate", x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
-  const Rows rows = rows_of(x);
-  Tensor out = allocate(x, round_up(rows.matrix.columns, kBlock), ScalarType::Float);
-  rotate(rows.matrix, (float*)out.mutable_data_ptr());
-  return out;
-}
+};
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lowbit, CPU, m) {
-  m.impl("linear_s8s8", TORCH_BOX(&op_s8s8));
-  m.impl("linear_s8s8_rotated", TORCH_BOX(&op_rotated));
-  m.impl("linear_s8s8_columns", TORCH_BOX(&op_columns));
-  m.impl("linear_s8s8_rows", TORCH_BOX(&op_rows));
-  m.impl("linear_fs8", TORCH_BOX(&op_fs8));
-  m.impl("linear_fs4", TORCH_BOX(&op_fs4));
-  m.impl("quantize_s8", TORCH_BOX(&op_quantize_s8));
-  m.impl("quantize_s4", TORCH_BOX(&op_quantize_s4));
-  m.impl("pack_s8", TORCH_BOX(&op_pack_s8));
-  m.impl("pack_s4", TORCH_BOX(&op_pack_s4));
-  m.impl("rotate", TORCH_BOX(&op_rotate));
-}
+STABLE_TORCH_LIBRARY_IMPL(lowbit, CPU, m) { LOWBIT_REGISTER_OPS(m, Cpu) }
 
 }  // namespace lowbit

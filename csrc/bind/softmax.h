@@ -1,0 +1,190 @@
+// lowbit::softmax for any device: tensors with any strides to rows, or to rows side by side. Checks and their words are those of
+// runtime/ops.py. Device: see ops.h; kMostOuter is how many dimensions around the one of a softmax it takes.
+#pragma once
+#include "softmax/softmax.h"
+
+#include <string.h>
+
+#include <string>
+
+#include "bind/ops.h"
+
+namespace lowbit {
+
+inline int64_t size_of(ScalarType type) { return type == ScalarType::Bool ? 1 : type == ScalarType::Float ? 4 : 2; }
+
+struct Strides {
+  int64_t of[kMostSoftmaxDims];
+};
+
+inline Strides contiguous_strides(const int64_t* sizes, int64_t dims) {
+  Strides made;
+  int64_t step = 1;
+  for (int64_t d = dims - 1; d >= 0; --d) {
+    made.of[d] = step;
+    step *= sizes[d] > 1 ? sizes[d] : 1;
+  }
+  return made;
+}
+
+// The strides of a mask that broadcasts to x.
+inline Strides broadcast_strides(const Tensor& mask, int64_t dims) {
+  Strides made;
+  const int64_t own = mask.dim();
+  for (int64_t d = 0; d < dims - own; ++d) made.of[d] = 0;
+  const auto sizes = mask.sizes(), strides = mask.strides();
+  for (int64_t d = 0; d < own; ++d) made.of[dims - own + d] = sizes[d] == 1 ? 0 : strides[d];
+  return made;
+}
+
+// The dimensions after `dim` as one: their common stride, -1 if they have none. `count` is the product of their sizes.
+inline int64_t inner_stride(const int64_t* sizes, const Strides& strides, int64_t dims, int64_t dim, int64_t* count) {
+  int64_t stride = 0, expected = 0;
+  bool regular = true;
+  *count = 1;
+  for (int64_t d = dims - 1; d > dim; --d) {
+    *count *= sizes[d];
+    if (sizes[d] == 1) continue;
+    if (expected == 0) stride = strides.of[d];
+    else regular = regular && strides.of[d] == expected;
+    expected = strides.of[d] * sizes[d];
+    if (stride == 0) regular = regular && strides.of[d] == 0, expected = -1;
+  }
+  return regular ? stride : -1;
+}
+
+// A mask as the kernels read it: one element for a row (or for rows side by side), or adjacent ones; `owner` keeps a copy alive.
+struct Operand {
+  std::optional<Tensor> owner;
+  const void* data = nullptr;
+  bool splat = false;
+  Strides strides;
+};
+
+// Whether the kernels can read `mask` as it lies.
+inline bool reads(Operand* made, const Tensor& mask, const int64_t* sizes, int64_t dims, int64_t dim, bool rows) {
+  made->owner = mask;
+  made->data = mask.const_data_ptr();
+  made->strides = broadcast_strides(mask, dims);
+  int64_t count;
+  const int64_t across = rows ? (sizes[dim] == 1 ? 0 : made->strides.of[dim]) : inner_stride(sizes, made->strides, dims, dim, &count);
+  made->splat = across == 0;
+  return across == 0 || across == 1;
+}
+
+template <class Device>
+Operand mask_operand(Device& device, const Tensor& mask, const int64_t* sizes, int64_t dims, int64_t dim, bool rows, const Strides& contiguous) {
+  Operand made;
+  if (reads(&made, mask, sizes, dims, dim, rows)) return made;
+  // Adjacent in its own sizes first, which are often those of a fraction of x; all of x only where that is not enough.
+  const Tensor own = torch::stable::contiguous(mask);
+  if (reads(&made, own, sizes, dims, dim, rows)) return made;
+  made.owner = device.expanded(own, sizes, made.strides, dims, contiguous);
+  made.data = made.owner->const_data_ptr();
+  made.strides = contiguous;
+  return made;
+}
+
+// Outer dimensions, neighbours joined where all three strides allow it.
+inline void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, const Strides& x, const Strides& mask, const Strides& out,
+               const SoftmaxSpec& spec) {
+  const int64_t sx = element_size(spec.dtype), so = element_size(spec.out_dtype), sm = mask_size(spec.mask, spec.mask_dtype);
+  outer->dims = 0;
+  outer->count = 1;
+  for (int64_t d = 0; d < dim; ++d) {
+    outer->count *= sizes[d];
+    if (sizes[d] == 1) continue;
+    const int64_t bytes[3] = {x.of[d] * sx, mask.of[d] * sm, out.of[d] * so}, last = outer->dims - 1;
+    const bool joins = last >= 0 && outer->x[last] == bytes[0] * sizes[d] && outer->mask[last] == bytes[1] * sizes[d] &&
+                       outer->out[last] == bytes[2] * sizes[d];
+    const int64_t at = joins ? last : outer->dims++;
+    outer->size[at] = joins ? outer->size[at] * sizes[d] : sizes[d];
+    outer->x[at] = bytes[0];
+    outer->mask[at] = bytes[1];
+    outer->out[at] = bytes[2];
+  }
+}
+
+inline std::string shape(const int64_t* sizes, int64_t dims) {
+  std::string text = "(";
+  for (int64_t d = 0; d < dims; ++d) text += (d ? ", " : "") + std::to_string(sizes[d]);
+  return text + (dims == 1 ? ",)" : ")");
+}
+
+inline bool broadcasts(const Tensor& mask, const int64_t* sizes, int64_t dims) {
+  const int64_t own = mask.dim();
+  if (own > dims) return false;
+  for (int64_t d = 0; d < own; ++d) {
+    if (mask.size(d) != 1 && mask.size(d) != sizes[dims - own + d]) return false;
+  }
+  return true;
+}
+
+template <class Device>
+Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optional<Tensor>& mask, bool log, std::optional<ScalarType> dtype) {
+  const ScalarType type = x.scalar_type(), out_type = dtype ? *dtype : type;
+  int64_t dims = x.dim();
+  EXPECT("softmax", is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
+  const int64_t named = dims ? dims : 1;  // a number has a dimension to name, as in torch
+  EXPECT("softmax", -named <= dim && dim < named, "dim from ", -named, " to ", named - 1, ", got ", dim);
+  EXPECT("softmax", is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
+  const auto x_sizes = x.sizes();
+  int64_t sizes[kMostSoftmaxDims];
+  sizes[0] = 1;
+  for (int64_t d = 0; d < dims; ++d) sizes[d] = x_sizes[d];
+  if (mask) {
+    const ScalarType kind = mask->scalar_type();
+    EXPECT("softmax", is_float(kind) || kind == ScalarType::Bool, "mask in bool, float32, bfloat16 or float16, got ", name(kind));
+    EXPECT("softmax", broadcasts(*mask, sizes, dims), "mask that broadcasts to ", shape(sizes, dims), ", got ",
+           shape(mask->sizes().data(), mask->dim()));
+  }
+  if (dim < 0) dim += named;
+
+  const Strides out_strides = contiguous_strides(sizes, dims);
+  Device device(x);
+  if (mask) device.require_same("softmax", *mask);
+  Tensor out = device.empty(sizes, out_strides.of, dims, out_type);
+  Softmax op;
+  op.spec = {dtype_of(type), dtype_of(out_type), scale, kNoMask, kF32, false, log, false};
+
+  // Rows if nothing but ones follows dim; otherwise rows side by side, which must be adjacent.
+  Tensor source = x;
+  Strides x_strides;
+  const auto strides = x.strides();
+  x_strides.of[0] = 1;
+  for (int64_t d = 0; d < dims; ++d) x_strides.of[d] = strides[d];
+  int64_t columns;
+  const int64_t inner = inner_stride(sizes, x_strides, dims, dim, &columns);
+  const bool rows = columns == 1, adjacent = rows ? sizes[dim] == 1 || x_strides.of[dim] == 1 : inner == 1;
+  if (!adjacent) {
+    source = torch::stable::contiguous(x);
+    x_strides = out_strides;
+  }
+  op.x = source.const_data_ptr();
+  op.out = out.mutable_data_ptr();
+  op.n = sizes[dim];
+  op.columns = columns;
+
+  Operand m;
+  if (mask) {
+    m = mask_operand(device, *mask, sizes, dims, dim, rows, out_strides);
+    op.spec.mask = mask->scalar_type() == ScalarType::Bool ? kBoolMask : kFloatMask;
+    op.spec.mask_dtype = dtype_of(mask->scalar_type());
+    op.spec.mask_splat = m.splat;
+  } else {
+    for (int64_t d = 0; d <= dim; ++d) m.strides.of[d] = 0;
+  }
+  op.mask = m.data;
+  op.x_step = x_strides.of[dim];
+  op.mask_step = m.strides.of[dim];
+  op.out_step = out_strides.of[dim];
+  set_outer(&op.outer, sizes, dim, x_strides, m.strides, out_strides, op.spec);
+  if (op.outer.dims > Device::kMostOuter) {  // whole copies have one
+    if (mask) m.owner = device.expanded(*m.owner, sizes, m.strides, dims, out_strides);
+    return op_softmax<Device>(torch::stable::contiguous(x), dim, scale, m.owner, log, dtype);
+  }
+  device.softmax(op);
+  return out;
+}
+
+}  // namespace lowbit

@@ -1,0 +1,44 @@
+// Integer weights as floats: 4 codes of one output to numbers, and pairs of numbers to the words that tensor cores take.
+#pragma once
+#include "cuda/device.h"
+
+namespace lowbit::cuda {
+
+// A byte in the low bits of 2^23 is that number plus 2^23: exact, and cheaper than a conversion.
+LOWBIT_DEVICE float byte_to_float(uint32_t byte) { return bits_float(0x4b000000u | byte) - 8388608.0f; }
+
+// Codes are stored as they are, so adding 128 (flipping the sign bit) makes them positive.
+LOWBIT_DEVICE void widen_s8(uint32_t word, float v[4]) {
+  const uint32_t positive = word ^ 0x80808080u;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) v[i] = byte_to_float(positive >> 8 * i & 255) - 128.0f;
+}
+
+// Nibbles are codes plus 8: `high` picks those of the k-group 2j + 1.
+LOWBIT_DEVICE void widen_s4(uint32_t word, int high, float v[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) v[i] = byte_to_float(word >> (8 * i + 4 * high) & 15) - 8.0f;
+}
+
+struct Bfloat {
+  LOWBIT_DEVICE static uint32_t pair(float low, float high) { return float_to_bf16(low) | (uint32_t)float_to_bf16(high) << 16; }
+  LOWBIT_DEVICE static void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) { mma_bf16(c, a, b0, b1); }
+};
+struct Half {
+  LOWBIT_DEVICE static uint32_t pair(float low, float high) { return float_to_f16(low) | (uint32_t)float_to_f16(high) << 16; }
+  LOWBIT_DEVICE static void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) { mma_f16(c, a, b0, b1); }
+};
+
+// The leading 8 bits of a float32 as a bfloat16; what is left of it takes its place. Three of them are the whole number. NaN and
+// infinities are their own leading part, and leave nothing.
+LOWBIT_DEVICE uint32_t take_leading(float* x) {
+  const uint32_t bits = float_bits(*x);
+  if ((bits & 0x7f800000u) == 0x7f800000u) {
+    *x = 0;
+    return bits >> 16 | ((bits & 0x7fffffu) ? 0x40u : 0u);
+  }
+  *x -= bits_float(bits & 0xffff0000u);
+  return bits >> 16;
+}
+
+}  // namespace lowbit::cuda

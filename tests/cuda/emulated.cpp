@@ -1,0 +1,73 @@
+// C functions around the emulated kernels, for ctypes. Each returns null or what went wrong.
+#include "cuda/kernels.h"
+#include "fibers.h"
+
+using namespace lowbit;
+using cuda::emulator::state;
+
+#define ENTRY extern "C" __attribute__((visibility("default")))
+
+// Memory that wide accesses and copies may touch from now on; and the order in which warps advance.
+ENTRY void emulate(uint64_t seed) {
+  state.range_count = 0;
+  state.seed = seed;
+  state.error[0] = 0;
+}
+ENTRY void announce(const void* begin, int64_t bytes) { state.ranges[state.range_count++] = {(const char*)begin, bytes}; }
+
+static Matrix matrix(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype) { return {x, stride, rows, columns, (Dtype)dtype}; }
+
+ENTRY const char* quantize_s8(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype, int8_t* q, float* scale) {
+  cuda::quantize_s8(matrix(x, stride, rows, columns, dtype), q, scale, nullptr);
+  return cuda::launch_error();
+}
+ENTRY const char* quantize_s4(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype, int64_t group, int8_t* q, float* scale) {
+  cuda::quantize_s4(matrix(x, stride, rows, columns, dtype), group, q, scale, nullptr);
+  return cuda::launch_error();
+}
+ENTRY const char* rotate(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype, float* out) {
+  cuda::rotate(matrix(x, stride, rows, columns, dtype), out, nullptr);
+  return cuda::launch_error();
+}
+ENTRY int64_t s8s8_workspace(int64_t m, int64_t k, int treatment) { return cuda::s8s8_workspace(m, k, (Treatment)treatment); }
+ENTRY const char* linear_s8s8(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype, const int8_t* w, int64_t n, const void* bias,
+                              int bias_dtype, void* out, int out_dtype, int treatment, float threshold, void* workspace) {
+  const Linear op = {matrix(x, stride, rows, columns, dtype), w, n, bias, (Dtype)bias_dtype, out, (Dtype)out_dtype};
+  cuda::linear_s8s8(op, (Treatment)treatment, threshold, workspace, nullptr);
+  return cuda::launch_error();
+}
+ENTRY int64_t float_workspace(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype) {
+  return cuda::float_workspace(matrix(x, stride, rows, columns, dtype));
+}
+ENTRY const char* linear_float(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype, const int8_t* w, int64_t n, const void* bias,
+                               int bias_dtype, void* out, int out_dtype, int64_t group, void* workspace) {
+  const Linear op = {matrix(x, stride, rows, columns, dtype), w, n, bias, (Dtype)bias_dtype, out, (Dtype)out_dtype};
+  cuda::linear_float(op, group, workspace, nullptr);
+  return cuda::launch_error();
+}
+ENTRY const char* pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out) {
+  cuda::pack(q, scale, n, k, group, out, nullptr);
+  return cuda::launch_error();
+}
+// x [outer, n, columns] along the middle; the mask (kind: of MaskKind) has strides in elements, of which 0 broadcasts.
+ENTRY const char* softmax(const void* x, int64_t outer, int64_t n, int64_t columns, int dtype, double scale, const void* mask, int kind,
+                          int mask_dtype, const int64_t* mask_strides, int log, void* out, int out_dtype) {
+  Softmax op = {};
+  op.spec = {(Dtype)dtype, (Dtype)out_dtype, scale, (MaskKind)kind, (Dtype)mask_dtype, false, log != 0, false};
+  const int64_t* m = mask_strides;
+  op.spec.mask_splat = (columns == 1 ? m[1] : m[2]) == 0;
+  op.x = x;
+  op.mask = mask;
+  op.out = out;
+  op.n = n;
+  op.columns = columns;
+  op.x_step = op.out_step = columns;
+  op.mask_step = m[1];
+  op.outer.dims = 1;
+  op.outer.count = op.outer.size[0] = outer;
+  op.outer.x[0] = n * columns * element_size(op.spec.dtype);
+  op.outer.out[0] = n * columns * element_size(op.spec.out_dtype);
+  op.outer.mask[0] = m[0] * mask_size(op.spec.mask, op.spec.mask_dtype);
+  cuda::softmax(op, nullptr);
+  return cuda::launch_error();
+}

@@ -1,0 +1,38 @@
+"""Loading of the CUDA library and the environment variables that govern it; each case in its own process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+PROGRAM = """
+from lowbit_compiler.runtime import cuda_library
+status = cuda_library.status()
+print(status.path, "|", status.reason, "|", cuda_library.kernel_for("softmax", 1, 1))
+"""
+
+
+def run(**environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LOWBIT_")}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM], check=False, env=clean | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
+def test_a_torch_without_cuda_has_no_use_for_it():
+    done = run()
+    assert done.stdout == f"None | torch {torch.__version__} has no CUDA | reference\n", done.stderr
+
+
+def test_it_can_be_left_out():
+    assert run(LOWBIT_NATIVE="0").stdout == "None | LOWBIT_NATIVE=0 | reference\n"
+
+
+def test_a_file_that_is_named_must_load(tmp_path):
+    file = tmp_path / "none.so"
+    done = run(LOWBIT_CUDA_LIBRARY=str(file))
+    assert done.returncode == 1
+    assert f"OSError: LOWBIT_CUDA_LIBRARY: cannot load {file}" in done.stderr

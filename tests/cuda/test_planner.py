@@ -1,0 +1,83 @@
+"""What the compiler does for a GPU that can be seen without one; tensors of the meta device stand in for its tensors."""
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from helpers.graphs import calls, capture, context, run_until
+from lowbit_compiler import gpu_timing, linear_costs, machine
+from lowbit_compiler.passes.contract import Target
+from lowbit_compiler.remainder import mark_static
+from lowbit_compiler.runtime import cuda_library
+
+META = Target(device="meta", attention=False)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(128, 192), nn.Linear(64, 128)
+
+    def forward(self, x):
+        q, k, v = self.inner(x).view(2, 16, 3, 4, 16).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.outer(mixed).softmax(-1)
+
+
+def test_passes_take_any_device_and_leave_attention_to_torch():
+    captured, _ = capture(Attention().requires_grad_(False).to("meta"), torch.randn(2, 16, 128, device="meta"))
+    ctx = context(captured)
+    ctx.target = META
+    run_until(captured, ctx)
+    made = calls(captured.gm)
+    assert made.count("lowbit.linear_s8s8_rotated") == 2
+    assert made.count("lowbit.softmax") == 1
+    assert "lowbit.sdpa" not in made
+    details = {site.kind: site.detail for site in ctx.sites}
+    assert details["attention"] == "no attention kernel for meta; torch's own is kept"
+
+
+def test_what_is_declined_says_why():
+    captured, _ = capture(nn.Linear(128, 64).requires_grad_(False).to("meta"), torch.randn(2, 128, device="meta"))
+    ctx = context(captured)
+    ctx.target = Target(note="the CUDA library is not loaded: no reason")
+    run_until(captured, ctx)
+    assert [site.detail for site in ctx.sites] == ["no kernels for meta tensors; accepted: cpu; the CUDA library is not loaded: no reason"]
+
+
+def test_a_cpu_graph_has_the_cpu_as_its_target():
+    assert machine.target_for([torch.zeros(1), 3]).device == "cpu"
+    assert machine.target_for([torch.zeros(1), 3]).note == ""
+    if cuda_library.status().path is None:
+        assert cuda_library.status().reason
+        assert machine.kernel_for("linear_s8s8", 1, 16, torch.float32, "cuda") == "reference"
+
+
+def test_times_of_a_gpu_are_of_larger_parts():
+    assert linear_costs.limits_of("cuda").rows > linear_costs.limits_of("cpu").rows
+    assert gpu_timing.calls("cpu") == 1 < gpu_timing.calls("cuda")
+    made = {"one": lambda: 1}
+    assert gpu_timing.recorded(made, "cpu") is made
+
+
+def test_weights_are_static_inputs_of_a_cuda_graph():
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    graph = fx.Graph()
+    x, weight = graph.placeholder("x"), graph.placeholder("weight")
+    graph.output((graph.call_function(operator.matmul, (x, weight)),))
+    gm = fx.GraphModule(nn.Module(), graph)
+    mark_static(gm, {"weight"})
+    seen = []
+
+    def inner(*args, **kwargs):
+        seen.append(list(kwargs["static_input_idxs"]))
+        return compile_fx_inner(*args, **kwargs)
+
+    inputs = [torch.randn(3, 4), torch.randn(4, 5)]
+    with torch.no_grad():
+        (y,) = compile_fx(gm, inputs, inner_compile=inner)(*inputs)
+    torch.testing.assert_close(y, inputs[0] @ inputs[1])
+    assert seen == [[1]]

@@ -1,0 +1,103 @@
+"""Emulated: integer products with every treatment, within the bounds of docs/arithmetic.md of the same integers in float64."""
+
+import pytest
+import torch
+
+from helpers import bounds
+from helpers.operands import DTYPES, hit_columns, overflowing_row, packed_s8, rows, special_rows, weight
+from lowbit_compiler.runtime.reference import linear, quantize, treatments
+
+OPS = ["linear_s8s8", "linear_s8s8_rotated", "linear_s8s8_columns", "linear_s8s8_rows"]
+THRESHOLD = 6.0
+# Rows and outputs on both sides of every tile: 16 x 32, 32 x 32, 64 x 64 and (from 96 tiles of it on) 128 x 128.
+SHAPES = [(1, 16, 64), (1, 33, 1100), (3, 5, 7), (16, 40, 520), (17, 50, 130), (33, 31, 300), (64, 17, 64), (65, 70, 200), (130, 129, 96)]
+
+
+def extra(op):
+    return (THRESHOLD,) if op.endswith("columns") else ()
+
+
+def operands(op, x, n):
+    w = weight(n, x.shape[1])
+    packed, q, scale = packed_s8(treatments.rotate(w) if op.endswith("rotated") else w)
+    return packed, q, scale
+
+
+def check(machine, op, x, n, bias=None, dtype=None, threshold=None):
+    arguments = extra(op) if threshold is None else (threshold,)
+    packed, qw, sw = operands(op, x, n)
+    got = machine.linear(op, x, packed, bias, n, *arguments, dtype)
+    exact = None
+    kept = x.float()
+    if op.endswith("rotated"):
+        kept = treatments.rotate(x)
+    elif op.endswith("columns"):
+        exact = hit_columns(x, arguments[0])
+        kept = torch.where(exact != 0, 0, x).float()
+    elif op.endswith("rows"):
+        kept, exact = (part.float() for part in treatments.split_rows(x))
+    qx, sx = quantize.quantize_s8(kept)
+    y, bound = bounds.linear_s8s8(qx, sx, qw[:, : qx.shape[1]], sw, bias, dtype or x.dtype, None if exact is None else exact.float())
+    bounds.assert_within(got, y, bound)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes(machine, op, shape):
+    m, n, k = shape
+    check(machine, op, rows(m, k, torch.bfloat16), n, torch.randn(n))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(machine, op, dtype):
+    for out in DTYPES:
+        check(machine, op, rows(5, 136, dtype), 20, torch.randn(20).to(out), out)
+    check(machine, op, rows(4, 77, dtype), 19)
+    check(machine, op, rows(6, 200, dtype)[:, 8:144], 19)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_large_tiles(emulated_library, op):
+    check(emulated_library, op, rows(129, 72, torch.bfloat16), 128 * 48 - 3)
+
+
+@pytest.mark.parametrize("m", [2, 30, 100])
+@pytest.mark.parametrize("op", OPS)
+def test_special_rows(machine, op, m):
+    k, n = 130, 37
+    x = rows(m, k, torch.float32)
+    special = list(special_rows(k).values())
+    for i in range(min(m, len(special))):
+        x[-1 - i] = special[i]
+    if op.endswith("rotated"):
+        x[0] = overflowing_row(k) / 3  # finite, and so is its product; its rotation is not
+    packed, _, _ = operands(op, x, n)
+    bias = torch.randn(n)
+    got = machine.linear(op, x, packed, bias, n, *extra(op), None)
+    want = getattr(linear, op)(x, packed, bias, n, *extra(op), None)
+    assert torch.equal(got.isnan(), want.isnan())
+    assert torch.equal(got.isinf(), want.isinf())
+    fine = want.isfinite()
+    if op.endswith("rotated"):
+        assert bool(fine[0].all())
+    torch.testing.assert_close(got[fine], want[fine], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("m", [1, 20, 70])
+def test_any_number_of_exact_columns(machine, m):
+    k, n = 200, 35
+    for count in (0, 1, 15, 16, 17, k):
+        x = torch.rand(m, k) - 0.5
+        x[m // 2, torch.randperm(k)[:count]] = 9.0
+        check(machine, "linear_s8s8_columns", x, n)
+    check(machine, "linear_s8s8_columns", torch.randn(m, k), n, threshold=0.0)
+
+
+def test_rows_at_their_capacity(machine):
+    k = 300
+    x = torch.zeros(6, k)
+    for row, count in enumerate((1, 15, 16, 17, 200, 300)):
+        x[row, :count] = torch.linspace(1.0, 1.4, count)
+        x[row, count:] = 0.01
+    check(machine, "linear_s8s8_rows", x, 33)

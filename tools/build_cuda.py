@@ -1,0 +1,109 @@
+"""Builds liblowbit_cuda.so with nvcc alone: no CMake, no GPU, and any torch from 2.11 on, also one without CUDA.
+
+`python tools/build_cuda.py OUTPUT [sm_80 ...]`; CMakeLists.txt, the tests and `make gpu-check` all come here. Objects stay in a folder beside
+OUTPUT, one for each choice of targets, and what did not change is not compiled again.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGETS = ("sm_80", "sm_89", "sm_90a", "sm_100")
+KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+BINDING = [ROOT / "csrc" / "bind" / name for name in ("cuda.cpp", "prologue.cpp", "tensors.cpp")]
+# Integers depend on products and sums that are rounded one by one: no contraction where fmaf is not written.
+FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
+STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY", "-Xcompiler", "-ffp-contract=off"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel takes on one target, as ptxas says."""
+
+    kernel: str
+    target: str
+    registers: int
+    spilled: int
+    """Bytes that did not fit in registers."""
+
+
+def find_nvcc() -> str | None:
+    """Return nvcc: $CUDACXX, the PATH, or where CUDA is usually installed."""
+    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / "nvcc"
+    return os.environ.get("CUDACXX") or shutil.which("nvcc") or (str(home) if home.exists() else None)
+
+
+def torch_folder() -> Path:
+    """Return torch's folder, without importing it."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise SystemExit("build_cuda: torch >= 2.11 is not installed here; its headers are needed")
+    return Path(spec.origin).parent
+
+
+def build(output: Path, targets: tuple[str, ...] = TARGETS) -> list[Resources]:
+    """Build the library for ``targets`` as ``output``; returns what its kernels take.
+
+    Raises:
+        SystemExit: there is no nvcc, or it fails.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise SystemExit("build_cuda: no nvcc on the PATH, in $CUDACXX or in /usr/local/cuda")
+    folder = output.parent / f"{output.name}.{'_'.join(targets)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch = torch_folder()
+    architectures = [f"-gencode=arch=compute_{t.removeprefix('sm_')},code={t}" for t in targets]
+    forward = ["-gencode=arch=compute_80,code=compute_80"]  # for GPUs that come later
+    headers = {path: path.stat().st_mtime for path in (ROOT / "csrc").rglob("*.h")}
+
+    def compile_one(source: Path) -> Path:
+        made = folder / f"{source.stem}.o"
+        kernel = source.suffix == ".cu"
+        read = [changed for path, changed in headers.items() if not (kernel and path.parent.name == "bind")]
+        if made.exists() and made.stat().st_mtime > max(*read, source.stat().st_mtime):
+            return made
+        own = [*architectures, *forward] if kernel else [*STABLE, "-isystem", str(torch / "include")]
+        start = time.time()
+        _run([nvcc, *FLAGS, *own, "-c", str(source), "-o", str(made)], made.with_suffix(".log"))
+        os.utime(made, (start, start))  # an edit while nvcc ran is newer
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, [*KERNELS, *BINDING]))
+    link = ["--cudart", "static", f"-L{torch / 'lib'}", "-Xlinker", "--no-as-needed", "-ltorch_cpu", "-ldl"]
+    beside = output.with_suffix(".new")
+    _run([nvcc, "-shared", *map(str, objects), "-o", str(beside), *link], folder / "link.log")
+    beside.replace(output)
+    return [row for source in KERNELS for row in resources((folder / f"{source.stem}.log").read_text())]
+
+
+def _run(command: list[str], log: Path) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    log.write_text(done.stdout + done.stderr)
+    if done.returncode:
+        log.with_suffix(".o").unlink(missing_ok=True)
+        raise SystemExit(f"build_cuda: {' '.join(command)}\n{done.stdout}{done.stderr}")
+
+
+_ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", re.DOTALL)
+
+
+def resources(log: str) -> list[Resources]:
+    """Return what the lines of `ptxas -v` say of each kernel."""
+    return [Resources(kernel, target, int(registers), int(spilled)) for kernel, target, spilled, registers in _ENTRY.findall(log)]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    for row in build(Path(sys.argv[1]).resolve(), tuple(sys.argv[2:]) or TARGETS):
+        print(f"{row.target:<8}{row.registers:>4} registers {row.spilled:>4} bytes spilled  {row.kernel}")

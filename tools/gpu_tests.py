@@ -1,0 +1,161 @@
+"""What must hold on a GPU, as plain functions: no test framework is needed. Each yields what is wrong; nothing, where all is well."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from gpu_models import small_llama
+from torch import Tensor, nn
+
+ROWS = (1, 8, 9, 33, 300)
+WIDTHS = ((576, 200), (1100, 64), (77, 37))  # K, N
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+COSINE = 0.99
+MODES = (None, "reduce-overhead")
+
+Calls = dict[str, tuple[Any, ...]]
+
+
+def op_calls(rows: int, k: int, n: int, dtype: torch.dtype) -> Calls:
+    """One call of every op, on the CPU; the weights are quantized by the ops themselves."""
+    ops = torch.ops.lowbit
+    x = torch.randn(rows, k)
+    x[:, 7] *= 40
+    w, bias = torch.randn(n, k) / k**0.5, torch.randn(n)
+    q8, q4 = ops.quantize_s8(w), ops.quantize_s4(w, 64)
+    packed, rotated, packed4 = ops.pack_s8(*q8), ops.pack_s8(*ops.quantize_s8(ops.rotate(w))), ops.pack_s4(*q4, 64)
+    x = x.to(dtype)
+    return {
+        "quantize_s8": (x,),
+        "dequantize_s8": (*q8, dtype),
+        "quantize_s4": (w, 64),
+        "dequantize_s4": (*q4, 64, dtype),
+        "rotate": (x,),
+        "split_columns": (x, 6.0),
+        "split_rows": (x,),
+        "pack_s8": q8,
+        "pack_s4": (*q4, 64),
+        "linear_s8s8": (x, packed, bias, n, None),
+        "linear_s8s8_rotated": (x, rotated, bias, n, None),
+        "linear_s8s8_columns": (x, packed, bias, n, 6.0, None),
+        "linear_s8s8_rows": (x, packed, bias, n, None),
+        "linear_fs8": (x, packed, bias, n, None),
+        "linear_fs4": (x, packed4, bias, n, 64, None),
+        "softmax": (x, -1, 0.5, None, False, None),
+    }
+
+
+def _moved(value: Any, device: str) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _results(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    made = getattr(torch.ops.lowbit, op)(*args)
+    return (made,) if isinstance(made, Tensor) else tuple(made)
+
+
+def _agree(got: Tensor, want: Tensor) -> bool:
+    if got.dtype != want.dtype or got.shape != want.shape:
+        return False
+    if not want.is_floating_point():
+        return torch.equal(got, want)
+    error, size = (got.double() - want.double()).abs().max(), want.double().abs().max()
+    return bool(error <= size * max(torch.finfo(want.dtype).eps, 2**-18))
+
+
+def ops_agree(device: str) -> Iterator[str]:
+    """Every op gives the CPU's integers, and its floats within a rounding."""
+    for k, n in WIDTHS:
+        for rows in ROWS:
+            for dtype in DTYPES:
+                for op, args in op_calls(rows, k, n, dtype).items():
+                    pairs = zip(_results(op, tuple(_moved(a, device) for a in args)), _results(op, args), strict=True)
+                    if not all(_agree(got.cpu(), want) for got, want in pairs):
+                        yield f"{op} of {rows} x {k} x {n} in {dtype}"
+
+
+def opcheck(device: str) -> Iterator[str]:
+    """Schemas, shape functions and compilation of each op are consistent."""
+    for op, args in op_calls(3, 200, 40, torch.bfloat16).items():
+        try:
+            torch.library.opcheck(getattr(torch.ops.lowbit, op).default, tuple(_moved(a, device) for a in args))
+        except Exception as error:
+            yield f"{op}: {error}"
+
+
+def graphs_record(device: str) -> Iterator[str]:
+    """A CUDA graph records each op, and gives new results for new inputs."""
+    for op, args in op_calls(9, 576, 200, torch.bfloat16).items():
+        moved = tuple(_moved(a, device) for a in args)
+        _results(op, moved)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            recorded = _results(op, moved)
+        if moved[0].is_floating_point():
+            moved[0].mul_(-0.5)
+        graph.replay()
+        torch.cuda.synchronize()
+        if not all(torch.equal(got, want) for got, want in zip(recorded, _results(op, moved), strict=True)):
+            yield op
+
+
+def streams_are_respected(device: str) -> Iterator[str]:
+    """Ops run on the current stream, after what was started there before."""
+    cuda: Any = torch.cuda  # in parts untyped
+    side = cuda.Stream()
+    for op, args in op_calls(300, 576, 200, torch.bfloat16).items():
+        moved = tuple(_moved(a, device) for a in args)
+        want = _results(op, moved)
+        torch.cuda.synchronize()
+        with torch.cuda.stream(side):
+            late = torch.zeros_like(moved[0])
+            cuda._sleep(20_000_000)
+            late.copy_(moved[0])
+            got = _results(op, (late, *moved[1:]))
+        side.synchronize()
+        if not all(torch.equal(a, b) for a, b in zip(got, want, strict=True)):
+            yield op
+
+
+def devices_are_respected(device: str) -> Iterator[str]:
+    """Ops run where their tensors are, whatever the current device is."""
+    other = f"cuda:{torch.cuda.device_count() - 1}"
+    for op, args in op_calls(9, 576, 200, torch.bfloat16).items():
+        here, there = (_results(op, tuple(_moved(a, where) for a in args)) for where in ("cuda:0", other))
+        if not all(b.device == torch.device(other) and torch.equal(a.cpu(), b.cpu()) for a, b in zip(here, there, strict=True)):
+            yield op
+
+
+def models() -> dict[str, tuple[nn.Module, Tensor]]:
+    """The models that every recipe compiles, with their input."""
+    mlp = nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024))
+    return {"llama": (small_llama(), torch.randint(1000, (1, 64))), "mlp": (mlp, torch.randn(256, 1024))}
+
+
+def models_compile(device: str) -> Iterator[str]:
+    """Every recipe compiles whole graphs, with and without CUDA graphs, whose results are those of the float model but for rounding."""
+    from lowbit_compiler.backend import lowbit  # nothing is installed, so no entry point finds "lowbit" by name
+    from lowbit_compiler.driver import last_report
+    from lowbit_compiler.recipe import RECIPES
+
+    for name, (model, x) in models().items():
+        net = model.eval().requires_grad_(False).to(device, torch.bfloat16)
+        inputs = x.to(device, torch.bfloat16) if x.is_floating_point() else x.to(device)
+        with torch.no_grad():
+            want = net(inputs).double().flatten()
+            for recipe in RECIPES:
+                for mode in MODES:
+                    torch._dynamo.reset()
+                    run = torch.compile(
+                        net, backend=partial(lowbit, mode=mode, options={"recipe": recipe, "plan": "always"}), fullgraph=True
+                    )
+                    results = [run(inputs).double().flatten() for _ in range(4)]  # CUDA graphs record in the second, replay from the third
+                    cosine = min(float(nn.functional.cosine_similarity(y, want, 0)) for y in results)
+                    if last_report().fallback or not cosine > COSINE:
+                        yield f"{name}, {recipe}, mode {mode}: cosine {cosine:.5f}, fallback {last_report().fallback}"
+
+
+CHECKS: tuple[Callable[[str], Iterator[str]], ...] = (ops_agree, opcheck, models_compile)
+GPU_CHECKS: tuple[Callable[[str], Iterator[str]], ...] = (graphs_record, streams_are_respected, devices_are_respected)
