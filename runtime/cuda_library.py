@@ -55,7 +55,7 @@ def load() -> None:
         OSError: ``LOWBIT_CUDA_LIBRARY`` names a file that cannot be loaded.
     """
     global _handle, _status
-    asked = "LOWBIT_CUDA_LIBRARY" in os.environ
+    asked = bool(os.environ.get("LOWBIT_CUDA_LIBRARY"))
     if _handle is not None:
         return
     if os.environ.get("LOWBIT_NATIVE") == "0":

@@ -10,7 +10,18 @@ from lowbit_compiler.runtime.reference import linear, quantize
 
 GROUPS = [0, 32, 64, 128]
 # Rows on both sides of the kernels: up to 8 outside tensor cores, then tiles of 32 x 32 and 64 x 128.
-SHAPES = [(1, 16, 64), (2, 33, 1100), (3, 5, 7), (8, 40, 520), (9, 50, 130), (33, 31, 300), (64, 17, 64), (65, 70, 200), (130, 140, 96)]
+SHAPES = [
+    (1, 16, 64),
+    (2, 33, 1100),
+    (3, 5, 7),
+    (8, 40, 520),
+    (9, 50, 130),
+    (33, 31, 300),
+    (64, 17, 64),
+    (65, 70, 200),
+    (130, 140, 96),
+    (9, 33, 1100),
+]
 
 
 def operands(n, k, group):

@@ -11,6 +11,7 @@ OPS = ["linear_s8s8", "linear_s8s8_rotated", "linear_s8s8_columns", "linear_s8s8
 THRESHOLD = 6.0
 # Rows and outputs on both sides of every tile: 16 x 32, 32 x 32, 64 x 64 and (from 96 tiles of it on) 128 x 128.
 SHAPES = [(1, 16, 64), (1, 33, 1100), (3, 5, 7), (16, 40, 520), (17, 50, 130), (33, 31, 300), (64, 17, 64), (65, 70, 200), (130, 129, 96)]
+SHAPES += [(2, 33, 2600), (20, 33, 1700), (65, 66, 600)]  # long enough that stages of shared memory are used again
 
 
 def extra(op):
@@ -58,8 +59,9 @@ def test_dtypes(machine, op, dtype):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_large_tiles(emulated_library, op):
-    check(emulated_library, op, rows(129, 72, torch.bfloat16), 128 * 48 - 3)
+@pytest.mark.parametrize("k", [72, 328])
+def test_large_tiles(machine, op, k):
+    check(machine, op, rows(129, k, torch.bfloat16), 128 * 48 - 3)
 
 
 @pytest.mark.parametrize("m", [2, 30, 100])
