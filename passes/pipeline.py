@@ -5,12 +5,14 @@ from lowbit_compiler.passes.cleanup import Cleanup
 from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.fold import FoldWeights
+from lowbit_compiler.passes.integer_form import IntegerForm
 from lowbit_compiler.passes.lower import Lower
 from lowbit_compiler.passes.lower_whole import LowerWhole
 from lowbit_compiler.passes.merge import MergeSiblings
 from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.pack import Pack
 from lowbit_compiler.passes.plan import PlanSites
+from lowbit_compiler.passes.qdq_form import QdqForm
 from lowbit_compiler.passes.quantize import InsertQuantize
 from lowbit_compiler.passes.rotate import Rotate
 from lowbit_compiler.passes.softmax import CanonicalSoftmax
@@ -42,6 +44,14 @@ def runtime_exit() -> list[Pass]:
         Pack(),  # the layout is the kernels' business, so it comes after lowering
         LowerWhole(),  # only here: ONNX has softmax and attention of its own
         Cleanup(),  # parameters lose their last users above
+    ]
+
+
+def onnx_exit(form: str) -> list[Pass]:
+    """Return the passes from the waist's QDQ form to what the translations of the ONNX exit take; ``form``: "integer" or "qdq"."""
+    return [
+        QdqForm() if form == "qdq" else IntegerForm(),  # how a reader is shown the product; the waist's pattern ends here
+        Cleanup(),  # float weights that nothing reads must not be stored
     ]
 
 
