@@ -11,8 +11,6 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import DeduplicateHashedInitializersPass
-from onnxscript import optimizer
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
@@ -83,8 +81,7 @@ def build(request: Request, progress: Progress) -> Built:
     labels.label(model)
     stored.pack_int4(model)
     progress("simplifying")
-    optimizer.optimize_ir(model, should_fold=stored.keeps_codes)
-    DeduplicateHashedInitializersPass()(model)  # the stages of a rotation, once each
+    stored.simplify(model)
     _name(model, program, request)
     model.producer_name, model.producer_version = "lowbit", version("lowbit-compiler")
     model.metadata_props[INFO] = json.dumps(_info(request))

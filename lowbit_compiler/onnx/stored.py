@@ -8,6 +8,8 @@ from pathlib import Path
 import ml_dtypes
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants_ir
 
 from lowbit_compiler.onnx.translations import PACKED
 
@@ -33,7 +35,26 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
-def keeps_codes(node: ir.Node) -> bool | None:
+def simplify(model: ir.Model) -> None:
+    """Compute what depends on constants, drop what nothing reads, and store equal tensors once; in place.
+
+    Without the pattern rules of onnxscript's own optimize(): they take minutes on some thousand nodes, and readers have their own.
+    """
+    fold_constants_ir(model, onnx_shape_inference=True, should_fold=_keeps_codes)
+    ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateHashedInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
+
+
+def _keeps_codes(node: ir.Node) -> bool | None:
     """Answer the optimizer whether to compute ``node`` beforehand: not where that would store integer weights as floats."""
     for value in node.inputs:
         if value is not None and value.is_initializer() and value.dtype in (ir.DataType.INT8, ir.DataType.INT4):
