@@ -98,7 +98,7 @@ def name_dimensions(model: ir.Model, names: list[dict[int, str]], positions: lis
             continue
         for axis, name in names[position].items():
             dim = value.shape[axis] if axis < len(value.shape) else None
-            if isinstance(dim, ir.SymbolicDim) and dim.value is not None and name not in mapping.values():
+            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
                 mapping.setdefault(dim.value, name)
     return mapping
 

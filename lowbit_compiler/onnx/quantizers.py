@@ -58,12 +58,13 @@ def rotate(x: Any) -> Any:
     *leading, width = x.shape
     if width % HADAMARD:
         x = op.Pad(x, integers(*[0] * (2 * len(leading) + 1), -width % HADAMARD), number(0.0))
-    blocks = op.Reshape(x, integers(*[0] * len(leading), -1, HADAMARD))
+    # Two dimensions: ONNX Runtime takes twice as long for a batch of products with one matrix.
+    blocks = op.Reshape(x, integers(-1, HADAMARD))
     half = 1
     while half < HADAMARD:
         blocks = op.MatMul(blocks, tensor(stage(half), f"hadamard.stage_{half}"))
         half *= 2
-    return op.Reshape(blocks, integers(*[0] * len(leading), -1))
+    return op.Reshape(blocks, op.Concat(op.Shape(x, end=-1), integers(width + -width % HADAMARD), axis=0) if leading else integers(-1))
 
 
 def stage(half: int) -> np.ndarray[Any, np.dtype[np.float32]]:
