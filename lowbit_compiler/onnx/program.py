@@ -69,6 +69,7 @@ def rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[Co
         module_call_graph=program.module_call_graph,
         example_inputs=program.example_inputs,
         constants={name: value for name, value in program.constants.items() if name in read or not isinstance(value, Tensor)},
+        verifiers=program.verifiers,  # those of the dialect before decompositions, which may write in place
     )
 
 
