@@ -9,6 +9,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import aten, emit, fake_mode, value
+from lowbit_compiler.passes.lower import still_read
 from lowbit_compiler.passes.site import Plan
 
 ops = torch.ops.lowbit
@@ -63,6 +64,11 @@ class Writer:
                 site.exact = None
         product.root.replace_all_uses_with(result)
         self.ctx.replaced(product.root, result)
+        released = not still_read(self.gm, self.ctx, product.codes)
+        for member in self.ctx.sites:
+            if member.node is result:
+                stored = stored_bytes(product.plan, member.n, member.k)
+                member.saved_bytes = released * member.n * member.k * member.element_size - stored
 
 
 def products(ctx: PassContext) -> list[Product]:
@@ -91,6 +97,11 @@ def _product(ctx: PassContext, node: fx.Node, plan: Plan, partner: fx.Node | Non
             above.meta.setdefault("lowbit_module", label)
     codes, scale = weight.args[:2]  # type: ignore[union-attr]
     return Product(root, plan, x, quantize, exact, codes, scale, bias[0] if bias else None, label)
+
+
+def stored_bytes(plan: Plan, n: int, k: int) -> int:
+    """Return the bytes of the codes and scales of a weight."""
+    return n * -(-k // 2) + 4 * n * -(-k // plan.group_size) if plan.weights == "int4" else n * k + 4 * n
 
 
 def turn(writer: Writer, product: Product) -> None:

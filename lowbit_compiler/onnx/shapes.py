@@ -92,3 +92,20 @@ def _key(key: Any) -> str:
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
     return str(key)
+
+
+def parse_dynamic(texts: Sequence[str], model: Any, inputs: Sequence[Any]) -> dict[str, dict[int, str] | None] | None:
+    """Return dynamic shapes from the command line's ``argument:axis=name,axis=name``; raises OptionError."""
+    if not texts:
+        return None
+    arguments = list(inspect.signature(model.forward).bind(*inputs).arguments)
+    shapes: dict[str, dict[int, str] | None] = dict.fromkeys(arguments)
+    for text in texts:
+        argument, colon, axes = text.partition(":")
+        pairs = [pair.partition("=") for pair in axes.split(",")]
+        if not colon or not all(axis.strip().isdecimal() and name.strip().isidentifier() for axis, _, name in pairs):
+            raise OptionError(f"--dynamic takes argument:axis=name,axis=name, got {text!r}")
+        if argument not in shapes:
+            raise OptionError(f"--dynamic: the model has no argument {argument!r}; it takes: {', '.join(arguments)}")
+        shapes[argument] = {int(axis): name.strip() for axis, _, name in pairs}
+    return shapes

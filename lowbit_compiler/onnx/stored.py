@@ -16,6 +16,7 @@ from lowbit_compiler.onnx.translations import PACKED
 LARGE = 3 << 29
 """Bytes of weights from which they go into a file of their own: protobuf ends at 2 GB."""
 DATA = ".data"
+SHARED = 64 * 64  # elements of the largest constant that translations write again and again: a stage of a rotation
 
 
 def pack_int4(model: ir.Model) -> int:
@@ -46,7 +47,7 @@ def simplify(model: ir.Model) -> None:
         common.RemoveUnusedFunctionsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
-        common.DeduplicateHashedInitializersPass(),
+        common.DeduplicateInitializersPass(size_limit=SHARED),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedOpsetsPass(),
         common.OutputFixPass(),
