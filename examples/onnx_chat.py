@@ -1,7 +1,7 @@
 """Export SmolLM2-135M-Instruct with its key/value cache to ONNX, then answer a question from the file alone, in ONNX Runtime.
 
 python examples/onnx_chat.py export smollm2.onnx [--recipe int8]
-python examples/onnx_chat.py ask smollm2.onnx "What is the capital of France?"
+python examples/onnx_chat.py ask smollm2.onnx "What is the capital of France? Answer in one sentence."
 
 The file takes `input_ids` [batch, length] and, for each layer, the keys and values of the tokens before them [batch, heads, past, 64], and
 returns the logits with the longer cache. At first `past` is 0. The second command needs onnxruntime and the tokenizer, no model in PyTorch.
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("what", choices=("export", "ask"))
     parser.add_argument("path")
-    parser.add_argument("question", nargs="?", default="What is the capital of France?")
+    parser.add_argument("question", nargs="?", default="What is the capital of France? Answer in one sentence.")
     parser.add_argument("--recipe", default="int8")
     args = parser.parse_args()
     if args.what == "export":

@@ -50,9 +50,12 @@ def export_onnx(
     of it passed the checker of onnx (and ``verify``). Raises OptionError for a bad argument before anything is traced, ExportError
     where the model cannot be exported or verified.
     """
-    request = _request(model, inputs, recipe, dynamic_shapes, opset, form, options)
-    target = _target(path)
-    progress = progress or (lambda stage: None)
+    request = request_of(model, inputs, recipe, dynamic_shapes, opset, form, options)
+    return export(request, _target(path), verify, progress or (lambda stage: None)).report
+
+
+def export(request: Request, target: Path, verify: bool, progress: Progress) -> Built:
+    """Write what ``request`` asks for to ``target``, whole or not at all; returns it as it is in memory."""
     built = build(request, progress)
     progress("writing")
     with Staged(built.model, target) as staged:
@@ -62,7 +65,7 @@ def export_onnx(
             verifying.check(staged.path, built, request)
         size = staged.publish()
     built.report.notes += _notes(built, request, target, size)
-    return built.report
+    return built
 
 
 def verify_onnx(
@@ -81,12 +84,13 @@ def verify_onnx(
     must be equal. Where one does not, the values inside the graph are compared too. Raises ExportError for a file that lowbit did not write.
     """
     recipe, info = verifying.read_info(Path(path))
-    request = _request(model, inputs, recipe, dynamic_shapes, info["opset"], info["form"], {"ignore": info["ignore"]})
+    request = request_of(model, inputs, recipe, dynamic_shapes, info["opset"], info["form"], {"ignore": info["ignore"]})
     built = build(request, progress or (lambda stage: None))
     return verifying.compare(Path(path), built, request, tolerance)
 
 
-def _request(model: nn.Module, inputs: Inputs, recipe: str | Recipe, dynamic: Any, opset: int, form: str, options: dict[str, Any]) -> Request:
+def request_of(model: nn.Module, inputs: Inputs, recipe: str | Recipe, dynamic: Any, opset: int, form: str, options: dict[str, Any]) -> Request:
+    """Check the arguments of an export, and return them as one; raises OptionError."""
     for name in options:
         if name not in OPTIONS:
             raise OptionError(f"option {name!r} does not apply to an ONNX export; accepted: {', '.join(OPTIONS)}")
