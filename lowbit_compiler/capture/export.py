@@ -24,6 +24,7 @@ def capture_export(program: ExportedProgram) -> Captured:
         for spec in program.graph_signature.input_specs
         if spec.kind in STORED and spec.target is not None and isinstance(_tensor(program, spec.target), torch.Tensor)
     }
+    graph.eliminate_dead_code()  # export keeps what a parametrization computes and drops
     name_products(copy)
     for name in mark_written(copy):
         parameters.pop(name, None)

