@@ -118,7 +118,9 @@ def export_onnx(
     function: Function,
     out: Annotated[Path, typer.Option(help="file to write")] = Path("model.onnx"),
     recipe: RecipeName = "int8",
-    form: Annotated[str, typer.Option(help="integer: scales written out, exact integer products; qdq: Q/DQ around float products")] = "integer",
+    form: Annotated[
+        str, typer.Option(help="integer: scales written out, exact integer products; qdq: Q/DQ around float products")
+    ] = "integer",
     opset: Annotated[int, typer.Option(help="21, 22 or 23")] = 21,
     dynamic: Dynamic = (),  # type: ignore[assignment]
     ignore: Annotated[list[str], typer.Option(help="name or re: pattern of a module to leave in float; repeat for more")] = (),  # type: ignore[assignment]

@@ -124,7 +124,7 @@ def turn(writer: Writer, product: Product) -> None:
     constant = next(constant for constant in writer.ctx.constants if constant.outputs == names)
     inner = constant.graph
     output = inner.output_node()
-    (codes, scale), = output.args
+    ((codes, scale),) = output.args
     grouped = product.plan.weights == "int4"
     with inner.inserting_before(output):
         codes = inner.call_function(aten.contiguous.default, (inner.call_function(aten.t.default, (codes,)),))

@@ -89,7 +89,9 @@ def verify_onnx(
     return verifying.compare(Path(path), built, request, tolerance)
 
 
-def request_of(model: nn.Module, inputs: Inputs, recipe: str | Recipe, dynamic: Any, opset: int, form: str, options: dict[str, Any]) -> Request:
+def request_of(
+    model: nn.Module, inputs: Inputs, recipe: str | Recipe, dynamic: Any, opset: int, form: str, options: dict[str, Any]
+) -> Request:
     """Check the arguments of an export, and return them as one; raises OptionError."""
     for name in options:
         if name not in OPTIONS:

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Self
 
 import ml_dtypes
 import onnx
@@ -73,7 +74,7 @@ class Staged:
         large = weight_bytes(model) > LARGE
         ir.save(model, self.path, external_data=path.name + DATA if large else None)
 
-    def __enter__(self) -> "Staged":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -126,7 +126,10 @@ def _run(running: ort.InferenceSession, inputs: dict[str, Any], names: Sequence[
         values = running.run_with_ort_values(list(names), inputs)
     except Exception as error:
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot run the file: {error}") from error
-    return [torch.from_dlpack(value._get_c_value()) if value.element_type() == onnx.TensorProto.BFLOAT16 else torch.from_numpy(value.numpy()) for value in values]
+    return [
+        torch.from_dlpack(value._get_c_value()) if value.element_type() == onnx.TensorProto.BFLOAT16 else torch.from_numpy(value.numpy())
+        for value in values
+    ]
 
 
 def difference(name: str, where: str, got: Tensor, want: Tensor, tolerance: float | None = None) -> Difference:
@@ -183,7 +186,9 @@ def _inside(path: Path, built: Built, request: Request) -> list[Difference]:
     replay.found = []
     with torch.no_grad():
         replay.run(*built.decomposed._graph_module_flat_inputs(request.args, request.kwargs))
-    return [difference(name, places[name], theirs, ours, STEP if ours.dtype is torch.float32 else None) for name, theirs, ours in replay.found]
+    return [
+        difference(name, places[name], theirs, ours, STEP if ours.dtype is torch.float32 else None) for name, theirs, ours in replay.found
+    ]
 
 
 def _suffix(props: Iterable[Any]) -> str:
@@ -210,7 +215,11 @@ def _table(result: Verification) -> Table:
         mark = "agrees" if row.agrees else "differs"
         table.add_row(row.name, row.where, f"{row.absolute:.3g}", f"{row.relative:.3g}", f"{row.tolerance:.3g}", mark)
     if wrong:
-        table.caption = f"{len(wrong)} of {len(result.inside)} values inside differ given their inputs; the first {SHOWN} are shown, then the outputs"
+        table.caption = (
+            f"{len(wrong)} of {len(result.inside)} values inside differ given their inputs; the first {SHOWN} are shown, then the outputs"
+        )
     elif result.inside:
-        table.caption = f"all {len(result.inside)} values inside agree given their inputs: outputs differ by codes that float noise moved by one"
+        table.caption = (
+            f"all {len(result.inside)} values inside agree given their inputs: outputs differ by codes that float noise moved by one"
+        )
     return table

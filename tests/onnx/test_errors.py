@@ -27,7 +27,9 @@ def refused(path: Path, model: Any = None, inputs: Any = (X,), **options: Any) -
 
 def test_options(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    assert "opset takes 21 to 23, got 18: int4 and blocked scales exist from opset 21 on" in refused(path, opset=18, recipe="int4-weight-only")
+    assert "opset takes 21 to 23, got 18: int4 and blocked scales exist from opset 21 on" in refused(
+        path, opset=18, recipe="int4-weight-only"
+    )
     assert "form takes 'integer' or 'qdq', got 'int'" in refused(path, form="int")
     assert "unknown recipe 'int9'" in refused(path, recipe="int9")
     assert "option 'free_weights' does not apply to an ONNX export" in refused(path, free_weights=True)
@@ -79,7 +81,7 @@ class Branch(nn.Module):
 
 
 def test_untraceable_model(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="torch.export cannot trace Branch: "):
+    with pytest.raises(ExportError, match=r"torch\.export cannot trace Branch: "):
         lowbit.export_onnx(Branch().eval(), (X,), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -41,7 +41,6 @@ def test_recipe(recipe: str, form: str, tmp_path: Path) -> None:
     sizes = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in exported.proto.graph.output]
     assert sizes == [["batch", "length", 96], ["batch", "length", 32]]
 
-
     check_stored(exported, model, recipe)
 
 
@@ -68,7 +67,12 @@ def test_nodes_say_where_they_come_from(tmp_path: Path) -> None:
     assert {"integer-form", "merge"} == set(exported.metadata(PASS))
     names = [node.name for node in exported.proto.graph.node]
     assert len(set(names)) == len(names)
-    for name in ("q+k/hit_columns/GreaterOrEqual", "q+k/product_columns/Gather", "q+k/product_u8s8/MatMulInteger", "o/quantize_u8/QuantizeLinear"):
+    for name in (
+        "q+k/hit_columns/GreaterOrEqual",
+        "q+k/product_columns/Gather",
+        "q+k/product_u8s8/MatMulInteger",
+        "o/quantize_u8/QuantizeLinear",
+    ):
         assert name in names
     for node in exported.proto.graph.node:
         if node.op_type in ("MatMulInteger", "QuantizeLinear", "NonZero"):

@@ -27,7 +27,9 @@ def model():
 
 
 def lowbit_command(*args: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-c", "from lowbit_compiler.cli import main; main()", *args], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", "from lowbit_compiler.cli import main; main()", *args], capture_output=True, text=True, check=False
+    )
 
 
 def spoil(path: Path, name: str) -> None:
