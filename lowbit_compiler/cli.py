@@ -24,7 +24,7 @@ Dynamic = Annotated[
 PlanName = Annotated[str, typer.Option("--plan", help="measured: rewrite what is faster here; always: whatever the recipe covers")]
 
 
-def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def load_function(spec: str) -> tuple[Any, tuple[Any, ...]]:
     """Return the model and the tuple of example inputs that ``FILE.py:FUNCTION`` gives; raises OptionError."""
     file, colon, name = spec.rpartition(":")
     path = Path(file)

@@ -78,15 +78,17 @@ def products(ctx: PassContext) -> list[Product]:
 
 
 def _product(ctx: PassContext, node: fx.Node, plan: Plan, partner: fx.Node | None) -> Product:
-    x, weight, *bias = node.args
-    quantize = exact = None
+    arguments: Any = node.args
+    x, weight, *bias = arguments
+    quantize: Any = None
+    exact: Any = None
     if plan.activations == "int8":
-        quantize = x.args[0].args[0]  # type: ignore[union-attr]  # dequantize <- getitem <- quantize
+        quantize = x.args[0].args[0]  # dequantize <- getitem <- quantize
         x = quantize.args[0]
     root = node
     if partner is not None:
         exact = partner.args[0]
-        x = exact.args[0].args[0]  # type: ignore[union-attr]  # getitem <- split
+        x = exact.args[0].args[0]  # getitem <- split
         (root,) = node.users
         for site in ctx.sites:
             if site.node is node:
@@ -95,7 +97,7 @@ def _product(ctx: PassContext, node: fx.Node, plan: Plan, partner: fx.Node | Non
     for above in (x, quantize, exact):
         if isinstance(above, fx.Node) and "lowbit_pass" in above.meta:
             above.meta.setdefault("lowbit_module", label)
-    codes, scale = weight.args[:2]  # type: ignore[union-attr]
+    codes, scale = weight.args[:2]
     return Product(root, plan, x, quantize, exact, codes, scale, bias[0] if bias else None, label)
 
 
@@ -124,7 +126,8 @@ def turn(writer: Writer, product: Product) -> None:
     constant = next(constant for constant in writer.ctx.constants if constant.outputs == names)
     inner = constant.graph
     output = inner.output_node()
-    ((codes, scale),) = output.args
+    stored: Any = output.args[0]
+    codes, scale = stored
     grouped = product.plan.weights == "int4"
     with inner.inserting_before(output):
         codes = inner.call_function(aten.contiguous.default, (inner.call_function(aten.t.default, (codes,)),))

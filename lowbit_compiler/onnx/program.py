@@ -74,7 +74,8 @@ def rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[Co
 
 
 def _value(program: ExportedProgram, target: Any) -> Tensor:
-    return program.state_dict[target] if target in program.state_dict else program.constants[target]
+    tensor: Tensor = program.state_dict[target] if target in program.state_dict else program.constants[target]
+    return tensor
 
 
 def _target(node: fx.Node) -> str:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript import opset21 as op
+from onnxscript import opset21
 
 from lowbit_compiler.runtime.reference.exported import ZERO
 from lowbit_compiler.runtime.reference.quantize import EMPTY
 from lowbit_compiler.runtime.reference.treatments import HADAMARD, ROW_CAPACITY, ROW_CUTS
 
 LARGEST = 127.0
+op: Any = opset21  # values of the graph under construction, which its annotations for eager use do not know
 
 
 def tensor(value: Any, name: str | None = None) -> Any:

@@ -79,7 +79,7 @@ def output_names(program: ExportedProgram) -> list[str]:
     spec = program.call_spec.out_spec
     count = spec.num_leaves if spec is not None else 0
     try:
-        tree = pytree.tree_unflatten(list(range(count)), spec)  # type: ignore[arg-type]
+        tree = pytree.tree_unflatten(list(range(count)), spec)
         paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
     except Exception:  # a container that only flattens
         return [f"output_{i}" for i in range(count)]

@@ -45,7 +45,7 @@ def simplify(model: ir.Model) -> None:
     fold_constants_ir(model, onnx_shape_inference=True, should_fold=_keeps_codes)
     ir.passes.Sequential(
         common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
         common.DeduplicateInitializersPass(size_limit=SHARED),

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript import opset21 as op
 
 from lowbit_compiler.onnx import quantizers
-from lowbit_compiler.onnx.quantizers import integers, number, tensor
+from lowbit_compiler.onnx.quantizers import integers, number, op, tensor
 from lowbit_compiler.runtime.reference.exported import ZERO
 
 lowbit = torch.ops.lowbit

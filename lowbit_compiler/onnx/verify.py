@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
+from torch.utils.dlpack import from_dlpack
 
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx.build import INFO, Built, Request
@@ -127,7 +128,7 @@ def _run(running: ort.InferenceSession, inputs: dict[str, Any], names: Sequence[
     except Exception as error:
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot run the file: {error}") from error
     return [
-        torch.from_dlpack(value._get_c_value()) if value.element_type() == onnx.TensorProto.BFLOAT16 else torch.from_numpy(value.numpy())
+        from_dlpack(value._get_c_value()) if value.element_type() == onnx.TensorProto.BFLOAT16 else torch.from_numpy(value.numpy())
         for value in values
     ]
 
