@@ -5,12 +5,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lowbit_compiler.driver import last_report
     from lowbit_compiler.explaining import explain
+    from lowbit_compiler.onnx.export import export_onnx, verify_onnx
     from lowbit_compiler.recipe import RECIPES, Recipe
     from lowbit_compiler.report import Report
 
-__all__ = ["RECIPES", "Recipe", "Report", "explain", "last_report"]
+__all__ = ["RECIPES", "Recipe", "Report", "explain", "export_onnx", "last_report", "verify_onnx"]
 
-_HOMES = {"RECIPES": "recipe", "Recipe": "recipe", "Report": "report", "explain": "explaining", "last_report": "driver"}
+_HOMES = {
+    "RECIPES": "recipe",
+    "Recipe": "recipe",
+    "Report": "report",
+    "explain": "explaining",
+    "export_onnx": "onnx.export",
+    "last_report": "driver",
+    "verify_onnx": "onnx.export",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,10 @@
 """The command ``lowbit``. Imports are inside the commands: help must not pay for torch."""
 
+import contextlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +18,13 @@ app = typer.Typer(
 
 Function = Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="a function that returns (model, example inputs)")]
 RecipeName = Annotated[str, typer.Option(help="int8, llm-int8, int8-vector, int8-weight-only or int4-weight-only")]
+Dynamic = Annotated[
+    list[str], typer.Option(help="sizes that may change, by argument: x:0=batch,1=length; repeat for more arguments", show_default=False)
+]
 PlanName = Annotated[str, typer.Option("--plan", help="measured: rewrite what is faster here; always: whatever the recipe covers")]
 
 
-def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def load_function(spec: str) -> tuple[Any, tuple[Any, ...]]:
     """Return the model and the tuple of example inputs that ``FILE.py:FUNCTION`` gives; raises OptionError."""
     file, colon, name = spec.rpartition(":")
     path = Path(file)
@@ -107,6 +111,72 @@ def dump(
     print(report.summary())
     for index in sorted(out.glob("graph_*/index.md")):
         print(index)
+
+
+@app.command("export-onnx")
+def export_onnx(
+    function: Function,
+    out: Annotated[Path, typer.Option(help="file to write")] = Path("model.onnx"),
+    recipe: RecipeName = "int8",
+    form: Annotated[
+        str, typer.Option(help="integer: scales written out, exact integer products; qdq: Q/DQ around float products")
+    ] = "integer",
+    opset: Annotated[int, typer.Option(help="21, 22 or 23")] = 21,
+    dynamic: Dynamic = (),  # type: ignore[assignment]
+    ignore: Annotated[list[str], typer.Option(help="name or re: pattern of a module to leave in float; repeat for more")] = (),  # type: ignore[assignment]
+    verify: Annotated[bool, typer.Option("--verify", help="run the file in ONNX Runtime and compare it with PyTorch")] = False,
+) -> None:
+    """Write a model to an ONNX file in low precision, and print every product with its decision."""
+    from rich.console import Console
+
+    from lowbit_compiler.onnx.export import export_onnx as run
+    from lowbit_compiler.onnx.shapes import parse_dynamic
+
+    model, inputs = load_function(function)
+    shapes = parse_dynamic(dynamic, model, inputs)
+    with _stages() as progress:
+        report = run(
+            model,
+            inputs,
+            out,
+            recipe=recipe,
+            form=form,
+            opset=opset,
+            dynamic_shapes=shapes,
+            ignore=list(ignore),
+            verify=verify,
+            progress=progress,
+        )
+    Console(width=None if sys.stdout.isatty() else 180).print(report)
+
+
+@app.command("verify-onnx")
+def verify_onnx(
+    file: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="a file that export-onnx wrote")],
+    function: Function,
+    dynamic: Dynamic = (),  # type: ignore[assignment]
+    tolerance: Annotated[float | None, typer.Option(help="largest difference against the largest value of an output")] = None,
+) -> None:
+    """Run an exported file in ONNX Runtime and compare it with the same arithmetic in PyTorch; status 1 where they differ."""
+    from rich.console import Console
+
+    from lowbit_compiler.onnx.export import verify_onnx as run
+    from lowbit_compiler.onnx.shapes import parse_dynamic
+
+    model, inputs = load_function(function)
+    with _stages() as progress:
+        result = run(file, model, inputs, dynamic_shapes=parse_dynamic(dynamic, model, inputs), tolerance=tolerance, progress=progress)
+    Console(width=None if sys.stdout.isatty() else 180).print(result)
+    raise typer.Exit(0 if result.agrees else 1)
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[Callable[[str], None]]:
+    """Show the stage of long work, on the error stream."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda stage: status.update(stage)
 
 
 @app.command()

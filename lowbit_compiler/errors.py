@@ -15,3 +15,11 @@ class WeightFreedError(LowbitError, RuntimeError):
 
 class PassError(LowbitError, RuntimeError):
     """A pass failed or broke a fact it promised; names pass, fact and node."""
+
+
+class ExportError(LowbitError, RuntimeError):
+    """A model cannot be exported as asked, or the exported file does not compute what the model does; no file was left behind."""
+
+
+class MissingPackageError(LowbitError, ImportError):
+    """A package of an optional extra is not installed; names the extra."""

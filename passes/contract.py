@@ -25,6 +25,7 @@ class Fact(Enum):
     FOLDED = "quantized weights are constants, computed before the first run"
     LOWERED = "a planned site is one lowbit op"
     PACKED = "the weight of a lowered site is one packed constant"
+    OPENED = "a planned product is written in ops that ONNX has, on constant weights [K, N]"
     WHOLE = "a planned softmax or attention is one lowbit op"
 
 

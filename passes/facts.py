@@ -91,6 +91,15 @@ def _packed(gm: fx.GraphModule, ctx: PassContext) -> str | None:
     return None
 
 
+def _opened(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+    for node in gm.graph.nodes:
+        if calls(node, ops.quantize_s8.default, *DEQUANTIZE) and not is_constant(node, ctx.parameters):
+            readers = [user for user in node.users if calls(user, aten.linear.default)]
+            if readers:
+                return f"{readers[0].format_node()} is a whole product of quantized operands"
+    return None
+
+
 def _whole(gm: fx.GraphModule, ctx: PassContext) -> str | None:
     for site in ctx.wholes():
         if not calls(site.node, getattr(ops, site.lowered_to).default):
@@ -109,5 +118,6 @@ CHECKS: dict[Fact, Callable[[fx.GraphModule, PassContext], str | None]] = {
     Fact.FOLDED: _folded,
     Fact.LOWERED: _lowered,
     Fact.PACKED: _packed,
+    Fact.OPENED: _opened,
     Fact.WHOLE: _whole,
 }

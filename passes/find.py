@@ -60,6 +60,7 @@ class Find:
             for hidden, op, why in node.meta.get("lowbit_opaque", ()):  # products that capture could not write as ATen calls
                 site = Site(len(ctx.sites), hidden, op, module_path(node), _operands(node), node)
                 site.decline(Reason.UNSUPPORTED_OP, why)
+                _decline_constant(site, node, ctx)
                 ctx.sites.append(site)
         return 0
 

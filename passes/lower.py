@@ -86,7 +86,7 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> N
         lowered = emit(gm, getattr(ops, plan.op).default, x, packed, bias, n, *plan.arguments, out, like=node)
     root.replace_all_uses_with(lowered)
     ctx.replaced(node, lowered)
-    released = not _still_read(gm, ctx, q)
+    released = not still_read(gm, ctx, q)
     for member in ctx.sites:
         if member.node is lowered:
             stored = packed.meta["val"].numel() * member.n // n
@@ -94,7 +94,7 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> N
             member.exact = None
 
 
-def _still_read(gm: fx.GraphModule, ctx: PassContext, q: Any) -> bool:
+def still_read(gm: fx.GraphModule, ctx: PassContext, q: Any) -> bool:
     """Return whether a parameter behind the folded weight ``q`` has other readers, as the table tied to an output head has."""
     sources = {source for constant in ctx.constants if q.name in constant.outputs for source in constant.sources}
     return any(node.users for node in gm.graph.nodes if node.op == "placeholder" and node.name in sources)

@@ -5,6 +5,7 @@ from lowbit_compiler.passes.cleanup import Cleanup
 from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.fold import FoldWeights
+from lowbit_compiler.passes.integer_form import IntegerForm
 from lowbit_compiler.passes.lower import Lower
 from lowbit_compiler.passes.lower_whole import LowerWhole
 from lowbit_compiler.passes.merge import MergeSiblings
@@ -12,6 +13,7 @@ from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.pack import Pack
 from lowbit_compiler.passes.plan import PlanSites
 from lowbit_compiler.passes.prologue import FusePrologue
+from lowbit_compiler.passes.qdq_form import QdqForm
 from lowbit_compiler.passes.quantize import InsertQuantize
 from lowbit_compiler.passes.rotate import Rotate
 from lowbit_compiler.passes.share import ShareTables
@@ -46,6 +48,14 @@ def runtime_exit() -> list[Pass]:
         FusePrologue(),  # last of the rewrites: what the ops above read is settled
         ShareTables(),  # for the remainder
         Cleanup(),  # parameters lose their last users above
+    ]
+
+
+def onnx_exit(form: str) -> list[Pass]:
+    """Return the passes from the waist's QDQ form to what the translations of the ONNX exit take; ``form``: "integer" or "qdq"."""
+    return [
+        QdqForm() if form == "qdq" else IntegerForm(),  # how a reader is shown the product; the waist's pattern ends here
+        Cleanup(),  # float weights that nothing reads must not be stored
     ]
 
 

@@ -23,6 +23,7 @@ class Reason(Enum):
     NO_KERNEL = "no kernel"
     SLOWER = "slower here"
     LIMIT = "LOWBIT_MAX_REWRITES reached"
+    KEPT_WHOLE = "kept whole"
     DISABLED = "a pass was disabled or failed"
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
-from lowbit_compiler.runtime.reference import linear, quantize, softmax, treatments
+from lowbit_compiler.runtime.reference import exported, linear, quantize, softmax, treatments
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS, prologue
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -214,3 +214,40 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sc
 
 _define("softmax(Tensor x, int dim, float scale, Tensor? mask, bool log, ScalarType? dtype) -> Tensor", _softmax, _softmax_fake)
 _define("sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor", _sdpa, _sdpa_fake)
+
+_define(
+    "quantize_u8(Tensor x) -> (Tensor, Tensor)",
+    exported.quantize_u8,
+    lambda x: (x.new_empty(x.shape, dtype=torch.uint8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)),
+)
+_define(
+    "product_u8s8(Tensor codes, Tensor w) -> Tensor",
+    exported.product_u8s8,
+    lambda codes, w: codes.new_empty((*codes.shape[:-1], w.shape[1]), dtype=torch.int32),
+)
+_define(
+    "product_fs8(Tensor x, Tensor w) -> Tensor",
+    exported.product_fs8,
+    lambda x, w: x.new_empty((*x.shape[:-1], w.shape[1])),
+)
+_define("codes_as_float(Tensor q) -> Tensor", exported.codes_as_float, lambda q: q.new_empty(q.shape, dtype=torch.float32))
+_define(
+    "hit_columns(Tensor x, float threshold) -> Tensor",
+    treatments.hit_columns,
+    lambda x, threshold: x.new_empty((x.shape[-1],), dtype=torch.bool),
+)
+_define(
+    "product_columns(Tensor x, Tensor hit, Tensor w) -> Tensor",
+    exported.product_columns,
+    lambda x, hit, w: x.new_empty((*x.shape[:-1], w.shape[1])),
+)
+_define(
+    "dequantize_columns(Tensor q, Tensor scale) -> Tensor",
+    exported.dequantize_columns,
+    lambda q, scale: q.new_empty(q.shape, dtype=torch.float32),
+)
+_define(
+    "dequantize_groups(Tensor q, Tensor scale, int group) -> Tensor",
+    exported.dequantize_groups,
+    lambda q, scale, group: q.new_empty(q.shape, dtype=torch.float32),
+)

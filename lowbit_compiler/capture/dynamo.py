@@ -89,7 +89,7 @@ def _storage(node: fx.Node) -> int | None:
     return tensor.untyped_storage()._cdata if isinstance(tensor, FakeTensor) and tensor.layout is torch.strided else None
 
 
-def _mark_written(gm: fx.GraphModule) -> set[str]:
+def mark_written(gm: fx.GraphModule) -> set[str]:
     """Mark every value that some in-place call writes to, what it is a view of, and other views of that.
 
     Returns the names of the placeholders among these.
@@ -144,15 +144,15 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
             new.meta["val"] = node.meta["example_value"]
     # A fresh module: Dynamo's own carries _param_name_to_source, which AOTAutograd wants complete for every input.
     copy = fx.GraphModule(gm, graph)
-    _name_products(copy)
-    for name in _mark_written(copy):
+    name_products(copy)
+    for name in mark_written(copy):
         parameters.pop(name, None)
-    _trace_weights(copy, set(parameters))
+    trace_weights(copy, set(parameters))
     copy.recompile()
     return Captured(copy, parameters, _model_names())
 
 
-def _name_products(gm: fx.GraphModule) -> None:
+def name_products(gm: fx.GraphModule) -> None:
     """Give every product its ATen name, take calls that hide some apart, and mark those that cannot be taken apart."""
     probe = Probe(gm)
     autocasts: list[fx.Node] = []
@@ -205,7 +205,7 @@ def _may_inline(node: fx.Node) -> bool:
     )
 
 
-def _trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
+def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
     """Write whatever products read that depends on parameters alone (transposed, normalised, cast weights) in ATen calls."""
     constant: set[fx.Node] = set()
     operands: list[fx.Node] = []
@@ -230,4 +230,4 @@ def _trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
             inline(gm, node)
 
 
-__all__ = ["PRODUCTS", "capture_dynamo"]
+__all__ = ["PRODUCTS", "capture_dynamo", "mark_written", "name_products", "trace_weights"]

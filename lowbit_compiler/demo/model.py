@@ -74,6 +74,14 @@ def load(dtype: torch.dtype = torch.bfloat16, console: Console | None = None) ->
     return LoadedModel(model.eval().requires_grad_(False), tokenizer, dtype)
 
 
+def tokenizer() -> Any:
+    """The tokenizer alone, without the weights."""
+    import transformers
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return _tokenizer(GGUFFile(model_folder() / FILE).fields, transformers.PreTrainedTokenizerFast)
+
+
 def _config(fields: dict[str, Any], make: Callable[..., Any]) -> Any:
     return make(
         vocab_size=len(fields["tokenizer.ggml.tokens"]),

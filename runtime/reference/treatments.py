@@ -20,11 +20,16 @@ def rotate(x: Tensor) -> Tensor:
     return v.reshape(x.shape)
 
 
-def split_columns(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Split ``x`` [..., K] into (kept, exact): a column is exact when |x| >= ``threshold`` in any row without NaN and Inf."""
+def hit_columns(x: Tensor, threshold: float) -> Tensor:
+    """Return bool [K]: True where |x| >= ``threshold`` in that column of any row of ``x`` [..., K] without NaN and Inf."""
     rows = x.reshape(-1, x.shape[-1])
     regular = torch.isfinite(rows).all(1, keepdim=True)
-    hit = ((rows.float().abs() >= threshold) & regular).any(0)  # in x's own dtype torch would round the threshold
+    return ((rows.float().abs() >= threshold) & regular).any(0)  # in x's own dtype torch would round the threshold
+
+
+def split_columns(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Split ``x`` [..., K] into (kept, exact): a column is exact when |x| >= ``threshold`` in any row without NaN and Inf."""
+    hit = hit_columns(x, threshold)
     zero = torch.zeros_like(x)
     return torch.where(hit, zero, x), torch.where(hit, x, zero)
 

@@ -1,0 +1,38 @@
+"""Capture from torch.export: its graph, whose products are ATen calls already, with the weights known as constants."""
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from lowbit_compiler.capture.captured import Captured
+from lowbit_compiler.capture.dynamo import mark_written, name_products, trace_weights
+
+STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+def capture_export(program: ExportedProgram) -> Captured:
+    """Return a copy of the graph of ``program`` in the common dialect; its inputs keep their names and order."""
+    graph = fx.Graph()
+    environment: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        new = environment[node] = graph.node_copy(node, lambda n: environment[n])
+        new.name = node.name
+    copy = fx.GraphModule(program.graph_module, graph)
+    parameters = {
+        spec.arg.name: spec.target
+        for spec in program.graph_signature.input_specs
+        if spec.kind in STORED and spec.target is not None and isinstance(_tensor(program, spec.target), torch.Tensor)
+    }
+    graph.eliminate_dead_code()  # export keeps what a parametrization computes and drops
+    name_products(copy)
+    for name in mark_written(copy):
+        parameters.pop(name, None)
+    trace_weights(copy, set(parameters))
+    copy.recompile()
+    names = {entry.fqn for entry in program.module_call_graph} | set(program.state_dict)
+    return Captured(copy, parameters, frozenset(names - {""}))
+
+
+def _tensor(program: ExportedProgram, target: str) -> object:
+    return program.state_dict.get(target, program.constants.get(target))

@@ -1,0 +1,159 @@
+"""From a PyTorch model to an ONNX model in memory: capture, the passes up to the waist, the exit, torch's exporter, names."""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
+from torch.utils import _pytree as pytree
+
+from lowbit_compiler.capture.export import capture_export
+from lowbit_compiler.dump import Dump
+from lowbit_compiler.errors import ExportError
+from lowbit_compiler.onnx import labels, shapes, stored
+from lowbit_compiler.onnx.program import rebuild
+from lowbit_compiler.onnx.translations import table
+from lowbit_compiler.onnx.unsupported import explain_failure
+from lowbit_compiler.options import Options
+from lowbit_compiler.passes.contract import PassContext, Target
+from lowbit_compiler.passes.pipeline import onnx_exit, waist
+from lowbit_compiler.passes.runner import run_passes
+from lowbit_compiler.passes.site import Reason
+from lowbit_compiler.report import Report, site_report
+
+Progress = Callable[[str], None]
+WHOLE_KINDS = ("softmax", "attention")
+INFO = "lowbit.export"
+"""Key in the file's metadata: how it was exported, as JSON."""
+
+
+@dataclass
+class Request:
+    """What to export, and how."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    dynamic_shapes: Any
+    options: Options
+    form: str
+    opset: int
+
+
+@dataclass
+class Built:
+    """An ONNX model with the PyTorch program that it must equal, before (``program``) and after torch's decompositions."""
+
+    model: ir.Model
+    program: ExportedProgram
+    decomposed: ExportedProgram
+    report: Report
+
+
+def build(request: Request, progress: Progress) -> Built:
+    """Return the ONNX model of ``request``; raises ExportError with module and op where something cannot be exported."""
+    progress("tracing")
+    with _quiet(), torch.no_grad():
+        program = _trace(request)
+    progress("rewriting")
+    with _quiet(), torch.no_grad():
+        rewritten, report = _rewrite(program, request)
+    progress("translating")
+    with _quiet(), torch.no_grad():
+        try:
+            translated = torch.onnx.export(
+                rewritten, custom_translation_table=table(request.form), opset_version=request.opset, optimize=False, verbose=False
+            )
+        except Exception as error:
+            raise explain_failure(error, rewritten) from error
+    assert translated is not None
+    assert translated.exported_program is not None
+    model = translated.model
+    labels.label(model)
+    stored.pack_int4(model)
+    progress("simplifying")
+    stored.simplify(model)
+    _name(model, program, request)
+    model.producer_name, model.producer_version = "lowbit", version("lowbit-compiler")
+    model.metadata_props[INFO] = json.dumps(_info(request))
+    return Built(model, rewritten, translated.exported_program, report)
+
+
+def _trace(request: Request) -> ExportedProgram:
+    dynamic = shapes.for_export(request.dynamic_shapes)
+    try:
+        with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # an example size of 1 is any size
+            return torch.export.export(request.model, request.args, request.kwargs, dynamic_shapes=dynamic)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ExportError(f"torch.export cannot trace {type(request.model).__name__}: {type(error).__name__}: {first}") from error
+
+
+def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgram, Report]:
+    captured = capture_export(program)
+    options = request.options
+    ctx = PassContext(
+        recipe=options.recipe,
+        target=Target(has_kernels=False),  # ONNX has softmax of its own, and its readers fuse attention as they like
+        parameters=captured.parameters,
+        ignore=options.ignore,
+        max_rewrites=options.max_rewrites,
+        known_names=captured.known_names,
+    )
+    dump = Dump(options.dump) if options.dump else None
+    if dump is not None:
+        dump.stage("capture", captured.gm, "the exported graph")
+    runs = run_passes(
+        waist() + onnx_exit(request.form), captured.gm, ctx, observe=dump.observe if dump is not None else None, strict=options.verify
+    )
+    for site in ctx.sites:
+        if site.kind in WHOLE_KINDS and not site.constant:
+            site.decline(Reason.KEPT_WHOLE, "ONNX has operators for it")
+    report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
+    if dump is not None:
+        dump.finish(str(report))
+    return rebuild(program, captured, ctx.constants), report
+
+
+def _name(model: ir.Model, program: ExportedProgram, request: Request) -> None:
+    labels.name_constants(model)
+    labels.name_outputs(model, shapes.output_names(program))
+    given = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    tensors = [position for position, spec in enumerate(given) if isinstance(spec.arg, TensorArgument)]
+    names = shapes.dimension_names(request.model, request.args, request.kwargs, request.dynamic_shapes)
+    if len(names) == len(pytree.tree_leaves((request.args, request.kwargs))) == len(given):
+        labels.rename_symbols(model, labels.name_dimensions(model, names, tensors))
+
+
+def _info(request: Request) -> dict[str, Any]:
+    return {
+        "recipe": asdict(request.options.recipe),
+        "ignore": list(request.options.ignore),
+        "form": request.form,
+        "opset": request.opset,
+        "torch": torch.__version__,
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch's exporter says of its own insides (a missing torchvision, a deprecated spelling) from users."""
+    logger = logging.getLogger("torch.onnx._internal.exporter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,144 @@
+"""Export a model to ONNX in low precision: ``lowbit.export_onnx``."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lowbit_compiler.errors import ExportError, OptionError
+from lowbit_compiler.onnx import verify as verifying
+from lowbit_compiler.onnx.build import Built, Progress, Request, build
+from lowbit_compiler.onnx.shapes import Inputs, split_inputs
+from lowbit_compiler.onnx.stored import Staged
+from lowbit_compiler.options import Options, parse
+from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.report import Report
+
+FORMS = ("integer", "qdq")
+OPSETS = range(21, 24)
+OPTIONS = ("llm_int8_threshold", "group_size", "ignore", "llm_int8_skip_modules", "modules_to_not_convert", "dump")
+"""The options of the backend that say something about an export too."""
+
+
+def export_onnx(
+    model: nn.Module,
+    inputs: Inputs,
+    path: str | os.PathLike[str],
+    *,
+    recipe: str | Recipe = "int8",
+    dynamic_shapes: Any = None,
+    opset: int = 21,
+    form: str = "integer",
+    verify: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """Write ``model`` to the ONNX file ``path`` as ``recipe`` says; returns what was done to each product.
+
+    ``inputs`` are example arguments: a tensor, a sequence of positional arguments, or a mapping of keywords. ``dynamic_shapes`` is that of
+    torch.export.export, where a dimension may also be a name: ``{"x": {0: "batch"}}``. ``form`` is "integer" (scales written out, exact
+    integer products) or "qdq" (QuantizeLinear and DequantizeLinear around float products); ``opset`` is 21, 22 or 23. ``options`` are
+    those of the backend that apply: ignore, llm_int8_threshold, group_size, dump. ``verify`` runs the file in ONNX Runtime on ``inputs``
+    and compares it with PyTorch. ``progress`` is called with the name of each stage.
+
+    Weights are stored as int8 or packed int4, above 1.5 GiB in ``path`` + ".data". Nothing is written under ``path`` unless all
+    of it passed the checker of onnx (and ``verify``). Raises OptionError for a bad argument before anything is traced, ExportError
+    where the model cannot be exported or verified.
+    """
+    request = request_of(model, inputs, recipe, dynamic_shapes, opset, form, options)
+    return export(request, _target(path), verify, progress or (lambda stage: None)).report
+
+
+def export(request: Request, target: Path, verify: bool, progress: Progress) -> Built:
+    """Write what ``request`` asks for to ``target``, whole or not at all; returns it as it is in memory."""
+    built = build(request, progress)
+    progress("writing")
+    with Staged(built.model, target) as staged:
+        _check(staged)
+        if verify:
+            progress("verifying")
+            verifying.check(staged.path, built, request)
+        size = staged.publish()
+    built.report.notes += _notes(built, request, target, size)
+    return built
+
+
+def verify_onnx(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    dynamic_shapes: Any = None,
+    tolerance: float | None = None,
+    progress: Progress | None = None,
+) -> "verifying.Verification":
+    """Run the file ``path`` in ONNX Runtime on ``inputs``, and compare every output with the same arithmetic in PyTorch.
+
+    ``model`` is what the file was exported from; recipe and form are read from the file. An output agrees where its largest difference
+    is at most ``tolerance`` times its largest value (default: 1e-3 in float32, eight units of the dtype in float16 and bfloat16); integers
+    must be equal. Where one does not, the values inside the graph are compared too. Raises ExportError for a file that lowbit did not write.
+    """
+    recipe, info = verifying.read_info(Path(path))
+    request = request_of(model, inputs, recipe, dynamic_shapes, info["opset"], info["form"], {"ignore": info["ignore"]})
+    built = build(request, progress or (lambda stage: None))
+    return verifying.compare(Path(path), built, request, tolerance)
+
+
+def request_of(
+    model: nn.Module, inputs: Inputs, recipe: str | Recipe, dynamic: Any, opset: int, form: str, options: dict[str, Any]
+) -> Request:
+    """Check the arguments of an export, and return them as one; raises OptionError."""
+    for name in options:
+        if name not in OPTIONS:
+            raise OptionError(f"option {name!r} does not apply to an ONNX export; accepted: {', '.join(OPTIONS)}")
+    parsed: Options = parse({"recipe": recipe, **options})
+    if form not in FORMS:
+        raise OptionError(f"form takes {FORMS[0]!r} or {FORMS[1]!r}, got {form!r}")
+    if opset not in OPSETS:
+        raise OptionError(
+            f"opset takes {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}: int4 and blocked scales exist from opset {OPSETS.start} on"
+        )
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
+    if training := next(_training(model), None):
+        raise OptionError(f"module {training!r} is in training mode; call model.eval() before the export")
+    return Request(model, *split_inputs(inputs), dynamic, parsed, form, opset)
+
+
+def _training(model: nn.Module) -> Iterator[str]:
+    """Yield the modules that compute something else in training; a wrapper of an evaluated model is not among them."""
+    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.MultiheadAttention, nn.RNNBase)
+    for name, module in model.named_modules():
+        if module.training and isinstance(module, kinds):
+            yield name or type(module).__name__
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise OptionError(f"cannot write {str(target)!r}: {str(target.parent)!r} is no folder that can be written to")
+    if target.is_dir():
+        raise OptionError(f"cannot write {str(target)!r}: it is a folder")
+    return target
+
+
+def _check(staged: Staged) -> None:
+    try:
+        staged.check()
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph does not pass the checker of onnx {onnx.__version__}: {error}") from error
+
+
+def _notes(built: Built, request: Request, target: Path, size: int) -> list[str]:
+    notes = [f"{target}: {size / 1e6:.1f} MB, opset {request.opset}, form {request.form!r}"]
+    leaves = [*pytree.tree_leaves((request.args, request.kwargs)), *built.program.state_dict.values()]
+    if any(isinstance(leaf, Tensor) and leaf.dtype is torch.bfloat16 for leaf in leaves):
+        notes.append(
+            "the model has bfloat16 tensors, for which ONNX Runtime's CPU provider lacks most operators; to run it there export model.float()"
+        )
+    return notes

@@ -1,0 +1,121 @@
+"""Names and provenance in the file: a rewritten node says which pass made it and which modules of the model it computes."""
+
+import re
+from collections import Counter
+from typing import Any
+
+import onnx_ir as ir
+
+from lowbit_compiler.onnx.program import PROVENANCE
+from lowbit_compiler.passes.find import module_path
+
+PASS, MODULE, SOURCE = "lowbit.pass", "lowbit.module", "lowbit.op"
+KEPT = ("pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy", "namespace")
+"""What torch's exporter says of a node that readers and people use; its stack traces name files of the machine that exported."""
+
+
+def label(model: ir.Model) -> int:
+    """Name every node of a freshly translated ``model`` after its module, and mark the rewritten ones; returns their number.
+
+    Names are ``<modules>/<op of the graph>/<operator>``, made unique by a number.
+    """
+    taken: Counter[str] = Counter()
+    values: Counter[str] = Counter()
+    marked = 0
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        source = node.meta.get("node")
+        for key in [key for key in node.metadata_props if key.startswith("pkg.torch.onnx") and key not in KEPT]:
+            del node.metadata_props[key]
+        if source is None:
+            continue
+        made = (source.meta.get("custom") or {}).get(PROVENANCE)
+        modules = made["modules"] if made else module_path(source)
+        op = _op(source)
+        if made:
+            marked += 1
+            node.metadata_props.update({PASS: made["pass"], MODULE: modules, SOURCE: op})
+        name = "/".join(part for part in (modules.replace(", ", "+"), op, node.op_type) if part)
+        node.name = _numbered(name, taken)
+        for value in node.outputs:
+            if value.name and value.name.startswith("val_"):
+                value.name = _numbered(f"{source.name}.{node.op_type}", values)
+    return marked
+
+
+def _op(source: Any) -> str:
+    name = getattr(getattr(source.target, "_schema", None), "name", None)
+    return str(name or getattr(source.target, "__name__", source.target)).rpartition("::")[2]
+
+
+def _numbered(name: str, taken: Counter[str]) -> str:
+    taken[name] += 1
+    return name if taken[name] == 1 else f"{name}_{taken[name]}"
+
+
+def name_constants(model: ir.Model) -> None:
+    """Name the numbers and small tensors of the translations by their contents, for people who read the graph."""
+    initializers = model.graph.initializers
+    for value in list(initializers.values()):
+        tensor = value.const_value
+        source = (value.name or "").rpartition(".")[2]
+        if tensor is None or not source.startswith("Constant") or value.is_graph_output():
+            continue
+        name = tensor.name if tensor.name and tensor.name.startswith("hadamard") else _spelled(tensor)
+        if name and name not in initializers:
+            del initializers[value.name]  # type: ignore[arg-type]
+            value.name = name
+            initializers[name] = value
+
+
+def _spelled(tensor: Any) -> str:
+    if tensor.size > 4:
+        return ""
+    numbers = ", ".join(f"{number:g}" if isinstance(number, float) else str(number) for number in tensor.numpy().reshape(-1).tolist())
+    return f"{tensor.dtype.name.lower()}[{numbers}]" if tensor.shape.rank() else f"{tensor.dtype.name.lower()} {numbers}"
+
+
+def name_outputs(model: ir.Model, names: list[str]) -> None:
+    """Give the outputs their names; whatever else has one of these names gets another."""
+    outputs = list(model.graph.outputs)
+    if len(outputs) != len(names):
+        return
+    wanted = set(names)
+    everything = [*model.graph.inputs, *model.graph.initializers.values()]
+    everything += [value for node in ir.traversal.RecursiveGraphIterator(model.graph) for value in node.outputs]
+    for value in everything:
+        if value.name in wanted and value not in outputs and not value.is_graph_input():
+            value.name = f"{value.name}.inner"
+    for value, name in zip(outputs, names, strict=True):
+        if name not in {graph_input.name for graph_input in model.graph.inputs}:
+            value.name = name
+
+
+def name_dimensions(model: ir.Model, names: list[dict[int, str]], positions: list[int]) -> dict[str, str]:
+    """Return symbol -> name for the inputs at ``positions`` among the leaves that ``names`` describes."""
+    mapping: dict[str, str] = {}
+    for value, position in zip(model.graph.inputs, positions, strict=False):
+        if position >= len(names) or value.shape is None:
+            continue
+        for axis, name in names[position].items():
+            dim = value.shape[axis] if axis < len(value.shape) else None
+            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+                mapping.setdefault(dim.value, name)
+    return mapping
+
+
+def rename_symbols(model: ir.Model, mapping: dict[str, str]) -> None:
+    """Write the names of ``mapping`` for the symbols in every shape of the graph, also inside expressions such as ``s1 + s11``."""
+    if not mapping:
+        return
+    pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in mapping))
+    values = [*model.graph.inputs, *model.graph.outputs]
+    values += [value for node in ir.traversal.RecursiveGraphIterator(model.graph) for value in node.outputs]
+    for value in values:
+        if value.shape is not None:
+            value.shape = ir.Shape([_renamed(dim, pattern, mapping) for dim in value.shape])
+
+
+def _renamed(dim: Any, pattern: re.Pattern[str], mapping: dict[str, str]) -> Any:
+    if not isinstance(dim, ir.SymbolicDim) or dim.value is None:
+        return dim
+    return pattern.sub(lambda match: mapping[match[0]], dim.value)

@@ -1,0 +1,101 @@
+"""Row-wise quantization and rotation in ONNX operators, in the float32 order of docs/arithmetic.md.
+
+Shapes: ``x`` float32 [..., K]. A row with NaN or Inf gets the scale NaN, so its products are NaN throughout.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript import opset21
+
+from lowbit_compiler.runtime.reference.exported import ZERO
+from lowbit_compiler.runtime.reference.quantize import EMPTY
+from lowbit_compiler.runtime.reference.treatments import HADAMARD, ROW_CAPACITY, ROW_CUTS
+
+LARGEST = 127.0
+op: Any = opset21  # values of the graph under construction, which its annotations for eager use do not know
+
+
+def tensor(value: Any, name: str | None = None) -> Any:
+    """Return a constant of the values of a NumPy array."""
+    return op.Constant(value=ir.tensor(np.asarray(value), name=name))
+
+
+def number(value: float) -> Any:
+    """Return a float32 scalar."""
+    return tensor(np.float32(value))
+
+
+def integers(*values: int) -> Any:
+    """Return an int64 list: axes, sizes or positions."""
+    return tensor(np.asarray(values, np.int64))
+
+
+def _codes(x: Any, zero: Any) -> tuple[Any, Any]:
+    largest = op.ReduceMax(op.Abs(x), integers(-1), keepdims=1)
+    empty = op.Less(largest, number(EMPTY))
+    inverse = op.Where(empty, number(0.0), op.Div(number(LARGEST), largest))
+    scaled = op.Mul(x, inverse)
+    codes = op.QuantizeLinear(scaled, number(1.0), zero)  # rounds half to even and saturates; with scale 1 nothing else
+    # Reductions to a maximum may skip NaN, sums may not; in a regular row no term exceeds 127 and the sum is finite.
+    special = op.IsNaN(op.ReduceSum(scaled, integers(-1), keepdims=1))
+    scale = op.Where(empty, number(0.0), op.Div(largest, number(LARGEST)))
+    return codes, op.Where(special, number(np.nan), scale)
+
+
+def quantize_u8(x: Any) -> tuple[Any, Any]:
+    """Return uint8 codes [..., K] around 128 and scales [..., 1]."""
+    return _codes(x, tensor(np.uint8(ZERO)))
+
+
+def quantize_s8(x: Any) -> tuple[Any, Any]:
+    """Return int8 codes [..., K] and scales [..., 1]."""
+    return _codes(x, tensor(np.int8(0)))
+
+
+def rotate(x: Any) -> Any:
+    """Return the block-Hadamard rotation [..., Kp]: one sparse product for each stage, so that each sum has two terms, as it must."""
+    *leading, width = x.shape
+    if width % HADAMARD:
+        x = op.Pad(x, integers(*[0] * (2 * len(leading) + 1), -width % HADAMARD), number(0.0))
+    # Two dimensions: ONNX Runtime takes twice as long for a batch of products with one matrix.
+    blocks = op.Reshape(x, integers(-1, HADAMARD))
+    half = 1
+    while half < HADAMARD:
+        blocks = op.MatMul(blocks, tensor(stage(half), f"hadamard.stage_{half}"))
+        half *= 2
+    return op.Reshape(blocks, op.Concat(op.Shape(x, end=-1), integers(width + -width % HADAMARD), axis=0) if leading else integers(-1))
+
+
+def stage(half: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the matrix [64, 64] that takes pairs at distance ``half`` to sum and difference; the first also multiplies by 2^-3."""
+    index = np.arange(HADAMARD)
+    upper = (index & half) != 0
+    matrix = np.zeros((HADAMARD, HADAMARD), np.float32)
+    matrix[index, index] = np.where(upper, -1.0, 1.0)
+    matrix[index ^ half, index] = 1.0
+    return matrix * np.float32(2.0**-3) if half == 1 else matrix
+
+
+def hit_columns(x: Any, threshold: float) -> Any:
+    """Return bool [K]: the columns where some row without NaN and Inf reaches ``threshold``."""
+    rows = op.Reshape(x, integers(-1, x.shape[-1]))
+    regular = op.Equal(op.ReduceSum(op.Mul(rows, number(0.0)), integers(-1), keepdims=1), number(0.0))
+    size = op.Where(regular, op.Abs(rows), number(0.0))
+    largest = op.ReduceMax(size, integers(0), keepdims=0)
+    return op.GreaterOrEqual(largest, number(threshold))
+
+
+def split_rows(x: Any) -> tuple[Any, Any]:
+    """Return (kept, exact): in each row at most 16 elements above a power of two below its maximum are exact."""
+    size = op.Abs(x)
+    largest = op.ReduceMax(size, integers(-1), keepdims=1)
+    cut = largest  # nothing is above it
+    for j in range(1, ROW_CUTS + 1):
+        lower = op.Mul(largest, number(2.0**-j))
+        count = op.ReduceSum(op.Cast(op.Greater(size, lower), to=ir.DataType.FLOAT), integers(-1), keepdims=1)
+        cut = op.Where(op.LessOrEqual(count, number(ROW_CAPACITY)), lower, cut)
+    hit = op.Greater(size, cut)
+    zero = number(0.0)
+    return op.Where(hit, zero, x), op.Where(hit, x, zero)

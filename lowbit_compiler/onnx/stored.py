@@ -1,0 +1,93 @@
+"""Weights in the file: int8 and packed int4, never float; files that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Self
+
+import ml_dtypes
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants_ir
+
+from lowbit_compiler.onnx.translations import PACKED
+
+LARGE = 3 << 29
+"""Bytes of weights from which they go into a file of their own: protobuf ends at 2 GB."""
+DATA = ".data"
+SHARED = 64 * 64  # elements of the largest constant that translations write again and again: a stage of a rotation
+
+
+def pack_int4(model: ir.Model) -> int:
+    """Store the codes that the translations marked as int4, two in a byte; returns their number."""
+    marked = [value for value in model.graph.initializers.values() if PACKED in value.metadata_props]
+    for value in marked:
+        assert value.const_value is not None
+        codes = value.const_value.numpy().astype(ml_dtypes.int4)
+        value.const_value = ir.tensor(codes, dtype=ir.DataType.INT4, name=value.name)
+        value.type = ir.TensorType(ir.DataType.INT4)
+        del value.metadata_props[PACKED]
+    return len(marked)
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Return the bytes of all stored tensors."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+
+
+def simplify(model: ir.Model) -> None:
+    """Compute what depends on constants, drop what nothing reads, and store equal tensors once; in place.
+
+    Without the pattern rules of onnxscript's own optimize(): they take minutes on some thousand nodes, and readers have their own.
+    """
+    fold_constants_ir(model, onnx_shape_inference=True, should_fold=_keeps_codes)
+    ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(size_limit=SHARED),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
+
+
+def _keeps_codes(node: ir.Node) -> bool | None:
+    """Answer the optimizer whether to compute ``node`` beforehand: not where that would store integer weights as floats."""
+    for value in node.inputs:
+        if value is not None and value.is_initializer() and value.dtype in (ir.DataType.INT8, ir.DataType.INT4):
+            return False
+    return None
+
+
+class Staged:
+    """A model written to a folder beside ``path``: checked and tried there, then moved to its place by :meth:`publish`."""
+
+    def __init__(self, model: ir.Model, path: Path) -> None:
+        self._target = path
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        self.path = self._folder / path.name
+        large = weight_bytes(model) > LARGE
+        ir.save(model, self.path, external_data=path.name + DATA if large else None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def check(self) -> None:
+        """Run the checker of onnx with strict shape inference; raises what it raises."""
+        onnx.checker.check_model(str(self.path), full_check=True)
+
+    def publish(self) -> int:
+        """Move the files to their place, weights first; returns their bytes."""
+        files = sorted(self._folder.iterdir(), key=lambda file: file == self.path)
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            os.replace(file, self._target.with_name(file.name))
+        return size

@@ -1,0 +1,68 @@
+"""The QDQ form of the ONNX exit: products of dequantized operands, which readers of Q/DQ graphs make integer by themselves."""
+
+import operator
+
+import torch
+from torch import fx
+
+from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.graph import aten
+from lowbit_compiler.passes.integer_form import exact_product, split
+from lowbit_compiler.passes.opened import Product, Writer, products, turn
+
+ops = torch.ops.lowbit
+
+
+class QdqForm:
+    """Each planned product between dequantized operands; the scale of a row comes after it, so that every scale is a constant.
+
+    Before::
+
+        %xd = lowbit.dequantize_s8(%xq, %xscale, float32)     # of quantize_s8(%x)
+        %wd = lowbit.dequantize_s8(%wq, %wscale, float32)
+        %y = aten.linear(%xd, %wd, %b)
+
+    After::
+
+        %xd = lowbit.codes_as_float(%xq)                      # dequantized with scale 1
+        %wd = lowbit.dequantize_columns(%wq, %wscale)         # int4: dequantize_groups
+        %p = aten.matmul(%xd, %wd)
+        %y = aten.add(aten.mul(%p, %xscale), %b)
+    """
+
+    name = "qdq-form"
+    requires = frozenset({Fact.QUANTIZED, Fact.FOLDED})
+    establishes = frozenset({Fact.OPENED})
+    destroys = frozenset({Fact.WIDE, Fact.QUANTIZED, Fact.FOLDED})
+    exact = True
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
+        """Write every planned product anew; returns their number."""
+        writer = Writer(gm, ctx)
+        found = products(ctx)
+        for product in found:
+            turn(writer, product)
+            writer.finish(product, _written(writer, product))
+        return len(found)
+
+
+def _written(w: Writer, product: Product) -> fx.Node:
+    if product.plan.weights == "int4":
+        weight = w.emit(product, ops.dequantize_groups.default, product.codes, product.scale, product.plan.group_size)
+    else:
+        weight = w.emit(product, ops.dequantize_columns.default, product.codes, product.scale)
+    if product.quantize is None:
+        return w.emit(product, aten.matmul.default, product.x, weight)
+    hit, kept = split(w, product)
+    codes, scale = w.once(product, product.quantize, lambda: _pair(w, product, kept))
+    result = w.emit(product, aten.mul.Tensor, w.emit(product, aten.matmul.default, codes, weight), scale)
+    exact = exact_product(w, product, hit)
+    if exact is None:
+        return result
+    return w.emit(product, aten.add.Tensor, result, w.emit(product, aten.mul.Tensor, exact, product.scale))
+
+
+def _pair(w: Writer, product: Product, kept: fx.Node) -> tuple[fx.Node, fx.Node]:
+    pair = w.emit(product, ops.quantize_s8.default, kept)
+    codes = w.emit(product, operator.getitem, pair, 0)
+    return w.emit(product, ops.codes_as_float.default, codes), w.emit(product, operator.getitem, pair, 1)

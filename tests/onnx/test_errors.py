@@ -1,0 +1,123 @@
+"""What cannot be exported is said in one sentence, with module and op, and no file appears."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lowbit_compiler as lowbit
+from helpers.graphs import TwoLinears
+from lowbit_compiler import onnx as onnx_exit
+from lowbit_compiler.errors import ExportError, MissingPackageError, OptionError
+from lowbit_compiler.onnx import stored, verify
+from lowbit_compiler.onnx.shapes import parse_dynamic
+
+X = torch.randn(2, 96)
+
+
+def refused(path: Path, model: Any = None, inputs: Any = (X,), **options: Any) -> str:
+    """Return the words of the OptionError that the export raises; nothing may be written."""
+    with pytest.raises(OptionError) as error:
+        lowbit.export_onnx(model if model is not None else TwoLinears().eval(), inputs, path, **options)
+    assert not path.exists()
+    return str(error.value)
+
+
+def test_options(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    assert "opset takes 21 to 23, got 18: int4 and blocked scales exist from opset 21 on" in refused(
+        path, opset=18, recipe="int4-weight-only"
+    )
+    assert "form takes 'integer' or 'qdq', got 'int'" in refused(path, form="int")
+    assert "unknown recipe 'int9'" in refused(path, recipe="int9")
+    assert "option 'free_weights' does not apply to an ONNX export" in refused(path, free_weights=True)
+    assert "ignore 'nothing' matches no module" in refused(path, ignore=["nothing"])
+    assert "model takes a torch.nn.Module, got function" in refused(path, model=lambda x: x)
+    assert "inputs takes a tensor, a sequence of arguments or a mapping of keywords, got int" in refused(path, inputs=3)
+    assert "is no folder that can be written to" in refused(tmp_path / "missing" / "model.onnx")
+    assert "module '1' is in training mode; call model.eval()" in refused(path, model=nn.Sequential(nn.Linear(96, 96), nn.Dropout()))
+
+
+def test_dynamic_of_the_command_line() -> None:
+    model = TwoLinears()
+    assert parse_dynamic(["x:0=batch,1=length"], model, [X]) == {"x": {0: "batch", 1: "length"}}
+    assert parse_dynamic([], model, [X]) is None
+    with pytest.raises(OptionError, match=r"argument:axis=name,axis=name, got 'x=0'"):
+        parse_dynamic(["x=0"], model, [X])
+    with pytest.raises(OptionError, match=r"no argument 'y'; it takes: x"):
+        parse_dynamic(["y:0=batch"], model, [X])
+
+
+class Digamma(nn.Module):
+    """A model with one op that ONNX does not have, two modules down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(96, 64), _Op())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+class _Op(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.digamma(x)
+
+
+def test_unsupported_op_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    with pytest.raises(ExportError, match=r"no ONNX translation for aten\.digamma\.default in inner\.1: "):
+        lowbit.export_onnx(Digamma().eval(), (X,), path)
+    assert not list(tmp_path.iterdir())
+
+
+class Branch(nn.Module):
+    """Control flow on data, which torch.export refuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_untraceable_model(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"torch\.export cannot trace Branch: "):
+        lowbit.export_onnx(Branch().eval(), (X,), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["check", "verify"])
+def test_failure_leaves_what_was_there(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"before")
+    if broken == "check":
+        save = stored.ir.save
+
+        def shortened(model: Any, target: Path, **options: Any) -> None:
+            model.graph.outputs[0].dtype = stored.ir.DataType.INT32
+            save(model, target, **options)
+
+        monkeypatch.setattr(stored.ir, "save", shortened)
+    else:
+        wrong = verify.Difference("o", "", 1.0, 1.0, 0.0)
+        monkeypatch.setattr(verify, "compare", lambda *_: verify.Verification([wrong], []))
+    with pytest.raises(ExportError, match="checker of onnx" if broken == "check" else "does not compute what PyTorch does"):
+        lowbit.export_onnx(TwoLinears().eval(), (X,), path, verify=broken == "verify")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    assert path.read_bytes() == b"before"
+
+
+def test_large_weights_go_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "LARGE", 1000)
+    path = tmp_path / "model.onnx"
+    model = TwoLinears().eval()
+    lowbit.export_onnx(model, (X,), path, verify=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert path.with_name("model.onnx.data").stat().st_size > sum(p.numel() for p in (model.q.weight, model.k.weight, model.o.weight))
+    assert lowbit.verify_onnx(path, model, (X,)).agrees
+
+
+def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_exit, "PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(MissingPackageError, match=r"needs no_such_package: pip install lowbit-compiler\[onnx\]"):
+        onnx_exit.require()

@@ -1,0 +1,147 @@
+"""What is in an exported file: stored integers, names, provenance; and models of many kinds agree with PyTorch."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lowbit_compiler as lowbit
+from helpers import zoo
+from helpers.graphs import TwoLinears
+from helpers.onnx_files import Exported, stored_values
+from lowbit_compiler.onnx.labels import MODULE, PASS
+from lowbit_compiler.recipe import RECIPES
+from lowbit_compiler.runtime.reference import quantize
+
+DYNAMIC = {"x": {0: "batch", 1: "length"}}
+
+
+def outliers(*shape: int) -> Tensor:
+    x = torch.randn(*shape)
+    x[..., 3] *= 20
+    return x
+
+
+@pytest.mark.parametrize(
+    ("recipe", "form"), [*((recipe, "integer") for recipe in RECIPES), ("llm-int8", "qdq"), ("int4-weight-only", "qdq")]
+)
+def test_recipe(recipe: str, form: str, tmp_path: Path) -> None:
+    """Exported, checked, and right at shapes that were never traced, a single row among them."""
+    model = TwoLinears().eval()
+    exported = Exported(tmp_path, model, {"x": outliers(2, 5, 96)}, recipe=recipe, form=form, dynamic_shapes=DYNAMIC)
+    for shape in ((1, 1), (3, 17), (2, 5)):
+        x = outliers(*shape, 96)
+        result = exported.agreement({"x": x})
+        assert result.agrees, str(result)
+        if form == "integer":  # the first product's sums are equal, so no code of the second moves
+            assert all(row.relative < 1e-5 for row in result.outputs), str(result)
+        assert [value.shape for value in exported.run(x)] == [(*shape, 96), (*shape, 32)]
+    sizes = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in exported.proto.graph.output]
+    assert sizes == [["batch", "length", 96], ["batch", "length", 32]]
+
+    check_stored(exported, model, recipe)
+
+
+def check_stored(exported: Exported, model: TwoLinears, recipe: str) -> None:
+    """Weights are stored as integers of the recipe's size, and no float tensor is as large as a weight."""
+    stored = exported.stored()
+    int4 = recipe.startswith("int4")
+    weights = {name: tensor for name, tensor in stored.items() if name.endswith("weight_q")}
+    assert set(weights) == {"q+k.weight_q", "o.weight_q"}
+    assert {tensor.data_type for tensor in weights.values()} == {onnx.TensorProto.INT4 if int4 else onnx.TensorProto.INT8}
+    originals = sum(parameter.nbytes for parameter in model.parameters())
+    floats = [tensor for name, tensor in stored.items() if tensor.data_type == onnx.TensorProto.FLOAT and not name.startswith("hadamard")]
+    assert sum(len(tensor.raw_data) for tensor in floats) < 0.1 * originals
+    most = 1 / 8 if int4 else 1 / 3 if recipe == "int8" else 1 / 4  # rotation pads K = 96 to 128
+    assert sum(len(tensor.raw_data) for tensor in weights.values()) <= most * originals
+    if int4:
+        q, _ = quantize.quantize_s4(model.o.weight.detach(), 64)
+        assert torch.equal(torch.from_numpy(stored_values(weights["o.weight_q"])), q.t())
+
+
+def test_nodes_say_where_they_come_from(tmp_path: Path) -> None:
+    exported = Exported(tmp_path, TwoLinears().eval(), {"x": outliers(2, 5, 96)}, recipe="llm-int8", dynamic_shapes=DYNAMIC)
+    assert {"q, k", "o"} <= set(exported.metadata(MODULE))
+    assert {"integer-form", "merge"} == set(exported.metadata(PASS))  # "qdq-form" in the other form
+    names = [node.name for node in exported.proto.graph.node]
+    assert len(set(names)) == len(names)
+    for name in (
+        "q+k/hit_columns/GreaterOrEqual",
+        "q+k/product_columns/Gather",
+        "q+k/product_u8s8/MatMulInteger",
+        "o/quantize_u8/QuantizeLinear",
+    ):
+        assert name in names
+    for node in exported.proto.graph.node:
+        if node.op_type in ("MatMulInteger", "QuantizeLinear", "NonZero"):
+            assert {MODULE, PASS} <= {entry.key for entry in node.metadata_props}, node.name
+    assert not any("stack_trace" in entry.key for node in exported.proto.graph.node for entry in node.metadata_props)
+
+
+FAMILIES = {"gpt2", "bert", "attention-weights", "convolutional", "weight-norm"}
+
+
+@pytest.mark.parametrize("case", [case for case in zoo.CASES if case.name in FAMILIES], ids=lambda case: case.name)
+def test_family(case: zoo.Case, tmp_path: Path) -> None:
+    """Keywords, masks, dictionaries and several outputs, convolutions and recurrent layers: every value agrees, given its inputs."""
+    model, inputs = case.make()
+    report = lowbit.export_onnx(model, inputs, tmp_path / "model.onnx", recipe=case.recipe, verify=True)
+    assert len([site for site in report.rewritten if site.kind == "linear"]) >= case.rewritten
+    for site in report.sites:
+        assert site.decision == "rewritten" or site.detail, site
+
+
+class Shared(nn.Module):
+    """A weight read by two products and a table; outputs that are one value, and an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(80, 64)
+        self.inner, self.head = nn.Linear(64, 64), nn.Linear(64, 80, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: Tensor, scale: float = 2.0) -> dict[str, Any]:
+        x = self.inner(self.inner(self.table(ids)) * scale)
+        y = self.head(x)
+        return {"logits": y, "again": y, "ids": ids, "pair": (x, [x.sum(-1)])}
+
+
+def test_shared_weights_and_outputs(tmp_path: Path) -> None:
+    model, ids = Shared().eval(), torch.randint(0, 80, (2, 7))
+    exported = Exported(tmp_path, model, {"ids": ids}, recipe="int8", dynamic_shapes={"ids": {0: "batch", 1: "length"}})
+    assert [value.name for value in exported.proto.graph.output][:1] == ["logits"]
+    assert {"pair.0", "pair.1.0"} <= {value.name for value in exported.proto.graph.output}
+    stored = [name for name in exported.stored() if name.endswith("weight_q")]
+    assert len(stored) == 2, stored  # the weight of the two calls is there once
+    result = exported.agreement({"ids": ids[:1, :1]})
+    assert result.agrees, str(result)
+
+
+def test_nothing_to_rewrite(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(1)).eval(), torch.randn(1, 3, 8, 8)
+    exported = Exported(tmp_path, model, x, verify=True)
+    assert not exported.report.rewritten
+    assert torch.allclose(exported.run(x)[0], model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4-weight-only"])
+def test_float16(recipe: str, tmp_path: Path) -> None:
+    model, x = TwoLinears(torch.float16).eval(), outliers(2, 5, 96).half()
+    Exported(tmp_path, model, (x,), recipe=recipe, verify=True)
+
+
+def test_bfloat16_is_exported_and_noted(tmp_path: Path) -> None:
+    model, x = TwoLinears(torch.bfloat16).eval(), outliers(2, 5, 96).bfloat16()
+    exported = Exported(tmp_path, model, (x,))
+    assert any("export model.float()" in note for note in exported.report.notes)
+    assert exported.proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16
+
+
+@pytest.mark.parametrize("opset", [23])
+def test_newer_opsets(opset: int, tmp_path: Path) -> None:
+    model, inputs = zoo.encoder(False, False)()
+    exported = Exported(tmp_path, model, inputs, opset=opset, verify=True)
+    assert [entry.version for entry in exported.proto.opset_import if entry.domain == ""] == [opset]

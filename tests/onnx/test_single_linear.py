@@ -1,0 +1,115 @@
+"""One linear in ONNX Runtime: the integers equal the reference's, floats are within the bounds, special rows are as documented."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers import bounds, operands
+from helpers.onnx_files import Exported
+from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.runtime.reference import quantize, treatments
+
+N = 40
+TREATMENTS = ("none", "rotation", "columns", "rows")
+
+
+def recipe(treatment: str) -> Recipe:
+    return Recipe(f"test {treatment}", treatment=treatment, head="same")  # type: ignore[arg-type]
+
+
+def linear(k: int, bias: bool = True) -> nn.Module:
+    model = nn.Linear(k, N, bias)
+    model.weight.data = operands.weight(N, k)
+    return model.eval()
+
+
+def rows(k: int) -> Tensor:
+    """Rows with outliers, ties, rows of zeros, and rows close to either end of float32."""
+    x = operands.rows(12, k, torch.float32)
+    x[1] = 0.0
+    x[2] = torch.arange(k) - k / 2 + 0.5
+    x[2, 0] = 127.0 if k < 200 else 254.0  # x 127 / a has ties, or half of them
+    x[3] *= 2.0**-125
+    x[4] = 2.0**-121
+    x[5] *= 2.0**110
+    x[6, 1:] = 0.0
+    return x
+
+
+def kept_of(x: Tensor, treatment: str) -> tuple[Tensor, Tensor | None]:
+    """Return the part that is quantized, and the exact part."""
+    if treatment == "rotation":
+        return treatments.rotate(x), None
+    if treatment == "columns":
+        return treatments.split_columns(x, 6.0)
+    return treatments.split_rows(x) if treatment == "rows" else (x, None)
+
+
+CASES = [("none", 32), ("rotation", 100), ("rotation", 576), ("columns", 576), ("rows", 100)]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[f"{treatment}-{k}" for treatment, k in CASES])
+def case(request: Any, tmp_path_factory: Any) -> tuple[str, int, Exported]:
+    treatment, k = request.param
+    folder = tmp_path_factory.mktemp("linear")
+    return treatment, k, Exported(folder, linear(k), rows(k)[:2], recipe=recipe(treatment), dynamic_shapes=({0: "rows"},))
+
+
+def test_integers_and_bounds(case: tuple[str, int, Exported]) -> None:
+    treatment, k, exported = case
+    x = rows(k)
+    kept, exact = kept_of(x, treatment)
+    weight, bias = exported.request.model.weight.detach(), exported.request.model.bias.detach()
+    qx, sx = quantize.quantize_s8(kept)
+    qw, sw = quantize.quantize_s8(treatments.rotate(weight) if treatment == "rotation" else weight)
+    values = exported.values(x, operators=("QuantizeLinear", "MatMulInteger"))
+    assert torch.equal(values["QuantizeLinear"][0].to(torch.int32) - 128, qx.to(torch.int32))
+    assert torch.equal(values["MatMulInteger"][0].to(torch.int64), qx.long() @ qw.long().t())
+    want, bound = bounds.linear_s8s8(qx, sx, qw, sw, bias, torch.float32, exact)
+    (got,) = exported.run(x)
+    bounds.assert_within(got, want, bound)
+
+
+def test_special_rows_are_not_finite_and_others_untouched(case: tuple[str, int, Exported]) -> None:
+    _, k, exported = case
+    for value in (torch.nan, torch.inf, -torch.inf):
+        spoiled = rows(k)
+        spoiled[7, 3], spoiled[8, k - 1] = value, value
+        (got,) = exported.run(spoiled)
+        assert not got[[7, 8]].isfinite().any()
+        others = [row for row in range(len(spoiled)) if row not in (7, 8)]
+        (alone,) = exported.run(spoiled[others])  # which columns are exact depends on the rows that there are
+        assert torch.equal(got[others], alone)
+        assert alone.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "form", "k"),
+    [
+        ("int8-weight-only", None, "integer", 100),
+        ("int8-weight-only", None, "qdq", 64),
+        ("int4-weight-only", 32, "integer", 100),
+        ("int4-weight-only", 128, "qdq", 100),
+    ],
+)
+def test_weight_only(name: str, group: int | None, form: str, k: int, tmp_path: Path) -> None:
+    model, x = linear(k, bias=False), operands.rows(9, k, torch.float32)
+    options = {"group_size": group} if group else {}
+    exported = Exported(tmp_path, model, (x[:2],), recipe=name, form=form, dynamic_shapes=({0: "rows"},), **options)
+    weight = model.weight.detach()
+    q, scale = quantize.quantize_s4(weight, group) if group else quantize.quantize_s8(weight)
+    scales = scale.repeat_interleave(group, 1)[:, :k] if group else scale
+    want, bound = bounds.linear_float(x, q.double() * scales.double(), None, torch.float32)
+    (got,) = exported.run(x)
+    # The product with a scale may be rounded before the sum: one more unit of each term.
+    bounds.assert_within(got, want, bound + 2 * bounds.EPS * (x.double().abs() @ (q.double() * scales).abs().t()))
+
+
+@pytest.mark.parametrize("shape", [(100,), (2, 1, 3, 100)])
+def test_any_rank(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x = torch.randn(shape) * 4
+    exported = Exported(tmp_path, linear(100), (x,), recipe=recipe("rotation"), verify=True)
+    assert exported.run(x)[0].shape == (*shape[:-1], N)
