@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lowbit_compiler.driver import last_report
     from lowbit_compiler.explaining import explain
-    from lowbit_compiler.onnx.export import export_onnx, verify_onnx
+    from lowbit_compiler.onnx.export import export_onnx as export_onnx
+    from lowbit_compiler.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.recipe import RECIPES, Recipe
     from lowbit_compiler.report import Report
 
-__all__ = ["RECIPES", "Recipe", "Report", "explain", "export_onnx", "last_report", "verify_onnx"]
+__all__ = ["RECIPES", "Recipe", "Report", "explain", "last_report"]  # export_onnx and verify_onnx need the extra "onnx"
 
 _HOMES = {
     "RECIPES": "recipe",

@@ -13,9 +13,10 @@ import onnx_ir as ir
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, TensorArgument
+from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from lowbit_compiler.capture.dynamo import mark_written
 from lowbit_compiler.capture.export import capture_export
 from lowbit_compiler.dump import Dump
 from lowbit_compiler.errors import ExportError
@@ -32,6 +33,7 @@ from lowbit_compiler.report import Report, site_report
 
 Progress = Callable[[str], None]
 WHOLE_KINDS = ("softmax", "attention")
+MESSAGE = 2000  # characters of an error of torch.export
 INFO = "lowbit.export"
 """Key in the file's metadata: how it was exported, as JSON."""
 
@@ -92,10 +94,28 @@ def _trace(request: Request) -> ExportedProgram:
     dynamic = shapes.for_export(request.dynamic_shapes)
     try:
         with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # an example size of 1 is any size
-            return torch.export.export(request.model, request.args, request.kwargs, dynamic_shapes=dynamic)
+            program = torch.export.export(request.model, request.args, request.kwargs, dynamic_shapes=dynamic)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ExportError(f"torch.export cannot trace {type(request.model).__name__}: {type(error).__name__}: {first}") from error
+        text = str(error).strip().partition("\n\nFrom user code")[0][:MESSAGE]
+        raise ExportError(f"torch.export cannot trace {type(request.model).__name__}: {type(error).__name__}: {text}") from error
+    _require_exportable(program)
+    return program
+
+
+def _require_exportable(program: ExportedProgram) -> None:
+    """Raise ExportError for what a file cannot hold: state that changes, and outputs that are not tensors."""
+    written = mark_written(program.graph_module)
+    for given in program.graph_signature.input_specs:
+        if given.kind is InputKind.BUFFER and given.arg.name in written:
+            raise ExportError(f"buffer {given.target!r} is written to, and an ONNX file keeps no state: pass it in, and return it")
+    for name, result in zip(shapes.output_names(program), user_outputs(program), strict=True):
+        if not isinstance(result, TensorArgument) and getattr(result, "value", result) is not None:
+            raise ExportError(f"output {name!r} is a number, and an ONNX file returns tensors: return a tensor, or leave it out")
+
+
+def user_outputs(program: ExportedProgram) -> list[Any]:
+    """Return what the signature says of each value that the model returns."""
+    return [spec.arg for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
 
 
 def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgram, Report]:
@@ -126,12 +146,13 @@ def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgra
 
 def _name(model: ir.Model, program: ExportedProgram, request: Request) -> None:
     labels.name_constants(model)
-    labels.name_outputs(model, shapes.output_names(program))
+    names = zip(shapes.output_names(program), user_outputs(program), strict=True)
+    labels.name_outputs(model, [name for name, result in names if isinstance(result, TensorArgument)])
     given = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     tensors = [position for position, spec in enumerate(given) if isinstance(spec.arg, TensorArgument)]
-    names = shapes.dimension_names(request.model, request.args, request.kwargs, request.dynamic_shapes)
-    if len(names) == len(pytree.tree_leaves((request.args, request.kwargs))) == len(given):
-        labels.rename_symbols(model, labels.name_dimensions(model, names, tensors))
+    dimensions = shapes.dimension_names(request.model, request.args, request.kwargs, request.dynamic_shapes)
+    if len(dimensions) == len(pytree.tree_leaves((request.args, request.kwargs))) == len(given):
+        labels.rename_symbols(model, labels.name_dimensions(model, dimensions, tensors))
 
 
 def _info(request: Request) -> dict[str, Any]:

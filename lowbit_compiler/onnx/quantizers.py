@@ -65,7 +65,11 @@ def rotate(x: Any) -> Any:
     while half < HADAMARD:
         blocks = op.MatMul(blocks, tensor(stage(half), f"hadamard.stage_{half}"))
         half *= 2
-    return op.Reshape(blocks, op.Concat(op.Shape(x, end=-1), integers(width + -width % HADAMARD), axis=0) if leading else integers(-1))
+    return op.Reshape(
+        blocks,
+        op.Concat(op.Shape(x, end=-1), integers(width + -width % HADAMARD), axis=0) if leading else integers(-1),
+        allowzero=len(leading) > 0,
+    )
 
 
 def stage(half: int) -> np.ndarray[Any, np.dtype[np.float32]]:

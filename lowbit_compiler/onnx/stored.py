@@ -68,13 +68,18 @@ class Staged:
     """A model written to a folder beside ``path``: checked and tried there, then moved to its place by :meth:`publish`."""
 
     def __init__(self, model: ir.Model, path: Path) -> None:
+        self._model = model
         self._target = path
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        self.path = self._folder / path.name
-        large = weight_bytes(model) > LARGE
-        ir.save(model, self.path, external_data=path.name + DATA if large else None)
 
     def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._target.name}.", dir=self._target.parent))
+        self.path = self._folder / self._target.name
+        large = weight_bytes(self._model) > LARGE
+        try:
+            ir.save(self._model, self.path, external_data=self.path.name + DATA if large else None)
+        except BaseException:  # also an interrupt: nothing half-written may stay
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

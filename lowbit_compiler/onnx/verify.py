@@ -177,18 +177,23 @@ def _inside(path: Path, built: Built, request: Request) -> list[Difference]:
         for node in model.graph.node
         for output in node.output
     }
+    finals = [name for name in built.decomposed.graph_signature.user_outputs if isinstance(name, str)]
     known = {node.name for node in built.decomposed.graph.nodes if isinstance(node.meta.get("val"), Tensor)}
     common = [output for node in model.graph.node for output in node.output if output in known]
-    outputs = {output.name for output in model.graph.output}
+    outputs = [output.name for output in model.graph.output]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in common if name not in outputs)
     running = _open(model, path)
     replay = _Replay(built.decomposed.graph_module)
-    replay.theirs = dict(zip(common, _run(running, feeds(running, request), common), strict=True))
+    names = [*common, *outputs]
+    theirs = dict(zip(names, _run(running, feeds(running, request), names), strict=True))
+    # Outputs have names of their own in the file; without them the last step to each would go unseen.
+    replay.theirs = {**theirs, **{final: theirs[name] for final, name in zip(finals, outputs, strict=True)}}
     replay.found = []
     with torch.no_grad():
         replay.run(*built.decomposed._graph_module_flat_inputs(request.args, request.kwargs))
     return [
-        difference(name, places[name], theirs, ours, STEP if ours.dtype is torch.float32 else None) for name, theirs, ours in replay.found
+        difference(name, places.get(name, "output"), theirs, ours, STEP if ours.dtype is torch.float32 else None)
+        for name, theirs, ours in replay.found
     ]
 
 

@@ -121,3 +121,57 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_exit, "PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(MissingPackageError, match=r"needs no_such_package: pip install lowbit-compiler\[onnx\]"):
         onnx_exit.require()
+
+
+class Counter(nn.Module):
+    """A model that counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.linear = nn.Linear(96, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return self.linear(x)
+
+
+class Sized(nn.Module):
+    """A model that returns a number beside a tensor."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"y": x + 1, "rows": x.shape[0]}
+
+
+def test_state_and_numbers_are_refused(tmp_path: Path) -> None:
+    counter = Counter().eval()
+    with pytest.raises(ExportError, match="buffer 'calls' is written to, and an ONNX file keeps no state"):
+        lowbit.export_onnx(counter, (X,), tmp_path / "model.onnx", verify=True)
+    assert counter.calls == 0
+    with pytest.raises(ExportError, match="output 'rows' is a number"):
+        lowbit.export_onnx(Sized(), (X,), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="output 'rows' is a number"):
+        lowbit.export_onnx(Sized(), (X,), tmp_path / "model.onnx", dynamic_shapes=({0: "rows"},))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Any, path: Path, **__: Any) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stored.ir, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lowbit.export_onnx(nn.Linear(96, 64).eval(), (X,), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_keywords_in_any_order_give_the_same_inputs(tmp_path: Path) -> None:
+    class Difference(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a @ b.t()
+
+    a, b = torch.randn(2, 5), torch.randn(3, 5)
+    path = tmp_path / "model.onnx"
+    lowbit.export_onnx(Difference().eval(), {"b": b, "a": a}, path, dynamic_shapes={"a": {0: "left"}, "b": {0: "right"}})
+    assert lowbit.verify_onnx(path, Difference().eval(), {"a": a, "b": b}, dynamic_shapes={"a": {0: "left"}, "b": {0: "right"}}).agrees

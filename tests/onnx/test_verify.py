@@ -57,6 +57,19 @@ def test_a_changed_weight_is_found_at_its_node(recipe: str, tmp_path: Path) -> N
     assert [row.agrees for row in result.outputs] == [False, True]
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_changed_last_step_is_found(outputs: int, tmp_path: Path) -> None:
+    """The value that is an output has another name in the file than in PyTorch."""
+    model = nn.Linear(64, 32).eval() if outputs == 1 else TwoLinears().eval()
+    x = torch.randn(3, 64 if outputs == 1 else 96)
+    exported = Exported(tmp_path, model, (x,), recipe="int8-vector")
+    proto = onnx.load(str(exported.path))
+    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name in ("bias", "o.bias"))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 5, tensor.name))
+    onnx.save(proto, str(exported.path))
+    assert not exported.agreement((x,)).agrees
+
+
 def test_difference() -> None:
     a = torch.tensor([1.0, torch.nan, torch.inf, -2.0])
     assert difference("a", "", a, a.clone()).relative == 0
