@@ -84,6 +84,7 @@ def build(request: Request, progress: Progress) -> Built:
     stored.pack_int4(model)
     progress("simplifying")
     stored.simplify(model)
+    labels.label_parts(model)
     _name(model, program, request)
     model.producer_name, model.producer_version = "lowbit", version("lowbit-compiler")
     model.metadata_props[INFO] = json.dumps(_info(request))

@@ -42,6 +42,15 @@ def label(model: ir.Model) -> int:
     return marked
 
 
+def label_parts(model: ir.Model) -> None:
+    """Mark the Split of merged products as what it splits: simplifying makes it, from nodes that were marked."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        source = node.inputs[0].producer() if node.op_type == "Split" and node.inputs[0] is not None else None
+        if source is not None and MODULE in source.metadata_props and MODULE not in node.metadata_props:
+            node.metadata_props.update({key: source.metadata_props[key] for key in (PASS, MODULE, SOURCE)})
+            node.name = f"{(source.name or '').rpartition('/')[0]}/Split"
+
+
 def _op(source: Any) -> str:
     name = getattr(getattr(source.target, "_schema", None), "name", None)
     return str(name or getattr(source.target, "__name__", source.target)).rpartition("::")[2]

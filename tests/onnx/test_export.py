@@ -65,7 +65,9 @@ def check_stored(exported: Exported, model: TwoLinears, recipe: str) -> None:
 def test_nodes_say_where_they_come_from(tmp_path: Path) -> None:
     exported = Exported(tmp_path, TwoLinears().eval(), {"x": outliers(2, 5, 96)}, recipe="llm-int8", dynamic_shapes=DYNAMIC)
     assert {"q, k", "o"} <= set(exported.metadata(MODULE))
-    assert {"integer-form", "merge"} == set(exported.metadata(PASS))  # "qdq-form" in the other form
+    assert {"integer-form"} == set(exported.metadata(PASS))  # "qdq-form" in the other form
+    (split,) = (node for node in exported.proto.graph.node if node.op_type == "Split")
+    assert {"q, k", "integer-form"} <= {entry.value for entry in split.metadata_props}
     names = [node.name for node in exported.proto.graph.node]
     assert len(set(names)) == len(names)
     for name in (
