@@ -28,9 +28,9 @@ class SiteReport:
     detail: str
     lowered_to: str
     kernel: str
-    prologue: str
     saved_bytes: int
     merged_with: tuple[str, ...]
+    prologue: str = ""
 
 
 def site_report(site: Site) -> SiteReport:
