@@ -39,8 +39,8 @@ def price(ctx: PassContext) -> None:
     call = CALL + PER_WEIGHT * len(kept)
     if gained < call:
         for site in kept:
-            detail = f"all linears together gain {seconds_text(gained)}, and each call checks their weights in {seconds_text(call)}"
-            site.decline(Reason.SLOWER, detail)
+            all_of = f"all linears together gain {seconds_text(gained)}, and each call checks their weights in {seconds_text(call)}"
+            site.decline(Reason.SLOWER, f"{site.detail}, but {all_of}")
 
 
 def _bytes_read(ctx: PassContext) -> int:
