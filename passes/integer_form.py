@@ -7,7 +7,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten
-from lowbit_compiler.passes.opened import Product, Writer, products, turn
+from lowbit_compiler.passes.opened import Product, Writer, rewrite
 
 ops = torch.ops.lowbit
 
@@ -42,12 +42,7 @@ class IntegerForm:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Write every planned product anew; returns their number."""
-        writer = Writer(gm, ctx)
-        found = products(ctx)
-        for product in found:
-            turn(writer, product)
-            writer.finish(product, _float(writer, product) if product.quantize is None else _int8(writer, product))
-        return len(found)
+        return rewrite(gm, ctx, lambda w, product: _float(w, product) if product.quantize is None else _int8(w, product))
 
 
 def _float(w: Writer, product: Product) -> fx.Node:

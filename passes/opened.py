@@ -77,6 +77,16 @@ def products(ctx: PassContext) -> list[Product]:
     return [_product(ctx, node, site.plan, site.exact) for node, site in sites.items() if site.plan is not None]
 
 
+def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Product], fx.Node]) -> int:
+    """Write every planned product anew, as ``write`` says; returns their number."""
+    writer = Writer(gm, ctx)
+    found = products(ctx)
+    for product in found:
+        turn(writer, product)
+        writer.finish(product, write(writer, product))
+    return len(found)
+
+
 def _product(ctx: PassContext, node: fx.Node, plan: Plan, partner: fx.Node | None) -> Product:
     arguments: Any = node.args
     x, weight, *bias = arguments

@@ -8,7 +8,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten
 from lowbit_compiler.passes.integer_form import exact_product, split
-from lowbit_compiler.passes.opened import Product, Writer, products, turn
+from lowbit_compiler.passes.opened import Product, Writer, rewrite
 
 ops = torch.ops.lowbit
 
@@ -38,12 +38,7 @@ class QdqForm:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Write every planned product anew; returns their number."""
-        writer = Writer(gm, ctx)
-        found = products(ctx)
-        for product in found:
-            turn(writer, product)
-            writer.finish(product, _written(writer, product))
-        return len(found)
+        return rewrite(gm, ctx, _written)
 
 
 def _written(w: Writer, product: Product) -> fx.Node:

@@ -11,10 +11,10 @@ struct PrologueArguments {
   double eps;
 };
 
-// Writes x.prologue; the result owns what it points to. Raises as _check_prologue of runtime/ops.py does.
 struct PrologueOwner {
   std::optional<Tensor> times, plus;
 };
+// Writes matrix.prologue; the result owns what it points to. Raises as _check_prologue of runtime/ops.py does.
 PrologueOwner set_prologue(const char* op, const Tensor& x, const PrologueArguments& arguments, Matrix& matrix);
 
 }  // namespace lowbit

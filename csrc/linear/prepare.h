@@ -29,7 +29,7 @@ struct Columns {
   int64_t count;
 };
 
-// Row `row` of x into v [kp], widened, after what x says comes prologue; returns its maximum (see RowKernels).
+// Row `row` of x into v [kp], widened, and through the prologue of x; returns its maximum (see RowKernels).
 uint32_t load_row(const RowKernels& kernels, const Matrix& x, int64_t row, int64_t kp, float* v);
 const RowKernels& row_kernels();  // those of this machine
 

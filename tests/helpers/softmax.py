@@ -31,12 +31,17 @@ def check(
     expected, bound = bounds.softmax(x, dim, scale, mask, log, dtype or x.dtype)
     assert got.shape == x.shape
     assert got.is_contiguous()
+    assert_values(got, expected, bound)
+    return got
+
+
+def assert_values(got: Tensor, expected: Tensor, bound: Tensor) -> None:
+    """Assert that NaN and infinities are where they are expected, and the rest is within ``bound``."""
     assert torch.equal(got.isnan(), expected.isnan())
     infinite = expected.isinf()
     assert torch.equal(got[infinite].double(), expected[infinite])
     finite = ~expected.isnan() & ~infinite
     bounds.assert_within(got[finite], expected[finite], bound[finite])
-    return got
 
 
 def uniform(*shape: int, reach: float = 100.0, seed: int = 0) -> Tensor:
