@@ -10,11 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from lowbit_compiler.cli_debug import debug
 from lowbit_compiler.errors import LowbitError, OptionError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Compile PyTorch models to low precision.", pretty_exceptions_enable=False
 )
+app.add_typer(debug, name="debug")
 
 Function = Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="a function that returns (model, example inputs)")]
 RecipeName = Annotated[str, typer.Option(help="int8, llm-int8, int8-vector, int8-weight-only or int4-weight-only")]

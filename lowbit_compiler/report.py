@@ -4,7 +4,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lowbit_compiler.passes.runner import PassRun
@@ -13,6 +13,32 @@ from lowbit_compiler.passes.site import Site
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What running one site showed on given inputs; None where that was not measured."""
+
+    sqnr: float | None = None
+    """dB, of the site's output against the float64 product of the same operands."""
+    cosine: float | None = None
+    error: float | None = None
+    """Largest difference of an output element from the float64 product."""
+    bound: float | None = None
+    """Largest certificate of an output element: what its error cannot exceed."""
+    tightness: float | None = None
+    """Largest error of an element over that element's own certificate; at most 1."""
+    effect: float | None = None
+    """Relative error of the model's output where this site alone is low-bit."""
+    outlier_share: float | None = None
+    """Elements of the activations that the treatment keeps exact, over all of them."""
+    activation_scales: tuple[float, float, float] | None = None
+    """Smallest, median and largest."""
+    weight_scales: tuple[float, float, float] | None = None
+    seconds: float | None = None
+    """Time of the op in one run of the compiled model."""
+    floor: float | None = None
+    """Seconds that its bytes need at the memory's bandwidth, or its operations at the peak, whichever is more."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +57,11 @@ class SiteReport:
     saved_bytes: int
     merged_with: tuple[str, ...]
     prologue: str = ""
+    graph: int = 0
+    """Which of the report's graphs the site is in."""
+    node: str = ""
+    """Name of the site's node in the rewritten graph."""
+    measured: Measured | None = None
 
 
 def site_report(site: Site) -> SiteReport:
@@ -48,6 +79,7 @@ def site_report(site: Site) -> SiteReport:
         prologue=site.prologue,
         saved_bytes=site.saved_bytes if site.plan is not None else 0,
         merged_with=tuple(site.merged_with),
+        node=site.node.name,
     )
 
 
@@ -88,8 +120,8 @@ class Report:
 
     def extend(self, other: "Report") -> None:
         """Add the graphs of ``other``."""
+        self.sites += [replace(site, graph=site.graph + self.graphs) for site in other.sites]
         self.graphs += other.graphs
-        self.sites += other.sites
         self.passes += other.passes
         self.notes += other.notes
         self.fallback = self.fallback or other.fallback
