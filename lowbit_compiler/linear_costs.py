@@ -27,33 +27,33 @@ FILL = 0x3C  # as a byte of any float weight or scale this gives a number near 0
 
 @dataclass(frozen=True)
 class Limits:
-    """The first four of these for one kind of device."""
+    """How much is timed at most on one kind of device: bytes of a float weight, rows, multiplications."""
 
-    ring: int
     weight: int
     rows: int
     work: int
 
 
-GPU_LIMITS = Limits(ring=256 << 20, weight=256 << 20, rows=4096, work=1 << 38)  # a GPU takes milliseconds for these
+GPU_LIMITS = Limits(weight=256 << 20, rows=4096, work=1 << 38)  # a GPU takes milliseconds for these
 
 
 def limits_of(device: str) -> Limits:
     """Return how much is timed at most on ``device``."""
-    return Limits(RING, MAX_WEIGHT, MAX_ROWS, MAX_WORK) if device == "cpu" else GPU_LIMITS
+    return Limits(MAX_WEIGHT, MAX_ROWS, MAX_WORK) if device == "cpu" else GPU_LIMITS
 
 
 def measured_linear(call: LinearCall, device: str = "cpu") -> dict[str, float]:
     """Return the seconds of "float" and of each plan's op; of a large call a part is timed, and the times are scaled up."""
     part = smaller_linear(call, limits_of(device))
     share = call.rows * sum(call.widths) / (part.rows * sum(part.widths))
-    made = functools.cache(lambda: gpu_timing.recorded(candidates(part, device), device))  # not for what is remembered
+    size = min(read_by(part))
+    made = functools.cache(lambda: gpu_timing.recorded(candidates(part, device), device, size))  # not for what is remembered
     names = ["float", *(plan.op for plan in part.plans)]
     # Autograd and autocast are the caller's state at compile time, not the compiled graph's.
     with torch.no_grad(), torch._C._DisableAutocast():
         key = gpu_timing.key(str(part), device)
         seconds = best(key, {name: lambda name=name: made()[name]() for name in names}, LONG)  # type: ignore[misc]
-    return {name: share * time / gpu_timing.calls(device) for name, time in seconds.items()}
+    return {name: share * time / gpu_timing.calls(device, size) for name, time in seconds.items()}
 
 
 def smaller_linear(call: LinearCall, limits: Limits | None = None) -> LinearCall:
@@ -86,13 +86,32 @@ def candidates(call: LinearCall, device: str = "cpu") -> dict[str, Callable[[], 
     x[:, ::OUTLIERS] *= 32
     x = x.to(device, call.dtype)
     x = x.t().contiguous().t() if call.columns else x
-    floats = [call.k * width * call.stored.itemsize for width in call.widths]
-    packed = [-(-n // PANEL) * _panel(call, plan) for plan in call.plans]
-    copies = _copies([*floats, *packed], 0 if call.near else limits_of(device).ring, device)
+    floats, packed = _sizes(call)
+    copies = _copies([*floats, *packed], 2 if call.near else _turns(call, device), device)
     made: dict[str, Callable[[], object]] = {"float": _float(call, x, [copy[: len(floats)] for copy in copies])}
     for plan, weights in zip(call.plans, zip(*(copy[len(floats) :] for copy in copies), strict=True), strict=True):
         made[plan.op] = _low_bit(call, plan, x, weights)
     return made
+
+
+def _sizes(call: LinearCall) -> tuple[list[int], list[int]]:
+    """Return the bytes of each float weight, and of all of them packed for each plan."""
+    floats = [call.k * width * call.stored.itemsize for width in call.widths]
+    return floats, [-(-sum(call.widths) // PANEL) * _panel(call, plan) for plan in call.plans]
+
+
+def read_by(call: LinearCall) -> list[int]:
+    """Return the bytes of weights that a call of each candidate reads, float first."""
+    floats, packed = _sizes(call)
+    return [sum(floats), *packed]
+
+
+def _turns(call: LinearCall, device: str) -> int:
+    """Return how many copies are read in turn: enough that none is in a cache when it is read again."""
+    read = read_by(call)
+    if device != "cpu":
+        return gpu_timing.that_fit(gpu_timing.copies(min(read), device), sum(read), device)
+    return min(max(math.ceil(RING / sum(read)), 2), ROUNDS[1] + 1)  # more would never be read
 
 
 def _float(call: LinearCall, x: Tensor, copies: Sequence[Sequence[Tensor]]) -> Callable[[], object]:
@@ -125,10 +144,9 @@ def _panel(call: LinearCall, plan: Plan) -> int:
     return packed_bytes(call.k, plan.group_size if plan.weights == "int4" else None)
 
 
-def _copies(sizes: list[int], ring: int = RING, device: str = "cpu") -> list[list[Tensor]]:
-    """Return enough sets of int8 tensors of ``sizes`` that ``ring`` bytes are read before a set is read again."""
+def _copies(sizes: list[int], number: int, device: str = "cpu") -> list[list[Tensor]]:
+    """Return ``number`` sets of int8 tensors of ``sizes``, in one piece of memory."""
     aligned = [-(-size // 64) * 64 for size in sizes]
-    number = min(max(math.ceil(ring / sum(aligned)), 2), ROUNDS[1] + 1)
     memory = torch.empty(number * sum(aligned), dtype=torch.int8, device=device).fill_(FILL)
     starts = itertools.accumulate(aligned * number, initial=0)
     parts = [memory[start : start + size] for start, size in zip(starts, sizes * number, strict=False)]

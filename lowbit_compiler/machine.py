@@ -17,7 +17,7 @@ def target_for(examples: Sequence[Any]) -> Target:
     device = next((x.device for x in examples if isinstance(x, Tensor) and x.device.type == "cuda"), None)
     note = "" if device is None else _missing(device)
     if device is not None and not note:
-        return Target(device="cuda", attention=False)
+        return Target(device=str(device), attention=False)
     return Target(has_kernels=library.status().path is not None, note=note)
 
 

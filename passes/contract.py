@@ -34,6 +34,7 @@ class Target:
     """The machine, as plain data: passes never ask the machine themselves."""
 
     device: str = "cpu"
+    """As torch writes it: of several GPUs, with its index."""
     has_kernels: bool = True
     """Whether the native library is there; softmax and attention in plain torch are no gain."""
     attention: bool = True
@@ -42,9 +43,14 @@ class Target:
     """Why tensors of other devices have no kernels, where there is more to say."""
 
     @property
+    def kind(self) -> str:
+        """The type of the device."""
+        return self.device.partition(":")[0]
+
+    @property
     def accepted(self) -> str:
         """The devices that have kernels, and the note."""
-        return f"{self.device}; {self.note}" if self.note else self.device
+        return f"{self.kind}; {self.note}" if self.note else self.kind
 
 
 @dataclass

@@ -112,7 +112,7 @@ def _check_linear(site: Site, x: Any, weight: Any, node: Any, ctx: PassContext) 
     """Decline what no recipe can take; what is left gets its plan from the next pass."""
     if not isinstance(x, FakeTensor) or type(weight).__name__ not in ("FakeTensor", "Parameter"):
         site.decline(Reason.UNSUPPORTED_OP, f"tensor subclass {type(x).__name__}, {type(weight).__name__}")
-    elif x.device.type != ctx.target.device:
+    elif x.device.type != ctx.target.kind:
         site.decline(Reason.NO_KERNEL, f"no kernels for {x.device.type} tensors; accepted: {ctx.target.accepted}")
     elif x.layout is not weight.layout or str(x.layout) != "torch.strided":
         site.decline(Reason.UNSUPPORTED_DTYPE, f"layout {x.layout}")

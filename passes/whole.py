@@ -141,7 +141,7 @@ def unsupported(ctx: PassContext, x: Any) -> Declined | None:
     """Return why no kernel takes the tensor ``x``, whatever the op."""
     if not isinstance(value(x), FakeTensor):
         return Reason.UNSUPPORTED_OP, f"tensor subclass {type(value(x)).__name__}"
-    if value(x).device.type != ctx.target.device:
+    if value(x).device.type != ctx.target.kind:
         return Reason.NO_KERNEL, f"no kernels for {value(x).device.type} tensors; accepted: {ctx.target.accepted}"
     if str(value(x).layout) != "torch.strided":
         return Reason.UNSUPPORTED_DTYPE, f"layout {value(x).layout}"
@@ -154,7 +154,7 @@ def decide(ctx: PassContext, call: SoftmaxCall | AttentionCall) -> Whole | Decli
     if not ctx.target.has_kernels:
         return Reason.NO_KERNEL, f"the native library is not loaded, and lowbit::{op} in plain torch is slow"
     if op == "sdpa" and not ctx.target.attention:
-        return Reason.NO_KERNEL, f"no attention kernel for {ctx.target.device}; torch's own is kept"
+        return Reason.NO_KERNEL, f"no attention kernel for {ctx.target.kind}; torch's own is kept"
     heads = _heads(call)
     if ctx.costs is None:
         return Whole(op, heads)

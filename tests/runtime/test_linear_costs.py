@@ -48,15 +48,18 @@ def test_weights_of_another_dtype_are_cast_at_each_call() -> None:
     assert {part.dtype for part in products} == {torch.bfloat16}
 
 
-def test_weights_come_from_memory() -> None:
-    sizes = [3 << 20, 1 << 20]
-    copies = linear_costs._copies(sizes)
+def test_copies_do_not_overlap() -> None:
+    copies = linear_costs._copies([3 << 20, 1 << 20, 7], 5)
     parts = sorted((part.data_ptr(), part.numel()) for copy in copies for part in copy)
-    assert sum(size for _, size in parts) >= linear_costs.RING
+    assert [size for _, size in parts] == [3 << 20, 1 << 20, 7] * 5
     assert all(start + size <= following for (start, size), (following, _) in itertools.pairwise(parts))
-    assert len(linear_costs._copies([100 << 20])) == 2
-    assert len(linear_costs._copies(sizes, 0)) == 2
-    assert len(linear_costs._copies([100, 7])) == ROUNDS[1] + 1  # more would never be read
+
+
+def test_weights_come_from_memory() -> None:
+    call = linear(k=1024, widths=(512, 512))
+    assert linear_costs._turns(call, "cpu") * sum(linear_costs.read_by(call)) >= linear_costs.RING
+    assert linear_costs._turns(linear(k=4096, widths=(1 << 14,)), "cpu") == 2
+    assert linear_costs._turns(linear(k=16, widths=(16,)), "cpu") == ROUNDS[1] + 1  # more would never be read
 
 
 @pytest.mark.parametrize("widths", [(49152,), (14336, 14336), (1 << 20, 16)])
