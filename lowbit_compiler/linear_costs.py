@@ -81,7 +81,6 @@ def smaller_linear(call: LinearCall, limits: Limits | None = None) -> LinearCall
 
 def candidates(call: LinearCall, device: str = "cpu") -> dict[str, Callable[[], object]]:
     """Return a function for each candidate that computes one call of it; every call reads other weights than the last ones did."""
-    n = sum(call.widths)
     x = torch.rand(call.rows, call.k, generator=torch.Generator().manual_seed(0), device="cpu").sub_(0.5)
     x[:, ::OUTLIERS] *= 32
     x = x.to(device, call.dtype)

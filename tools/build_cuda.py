@@ -1,9 +1,11 @@
 """Builds liblowbit_cuda.so with nvcc alone: no CMake, no GPU, and any torch from 2.11 on, also one without CUDA.
 
-`python tools/build_cuda.py OUTPUT [sm_80 ...]`; CMakeLists.txt, the tests and `make gpu-check` all come here. Objects stay in a folder beside
-OUTPUT, one for each choice of targets, and what did not change is not compiled again.
+`python tools/build_cuda.py OUTPUT [sm_80 ...]`, or `--nvcc` to see which nvcc is taken; CMakeLists.txt, the tests and `make gpu-check` all
+come here. Targets that nvcc is too old for are left out, and named. Objects stay in a folder beside OUTPUT, one for each choice of targets,
+flags, nvcc and torch, and what did not change is not compiled again.
 """
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -36,9 +38,29 @@ class Resources:
 
 
 def find_nvcc() -> str | None:
-    """Return nvcc: $CUDACXX, the PATH, or where CUDA is usually installed."""
-    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / "nvcc"
-    return os.environ.get("CUDACXX") or shutil.which("nvcc") or (str(home) if home.exists() else None)
+    """Return nvcc: the file or name in $CUDACXX, then the PATH, $CUDA_HOME, and where CUDA is usually installed."""
+    named = os.environ.get("CUDACXX")
+    if named:
+        return shutil.which(named)
+    homes = (os.environ.get("CUDA_HOME"), "/usr/local/cuda")
+    return shutil.which("nvcc") or next((found for home in homes if home and (found := shutil.which(f"{home}/bin/nvcc"))), None)
+
+
+def known_targets(nvcc: str, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of ``targets`` that this nvcc compiles for (sm_100: from 12.8 on); a final letter only adds instructions.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    listed = set(_output(nvcc, "--list-gpu-code").split())
+    known = tuple(target for target in targets if target.rstrip("af") in listed)
+    if not known:
+        raise SystemExit(f"build_cuda: {nvcc} knows none of {', '.join(targets)}; it knows {', '.join(sorted(listed))}")
+    return known
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def torch_folder() -> Path:
@@ -49,19 +71,28 @@ def torch_folder() -> Path:
     return Path(spec.origin).parent
 
 
+def object_folder(output: Path, targets: tuple[str, ...], nvcc: str, torch: str) -> Path:
+    """Return where objects for ``targets`` lie; ``nvcc`` and ``torch`` are the texts of their versions."""
+    made_with = repr((FLAGS, STABLE, nvcc, torch))
+    return output.parent / f"{output.name}.{'_'.join(targets)}.{hashlib.sha256(made_with.encode()).hexdigest()[:8]}"
+
+
 def build(output: Path, targets: tuple[str, ...] = TARGETS) -> list[Resources]:
     """Build the library for ``targets`` as ``output``; returns what its kernels take.
 
     Raises:
-        SystemExit: there is no nvcc, or it fails.
+        SystemExit: there is no nvcc, it knows none of the targets, or it fails.
     """
     nvcc = find_nvcc()
     if nvcc is None:
-        raise SystemExit("build_cuda: no nvcc on the PATH, in $CUDACXX or in /usr/local/cuda")
-    folder = output.parent / f"{output.name}.{'_'.join(targets)}"
-    folder.mkdir(parents=True, exist_ok=True)
+        raise SystemExit("build_cuda: no nvcc: $CUDACXX, the PATH, $CUDA_HOME/bin and /usr/local/cuda/bin were looked at")
+    known = known_targets(nvcc, targets)
+    if left := [target for target in targets if target not in known]:
+        print(f"build_cuda: {nvcc} is too old for {', '.join(left)}: left out", file=sys.stderr)
     torch = torch_folder()
-    architectures = [f"-gencode=arch=compute_{t.removeprefix('sm_')},code={t}" for t in targets]
+    folder = object_folder(output, known, _output(nvcc, "--version"), (torch / "version.py").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    architectures = [f"-gencode=arch=compute_{t.removeprefix('sm_')},code={t}" for t in known]
     forward = ["-gencode=arch=compute_80,code=compute_80"]  # for GPUs that come later
     headers = {path: path.stat().st_mtime for path in (ROOT / "csrc").rglob("*.h")}
 
@@ -105,5 +136,8 @@ def resources(log: str) -> list[Resources]:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
+    if sys.argv[1:] == ["--nvcc"]:
+        print(find_nvcc() or "")
+        sys.exit()
     for row in build(Path(sys.argv[1]).resolve(), tuple(sys.argv[2:]) or TARGETS):
         print(f"{row.target:<8}{row.registers:>4} registers {row.spilled:>4} bytes spilled  {row.kernel}")

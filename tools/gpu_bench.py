@@ -1,12 +1,14 @@
 """Times products, softmax and a model of a billion weights on a GPU, beside what one would use instead, in interleaved rounds.
 
-Products and softmax are recorded in CUDA graphs, so their times are the GPU's; models are called as a user would.
+Products and softmax are recorded in CUDA graphs, so their times are the GPU's; models are called as a user would. Products read copies of
+their weights in turn, which together are more than the L2 cache holds: a model's next layer has other weights.
 """
 
 import importlib
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,6 +31,7 @@ WIDTHS = (
 ROWS = (1, 16, 512, 4096)
 SOFTMAX_ROWS = ((4096, 128), (4096, 1024), (4096, 4096), (512, 32000), (32, 1 << 20))
 RECIPES = ("int8", "llm-int8", "int8-weight-only", "int4-weight-only")
+SHOWN = ("s8s8", "s8s8_columns", "fs8", "fs4")
 PROMPT, CACHED = 512, 512
 ROUNDS = 20
 
@@ -36,86 +39,122 @@ Calls = dict[str, Callable[[], object]]
 Row = dict[str, Any]
 
 
-def product_calls(rows: int, k: int, n: int, device: str) -> Calls:
-    """Every way to multiply ``rows`` x ``k`` by ``n`` outputs."""
-    ops = torch.ops.lowbit
+def copies_of(k: int, n: int, device: str) -> int:
+    """Return how many weights are read in turn: of the smallest form, int4, more than the L2 cache holds; all forms of them fit in memory."""
+    from lowbit_compiler import gpu_timing
+
+    return 1 if device == "cpu" else gpu_timing.that_fit(gpu_timing.copies(n * k // 2, device), 12 * n * k, device)
+
+
+def in_turn(call: Callable[..., object], *operands: list[Tensor]) -> Callable[[], object]:
+    """Return a call whose operands are the first of each list, then the second of each, and so on, over and over."""
+    following: Iterator[tuple[Tensor, ...]] = itertools.cycle(list(zip(*operands, strict=True)))
+    return lambda: call(*next(following))
+
+
+def operands(rows: int, k: int, n: int, copies: int, device: str) -> tuple[Tensor, list[Tensor]]:
+    """Return ``rows`` x ``k`` activations with six outlier columns, as LLM.int8() finds them, and the weights."""
     x = torch.randn(rows, k, device=device, dtype=torch.bfloat16)
-    x[:, :: k // 6] *= 20  # six outlier columns, as LLM.int8() finds them
-    w = torch.randn(n, k, device=device, dtype=torch.bfloat16) / k**0.5
-    q, scale = ops.quantize_s8(w)
-    rotated = ops.pack_s8(*ops.quantize_s8(ops.rotate(w)))
-    packed, packed4 = ops.pack_s8(q, scale), ops.pack_s4(*ops.quantize_s4(w, 64), 64)
-    half, half_w = x.half(), w.half()
+    x[:, :: k // 6] *= 20
+    return x, [torch.randn(n, k, device=device, dtype=torch.bfloat16) / k**0.5 for _ in range(copies)]
+
+
+def product_calls(x: Tensor, weights: list[Tensor]) -> Calls:
+    """Every way that torch and lowbit have to multiply ``x`` by each of the weights in turn."""
+    ops, n = torch.ops.lowbit, weights[0].shape[0]
+    codes = [ops.quantize_s8(w) for w in weights]
+    packed = [ops.pack_s8(*pair) for pair in codes]
+    rotated = [ops.pack_s8(*ops.quantize_s8(ops.rotate(w))) for w in weights]
+    packed4 = [ops.pack_s4(*ops.quantize_s4(w, 64), 64) for w in weights]
+    half = x.half()
     calls: Calls = {
-        "bfloat16": lambda: torch.mm(x, w.t()),
-        "float16": lambda: torch.mm(half, half_w.t()),
-        "s8s8": lambda: ops.linear_s8s8(x, packed, None, n, None),
-        "s8s8_rotated": lambda: ops.linear_s8s8_rotated(x, rotated, None, n, None),
-        "s8s8_columns": lambda: ops.linear_s8s8_columns(x, packed, None, n, 6.0, None),
-        "s8s8_rows": lambda: ops.linear_s8s8_rows(x, packed, None, n, None),
-        "fs8": lambda: ops.linear_fs8(x, packed, None, n, None),
-        "fs4": lambda: ops.linear_fs4(x, packed4, None, n, 64, None),
+        "bfloat16": in_turn(lambda w: torch.mm(x, w.t()), weights),
+        "float16": in_turn(lambda w: torch.mm(half, w.t()), [w.half() for w in weights]),
+        "s8s8": in_turn(lambda w: ops.linear_s8s8(x, w, None, n, None), packed),
+        "s8s8_rotated": in_turn(lambda w: ops.linear_s8s8_rotated(x, w, None, n, None), rotated),
+        "s8s8_columns": in_turn(lambda w: ops.linear_s8s8_columns(x, w, None, n, 6.0, None), packed),
+        "s8s8_rows": in_turn(lambda w: ops.linear_s8s8_rows(x, w, None, n, None), packed),
+        "fs8": in_turn(lambda w: ops.linear_fs8(x, w, None, n, None), packed),
+        "fs4": in_turn(lambda w: ops.linear_fs4(x, w, None, n, 64, None), packed4),
     }
-    if rows > 16 and device == "cuda":  # what torch._int_mm takes
-        codes, s_x = ops.quantize_s8(x)
-        calls["_int_mm, epilogue"] = lambda: (torch._int_mm(codes, q.t()).float() * s_x * scale.t()).to(x.dtype)
-    return calls | peer_products(x, w)
-
-
-def peer_products(x: Tensor, w: Tensor) -> Calls:
-    """Int8 linears of bitsandbytes and torchao, where they are installed and work."""
-    n, k = w.shape
-    calls: Calls = {}
-    try:
-        bnb: Any = importlib.import_module("bitsandbytes")
-        layer = bnb.nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False, threshold=6.0)
-        layer.weight = bnb.nn.Int8Params(w.half().cpu(), requires_grad=False, has_fp16_weights=False)
-        layer, half = layer.to(x.device), x.half()
-        layer(half)
-        calls["bitsandbytes"] = lambda: layer(half)
-    except Exception as error:
-        print(f"  bitsandbytes left out: {type(error).__name__}: {str(error)[:80]}")
-    try:
-        ao: Any = importlib.import_module("torchao.quantization")
-        linear = torch.nn.Linear(k, n, bias=False, device=x.device, dtype=x.dtype)
-        ao.quantize_(linear, ao.Int8DynamicActivationInt8WeightConfig())
-        compiled = torch.compile(linear)
-        compiled(x)
-        calls["torchao"] = lambda: compiled(x)
-    except Exception as error:
-        print(f"  torchao left out: {type(error).__name__}: {str(error)[:80]}")
+    if x.shape[0] > 16 and x.is_cuda:  # what torch._int_mm takes
+        q_x, s_x = ops.quantize_s8(x)
+        q, scale = ([pair[i] for pair in codes] for i in range(2))
+        calls["_int_mm, epilogue"] = in_turn(lambda w, s: (torch._int_mm(q_x, w.t()).float() * s_x * s.t()).to(x.dtype), q, scale)
     return calls
 
 
-def seconds_of(calls: Calls, device: str) -> dict[str, float]:
-    """Return the fastest round of each call, on the GPU's clock; what cannot be recorded is left out."""
+def peer_calls(x: Tensor, weights: list[Tensor]) -> Calls:
+    """Int8 linears of bitsandbytes and torchao by the same weights, where they are installed and work."""
+    n, k = weights[0].shape
+    calls: Calls = {}
+    try:
+        bnb: Any = importlib.import_module("bitsandbytes")
+        layers: list[Any] = [bnb.nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False, threshold=6.0) for _ in weights]
+        for layer, w in zip(layers, weights, strict=True):
+            layer.weight = bnb.nn.Int8Params(w.half().cpu(), requires_grad=False, has_fp16_weights=False)
+            layer.to(x.device)
+        half = x.half()
+        calls["bitsandbytes"] = in_turn(lambda layer: layer(half), layers)
+        calls["bitsandbytes"]()
+    except Exception as error:
+        _left_out("bitsandbytes", error)
+    try:
+        ao: Any = importlib.import_module("torchao.quantization")
+        quantized = []
+        for w in weights:
+            linear = torch.nn.Linear(k, n, bias=False, device="meta")
+            linear.weight = torch.nn.Parameter(w, requires_grad=False)
+            ao.quantize_(linear, ao.Int8DynamicActivationInt8WeightConfig())
+            quantized.append(linear.weight)
+        compiled = torch.compile(torch.nn.functional.linear)
+        calls["torchao"] = in_turn(lambda w: compiled(x, w), quantized)
+        calls["torchao"]()
+    except Exception as error:
+        _left_out("torchao", error)
+    return calls
+
+
+def _left_out(name: str, error: Exception) -> None:
+    print(f"  {name} left out: {type(error).__name__}: {str(error)[:80]}")
+
+
+def seconds_of(calls: Calls, device: str, size: int | None = None) -> dict[str, float]:
+    """Return the fastest round of each call, on the GPU's clock; what cannot be recorded is left out.
+
+    ``size``: the bytes that a call reads at least of operands that are read in turn.
+    """
     from lowbit_compiler import gpu_timing
 
     timings: Any = importlib.import_module("lowbit_compiler.runtime.timings")
     ready: Calls = {}
     for name, call in calls.items():
         try:
-            ready |= gpu_timing.recorded({name: call}, device)
+            ready |= gpu_timing.recorded({name: call}, device, size)
         except Exception as error:
-            print(f"  {name} left out: {type(error).__name__}: {str(error)[:80]}")
-    return {name: min(times) / gpu_timing.calls(device) for name, times in timings.measure(ready).items()}
+            _left_out(name, error)
+    return {name: min(times) / gpu_timing.calls(device, size) for name, times in timings.measure(ready).items()} if ready else {}
 
 
-def products(device: str, widths: tuple[int, ...], rows: tuple[int, ...]) -> list[Row]:
-    """The table of products."""
-    table = []
-    for width in widths:
-        for m in rows:
+def products(device: str, widths: tuple[int, ...], rows: tuple[int, ...], peers: bool = False) -> Iterator[Row]:
+    """The rows of the table of products, or of that of ``peers``; a size that does not fit in memory is left out."""
+    for width, m in itertools.product(widths, rows):
+        n = 4 * width
+        try:
+            x, weights = operands(m, width, n, copies_of(width, n, device), device)
             with torch.no_grad():
-                seconds = seconds_of(product_calls(m, width, 4 * width, device), device)
-            table.append({"rows": m, "k": width, "n": 4 * width, "seconds": seconds})
-            _show(f"{m} x {width} x {4 * width}", seconds, "bfloat16")
-    return table
+                own = product_calls(x, weights)
+                calls = {name: own[name] for name in ("bfloat16", "float16", *SHOWN)} | peer_calls(x, weights) if peers else own
+                seconds = seconds_of(calls, device, width * n // 2)
+        except torch.OutOfMemoryError as error:
+            _left_out(f"{m} x {width} x {n}", error)
+            continue
+        _show(f"{m} x {width} x {n}", seconds, "bfloat16")
+        yield {"rows": m, "k": width, "n": n, "seconds": seconds}
 
 
-def softmaxes(device: str, shapes: tuple[tuple[int, int], ...]) -> list[Row]:
-    """The table of softmax rows."""
-    table = []
+def softmaxes(device: str, shapes: tuple[tuple[int, int], ...]) -> Iterator[Row]:
+    """The rows of the table of softmax."""
     for shape in shapes:
         x = torch.randn(shape, device=device, dtype=torch.bfloat16)
         calls: Calls = {
@@ -123,9 +162,8 @@ def softmaxes(device: str, shapes: tuple[tuple[int, int], ...]) -> list[Row]:
             "lowbit": partial(torch.ops.lowbit.softmax, x, -1, 1.0, None, False, None),
         }
         seconds = seconds_of(calls, device)
-        table.append({"rows": shape[0], "n": shape[1], "seconds": seconds})
         _show(f"softmax {shape[0]} x {shape[1]}", seconds, "torch")
-    return table
+        yield {"rows": shape[0], "n": shape[1], "seconds": seconds}
 
 
 def model_runs(net: Llama, mode: str | None) -> dict[str, Callable[..., Any]]:
@@ -138,12 +176,11 @@ def model_runs(net: Llama, mode: str | None) -> dict[str, Callable[..., Any]]:
     return runs
 
 
-def model(device: str, net: Llama, vocabulary: int) -> list[Row]:
+def model(device: str, net: Llama, vocabulary: int) -> Iterator[Row]:
     """Prefill of a prompt, and one token after a cache, by CUDA graphs."""
     net = net.eval().requires_grad_(False).to(device, torch.bfloat16)
     caches = net.caches(CACHED)
     prompt = torch.randint(vocabulary, (1, PROMPT), device=device)
-    table = []
     for title, args, mode in (("prefill", (prompt,), None), ("decode", (prompt[:, :1], caches), "reduce-overhead")):
         torch._dynamo.reset()
         runs = model_runs(net, mode)
@@ -158,9 +195,8 @@ def model(device: str, net: Llama, vocabulary: int) -> list[Row]:
                     if turn >= 5:
                         times[name].append(time.perf_counter() - start)
         seconds = {name: median(taken) for name, taken in times.items()}
-        table.append({"model": title, "seconds": seconds})
-        _show(f"{title}", seconds, "bfloat16")
-    return table
+        _show(title, seconds, "bfloat16")
+        yield {"model": title, "seconds": seconds}
 
 
 def wait(device: str) -> None:
@@ -169,28 +205,57 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def _ratios(seconds: dict[str, float], base: str) -> dict[str, float]:
+    return {name: seconds[base] / time for name, time in seconds.items() if name != base} if base in seconds else {}
+
+
 def _show(title: str, seconds: dict[str, float], base: str) -> None:
-    ratios = ", ".join(f"{name} {seconds[base] / time:.2f}x" for name, time in seconds.items() if name != base)
+    if base not in seconds:
+        return print(f"{title:<24}{base} was left out")
+    ratios = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in _ratios(seconds, base).items())
     print(f"{title:<24}{base} {seconds[base] * 1e6:.1f} us; {ratios}")
 
 
+def tables(device: str) -> dict[str, Callable[[], Iterator[Row]]]:
+    """What is timed, in this order; on the CPU a little of it, to try this script. Peers come last: what they break, they break for nobody."""
+    gpu = device == "cuda"
+    widths, rows, shapes = (WIDTHS, ROWS, SOFTMAX_ROWS) if gpu else (WIDTHS[:1], ROWS[:2], SOFTMAX_ROWS[:1])
+    return {
+        "products": partial(products, device, widths, rows),
+        "softmax": partial(softmaxes, device, shapes),
+        "model": lambda: model(device, llama_1b(), 32000) if gpu else model(device, small_llama(), 1000),
+        "peers": partial(products, device, widths, rows, peers=True),
+    }
+
+
 def main(device: str, folder: Path) -> None:
-    """Time everything; on the CPU a little of it, to try this script."""
+    """Time everything; each row is in the file of results as soon as it is there."""
+    from lowbit_compiler.dump import write
+
     gpu = device == "cuda"
     name = torch.cuda.get_device_name() if gpu else "cpu"
+    file = folder / f"gpu_{name.lower().replace(' ', '-')}.json"
     results: Row = {"device": name, "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d")}
-    results["products"] = products(device, WIDTHS if gpu else WIDTHS[:1], ROWS if gpu else ROWS[:2])
-    results["softmax"] = softmaxes(device, SOFTMAX_ROWS if gpu else SOFTMAX_ROWS[:1])
-    results["model"] = model(device, llama_1b(), 32000) if gpu else model(device, small_llama(), 1000)
+    for table, timed in tables(device).items():
+        results[table] = []
+        try:
+            for row in timed():
+                results[table].append(row)
+                if gpu:
+                    write(file, json.dumps(results, indent=1) + "\n")
+        except Exception as error:
+            print(f"gpu-check: the table {table} ends here: {type(error).__name__}: {str(error)[:200]}")
     if gpu:
-        file = folder / f"gpu_{name.lower().replace(' ', '-')}.json"
-        file.write_text(json.dumps(results, indent=1) + "\n")
         print(f"gpu-check: all results are in {file}")
-    print(f"\n{name}, torch {torch.__version__}: times faster than bfloat16")
-    print(f"{'rows x K x N':<24}" + "".join(f"{column:>14}" for column in ("s8s8", "s8s8_columns", "fs8", "fs4")))
+    summary(results)
+
+
+def summary(results: Row) -> None:
+    """Print the short table: how many times faster than bfloat16."""
+    print(f"\n{results['device']}, torch {results['torch']}: times faster than bfloat16")
+    print(f"{'rows x K x N':<24}" + "".join(f"{column:>14}" for column in SHOWN))
     for row in results["products"]:
-        shown = [row["seconds"]["bfloat16"] / row["seconds"][column] for column in ("s8s8", "s8s8_columns", "fs8", "fs4")]
-        print(f"{row['rows']} x {row['k']} x {row['n']:<16}" + "".join(f"{ratio:>14.2f}" for ratio in shown))
+        ratios = _ratios(row["seconds"], "bfloat16")
+        print(f"{row['rows']} x {row['k']} x {row['n']:<16}" + "".join(f"{ratios.get(column, float('nan')):>14.2f}" for column in SHOWN))
     for row in results["model"]:
-        faster = {recipe: row["seconds"]["bfloat16"] / row["seconds"][recipe] for recipe in RECIPES}
-        print(f"{row['model']:<24}" + "  ".join(f"{recipe} {ratio:.2f}" for recipe, ratio in faster.items()))
+        print(f"{row['model']:<24}" + "  ".join(f"{recipe} {ratio:.2f}" for recipe, ratio in _ratios(row["seconds"], "bfloat16").items()))

@@ -4,7 +4,7 @@
 2. The checks of tools/gpu_tests.py, and tests/cuda on the GPU where pytest is installed.
 3. The benchmarks of tools/gpu_bench.py; all results go to bench/results/gpu_<name>.json, a short table comes last.
 
-`--tests` leaves out the benchmarks (for `make gpu-sanitize`), `--cpu` tries this script itself. Without a GPU it says so and ends with
+`--ops` compares the ops with the CPU and does nothing else (for `make gpu-sanitize`), `--cpu` tries this script itself. Without a GPU it says so and ends with
 status 0; a wrong result ends with status 1.
 """
 
@@ -46,12 +46,13 @@ def prepare(device: str) -> None:
     importlib.import_module("lowbit_compiler.runtime")  # registers the ops
 
 
-def run_checks(device: str) -> int:
-    """Run the checks and print what is wrong; returns how many failed."""
+def run_checks(device: str, ops: bool) -> int:
+    """Run the checks (``ops``: only that of the ops' results) and print what is wrong; returns how many failed."""
     import gpu_tests
 
     failed = 0
-    for check in (*gpu_tests.CHECKS, *(gpu_tests.GPU_CHECKS if device == "cuda" else ())):
+    everything = (*gpu_tests.CHECKS, *(gpu_tests.GPU_CHECKS if device == "cuda" else ()))
+    for check in (gpu_tests.ops_agree,) if ops else everything:
         start = time.perf_counter()
         try:
             wrong = list(check(device))
@@ -76,7 +77,7 @@ def run_pytest() -> int:
     return int(subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode not in (0, 5))
 
 
-def main(device: str, benchmarks: bool) -> int:
+def main(device: str, ops: bool) -> int:
     """Check, then time; returns the exit status."""
     prepare(device)
     cuda_library = importlib.import_module("lowbit_compiler.runtime.cuda_library")
@@ -84,10 +85,10 @@ def main(device: str, benchmarks: bool) -> int:
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(f"gpu-check: {name}, torch {torch.__version__}, Python {sys.version.split()[0]}")
     print(f"gpu-check: CUDA library {cuda_library.status().path or cuda_library.status().reason}")
-    failed = run_checks(device)
-    if device == "cuda":
-        failed += run_pytest()
-    if benchmarks:
+    failed = run_checks(device, ops)
+    if not ops:
+        if device == "cuda":
+            failed += run_pytest()
         import gpu_bench
 
         gpu_bench.main(device, ROOT / "bench" / "results")
@@ -100,4 +101,4 @@ if __name__ == "__main__":
     if chosen == "cuda" and not torch.cuda.is_available():
         print("gpu-check: no GPU that torch can use; nothing was checked")
         sys.exit(0)
-    sys.exit(main(chosen, "--tests" not in sys.argv))
+    sys.exit(main(chosen, "--ops" in sys.argv))

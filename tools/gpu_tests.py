@@ -66,29 +66,44 @@ def _agree(got: Tensor, want: Tensor, k: int = 0) -> bool:
     return bool(error <= size * max(torch.finfo(want.dtype).eps, 2**-18, k * 2**-24))
 
 
+def _wrong(calls: Calls, holds: Callable[[str, tuple[Any, ...]], bool]) -> Iterator[str]:
+    """Yield the ops for which ``holds`` is false, or raises: one that fails does not hide the others."""
+    for op, args in calls.items():
+        try:
+            if not holds(op, args):
+                yield op
+        except Exception as error:
+            yield f"{op} ({type(error).__name__}: {error})"
+
+
 def ops_agree(device: str) -> Iterator[str]:
     """Every op gives the CPU's integers, and its floats within a rounding."""
+
+    def agrees(op: str, args: tuple[Any, ...]) -> bool:
+        pairs = zip(_results(op, tuple(_moved(a, device) for a in args)), _results(op, args), strict=True)
+        return all(_agree(got.cpu(), want, k) for got, want in pairs)
+
     for k, n in WIDTHS:
         for rows in (*ROWS, MANY_ROWS) if n > 1000 else ROWS:
             for dtype in DTYPES:
-                for op, args in op_calls(rows, k, n, dtype).items():
-                    pairs = zip(_results(op, tuple(_moved(a, device) for a in args)), _results(op, args), strict=True)
-                    if not all(_agree(got.cpu(), want, k) for got, want in pairs):
-                        yield f"{op} of {rows} x {k} x {n} in {dtype}"
+                for op in _wrong(op_calls(rows, k, n, dtype), agrees):
+                    yield f"{op} of {rows} x {k} x {n} in {dtype}"
 
 
 def opcheck(device: str) -> Iterator[str]:
     """Schemas, shape functions and compilation of each op are consistent."""
-    for op, args in op_calls(3, 200, 40, torch.bfloat16).items():
-        try:
-            torch.library.opcheck(getattr(torch.ops.lowbit, op).default, tuple(_moved(a, device) for a in args))
-        except Exception as error:
-            yield f"{op}: {error}"
+
+    def consistent(op: str, args: tuple[Any, ...]) -> bool:
+        torch.library.opcheck(getattr(torch.ops.lowbit, op).default, tuple(_moved(a, device) for a in args))
+        return True
+
+    yield from _wrong(op_calls(3, 200, 40, torch.bfloat16), consistent)
 
 
 def graphs_record(device: str) -> Iterator[str]:
     """A CUDA graph records each op, and gives new results for new inputs."""
-    for op, args in op_calls(9, 576, 200, torch.bfloat16).items():
+
+    def records(op: str, args: tuple[Any, ...]) -> bool:
         moved = tuple(_moved(a, device) for a in args)
         _results(op, moved)
         torch.cuda.synchronize()
@@ -99,15 +114,17 @@ def graphs_record(device: str) -> Iterator[str]:
             moved[0].mul_(-0.5)
         graph.replay()
         torch.cuda.synchronize()
-        if not all(torch.equal(got, want) for got, want in zip(recorded, _results(op, moved), strict=True)):
-            yield op
+        return all(torch.equal(got, want) for got, want in zip(recorded, _results(op, moved), strict=True))
+
+    yield from _wrong(op_calls(9, 576, 200, torch.bfloat16), records)
 
 
 def streams_are_respected(device: str) -> Iterator[str]:
     """Ops run on the current stream, after what was started there before."""
     cuda: Any = torch.cuda  # in parts untyped
     side = cuda.Stream()
-    for op, args in op_calls(300, 576, 200, torch.bfloat16).items():
+
+    def respects(op: str, args: tuple[Any, ...]) -> bool:
         moved = tuple(_moved(a, device) for a in args)
         want = _results(op, moved)
         torch.cuda.synchronize()
@@ -117,17 +134,23 @@ def streams_are_respected(device: str) -> Iterator[str]:
             late.copy_(moved[0])
             got = _results(op, (late, *moved[1:]))
         side.synchronize()
-        if not all(torch.equal(a, b) for a, b in zip(got, want, strict=True)):
-            yield op
+        return all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+    yield from _wrong(op_calls(300, 576, 200, torch.bfloat16), respects)
 
 
 def devices_are_respected(device: str) -> Iterator[str]:
     """Ops run where their tensors are, whatever the current device is."""
     other = f"cuda:{torch.cuda.device_count() - 1}"
-    for op, args in op_calls(9, 576, 200, torch.bfloat16).items():
+    if other == "cuda:0":
+        print("      one GPU: the second-device check is skipped")
+        return
+
+    def respects(op: str, args: tuple[Any, ...]) -> bool:
         here, there = (_results(op, tuple(_moved(a, where) for a in args)) for where in ("cuda:0", other))
-        if not all(b.device == torch.device(other) and torch.equal(a.cpu(), b.cpu()) for a, b in zip(here, there, strict=True)):
-            yield op
+        return all(b.device == torch.device(other) and torch.equal(a.cpu(), b.cpu()) for a, b in zip(here, there, strict=True))
+
+    yield from _wrong(op_calls(9, 576, 200, torch.bfloat16), respects)
 
 
 def models() -> dict[str, tuple[nn.Module, Tensor]]:
@@ -153,7 +176,13 @@ def models_compile(device: str) -> Iterator[str]:
                     run = torch.compile(
                         net, backend=partial(lowbit, mode=mode, options={"recipe": recipe, "plan": "always"}), fullgraph=True
                     )
-                    results = [run(inputs).double().flatten() for _ in range(4)]  # CUDA graphs record in the second, replay from the third
+                    try:
+                        results = [
+                            run(inputs).double().flatten() for _ in range(4)
+                        ]  # CUDA graphs record in the second, replay from the third
+                    except Exception as error:
+                        yield f"{name}, {recipe}, mode {mode}: {type(error).__name__}: {error}"
+                        continue
                     cosine = min(float(nn.functional.cosine_similarity(y, want, 0)) for y in results)
                     if last_report().fallback or not cosine > COSINE:
                         yield f"{name}, {recipe}, mode {mode}: cosine {cosine:.5f}, fallback {last_report().fallback}"
