@@ -96,7 +96,7 @@ class Gpu {
   }
   static void check(const char* op) {
     const char* error = cuda::launch_error();
-    STD_TORCH_CHECK(error == nullptr, "lowbit::", op, ": CUDA says ", error);
+    STD_TORCH_CHECK(error == nullptr, "lowbit::", op, ": ", error);
   }
 
   int32_t index_;

@@ -9,6 +9,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "cuda/common.h"
+
 #ifdef LOWBIT_EMULATED
 #include "emulator.h"
 #else
@@ -21,19 +23,12 @@
 
 namespace lowbit::cuda {
 
-typedef void* Stream;
-
-struct alignas(16) Words {
-  uint32_t w[4];
-};
-struct alignas(8) HalfWords {
-  uint32_t w[2];
-};
-
 LOWBIT_DEVICE int thread_index() { return (int)threadIdx.x; }
 LOWBIT_DEVICE int block_threads() { return (int)blockDim.x; }
 LOWBIT_DEVICE int64_t block_index() { return blockIdx.x; }
 LOWBIT_DEVICE void barrier() { __syncthreads(); }
+// A barrier that tells all threads whether any of them says so.
+LOWBIT_DEVICE bool barrier_any(bool own) { return __syncthreads_or(own); }
 
 // Memory of the block; as many bytes as the launch asked for.
 LOWBIT_DEVICE char* shared_memory() {
@@ -55,6 +50,12 @@ LOWBIT_DEVICE float bf16_to_float(uint16_t h) { return __uint_as_float((uint32_t
 LOWBIT_DEVICE float f16_to_float(uint16_t h) { return __half2float(__ushort_as_half(h)); }
 LOWBIT_DEVICE uint16_t float_to_bf16(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 LOWBIT_DEVICE uint16_t float_to_f16(float x) { return __half_as_ushort(__float2half_rn(x)); }
+LOWBIT_DEVICE uint32_t floats_to_f16(float low, float high) {
+  const __half2 both = __floats2half2_rn(low, high);
+  return *(const uint32_t*)&both;
+}
+// 2^23 plus byte `i` of a word: exact, and one instruction.
+LOWBIT_DEVICE float biased_byte(uint32_t word, int i) { return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + i)); }
 
 // All 32 threads of a warp take part in what follows.
 LOWBIT_DEVICE uint32_t shuffle_xor(uint32_t x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
@@ -98,7 +99,7 @@ LOWBIT_DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;\n" ::"n"(
 // Errors stay with the runtime and are asked for once, by launch_error().
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared, Stream stream, const Arguments&... arguments) {
-  if (blocks == 0) return;
+  if (blocks == 0 || refuse(blocks)) return;
   if (shared > 48 << 10) cudaFuncSetAttribute((const void*)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   kernel<<<(unsigned)blocks, (unsigned)threads, (size_t)shared, (cudaStream_t)stream>>>(arguments...);
 }
@@ -106,7 +107,7 @@ inline void zero_memory(void* memory, int64_t bytes, Stream stream) { cudaMemset
 // What the last launches of this thread failed with, or null.
 inline const char* last_error() {
   const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return error == cudaSuccess ? take_refusal() : cudaGetErrorString(error);
 }
 
 }  // namespace lowbit::cuda

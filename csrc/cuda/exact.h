@@ -25,7 +25,8 @@ LOWBIT_DEVICE float output_scale(const Integers& job, int64_t n) {
 LOWBIT_DEVICE float bias_at(const Integers& job, int64_t n) { return job.bias ? load_number(job.bias, job.bias_dtype, n) : 0.0f; }
 
 // Exact columns that a block has in shared memory at a time, as floats: [kListed][rows of x], [kListed][outputs of w].
-constexpr int kListed = 16;
+// 8: with them the largest tile still fits twice into an A100's.
+constexpr int kListed = 8;
 template <class S>
 struct ExactScratch {
   static constexpr int kBytes = kListed * (S::kRows + S::kColumns) * 4;
@@ -58,7 +59,8 @@ LOWBIT_DEVICE void add_columns(const Integers& job, int64_t row, int64_t panel, 
     }
     barrier();
     if (first >= S::kRows) continue;
-    for (int e = 0; e < kListed; ++e) {
+    const int listed = count - begin < kListed ? (int)(count - begin) : kListed;
+    for (int e = 0; e < listed; ++e) {
       const Four<float> w = load_wide<Four<float>>(ws + e * S::kColumns + 4 * Share<S>::quad());
 #pragma unroll
       for (int i = 0; i < Share<S>::kOwn; ++i) {
@@ -87,7 +89,11 @@ template <class S>
 LOWBIT_DEVICE void finish_some(const Integers& job, const int32_t* results, int64_t row, int64_t n, int first, float (*o)[4]) {
   const bool aligned = job.n % 4 == 0 && (uintptr_t)job.out % 16 == 0;
   const int64_t size = job.out_dtype == kF32 ? 4 : 2;
-  float s_w[4], bias[4];
+  float s_w[4], bias[4], s_x[Share<S>::kOwn];
+#pragma unroll
+  for (int i = 0; i < Share<S>::kOwn; ++i) {  // all loads at once; NaN: not here
+    s_x[i] = row + first + i < job.x.rows ? job.prepared.scale[row + first + i] : bits_float(0x7fc00000u);
+  }
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     s_w[j] = output_scale(job, n + j);  // a panel is whole
@@ -96,14 +102,12 @@ LOWBIT_DEVICE void finish_some(const Integers& job, const int32_t* results, int6
 #pragma unroll
   for (int i = 0; i < Share<S>::kOwn; ++i) {
     const int64_t r = row + first + i;
-    if (r >= job.x.rows) return;
-    const float s_x = job.prepared.scale[r];
-    if (s_x != s_x) continue;
+    if (s_x[i] != s_x[i]) continue;
     if (job.treatment == kRows) add_elements(job, r, n, o[i]);
     const Four<int32_t> acc = load_wide<Four<int32_t>>(results + (first + i) * S::kStashStride + 4 * Share<S>::quad());
     float y[4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) y[j] = ((float)acc.of[j] * s_x + o[i][j]) * s_w[j] + bias[j];
+    for (int j = 0; j < 4; ++j) y[j] = ((float)acc.of[j] * s_x[i] + o[i][j]) * s_w[j] + bias[j];
     store_four((char*)job.out + r * job.n * size, job.out_dtype, n, job.n, aligned, y);
   }
 }
@@ -151,6 +155,12 @@ LOWBIT_DEVICE void special_outputs(const Integers& job, int64_t r, int64_t n) {
 // Rows whose scale is NaN, as float rows: slow, and only where there are any.
 template <class S>
 LOWBIT_DEVICE void special_rows(const Integers& job, int64_t row, int64_t panel) {
+  bool special = false;
+  for (int i = thread_index(); i < S::kRows && row + i < job.x.rows; i += S::kThreads) {
+    const float s_x = job.prepared.scale[row + i];
+    special = special || s_x != s_x;
+  }
+  if (!barrier_any(special)) return;
   const int64_t end = (panel + S::kPanels) * kPanel < job.n ? (panel + S::kPanels) * kPanel : job.n;
   for (int64_t r = row; r < row + S::kRows && r < job.x.rows; ++r) {
     const float s_x = job.prepared.scale[r];

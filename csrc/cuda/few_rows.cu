@@ -1,11 +1,12 @@
-// Up to 8 float rows times integer weights, at the speed of memory: a block for each panel, whose warps read 512 adjacent bytes at a time.
+// Up to 4 float rows times integer weights, at the speed of memory: a block for each panel, whose warps read 512 adjacent bytes at a time.
+// What a thread reads next is asked for together, before any of it is used: a multiprocessor must have some 20 KB on the way.
 #include "cuda/fgemm.h"
 #include "cuda/widen.h"
 
 namespace lowbit::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kThreads = 256, kWarps = kThreads / 32, kAtOnce = 4;
 
 // Adds x[k .. k + 3] times 4 outputs, whose codes are v[output].
 template <int kRows>
@@ -44,42 +45,55 @@ LOWBIT_DEVICE void load_rows(const Floats& job, int64_t k, bool regular, float (
   }
 }
 
+// 16 bytes of a panel: 4 outputs of a k-group (pair), for int4 with their scales.
+struct Chunk {
+  Words codes;
+  Four<float> scale;
+};
+
 template <int kRows, bool kNibbles>
-LOWBIT_DEVICE void multiply_chunk(const Floats& job, const int8_t* panel, const float* scales, int64_t chunk, bool regular, float (*sum)[4]) {
-  const int quad = thread_index() % 4;  // 4 outputs of the panel
-  const Words codes = load_wide<Words>(panel + chunk * 16);
+LOWBIT_DEVICE void multiply_chunk(const Floats& job, const Chunk& chunk, int64_t index, bool regular, float (*sum)[4]) {
   float x[kRows][4], v[4][4];
   if (!kNibbles) {
-    for (int j = 0; j < 4; ++j) widen_s8(codes.w[j], v[j]);
-    load_rows<kRows>(job, chunk / 4 * 4, regular, x);
+    for (int j = 0; j < 4; ++j) widen_s8(chunk.codes.w[j], v[j]);
+    load_rows<kRows>(job, index / 4 * 4, regular, x);
     return multiply_four<kRows>(sum, x, v);
   }
-  const int64_t k = chunk / 4 * 8;
-  const Four<float> scale = load_wide<Four<float>>(scales + k / job.group * kPanel + 4 * quad);
   float part[kRows][4] = {};
 #pragma unroll
   for (int high = 0; high < 2; ++high) {
-    for (int j = 0; j < 4; ++j) widen_s4(codes.w[j], high, v[j]);
-    load_rows<kRows>(job, k + 4 * high, regular, x);
+    for (int j = 0; j < 4; ++j) widen_s4(chunk.codes.w[j], high, v[j]);
+    load_rows<kRows>(job, index / 4 * 8 + 4 * high, regular, x);
     multiply_four<kRows>(part, x, v);
   }
 #pragma unroll
   for (int m = 0; m < kRows; ++m) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) sum[m][j] = fmaf(scale.of[j], part[m][j], sum[m][j]);
+    for (int j = 0; j < 4; ++j) sum[m][j] = fmaf(chunk.scale.of[j], part[m][j], sum[m][j]);
   }
 }
 
 template <int kRows, bool kNibbles>
-LOWBIT_KERNEL(kThreads, kRows > 4 ? 1 : 2) few(Floats job, bool regular) {
+LOWBIT_KERNEL(kThreads, 2) few(Floats job, bool regular) {
   const int warp = thread_index() / 32, lane = thread_index() % 32;
-  const int64_t panel = block_index(), chunks = job.kp / (kNibbles ? 8 : 4) * 4;  // of 16 bytes: 4 outputs of a k-group (pair)
+  const int64_t panel = block_index(), chunks = job.kp / (kNibbles ? 8 : 4) * 4;
   const int8_t* codes = job.w.first + panel * job.w.stride;
-  const float* scales = scales_of(job, panel);
+  const float* scales = scales_of(job, panel) + 4 * (thread_index() % 4);
   float sum[kRows][4] = {};
-#pragma unroll kRows < 4 ? 4 : 1
-  for (int64_t chunk = thread_index(); chunk < chunks; chunk += kThreads) {
-    multiply_chunk<kRows, kNibbles>(job, codes, scales, chunk, regular, sum);
+  for (int64_t first = thread_index(); first < chunks; first += kAtOnce * kThreads) {
+    Chunk taken[kAtOnce] = {};
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t chunk = first + i * kThreads;
+      if (chunk >= chunks) break;
+      taken[i].codes = load_wide<Words>(codes + chunk * 16);
+      if (kNibbles) taken[i].scale = load_wide<Four<float>>(scales + (chunk / 4 * 8 >> job.group_bits) * kPanel);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t chunk = first + i * kThreads;
+      if (chunk < chunks) multiply_chunk<kRows, kNibbles>(job, taken[i], chunk, regular, sum);
+    }
   }
   // Threads 4 apart have other k of the same outputs.
   float(*shared)[kRows][kPanel] = (float(*)[kRows][kPanel])shared_memory();
@@ -113,8 +127,7 @@ void start(const Floats& job, Stream stream) {
 void few_rows(const Floats& job, Stream stream) {
   if (job.x.rows == 1) return start<1>(job, stream);
   if (job.x.rows == 2) return start<2>(job, stream);
-  if (job.x.rows <= 4) return start<4>(job, stream);
-  start<8>(job, stream);
+  start<4>(job, stream);
 }
 
 }  // namespace lowbit::cuda

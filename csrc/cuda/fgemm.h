@@ -14,9 +14,10 @@ struct Floats {
   Dtype bias_dtype;
   void* out;
   Dtype out_dtype;
+  int group_bits;  // log2(group)
 };
 
-constexpr int64_t kFewFloatRows = 8;    // up to these, multiplications outside tensor cores keep up with memory
+constexpr int64_t kFewFloatRows = 4;    // up to these, multiplications outside tensor cores keep up with memory
 constexpr int64_t kSomeFloatRows = 64;  // up to these, narrow tiles
 
 LOWBIT_DEVICE const float* scales_of(const Floats& job, int64_t panel) {

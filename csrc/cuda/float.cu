@@ -27,7 +27,8 @@ int64_t float_workspace(const Matrix& x) { return needs_copy(x) ? x.rows * round
 void linear_float(const Linear& op, int64_t group, void* workspace, Stream stream) {
   const int64_t kp = round_up(op.x.columns, group > kBlock ? group : kBlock), panels = round_up(op.n, kPanel) / kPanel;
   if (op.x.rows == 0 || op.n == 0) return;
-  Floats job = {op.x, {op.w, panel_bytes(kp, group), panels}, kp, op.n, group, op.bias, op.bias_dtype, op.out, op.out_dtype};
+  const int bits = group == 128 ? 7 : group == 64 ? 6 : 5;
+  Floats job = {op.x, {op.w, panel_bytes(kp, group), panels}, kp, op.n, group, op.bias, op.bias_dtype, op.out, op.out_dtype, bits};
   if (!is_tiled(op.x)) {
     for (int64_t row = 0; row < op.x.rows; row += kFewFloatRows) {
       job.x.data = row_start(op.x, row);

@@ -1,12 +1,11 @@
 // The operations on plain pointers of a GPU's memory. All of them only start work on `stream`: no memory is allocated, nothing is waited
 // for, and no size depends on data, so a CUDA graph can record them. launch_error() says what the last ones failed with.
 #pragma once
+#include "cuda/common.h"
 #include "linear/linear.h"
 #include "softmax/softmax.h"
 
 namespace lowbit::cuda {
-
-typedef void* Stream;
 
 void quantize_s8(const Matrix& x, int8_t* q, float* scale, Stream stream);
 void quantize_s4(const Matrix& x, int64_t group, int8_t* q, float* scale, Stream stream);

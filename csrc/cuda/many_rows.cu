@@ -37,58 +37,61 @@ LOWBIT_DEVICE void fetch_rows(char* stage, const TileSource& x, int64_t columns,
   }
 }
 
-// The a fragments of one product of 16 k, for each part of the activations: a[0], a[2] of row g and a[1], a[3] of row g + 8 hold the
-// four k of one k-group.
+// What the thread has of a row's 32 k: the four k of one k-group for each half of them, as two words for each part of the numbers.
 template <Dtype dtype>
-LOWBIT_DEVICE void load_rows(const char* rows, int r, int step, int half, uint32_t (*a)[4]) {
+LOWBIT_DEVICE void load_row(const char* rows, int row, int step, uint32_t (*a)[Format<dtype>::kParts][2]) {
   typedef Format<dtype> F;
   const int t = thread_index() % 4;
+  if (dtype == kF32) {
 #pragma unroll
-  for (int low = 0; low < 2; ++low) {
-    const int row = r + 8 * low;
-    if (dtype == kF32) {
+    for (int half = 0; half < 2; ++half) {
       Four<float> x = load_wide<Four<float>>(rows + row * F::kRowBytes + placed<dtype>(row, 8 * step + 2 * t + half) * 16);
 #pragma unroll
       for (int part = 0; part < F::kParts; ++part) {
         const uint32_t first = take_leading(&x.of[0]), second = take_leading(&x.of[1]);
         const uint32_t third = take_leading(&x.of[2]), fourth = take_leading(&x.of[3]);
-        a[part][low] = first | second << 16;
-        a[part][low + 2] = third | fourth << 16;
+        a[half][part][0] = first | second << 16;
+        a[half][part][1] = third | fourth << 16;
       }
-    } else {
-      const char* chunk = rows + row * F::kRowBytes + placed<dtype>(row, 4 * step + t) * 16;
-      const HalfWords x = load_wide<HalfWords>(chunk + 8 * half);
-      a[0][low] = x.w[0];
-      a[0][low + 2] = x.w[1];
     }
+  } else {
+    const Words x = load_wide<Words>(rows + row * F::kRowBytes + placed<dtype>(row, 4 * step + t) * 16);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) a[half][0][0] = x.w[2 * half], a[half][0][1] = x.w[2 * half + 1];
   }
 }
 
 template <class S, Dtype dtype, bool kNibbles>
-LOWBIT_DEVICE void multiply_step(const Floats& job, const char* rows, const char* panel, int step, float (*c)[4][4]) {
-  typedef Format<dtype> F;
+LOWBIT_DEVICE void multiply_step(const char* rows, const char* panel, int step, float (*c)[4][4]) {
+  constexpr int kParts = Format<dtype>::kParts;
   const int lane = thread_index() % 32, g = lane / 4, t = lane % 4;
+  Words codes = {};
+  uint32_t b[2][4][2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int line = kNibbles ? 4 * step + t : 8 * step + 2 * t + half;
-    const Words codes = load_wide<Words>(panel + swizzled(line * 4 + g % 4) * 16);
-    uint32_t b[4][2];
+    if (half == 0 || !kNibbles) codes = load_wide<Words>(panel + swizzled(line * 4 + g % 4) * 16);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float v[4];
       if (kNibbles) widen_s4(codes.w[j], half, v);
       else widen_s8(codes.w[j], v);
-      b[j][0] = Numbers<dtype>::pair(v[0], v[1]);
-      b[j][1] = Numbers<dtype>::pair(v[2], v[3]);
+      b[half][j][0] = Numbers<dtype>::pair(v[0], v[1]);
+      b[half][j][1] = Numbers<dtype>::pair(v[2], v[3]);
     }
+  }
 #pragma unroll
-    for (int m = 0; m < S::kTilesM; ++m) {
-      uint32_t a[F::kParts][4];
-      load_rows<dtype>(rows, 16 * m + g, step, half, a);
+  for (int m = 0; m < S::kTilesM; ++m) {
+    uint32_t upper[2][kParts][2], lower[2][kParts][2];
+    load_row<dtype>(rows, 16 * m + g, step, upper);
+    load_row<dtype>(rows, 16 * m + g + 8, step, lower);
 #pragma unroll
-      for (int part = 0; part < F::kParts; ++part) {
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) Numbers<dtype>::mma(c[m][j], a[part], b[j][0], b[j][1]);
+      for (int part = 0; part < kParts; ++part) {
+        const uint32_t a[4] = {upper[half][part][0], lower[half][part][0], upper[half][part][1], lower[half][part][1]};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) Numbers<dtype>::mma(c[m][j], a, b[half][j][0], b[half][j][1]);
       }
     }
   }
@@ -101,7 +104,7 @@ LOWBIT_DEVICE void add_scaled(const Floats& job, int64_t panel, int64_t k, const
   const int64_t own = panel + S::warp_column() / kPanel + t / 2;
   float scale[8] = {};
   if (own < job.w.count && k < job.kp) {
-    const float* from = scales_of(job, own) + k / job.group * kPanel + t % 2 * 8;
+    const float* from = scales_of(job, own) + (k >> job.group_bits) * kPanel + t % 2 * 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Four<float> four = load_wide<Four<float>>(from + 4 * half);
@@ -155,10 +158,10 @@ LOWBIT_KERNEL(S::kThreads, (kResident<dtype, kNibbles>)) float_product(Floats jo
         for (int step = 0; step < 2; ++step) {
           if (kNibbles) {
             float part[S::kTilesM][4][4] = {};
-            multiply_step<S, dtype, true>(job, rows, own, step, part);
+            multiply_step<S, dtype, true>(rows, own, step, part);
             add_scaled<S>(job, panel, k + 32 * step, part, c);
           } else {
-            multiply_step<S, dtype, false>(job, rows, own, step, c);
+            multiply_step<S, dtype, false>(rows, own, step, c);
           }
         }
         k += S::kWarpsK * kSlice;

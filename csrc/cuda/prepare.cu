@@ -7,9 +7,7 @@ namespace lowbit::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSharedWords = 32 * kRowCuts;
-
-constexpr int kSharedBytes = 4 * (kSharedWords > kThreads ? kSharedWords : kThreads);  // a word a thread, or a cut and warp
+constexpr int kSharedBytes = 4 * 32 * kRowCuts;  // a word for each cut and warp
 
 struct Job {
   Matrix x;
@@ -53,21 +51,29 @@ LOWBIT_DEVICE void mark_row(const Job& job, int64_t r) {
   });
 }
 
-// The marked columns as an ascending list: each thread writes those of its share behind those of the threads before it.
+// Bytes k .. k + 7 of the marks, which are 0 or 1; without the treatment, and from kp on, none.
+template <Treatment treatment>
+LOWBIT_DEVICE HalfWords marks_at(const Job& job, int64_t k) {
+  return treatment == kColumns && k < job.kp ? load_wide<HalfWords>(job.to.flags + k) : HalfWords{};
+}
+
+// The marked columns as an ascending list: 16 a thread at a time, behind those of the threads before it.
 LOWBIT_DEVICE void list_columns(const Job& job) {
-  int32_t* found = (int32_t*)shared_memory();
-  barrier();  // shared memory may still be read, and marks of this block written
-  const int64_t share = (job.kp + block_threads() - 1) / block_threads(), begin = thread_index() * share;
-  const int64_t end = begin + share < job.kp ? begin + share : job.kp;
-  int32_t own = 0, before = 0;
-  for (int64_t k = begin; k < end; ++k) own += job.to.flags[k];
-  found[thread_index()] = own;
-  barrier();
-  for (int i = 0; i < thread_index(); ++i) before += found[i];
-  if (thread_index() == block_threads() - 1) job.to.count[0] = before + own;
-  for (int64_t k = begin; k < end; ++k) {
-    if (job.to.flags[k]) job.to.columns[before++] = (int32_t)k;
+  constexpr int kTaken = 16;
+  uint32_t listed = 0;
+  barrier();  // marks of this block may still be written
+  for (int64_t base = 0; base < job.kp; base += block_threads() * kTaken) {
+    const int64_t k = base + thread_index() * kTaken;
+    Words marks = {};
+    if (k < job.kp) marks = load_wide<Words>(job.to.flags + k);
+    const uint32_t own = (marks.w[0] + marks.w[1] + marks.w[2] + marks.w[3]) * 0x01010101u >> 24;  // the sum of its bytes
+    uint32_t all, at = listed + block_prefix(own, &all, (uint32_t*)shared_memory());
+    listed += all;
+    for (int i = 0; i < kTaken && own; ++i) {
+      if (marks.w[i / 4] >> i % 4 * 8 & 1) job.to.columns[at++] = (int32_t)(k + i);
+    }
   }
+  if (thread_index() == 0) job.to.count[0] = (int32_t)listed;
 }
 
 // The lowest cut of the row's maximum `a` with at most 16 elements above it (infinite: none), and the maximum of the others.
@@ -101,8 +107,7 @@ LOWBIT_DEVICE float choose_cut(const Job& job, const char* row, uint32_t a, uint
 
 // The (at most 16) exact elements of a row, ascending, so that sums over them have one order: a share of the row for each thread.
 LOWBIT_DEVICE void collect(const Job& job, int64_t r, const char* row, float cut, uint32_t* shared) {
-  int32_t* held = (int32_t*)shared;  // count of each thread, then the found
-  int32_t own = 0, before = 0;
+  uint32_t own = 0, all;
   float v[kChunk];
   const int64_t share = (job.kp + (int64_t)block_threads() * kChunk - 1) / ((int64_t)block_threads() * kChunk) * kChunk;
   const int64_t begin = thread_index() * share, end = begin + share < job.x.columns ? begin + share : job.x.columns;
@@ -110,11 +115,8 @@ LOWBIT_DEVICE void collect(const Job& job, int64_t r, const char* row, float cut
     load_chunk(row, job.x.dtype, k, end, job.regular, v);
     for (int i = 0; i < kChunk; ++i) own += bits_float(magnitude(v[i])) > cut;
   }
-  barrier();
-  held[thread_index()] = own;
-  barrier();
-  for (int i = 0; i < thread_index(); ++i) before += held[i];
-  if (thread_index() == block_threads() - 1) job.to.count[r] = before + own;
+  uint32_t before = block_prefix(own, &all, shared);
+  if (thread_index() == 0) job.to.count[r] = (int32_t)all;
   if (own == 0) return;
   for (int64_t k = begin; k < end; k += kChunk) {
     load_chunk(row, job.x.dtype, k, end, job.regular, v);
@@ -137,8 +139,9 @@ LOWBIT_DEVICE void quantize_row(const Job& job, int64_t r) {
     const uint32_t most = chunk_maximum(v);
     a[0] = most > a[0] ? most : a[0];
     if (treatment != kColumns) return;
+    const HalfWords marks = marks_at<treatment>(job, k);
     for (int i = 0; i < kChunk; ++i) {
-      if (k + i < job.kp && !job.to.flags[k + i]) a[1] = magnitude(v[i]) > a[1] ? magnitude(v[i]) : a[1];
+      if (!(marks.w[i / 4] >> i % 4 * 8 & 1)) a[1] = magnitude(v[i]) > a[1] ? magnitude(v[i]) : a[1];
     }
   });
   block_maxima<treatment == kColumns ? 2 : 1>(a, shared);
@@ -154,8 +157,9 @@ LOWBIT_DEVICE void quantize_row(const Job& job, int64_t r) {
   int32_t q[kChunk];
   each_chunk(job.kp, [&](int64_t k) {
     load_treated<treatment>(job, row, k, v);
+    const HalfWords marks = marks_at<treatment>(job, k);
     for (int i = 0; i < kChunk; ++i) {
-      const bool exact = (treatment == kColumns && k + i < job.kp && job.to.flags[k + i]) ||
+      const bool exact = (treatment == kColumns && marks.w[i / 4] >> i % 4 * 8 & 1) ||
                          (treatment == kRows && bits_float(magnitude(v[i])) > cut);
       q[i] = exact ? 0 : code_of(v[i], encoding, 127);
     }

@@ -28,7 +28,28 @@ LOWBIT_DEVICE void block_maxima(uint32_t value[count], uint32_t* shared) {
   }
 }
 
-// The same for sums.
+// The sum of `own` over the threads before this one, and over all of them. Needs 32 words of shared memory.
+LOWBIT_DEVICE uint32_t block_prefix(uint32_t own, uint32_t* all, uint32_t* shared) {
+  const int warps = block_threads() / 32, warp = thread_index() / 32, lane = thread_index() % 32;
+  uint32_t before = 0, sum = own;  // sum: of the threads of the warp whose lanes agree above `mask`
+#pragma unroll
+  for (int mask = 1; mask < 32; mask *= 2) {
+    const uint32_t other = shuffle_xor(sum, mask);
+    if (lane & mask) before += other;
+    sum += other;
+  }
+  barrier();
+  if (lane == 0) shared[warp] = sum;
+  barrier();
+  *all = 0;
+  for (int w = 0; w < warps; ++w) {
+    if (w < warp) before += shared[w];
+    *all += shared[w];
+  }
+  return before;
+}
+
+// The same as block_maxima() for sums.
 template <int count>
 LOWBIT_DEVICE void block_sums(uint32_t value[count], uint32_t* shared) {
   const int warps = block_threads() / 32, warp = thread_index() / 32, lane = thread_index() % 32;

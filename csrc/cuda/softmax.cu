@@ -7,7 +7,7 @@
 namespace lowbit::cuda {
 namespace {
 
-constexpr int kThreads = 256, kSide = 32, kMostHeld = 8;
+constexpr int kThreads = 256, kSide = 32, kHeld = 8;  // held: elements that a thread has in registers
 enum Team { kWarpTeam, kBlockTeam, kSideTeam };
 
 // Of a team: how many threads, which of them this is, and the row (of those in a block) it has.
@@ -22,21 +22,17 @@ struct Place {
 // take part. Needs kThreads values of shared memory.
 template <Team team, class T, class F>
 LOWBIT_DEVICE T fold(T value, T* shared, F f) {
-  if (team == kWarpTeam) {
+  if (team != kSideTeam) {
     for (int mask = 16; mask; mask /= 2) value = f(value, shuffle_xor(value, mask));
-    return value;
   }
+  if (team == kWarpTeam) return value;
   barrier();  // values of the last call may still be read
   shared[thread_index()] = value;
   barrier();
-  constexpr int kStride = team == kSideTeam ? kSide : 1;
-  const int first = team == kSideTeam ? thread_index() % kSide : thread_index() / Place<team>::kSize * Place<team>::kSize;
-  for (int half = Place<team>::kSize / 2; half; half /= 2) {
-    const int member = Place<team>::member();
-    if (member < half) shared[first + member * kStride] = f(shared[first + member * kStride], shared[first + (member + half) * kStride]);
-    barrier();
-  }
-  return shared[first];
+  const int own = team == kSideTeam ? thread_index() % 32 : 0;
+  T all = shared[own];
+  for (int warp = 1; warp < kThreads / 32; ++warp) all = f(all, shared[32 * warp + own]);
+  return all;
 }
 
 struct Job {
@@ -45,6 +41,7 @@ struct Job {
   void* out;
   int64_t n, columns, rows;  // rows: all of them; columns of them lie side by side
   int64_t x_step, mask_step, out_step;
+  bool wide;  // rows are whole fours of adjacent elements, aligned for access at once
   int dims;
   int64_t size[kMostOuter], x_stride[kMostOuter], mask_stride[kMostOuter], out_stride[kMostOuter];  // bytes
 };
@@ -55,11 +52,11 @@ struct Row {
   char* out;
 };
 LOWBIT_DEVICE Row find_row(const Job& job, int64_t index) {
-  const int64_t column = index % job.columns;
-  int64_t outer = index / job.columns, x = 0, mask = 0, out = 0;
+  const int64_t column = job.columns > 1 ? index % job.columns : 0;  // divisions take longer than an element
+  int64_t outer = job.columns > 1 ? index / job.columns : index, x = 0, mask = 0, out = 0;
   for (int d = job.dims - 1; d >= 0; --d) {
-    const int64_t i = outer % job.size[d];
-    outer /= job.size[d];
+    const int64_t i = d ? outer % job.size[d] : outer;
+    if (d) outer /= job.size[d];
     x += i * job.x_stride[d];
     mask += i * job.mask_stride[d];
     out += i * job.out_stride[d];
@@ -75,8 +72,8 @@ LOWBIT_DEVICE Row find_row(const Job& job, int64_t index) {
 
 LOWBIT_DEVICE float minus_infinity() { return bits_float(0xff800000u); }
 
-LOWBIT_DEVICE float score(const Job& job, const Row& row, int64_t i) {
-  const float x = load_number(row.x, job.spec.dtype, i * job.x_step), scale = (float)job.spec.scale;
+LOWBIT_DEVICE float score(const Job& job, const Row& row, int64_t i, float x) {
+  const float scale = (float)job.spec.scale;
   if (job.spec.mask == kNoMask) return x * scale;
   if (job.spec.mask == kBoolMask) return ((const uint8_t*)row.mask)[i * job.mask_step] ? x * scale : minus_infinity();
   return fmaf(x, scale, load_number(row.mask, job.spec.mask_dtype, i * job.mask_step));
@@ -116,15 +113,10 @@ LOWBIT_DEVICE Total total_of(Sum sum) {
   const double whole = log(sum.m) + (double)sum.n * 0x1.62e42fefa39efp-1;
   return {(float)(1.0 / sum.m), sum.n, (float)whole, (float)(whole - (double)(float)whole)};
 }
-LOWBIT_DEVICE void write(const Job& job, const Row& row, int64_t i, float s, const Total& total) {
-  float y;
-  if (job.spec.log) {
-    y = (s - total.log_high) - total.log_low;
-  } else {
-    const Power e = power_of(s);
-    y = scaled_down(e.m * total.inverse, e.n - total.n);
-  }
-  store_number(row.out, job.spec.out_dtype, i * job.out_step, y);
+LOWBIT_DEVICE float result(const Job& job, float s, const Total& total) {
+  if (job.spec.log) return (s - total.log_high) - total.log_low;
+  const Power e = power_of(s);
+  return scaled_down(e.m * total.inverse, e.n - total.n);
 }
 
 // Rows that floats cannot tell apart, or that have NaN, infinities, nothing: shifted by their maximum in double.
@@ -148,28 +140,82 @@ LOWBIT_DEVICE void careful_row(const Job& job, const Row& row, int64_t n, double
   sum = fold<team>(sum, (Sum*)shared, merged);
   const Total total = total_of(sum);
   for (int64_t i = P::member(); i < n; i += P::kSize) {
-    if (none) store_number(row.out, job.spec.out_dtype, i * job.out_step, bits_float(0x7fc00000u));
-    else write(job, row, i, (float)(careful_score(job, row, i) - top), total);
+    const float y = none ? bits_float(0x7fc00000u) : result(job, (float)(careful_score(job, row, i) - top), total);
+    store_number(row.out, job.spec.out_dtype, i * job.out_step, y);
+  }
+}
+
+// The elements of a row that a thread takes at a time: fours of neighbours, or one from each stretch of the team's size.
+template <Team team>
+struct Part {
+  int64_t begin, n;
+  bool wide;
+  LOWBIT_DEVICE int64_t at(int i) const { return begin + (wide ? i / 4 * 4 * Place<team>::kSize + i % 4 : i * Place<team>::kSize); }
+  LOWBIT_DEVICE bool has(int i) const { return at(i) < n; }
+};
+
+// Its scores, minus infinity past the end. First all is asked for, as it lies in memory; then all is used.
+template <Team team>
+LOWBIT_DEVICE void load_scores(const Job& job, const Row& row, const Part<team>& part, float s[kHeld]) {
+  const Dtype dtype = job.spec.dtype;
+  uint32_t raw[kHeld] = {};
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    if (!part.has(i) || (part.wide && i % 4)) continue;
+    if (!part.wide) {
+      raw[i] = dtype == kF32 ? ((const uint32_t*)row.x)[part.at(i) * job.x_step] : ((const uint16_t*)row.x)[part.at(i) * job.x_step];
+    } else if (dtype == kF32) {
+      const Words four = load_wide<Words>(row.x + part.at(i) * 4);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) raw[i + j] = four.w[j];
+    } else {
+      const HalfWords four = load_wide<HalfWords>(row.x + part.at(i) * 2);
+      raw[i] = four.w[0], raw[i + 1] = four.w[1];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const uint32_t bits = part.wide && dtype != kF32 ? raw[i / 4 * 4 + i % 4 / 2] >> i % 2 * 16 : raw[i];
+    const float x = dtype == kF32 ? bits_float(bits) : dtype == kBF16 ? bits_float(bits << 16) : f16_to_float((uint16_t)bits);
+    s[i] = part.has(i) ? score(job, row, part.at(i), x) : minus_infinity();
+  }
+}
+
+template <Team team>
+LOWBIT_DEVICE void store_results(const Job& job, const Row& row, const Part<team>& part, const float s[kHeld], const Total& total) {
+  const bool single = part.n == 1;  // exactly 1, whatever its exponential rounds to
+#pragma unroll
+  for (int i = 0; i < kHeld; i += 4) {
+    if (!part.has(i)) break;
+    float y[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) y[j] = single ? (job.spec.log ? 0.0f : 1.0f) : result(job, s[i + j], total);
+    if (part.wide) {
+      store_four(row.out, job.spec.out_dtype, part.at(i), part.n, true, y);
+      continue;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (part.has(i + j)) store_number(row.out, job.spec.out_dtype, part.at(i + j) * job.out_step, y[j]);
+    }
   }
 }
 
 // kHold: all scores of the row fit in the registers of its team.
 template <Team team, bool kHold>
-LOWBIT_KERNEL(kThreads, 2) softmax_rows(Job job) {
+LOWBIT_KERNEL(kThreads, 4) softmax_rows(Job job) {
   typedef Place<team> P;
-  constexpr int kHeld = kHold ? kMostHeld : 4;  // fewer at a time where they are not kept: more threads fit
   const int64_t index = block_index() * P::kRows + P::row();
   const bool exists = index < job.rows;  // others come along to the barriers
   const Row row = find_row(job, exists ? index : 0);
-  const int64_t n = exists ? job.n : 0;
+  const bool wide = team != kSideTeam && job.wide;
+  const Part<team> first = {P::member() * (wide ? 4 : 1), exists ? job.n : 0, wide};
   float held[kHeld];
   Sum sum = {0.0, kNoExponent};
   float top = minus_infinity();
   bool regular = true;
-  for (int64_t begin = P::member(); begin < n; begin += kHeld * P::kSize) {
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) held[i] = begin + i * P::kSize < n ? score(job, row, begin + i * P::kSize) : minus_infinity();
-    const int64_t left = (n - begin + P::kSize - 1) / P::kSize;
+  for (Part<team> part = first; part.begin < part.n; part.begin += kHeld * P::kSize) {
+    load_scores<team>(job, row, part, held);
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
       regular = regular && held[i] == held[i];
@@ -177,7 +223,10 @@ LOWBIT_KERNEL(kThreads, 2) softmax_rows(Job job) {
     }
 #pragma unroll
     for (int i = 0; i < kHeld && regular && top <= kLargeScore; i += 4) {
-      add_scores<4>(&sum, held + i, left < kHeld ? (int)left - i : 4);
+      int exist = 0;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) exist += part.has(i + j);
+      add_scores<4>(&sum, held + i, exist);
     }
   }
   double* shared = (double*)shared_memory();
@@ -186,21 +235,15 @@ LOWBIT_KERNEL(kThreads, 2) softmax_rows(Job job) {
   const bool care = exists && !(fabsf(top) <= kLargeScore);
   if (!care) {
     const Total total = total_of(sum);
-    const bool single = n == 1;  // exactly 1, whatever its exponential rounds to
-    for (int64_t begin = P::member(); begin < n; begin += kHeld * P::kSize) {
-#pragma unroll
-      for (int i = 0; i < kHeld; ++i) {
-        const int64_t at = begin + i * P::kSize;
-        if (at >= n) break;
-        if (single) store_number(row.out, job.spec.out_dtype, 0, job.spec.log ? 0.0f : 1.0f);
-        else write(job, row, at, kHold ? held[i] : score(job, row, at), total);
-      }
+    for (Part<team> part = first; part.begin < part.n; part.begin += kHeld * P::kSize) {
+      if (!kHold) load_scores<team>(job, row, part, held);
+      store_results<team>(job, row, part, held, total);
     }
   }
   // Where the threads of several teams meet at barriers all go along, with rows of nothing where no care is needed.
   bool any = care;
   if (team == kSideTeam) any = fold<kBlockTeam>((float)care, (float*)shared, [](float a, float b) { return a > b ? a : b; }) > 0;
-  if (any) careful_row<team>(job, row, care ? n : 0, shared);
+  if (any) careful_row<team>(job, row, care ? job.n : 0, shared);
 }
 
 template <Team team>
@@ -208,7 +251,7 @@ void start(const Job& job, Stream stream) {
   typedef Place<team> P;
   const int64_t blocks = (job.rows + P::kRows - 1) / P::kRows;
   const int shared = kThreads * (int)sizeof(Sum);
-  if (job.n <= kMostHeld * P::kSize) launch(softmax_rows<team, true>, blocks, kThreads, shared, stream, job);
+  if (job.n <= kHeld * P::kSize) launch(softmax_rows<team, true>, blocks, kThreads, shared, stream, job);
   else launch(softmax_rows<team, false>, blocks, kThreads, shared, stream, job);
 }
 
@@ -217,7 +260,8 @@ void start(const Job& job, Stream stream) {
 void softmax(const Softmax& op, Stream stream) {
   const SoftmaxOuter& outer = op.outer;
   if (op.n == 0 || op.columns == 0 || outer.count == 0) return;
-  Job job = {op.spec, op.x, op.mask, op.out, op.n, op.columns, outer.count * op.columns, 1, 0, 1, (int)outer.dims, {}, {}, {}, {}};
+  Job job = {op.spec, op.x, op.mask, op.out, op.n, op.columns, outer.count * op.columns, 1, 0, 1, op.n % 4 == 0, (int)outer.dims, {}, {}, {}, {}};
+  int64_t offsets = (int64_t)op.x | (int64_t)op.out;
   if (op.columns > 1) job.x_step = op.x_step, job.mask_step = op.mask_step, job.out_step = op.out_step;
   else job.mask_step = op.spec.mask_splat ? 0 : 1;
   for (int d = 0; d < job.dims; ++d) {
@@ -225,7 +269,9 @@ void softmax(const Softmax& op, Stream stream) {
     job.x_stride[d] = outer.x[d];
     job.mask_stride[d] = outer.mask[d];
     job.out_stride[d] = outer.out[d];
+    offsets |= outer.x[d] | outer.out[d];
   }
+  job.wide = job.wide && offsets % 16 == 0;
   if (op.columns > 1) return start<kSideTeam>(job, stream);
   if (op.n <= 1024) return start<kWarpTeam>(job, stream);
   start<kBlockTeam>(job, stream);

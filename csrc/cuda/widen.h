@@ -4,28 +4,27 @@
 
 namespace lowbit::cuda {
 
-// A byte in the low bits of 2^23 is that number plus 2^23: exact, and cheaper than a conversion.
-LOWBIT_DEVICE float byte_to_float(uint32_t byte) { return bits_float(0x4b000000u | byte) - 8388608.0f; }
-
 // Codes are stored as they are, so adding 128 (flipping the sign bit) makes them positive.
 LOWBIT_DEVICE void widen_s8(uint32_t word, float v[4]) {
   const uint32_t positive = word ^ 0x80808080u;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) v[i] = byte_to_float(positive >> 8 * i & 255) - 128.0f;
+  for (int i = 0; i < 4; ++i) v[i] = biased_byte(positive, i) - (0x1p23f + 128.0f);
 }
 
 // Nibbles are codes plus 8: `high` picks those of the k-group 2j + 1.
 LOWBIT_DEVICE void widen_s4(uint32_t word, int high, float v[4]) {
+  const uint32_t nibbles = word >> 4 * high & 0x0f0f0f0fu;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) v[i] = byte_to_float(word >> (8 * i + 4 * high) & 15) - 8.0f;
+  for (int i = 0; i < 4; ++i) v[i] = biased_byte(nibbles, i) - (0x1p23f + 8.0f);
 }
 
+// Codes have at most 8 bits, so a bfloat16 holds them, and the lower half of the float32 is zero.
 struct Bfloat {
-  LOWBIT_DEVICE static uint32_t pair(float low, float high) { return float_to_bf16(low) | (uint32_t)float_to_bf16(high) << 16; }
+  LOWBIT_DEVICE static uint32_t pair(float low, float high) { return float_bits(low) >> 16 | (float_bits(high) & 0xffff0000u); }
   LOWBIT_DEVICE static void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) { mma_bf16(c, a, b0, b1); }
 };
 struct Half {
-  LOWBIT_DEVICE static uint32_t pair(float low, float high) { return float_to_f16(low) | (uint32_t)float_to_f16(high) << 16; }
+  LOWBIT_DEVICE static uint32_t pair(float low, float high) { return floats_to_f16(low, high); }
   LOWBIT_DEVICE static void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) { mma_f16(c, a, b0, b1); }
 };
 

@@ -49,25 +49,30 @@ ENTRY const char* pack(const int8_t* q, const float* scale, int64_t n, int64_t k
   cuda::pack(q, scale, n, k, group, out, nullptr);
   return cuda::launch_error();
 }
-// x [outer, n, columns] along the middle; the mask (kind: of MaskKind) has strides in elements, of which 0 broadcasts.
-ENTRY const char* softmax(const void* x, int64_t outer, int64_t n, int64_t columns, int dtype, double scale, const void* mask, int kind,
-                          int mask_dtype, const int64_t* mask_strides, int log, void* out, int out_dtype) {
+// Strides are lists for x, mask and out: of each outer dimension, then of the summed one. All are in elements, those of a mask 0 where it
+// broadcasts; `splat`: also along adjacent elements. With more than one column the last dimension has stride 1.
+ENTRY const char* softmax(const void* x, int64_t n, int64_t columns, int64_t dims, const int64_t* sizes, const int64_t* x_strides,
+                          const int64_t* mask_strides, const int64_t* out_strides, int dtype, double scale, const void* mask, int kind,
+                          int mask_dtype, int splat, int log, void* out, int out_dtype) {
   Softmax op = {};
-  op.spec = {(Dtype)dtype, (Dtype)out_dtype, scale, (MaskKind)kind, (Dtype)mask_dtype, false, log != 0, false};
-  const int64_t* m = mask_strides;
-  op.spec.mask_splat = (columns == 1 ? m[1] : m[2]) == 0;
+  op.spec = {(Dtype)dtype, (Dtype)out_dtype, scale, (MaskKind)kind, (Dtype)mask_dtype, splat != 0, log != 0, false};
   op.x = x;
   op.mask = mask;
   op.out = out;
   op.n = n;
   op.columns = columns;
-  op.x_step = op.out_step = columns;
-  op.mask_step = m[1];
-  op.outer.dims = 1;
-  op.outer.count = op.outer.size[0] = outer;
-  op.outer.x[0] = n * columns * element_size(op.spec.dtype);
-  op.outer.out[0] = n * columns * element_size(op.spec.out_dtype);
-  op.outer.mask[0] = m[0] * mask_size(op.spec.mask, op.spec.mask_dtype);
+  op.x_step = x_strides[dims];
+  op.mask_step = mask_strides[dims];
+  op.out_step = out_strides[dims];
+  op.outer.dims = dims;
+  op.outer.count = 1;
+  for (int64_t d = 0; d < dims; ++d) {
+    op.outer.count *= sizes[d];
+    op.outer.size[d] = sizes[d];
+    op.outer.x[d] = x_strides[d] * element_size(op.spec.dtype);
+    op.outer.mask[d] = mask_strides[d] * mask_size(op.spec.mask, op.spec.mask_dtype);
+    op.outer.out[d] = out_strides[d] * element_size(op.spec.out_dtype);
+  }
   cuda::softmax(op, nullptr);
   return cuda::launch_error();
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "common/convert.h"
+#include "cuda/common.h"
 #include "fibers.h"
 
 #define LOWBIT_DEVICE inline
@@ -20,19 +21,11 @@
 
 namespace lowbit::cuda {
 
-typedef void* Stream;
-
-struct alignas(16) Words {
-  uint32_t w[4];
-};
-struct alignas(8) HalfWords {
-  uint32_t w[2];
-};
-
 inline int thread_index() { return emulator::self(); }
 inline int block_threads() { return emulator::state.threads; }
 inline int64_t block_index() { return emulator::state.block; }
 inline void barrier() { emulator::barrier(); }
+inline bool barrier_any(bool own) { return emulator::barrier_any(own); }
 inline char* shared_memory() { return emulator::state.shared; }
 
 template <class T>
@@ -53,6 +46,8 @@ inline double bits_double(uint64_t u) {
   memcpy(&x, &u, 8);
   return x;
 }
+inline uint32_t floats_to_f16(float low, float high) { return float_to_f16(low) | (uint32_t)float_to_f16(high) << 16; }
+inline float biased_byte(uint32_t word, int i) { return bits_float(0x4b000000u | (word >> 8 * i & 255)); }
 inline int32_t round_even(float x) { return x != x ? 0 : (int32_t)nearbyintf(x); }
 
 template <class T>
@@ -172,10 +167,11 @@ void copy_wait() { emulator::wait_copies(left); }
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared, Stream, const Arguments&... arguments) {
+  if (refuse(blocks)) return;
   const auto body = [&] { kernel(arguments...); };
   emulator::run(blocks, threads, shared, [](const void* context) { (*(const decltype(body)*)context)(); }, &body);
 }
 inline void zero_memory(void* memory, int64_t bytes, Stream) { memset(memory, 0, (size_t)bytes); }
-inline const char* last_error() { return emulator::state.error[0] ? emulator::state.error : nullptr; }
+inline const char* last_error() { return emulator::state.error[0] ? emulator::state.error : take_refusal(); }
 
 }  // namespace lowbit::cuda

@@ -47,6 +47,7 @@ struct State {
   Fiber* fibers;
   char* stacks;
   Meeting warps[kMostThreads / 32], whole;
+  bool any, voted;
   jmp_buf scheduler;
   void (*body)(const void*);
   const void* context;
@@ -103,6 +104,14 @@ inline void collective(const char* kind, void* mine, void (*perform)(void**)) {
   arrive(state.warps[state.current / 32], 32, kind, mine, state.current % 32, perform);
 }
 inline void barrier() { arrive(state.whole, state.threads, "barrier", nullptr, 0, nullptr); }
+inline bool barrier_any(bool own) {
+  state.any = state.any || own;
+  arrive(state.whole, state.threads, "barrier with a vote", nullptr, 0, [](void**) {
+    state.voted = state.any;  // until the next vote, to which all threads must come
+    state.any = false;
+  });
+  return state.voted;
+}
 
 inline void start_copy(void* to, const void* from, bool valid) {
   Fiber& me = fiber();
@@ -163,6 +172,7 @@ inline void run_block() {
   memset(state.warps, 0, sizeof(state.warps));
   memset(&state.whole, 0, sizeof(state.whole));
   state.finished = 0;
+  state.any = false;
   for (int i = 0; i < state.threads; ++i) {
     Fiber& fiber = state.fibers[i];
     fiber.started = fiber.done = false;

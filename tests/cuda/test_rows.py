@@ -36,6 +36,14 @@ def test_rows_that_are_parts_of_others(machine):
             assert torch.equal(got, want)
 
 
+def test_more_rows_than_a_grid_has_blocks(emulated_library):
+    """Refused before anything is touched."""
+    x = torch.zeros(1, 8).expand(1 << 31, 8)
+    with pytest.raises(RuntimeError, match="it takes 2147483648 blocks, and a GPU takes 2147483647 at once"):
+        emulated_library.rotate_into(x, torch.zeros(1, 64))
+    assert torch.equal(emulated_library.rotate(x[:1]), torch.zeros(1, 64))  # the error is said once
+
+
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize(("n", "k"), [(1, 32), (3, 100), (5, 257), (2, 384)])
 def test_quantize_s4(machine, n, k, group):

@@ -89,7 +89,7 @@ def test_special_rows(machine, op, m):
 @pytest.mark.parametrize("m", [1, 20, 70])
 def test_any_number_of_exact_columns(machine, m):
     k, n = 200, 35
-    for count in (0, 1, 15, 16, 17, k):
+    for count in (0, 1, 7, 8, 9, 17, k):  # 8 at a time
         x = torch.rand(m, k) - 0.5
         x[m // 2, torch.randperm(k)[:count]] = 9.0
         check(machine, "linear_s8s8_columns", x, n)

@@ -10,9 +10,9 @@ from helpers.softmax import assert_values, uniform
 INF = float("inf")
 
 
-def check(machine, x, scale=1.0, mask=None, log=False, dtype=None):
-    got = machine.softmax(x, scale, mask, log, dtype)
-    expected, bound = bounds.softmax(x, 1, scale, mask, log, dtype or x.dtype)
+def check(machine, x, scale=1.0, mask=None, log=False, dtype=None, dim=1):
+    got = machine.softmax(x, scale, mask, log, dtype, dim)
+    expected, bound = bounds.softmax(x, dim, scale, mask, log, dtype or x.dtype)
     assert_values(got, expected, bound)
     return got
 
@@ -28,6 +28,26 @@ def test_rows(machine, shape, log):
 @pytest.mark.parametrize("shape", [(1, 1, 33), (2, 7, 5), (1, 64, 40), (2, 65, 32), (1, 700, 3)])
 def test_rows_side_by_side(machine, shape, log):
     check(machine, uniform(*shape), log=log)
+
+
+# Heads that lie between positions, as attention has them; rows that are aligned for wide accesses, and rows that are not.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [40, 37, 264, 1032])
+def test_rows_with_strides(machine, n, dtype):
+    x = uniform(2, 3, 4, n, reach=10.0).to(dtype).permute(0, 2, 1, 3)  # [2, 4, 3, n]
+    for part in (x, x[:, :, ::2], x[..., 8:], x[..., 1:30]):
+        check(machine, part, 0.5, dim=3)
+        check(machine, part, 0.5, torch.randn(2, 1, 1, part.shape[3]), dim=3, dtype=torch.float32)
+        check(machine, part, 0.5, torch.rand(4, part.shape[2], 1) < 0.9, log=True, dim=3)
+
+
+@pytest.mark.parametrize("n", [5, 70])
+def test_rows_side_by_side_with_strides(machine, n):
+    x = uniform(2, 3, n, 4, 9, reach=10.0).permute(0, 3, 1, 2, 4)  # [2, 4, 3, n, 9]
+    for part in (x, x[:, 1:, :, :, 2:8], x[:, :, ::2]):
+        check(machine, part, dim=3)
+        check(machine, part, 0.5, torch.randn(part.shape[1], 1, n, 1), dim=3)
+        check(machine, part, 0.5, torch.rand(2, 1, 1, 1, part.shape[4]) < 2, dim=3)
 
 
 @pytest.mark.parametrize("columns", [1, 3])

@@ -14,7 +14,7 @@ FLAGS = [
     "-x",
     "c++",
     "-std=c++17",
-    "-O2",
+    "-O1",
     "-fPIC",
     "-fvisibility=hidden",
     "-ffp-contract=off",
@@ -89,8 +89,12 @@ class Emulated:
     def rotate(self, x: Tensor) -> Tensor:
         """Return ``x`` rotated, padded to a multiple of 64 columns."""
         out = Result((x.shape[0], -(-x.shape[1] // 64) * 64), torch.float32)
-        self._call("rotate", *_matrix(x), out.tensor, memory=(x, out.tensor))
+        self.rotate_into(x, out.tensor)
         return out.checked()
+
+    def rotate_into(self, x: Tensor, out: Tensor) -> None:
+        """Write the same to ``out``."""
+        self._call("rotate", *_matrix(x), out, memory=(x, out))
 
     def pack(self, q: Tensor, scale: Tensor, group: int, like: Tensor) -> Tensor:
         """Return packed codes in a tensor of the shape of ``like``; ``group`` 0 for int8."""
@@ -115,15 +119,18 @@ class Emulated:
             self._call("linear_float", *common, group, workspace, memory=(x, w, bias, out.tensor, workspace))
         return out.checked()
 
-    def softmax(self, x: Tensor, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:
-        """Return the softmax of contiguous ``x`` [outer, n, columns] along the middle; ``mask`` broadcasts to it."""
+    def softmax(self, x: Tensor, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None, dim: int = 1) -> Tensor:
+        """Return the softmax along ``dim``, the last dimension or the one before it; ``mask`` broadcasts to ``x``."""
         out = Result(tuple(x.shape), dtype or x.dtype)
         kind = 0 if mask is None else 1 if mask.dtype is torch.bool else 2
-        own = mask.expand(x.shape).stride() if mask is not None else (0, 0, 0)
-        strides = torch.tensor(own)
+        masked = (0,) * x.dim() if mask is None else mask.expand(x.shape).stride()
+        columns = x.shape[-1] if dim == x.dim() - 2 else 1
+        outer = x.shape[:dim]
+        lists = [torch.tensor(values) for values in ([*outer, 0], *(s[: dim + 1] for s in (x.stride(), masked, out.tensor.stride())))]
+        splat = int(masked[dim if columns == 1 else dim + 1] == 0)
         mask_dtype = DTYPES.get(mask.dtype, 0) if mask is not None else 0
-        masked = (ctypes.c_double(scale), mask, kind, mask_dtype, strides, int(log))
-        self._call("softmax", x, *x.shape, DTYPES[x.dtype], *masked, out.tensor, DTYPES[out.tensor.dtype], memory=(x, mask, out.tensor))
+        rest = (DTYPES[x.dtype], ctypes.c_double(scale), mask, kind, mask_dtype, splat, int(log), out.tensor, DTYPES[out.tensor.dtype])
+        self._call("softmax", x, x.shape[dim], columns, dim, *lists, *rest, memory=(x, mask, out.tensor))
         return out.checked()
 
     def _size(self, name: str, *args: object) -> int:

@@ -43,6 +43,6 @@ class OnGpu:
         """Return what ``op``, one of the six linears, makes of ``x`` [M, K]; ``rest`` as in the op."""
         return torch.as_tensor(getattr(L, op)(moved(x), *map(moved, rest)).cpu())
 
-    def softmax(self, x: Tensor, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:
-        """Return the softmax of ``x`` [outer, n, columns] along the middle; ``mask`` broadcasts to it."""
-        return torch.as_tensor(L.softmax(moved(x), 1, scale, moved(mask), log, dtype).cpu())
+    def softmax(self, x: Tensor, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None, dim: int = 1) -> Tensor:
+        """Return the softmax along ``dim``; ``mask`` broadcasts to ``x``."""
+        return torch.as_tensor(L.softmax(moved(x), dim, scale, moved(mask), log, dtype).cpu())
