@@ -24,22 +24,37 @@ def operands(op, x, n):
     return packed, q, scale
 
 
-def check(machine, op, x, n, bias=None, dtype=None, threshold=None):
-    arguments = extra(op) if threshold is None else (threshold,)
+def check(machine, op, x, n, bias=None, dtype=None, threshold=THRESHOLD):
     packed, qw, sw = operands(op, x, n)
-    got = machine.linear(op, x, packed, bias, n, *arguments, dtype)
+    got = machine.linear(op, x, packed, bias, n, *((threshold,) if extra(op) else ()), dtype)
+    bounds.assert_within(got, *expected(op, x, qw, sw, bias, dtype or x.dtype, threshold)[:2])
+
+
+def expected(op, x, qw, sw, bias, dtype, threshold=THRESHOLD):
+    """Return float64 results, the bound on their error, and which rows int8 holds: the others are not these."""
     exact = None
     kept = x.float()
     if op.endswith("rotated"):
         kept = treatments.rotate(x)
     elif op.endswith("columns"):
-        exact = hit_columns(x, arguments[0])
+        exact = hit_columns(x, threshold)
         kept = torch.where(exact != 0, 0, x).float()
     elif op.endswith("rows"):
         kept, exact = (part.float() for part in treatments.split_rows(x))
     qx, sx = quantize.quantize_s8(kept)
-    y, bound = bounds.linear_s8s8(qx, sx, qw[:, : qx.shape[1]], sw, bias, dtype or x.dtype, None if exact is None else exact.float())
-    bounds.assert_within(got, y, bound)
+    y, bound = bounds.linear_s8s8(qx, sx, qw[:, : qx.shape[1]], sw, bias, dtype, None if exact is None else exact.float())
+    return y, bound, x.isfinite().all(1) & ~sx.isnan().flatten()
+
+
+def as_float(x, qw, sw, bias):
+    """Return float64 results of a row that int8 does not hold, by the rotated weight rotated back, and the bound on their error."""
+    k = x.shape[1]
+    w = qw.double() * sw.double()
+    hadamard = treatments.rotate(torch.eye(64)).double()
+    back = (w.reshape(len(w), -1, 64) @ hadamard).reshape(w.shape)[:, :k]
+    y, bound = bounds.linear_float(x, back, bias, x.dtype)
+    rotated = x.double().abs() @ bounds.rotation(w)[:, :k].t()
+    return y, bound + rotated * (1 + 2 * bounds.EPS * (k + 2))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -58,8 +73,9 @@ def test_dtypes(machine, op, dtype):
     check(machine, op, rows(6, 200, dtype)[:, 8:144], 19)
 
 
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("k", [72, 328])
+@pytest.mark.parametrize(
+    ("op", "k"), [*((op, 72) for op in OPS), ("linear_s8s8", 328)]
+)  # the longer one uses stages again, the same for all
 def test_large_tiles(machine, op, k):
     check(machine, op, rows(129, k, torch.bfloat16), 128 * 48 - 3)
 
@@ -74,16 +90,18 @@ def test_special_rows(machine, op, m):
         x[-1 - i] = special[i]
     if op.endswith("rotated"):
         x[0] = overflowing_row(k) / 3  # finite, and so is its product; its rotation is not
-    packed, _, _ = operands(op, x, n)
+    packed, qw, sw = operands(op, x, n)
     bias = torch.randn(n)
     got = machine.linear(op, x, packed, bias, n, *extra(op), None)
     want = getattr(linear, op)(x, packed, bias, n, *extra(op), None)
     assert torch.equal(got.isnan(), want.isnan())
     assert torch.equal(got.isinf(), want.isinf())
-    fine = want.isfinite()
+    y, bound, held = expected(op, x, qw, sw, bias, x.dtype)
+    bounds.assert_within(got[held], y[held], bound[held])
     if op.endswith("rotated"):
-        assert bool(fine[0].all())
-    torch.testing.assert_close(got[fine], want[fine], rtol=1e-4, atol=1e-4)
+        assert not held[0]
+        bounds.assert_within(got[:1], *as_float(x[:1], qw, sw, bias))
+    assert bool(want[~held & (torch.arange(m) > 0)].isfinite().logical_not().all())  # the others are what they have in common with float
 
 
 @pytest.mark.parametrize("m", [1, 20, 70])

@@ -1,8 +1,10 @@
 """The CUDA kernels as host C++ (tests/cuda/emulator.h), called on CPU tensors: what there is to test without a GPU."""
 
 import ctypes
+import os
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -29,11 +31,15 @@ GUARD = 64  # elements on both sides of every result that must stay as they are
 
 def build(folder: Path, compiler: str) -> Path:
     """Compile kernels and emulator into a library in ``folder``."""
-    objects = []
-    for source in (*SOURCES, ROOT / "tests" / "cuda" / "emulated.cpp"):
-        objects.append(str(folder / f"{source.stem}.o"))
-        include = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda'}"]
-        subprocess.run([compiler, *FLAGS, *include, "-c", str(source), "-o", objects[-1]], check=True, timeout=120)
+    include = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda'}"]
+
+    def compile_one(source: Path) -> str:
+        made = str(folder / f"{source.stem}.o")
+        subprocess.run([compiler, *FLAGS, *include, "-c", str(source), "-o", made], check=True, timeout=240)
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, [*SOURCES, ROOT / "tests" / "cuda" / "emulated.cpp"]))
     library = folder / "libemulated.so"
     subprocess.run([compiler, "-shared", *objects, "-o", str(library)], check=True, timeout=120)
     return library
