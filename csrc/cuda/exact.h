@@ -32,6 +32,19 @@ struct ExactScratch {
   static constexpr int kBytes = kListed * (S::kRows + S::kColumns) * 4;
 };
 
+// The scales of a tile's rows to shared memory, NaN past the last; returns whether there is another NaN, a row that int8 cannot hold.
+template <class S>
+LOWBIT_DEVICE bool load_scales(const Integers& job, int64_t row, float* scales) {
+  bool special = false;
+  for (int i = thread_index(); i < S::kRows; i += S::kThreads) {
+    const bool exists = row + i < job.x.rows;
+    const float s_x = exists ? job.prepared.scale[row + i] : bits_float(0x7fc00000u);
+    special = special || (exists && s_x != s_x);
+    scales[i] = s_x;
+  }
+  return barrier_any(special);
+}
+
 // The threads of a tile each finish 4 adjacent outputs of `kOwn` rows at a time, which registers hold, and take `kTurns` turns.
 template <class S>
 struct Share {
@@ -86,14 +99,10 @@ LOWBIT_DEVICE void add_elements(const Integers& job, int64_t r, int64_t n, float
 
 // y = (float(acc) * s_x + o) * s_w + bias for kOwn rows from `first` on, where int8 holds them.
 template <class S>
-LOWBIT_DEVICE void finish_some(const Integers& job, const int32_t* results, int64_t row, int64_t n, int first, float (*o)[4]) {
+LOWBIT_DEVICE void finish_some(const Integers& job, const int32_t* results, const float* scales, int64_t row, int64_t n, int first, float (*o)[4]) {
   const bool aligned = job.n % 4 == 0 && (uintptr_t)job.out % 16 == 0;
   const int64_t size = job.out_dtype == kF32 ? 4 : 2;
-  float s_w[4], bias[4], s_x[Share<S>::kOwn];
-#pragma unroll
-  for (int i = 0; i < Share<S>::kOwn; ++i) {  // all loads at once; NaN: not here
-    s_x[i] = row + first + i < job.x.rows ? job.prepared.scale[row + first + i] : bits_float(0x7fc00000u);
-  }
+  float s_w[4], bias[4];
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     s_w[j] = output_scale(job, n + j);  // a panel is whole
@@ -102,25 +111,26 @@ LOWBIT_DEVICE void finish_some(const Integers& job, const int32_t* results, int6
 #pragma unroll
   for (int i = 0; i < Share<S>::kOwn; ++i) {
     const int64_t r = row + first + i;
-    if (s_x[i] != s_x[i]) continue;
+    const float s_x = scales[first + i];
+    if (s_x != s_x) continue;
     if (job.treatment == kRows) add_elements(job, r, n, o[i]);
     const Four<int32_t> acc = load_wide<Four<int32_t>>(results + (first + i) * S::kStashStride + 4 * Share<S>::quad());
     float y[4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) y[j] = ((float)acc.of[j] * s_x[i] + o[i][j]) * s_w[j] + bias[j];
+    for (int j = 0; j < 4; ++j) y[j] = ((float)acc.of[j] * s_x + o[i][j]) * s_w[j] + bias[j];
     store_four((char*)job.out + r * job.n * size, job.out_dtype, n, job.n, aligned, y);
   }
 }
 
 template <class S>
-LOWBIT_DEVICE void finish_rows(const Integers& job, const int32_t* results, int64_t row, int64_t panel, float* scratch) {
+LOWBIT_DEVICE void finish_rows(const Integers& job, const int32_t* results, const float* scales, int64_t row, int64_t panel, float* scratch) {
   const int64_t n = panel * kPanel + 4 * Share<S>::quad();
 #pragma unroll 1
   for (int turn = 0; turn < Share<S>::kTurns; ++turn) {
     const int first = Share<S>::first_row(turn);
     float o[Share<S>::kOwn][4] = {};
     if (job.treatment == kColumns) add_columns<S>(job, row, panel, first, scratch, o);
-    if (n < job.n && first < S::kRows) finish_some<S>(job, results, row, n, first, o);
+    if (n < job.n && first < S::kRows) finish_some<S>(job, results, scales, row, n, first, o);
   }
 }
 
@@ -155,12 +165,6 @@ LOWBIT_DEVICE void special_outputs(const Integers& job, int64_t r, int64_t n) {
 // Rows whose scale is NaN, as float rows: slow, and only where there are any.
 template <class S>
 LOWBIT_DEVICE void special_rows(const Integers& job, int64_t row, int64_t panel) {
-  bool special = false;
-  for (int i = thread_index(); i < S::kRows && row + i < job.x.rows; i += S::kThreads) {
-    const float s_x = job.prepared.scale[row + i];
-    special = special || s_x != s_x;
-  }
-  if (!barrier_any(special)) return;
   const int64_t end = (panel + S::kPanels) * kPanel < job.n ? (panel + S::kPanels) * kPanel : job.n;
   for (int64_t r = row; r < row + S::kRows && r < job.x.rows; ++r) {
     const float s_x = job.prepared.scale[r];

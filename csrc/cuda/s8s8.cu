@@ -43,9 +43,12 @@ LOWBIT_DEVICE void multiply_slice(const char* codes, const char* panels, int32_t
 template <class S>
 struct Memory {
   static constexpr int kCodes = S::kWarpsK * S::kRows * kSlice, kStage = kCodes + S::kWarpsK * S::kPanels * 1024;
-  static constexpr int kResults = S::kStashBytes + ExactScratch<S>::kBytes;
+  static constexpr int kResults = S::kStashBytes + ExactScratch<S>::kBytes + S::kRows * 4;
   static constexpr int kBytes = S::kStages * kStage > kResults ? S::kStages * kStage : kResults;
 };
+
+typedef Shape<4, 2, 4, 1, 4> Large;
+static_assert(2 * (Memory<Large>::kBytes + 1024) <= 164 << 10, "two blocks fit in the shared memory of an A100, which takes 1 KB of each");
 
 template <class S, int kBlocks>
 LOWBIT_KERNEL(S::kThreads, kBlocks) integer_product(Integers job) {
@@ -66,8 +69,10 @@ LOWBIT_KERNEL(S::kThreads, kBlocks) integer_product(Integers job) {
       [&](const char* stage) { multiply_slice<S>(stage, stage + Memory<S>::kCodes, c); });
   int32_t* results = (int32_t*)memory;
   stash<S>(results, c);
-  finish_rows<S>(job, results, row, panel, (float*)(memory + S::kStashBytes));
-  special_rows<S>(job, row, panel);
+  float *scratch = (float*)(memory + S::kStashBytes), *scales = (float*)(memory + S::kStashBytes + ExactScratch<S>::kBytes);
+  const bool special = load_scales<S>(job, row, scales);
+  finish_rows<S>(job, results, scales, row, panel, scratch);
+  if (special) special_rows<S>(job, row, panel);
 }
 
 template <class S, int kBlocks>
@@ -86,7 +91,7 @@ Choice choose_tiles(int64_t m, int64_t n) {
   if (m <= kFewRows) return {"mma_s8_16x32_k8", start<Shape<1, 1, 1, 8, 3>, 2>};
   if (m <= kSomeRows) return {"mma_s8_32x32_k4", start<Shape<2, 1, 1, 4, 4>, 3>};
   if ((m + 127) / 128 * ((n + 127) / 128) < kManyTiles) return {"mma_s8_64x64", start<Shape<2, 2, 2, 1, 4>, 4>};
-  return {"mma_s8_128x128", start<Shape<4, 2, 4, 1, 4>, 2>};
+  return {"mma_s8_128x128", start<Large, 2>};
 }
 
 }  // namespace
