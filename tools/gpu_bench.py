@@ -8,7 +8,7 @@ import importlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -46,8 +46,8 @@ def copies_of(k: int, n: int, device: str) -> int:
     return 1 if device == "cpu" else gpu_timing.that_fit(gpu_timing.copies(n * k // 2, device), 12 * n * k, device)
 
 
-def in_turn(call: Callable[..., object], *operands: list[Tensor]) -> Callable[[], object]:
-    """Return a call whose operands are the first of each list, then the second of each, and so on, over and over."""
+def in_turn(call: Callable[..., object], *operands: Sequence[Tensor]) -> Callable[[], object]:
+    """Return a call whose operands are the first of each sequence, then the second of each, and so on, over and over."""
     following: Iterator[tuple[Tensor, ...]] = itertools.cycle(list(zip(*operands, strict=True)))
     return lambda: call(*next(following))
 

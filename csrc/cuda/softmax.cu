@@ -201,9 +201,9 @@ LOWBIT_DEVICE void store_results(const Job& job, const Row& row, const Part<team
   }
 }
 
-// kHold: all scores of the row fit in the registers of its team, which are more than four blocks would leave.
+// kHold: all scores of the row fit in the registers of its team. More than two blocks at least would leave too few registers on sm_100.
 template <Team team, bool kHold>
-LOWBIT_KERNEL(kThreads, (kHold ? 3 : 4)) softmax_rows(Job job) {
+LOWBIT_KERNEL(kThreads, 2) softmax_rows(Job job) {
   typedef Place<team> P;
   const int64_t index = block_index() * P::kRows + P::row();
   const bool exists = index < job.rows;  // others come along to the barriers
