@@ -150,8 +150,10 @@ template <Team team>
 struct Part {
   int64_t begin, n;
   bool wide;
-  LOWBIT_DEVICE int64_t at(int i) const { return begin + (wide ? i / 4 * 4 * Place<team>::kSize + i % 4 : i * Place<team>::kSize); }
-  LOWBIT_DEVICE bool has(int i) const { return at(i) < n; }
+  LOWBIT_DEVICE int offset(int i) const { return wide ? i / 4 * 4 * Place<team>::kSize + i % 4 : i * Place<team>::kSize; }
+  LOWBIT_DEVICE int64_t at(int i) const { return begin + offset(i); }
+  LOWBIT_DEVICE bool has(int i) const { return offset(i) < left(); }
+  LOWBIT_DEVICE int left() const { return n - begin < 1 << 20 ? (int)(n - begin) : 1 << 20; }  // 32 bits, to save registers
 };
 
 // Its scores, minus infinity past the end. First all is asked for, as it lies in memory; then all is used.
@@ -201,7 +203,7 @@ LOWBIT_DEVICE void store_results(const Job& job, const Row& row, const Part<team
   }
 }
 
-// kHold: all scores of the row fit in the registers of its team. More than two blocks at least would leave too few registers on sm_100.
+// kHold: all scores of the row fit in the registers of its team.
 template <Team team, bool kHold>
 LOWBIT_KERNEL(kThreads, 2) softmax_rows(Job job) {
   typedef Place<team> P;
@@ -214,6 +216,7 @@ LOWBIT_KERNEL(kThreads, 2) softmax_rows(Job job) {
   Sum sum = {0.0, kNoExponent};
   float top = minus_infinity();
   bool regular = true;
+#pragma unroll 1  // two turns at once would not fit in the registers of sm_100
   for (Part<team> part = first; part.begin < part.n; part.begin += kHeld * P::kSize) {
     load_scores<team>(job, row, part, held);
 #pragma unroll
