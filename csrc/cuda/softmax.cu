@@ -203,9 +203,9 @@ LOWBIT_DEVICE void store_results(const Job& job, const Row& row, const Part<team
   }
 }
 
-// kHold: all scores of the row fit in the registers of its team. Others take 80 registers, on sm_100 a few more than 128.
+// kHold: all scores of the row fit in the registers of its team. Those that are not take 80 registers at most.
 template <Team team, bool kHold>
-LOWBIT_KERNEL(kThreads, (kHold ? 2 : 1)) softmax_rows(Job job) {
+LOWBIT_KERNEL(kThreads, (kHold ? 2 : 3)) softmax_rows(Job job) {
   typedef Place<team> P;
   const int64_t index = block_index() * P::kRows + P::row();
   const bool exists = index < job.rows;  // others come along to the barriers
