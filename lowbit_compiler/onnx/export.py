@@ -1,6 +1,5 @@
 """Export a model to ONNX in low precision: ``lowbit.export_onnx``."""
 
-import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,9 +107,7 @@ def request_of(
         raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
     if training := next(_training(model), None):
         raise OptionError(f"module {training!r} is in training mode; call model.eval() before the export")
-    args, kwargs = split_inputs(inputs)
-    order = [name for name in inspect.signature(model.forward).parameters if name in kwargs]
-    kwargs = {name: kwargs[name] for name in dict.fromkeys([*order, *kwargs])}  # the file's inputs do not depend on how they were written
+    args, kwargs = split_inputs(model, inputs)
     return Request(model, args, kwargs, dynamic, parsed, form, opset)
 
 

@@ -13,12 +13,13 @@ from lowbit_compiler.errors import OptionError
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments: a tensor or sequence is positional, a mapping holds keywords."""
+def split_inputs(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments: a tensor or sequence is positional, a mapping holds keywords, in the model's order."""
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     if isinstance(inputs, Mapping):
-        return (), dict(inputs)
+        order = [name for name in inspect.signature(model.forward).parameters if name in inputs]
+        return (), {name: inputs[name] for name in dict.fromkeys([*order, *inputs])}
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
         return tuple(inputs), {}
     raise OptionError(f"inputs takes a tensor, a sequence of arguments or a mapping of keywords, got {type(inputs).__name__}")
