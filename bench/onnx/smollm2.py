@@ -33,6 +33,7 @@ from lowbit_compiler.demo.perplexity import perplexity
 from lowbit_compiler.onnx.session import session
 from lowbit_compiler.recipe import RECIPES
 
+FOLDER = Path("build/onnx_smollm2")
 RESULT = "onnx_smollm2.json"
 FLOAT, THEIRS = "float32", "quantize_dynamic"
 LENGTHS = (512, 32, 1)
@@ -43,6 +44,8 @@ FILES: dict[str, tuple[str, str]] = {
     "int4-weight-only, qdq": ("int4-weight-only", "qdq"),
 }
 """Contestant -> recipe and form; of float32 every product is ignored."""
+EXAMPLE = {"input_ids": torch.ones(2, 5, dtype=torch.int64)}
+SHAPES = {"input_ids": {0: "batch", 1: "length"}}
 
 
 class Logits(nn.Module):
@@ -76,9 +79,7 @@ def make(folder: Path, only: list[str], console: Console) -> None:
         loaded = loaded or Logits(model.load(torch.float32, console).model).eval()
         recipe, form = FILES[name]
         ignore = ["re:.*"] if name == FLOAT else []
-        shapes = {"input_ids": {0: "batch", 1: "length"}}
-        ids = torch.ones(2, 5, dtype=torch.int64)
-        report = lowbit.export_onnx(loaded, {"input_ids": ids}, path, recipe=recipe, form=form, ignore=ignore, dynamic_shapes=shapes)
+        report = lowbit.export_onnx(loaded, EXAMPLE, path, recipe=recipe, form=form, ignore=ignore, dynamic_shapes=SHAPES)
         console.print(f"{name}: {report.summary()}; {report.notes[0]}", markup=False)
 
 
@@ -112,7 +113,7 @@ def measure_perplexity(folder: Path, only: list[str], tokens: int, console: Cons
             for source, piece in ids.items():
                 rows[name][source] = perplexity(run, piece)
                 progress.advance(task)
-            _add("perplexity", rows, tokens=tokens)
+            add("perplexity", rows, tokens=tokens)
 
 
 def measure_times(folder: Path, only: list[str], rounds: int) -> None:
@@ -126,15 +127,16 @@ def measure_times(folder: Path, only: list[str], rounds: int) -> None:
         calls = {name: (lambda run=run, piece=piece: run(piece)) for name, run in runs.items()}
         for name, times in common.interleaved(calls, rounds, at_least=0.1, settle=False).items():
             rows[name][str(length)] = median(times)
-    _add("seconds", rows, rounds=rounds, threads=torch.get_num_threads())
+    add("seconds", rows, rounds=rounds, threads=torch.get_num_threads())
 
 
-def _add(what: str, rows: dict[str, Any], **about: Any) -> None:
+def add(what: str, rows: dict[str, Any], **about: Any) -> None:
+    """Add rows to the result file."""
     file = common.RESULTS / RESULT
-    content = json.loads(file.read_text()) if file.exists() else {"about": {}, "perplexity": {}, "seconds": {}}
+    content = json.loads(file.read_text()) if file.exists() else {"about": {}}
     more = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, what: about}
     content["about"] = {**content["about"], **common.about(torch.get_num_threads(), **more)}
-    content[what].update(rows)
+    content[what] = {**content.get(what, {}), **rows}
     common.write(RESULT, content)
 
 
@@ -149,7 +151,7 @@ def table(folder: Path, console: Console) -> None:
     for name in ("", "MB", *(f"{length} tokens, ms" for length in LENGTHS), *text.TEXTS, "in PyTorch", "change"):
         printed.add_column(name, justify="left" if not name else "right")
     for name, (recipe, _) in FILES.items():
-        seconds, measured = content["seconds"].get(name, {}), content["perplexity"].get(name, {})
+        seconds, measured = content.get("seconds", {}).get(name, {}), content.get("perplexity", {}).get(name, {})
         known = torch_rows.get(FLOAT if name == FLOAT else recipe, {})
         printed.add_row(
             name,
@@ -166,7 +168,7 @@ def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("step", choices=("make", "perplexity", "time", "table"))
-    parser.add_argument("--folder", type=Path, default=Path("build/onnx_smollm2"))
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--only", action="append", default=[], choices=list(FILES))
     parser.add_argument("--tokens", type=int, default=text.TOKENS)
     parser.add_argument("--rounds", type=int, default=7)

@@ -9,7 +9,6 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
-from torch.utils.dlpack import from_dlpack
 
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx.build import Built, Request
@@ -35,7 +34,7 @@ class Inside:
         model = onnx.load(str(path), load_external_data=False)
         self._program = built.decomposed
         nodes = [node for node in self._program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
-        known = {node.name for node in nodes if not decisions or _decides(node)}
+        known = {node.name for node in nodes if (not decisions or _decides(node)) and not node.meta["val"].is_complex()}
         self.places = {output: _place(node) for node in model.graph.node for output in node.output}
         names = [output for node in model.graph.node for output in node.output if output in known]
         outputs = [output.name for output in model.graph.output]
@@ -132,24 +131,13 @@ class _Stepwise(fx.Interpreter):
 def feeds(running: ort.InferenceSession, request: Request) -> dict[str, Any]:
     """Return the inputs of ``request`` by the names of the session's inputs."""
     leaves = [leaf for leaf in pytree.tree_leaves((request.args, request.kwargs)) if isinstance(leaf, Tensor)]
-    return {given.name: to_ort(leaf) for given, leaf in zip(running.get_inputs(), leaves, strict=True)}
-
-
-def to_ort(tensor: Tensor) -> ort.OrtValue:
-    """Return a tensor as ONNX Runtime takes it."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype is torch.bfloat16:
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(tensor.view(torch.uint16).numpy(), onnx.TensorProto.BFLOAT16)
-    return ort.OrtValue.ortvalue_from_numpy(tensor.numpy())
+    return {given.name: leaf.detach().cpu().contiguous().numpy() for given, leaf in zip(running.get_inputs(), leaves, strict=True)}
 
 
 def run(running: ort.InferenceSession, inputs: dict[str, Any], names: Sequence[str]) -> list[Tensor]:
     """Return the outputs ``names`` of a session; raises ExportError where ONNX Runtime fails."""
     try:
-        values = running.run_with_ort_values(list(names), inputs)
+        values = running.run(list(names), inputs)
     except Exception as error:
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot run the file: {error}") from error
-    return [
-        from_dlpack(value._get_c_value()) if value.element_type() == onnx.TensorProto.BFLOAT16 else torch.from_numpy(value.numpy())
-        for value in values
-    ]
+    return [torch.from_numpy(value) for value in values]
