@@ -127,12 +127,11 @@ def test_a_file_of_another_version(tmp_path: Path) -> None:
     info = json.loads(entry.value)
     entry.value = json.dumps({**info, "graph": "another"})
     onnx.save(proto, str(exported.path))
-    assert lowbit.verify_onnx(exported.path, model, (x,)).agrees
     spoil(exported.path, "o.weight_q")
-    result = lowbit.verify_onnx(exported.path, model, (x,))
+    result = exported.agreement((x,))
     assert not result.agrees
     assert not result.inside
-    assert "the model now gives another graph" in str(result)
+    assert "the model now gives another graph" in " ".join(str(result).split())
     for changed in ({**info, "recipe": {**info["recipe"], "later": 1}}, {"recipe": info["recipe"]}, []):
         entry.value = json.dumps(changed)
         onnx.save(proto, str(exported.path))
