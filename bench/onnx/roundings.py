@@ -8,6 +8,7 @@ largest logit; the perplexity of the file and of PyTorch both ways; the change w
 
 import argparse
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], choices=RECIPES)
     parser.add_argument("--tokens", type=int, default=text.TOKENS)
     args = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     loaded = model.load(torch.float32, console)
     ids = {name: text.token_ids(loaded.tokenizer, name, args.tokens // WINDOW * WINDOW) for name in text.TEXTS}
     printed = Table(title="the file against the same program in PyTorch", title_justify="left")
