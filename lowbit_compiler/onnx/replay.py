@@ -43,7 +43,7 @@ class Inside:
         self._outputs = outputs
         # Outputs have names of their own in the file; without them the last step to each would go unseen.
         self._finals = [name for name in self._program.graph_signature.user_outputs if isinstance(name, str)]
-        self._session = session(model.SerializeToString(), **{FOLDER: str(path.parent)})
+        self._session = session(model.SerializeToString(), None, **{FOLDER: str(path.parent)})
 
     def values(self, request: Request) -> dict[str, Tensor]:
         """Return what ONNX Runtime computes for ``request``, by the names of PyTorch's nodes."""
@@ -70,11 +70,11 @@ def _outputs(interpreter: fx.Interpreter, program: torch.export.ExportedProgram,
 
 def _decides(node: fx.Node) -> bool:
     source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else node
-    return node.target is lowbit.hit_columns.default or (source.target in ZEROS and node.args[1] == 0)
+    return node.target is lowbit.hit_columns.default or bool(source.target in ZEROS and node.args[1] == 0)
 
 
 def _place(node: onnx.NodeProto) -> str:
-    props = {entry.key: entry.value for entry in node.metadata_props}
+    props: dict[str, str] = {entry.key: entry.value for entry in node.metadata_props}
     return props.get(MODULE, "") + (f" ({props[SOURCE]})" if SOURCE in props else "")
 
 
