@@ -126,6 +126,8 @@ def export_onnx(
     opset: Annotated[int, typer.Option(help="21, 22 or 23")] = 21,
     dynamic: Dynamic = (),  # type: ignore[assignment]
     ignore: Annotated[list[str], typer.Option(help="name or re: pattern of a module to leave in float; repeat for more")] = (),  # type: ignore[assignment]
+    llm_int8_threshold: Annotated[float | None, typer.Option("--llm-int8-threshold", help="of the outlier columns; default 6.0")] = None,
+    group_size: Annotated[int | None, typer.Option("--group-size", help="of int4 scales: 32, 64 or 128; default 64")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="run the file in ONNX Runtime and compare it with PyTorch")] = False,
 ) -> None:
     """Write a model to an ONNX file in low precision, and print every product with its decision."""
@@ -134,8 +136,9 @@ def export_onnx(
     from lowbit_compiler.onnx.export import export_onnx as run
     from lowbit_compiler.onnx.shapes import parse_dynamic
 
+    shapes = parse_dynamic(dynamic)
+    options = {"llm_int8_threshold": llm_int8_threshold, "group_size": group_size}
     model, inputs = load_function(function)
-    shapes = parse_dynamic(dynamic, model, inputs)
     with _stages() as progress:
         report = run(
             model,
@@ -148,6 +151,7 @@ def export_onnx(
             ignore=list(ignore),
             verify=verify,
             progress=progress,
+            **{name: value for name, value in options.items() if value is not None},
         )
     Console(width=None if sys.stdout.isatty() else 180).print(report)
 
@@ -156,18 +160,16 @@ def export_onnx(
 def verify_onnx(
     file: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="a file that export-onnx wrote")],
     function: Function,
-    dynamic: Dynamic = (),  # type: ignore[assignment]
     tolerance: Annotated[float | None, typer.Option(help="largest difference against the largest value of an output")] = None,
 ) -> None:
     """Run an exported file in ONNX Runtime and compare it with the same arithmetic in PyTorch; status 1 where they differ."""
     from rich.console import Console
 
     from lowbit_compiler.onnx.export import verify_onnx as run
-    from lowbit_compiler.onnx.shapes import parse_dynamic
 
     model, inputs = load_function(function)
     with _stages() as progress:
-        result = run(file, model, inputs, dynamic_shapes=parse_dynamic(dynamic, model, inputs), tolerance=tolerance, progress=progress)
+        result = run(file, model, inputs, tolerance=tolerance, progress=progress)
     Console(width=None if sys.stdout.isatty() else 180).print(result)
     raise typer.Exit(0 if result.agrees else 1)
 

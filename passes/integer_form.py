@@ -1,7 +1,5 @@
 """The integer form of the ONNX exit: codes and scales written out, int32 sums that are exact."""
 
-import operator
-
 import torch
 from torch import fx
 
@@ -54,17 +52,12 @@ def _float(w: Writer, product: Product) -> fx.Node:
 
 def _int8(w: Writer, product: Product) -> fx.Node:
     hit, kept = split(w, product)
-    codes, scale = w.once(product, product.quantize, lambda: _pair(w, product, kept))
+    codes, scale = w.quantized(product, ops.quantize_u8.default, kept)
     acc = w.emit(product, ops.product_u8s8.default, codes, product.codes)
     result = w.emit(product, aten.mul.Tensor, w.emit(product, aten.to.dtype, acc, torch.float32), scale)
     if (exact := exact_product(w, product, hit)) is not None:
         result = w.emit(product, aten.add.Tensor, result, exact)
     return w.emit(product, aten.mul.Tensor, result, product.scale)
-
-
-def _pair(w: Writer, product: Product, kept: fx.Node) -> tuple[fx.Node, fx.Node]:
-    pair = w.emit(product, ops.quantize_u8.default, kept)
-    return w.emit(product, operator.getitem, pair, 0), w.emit(product, operator.getitem, pair, 1)
 
 
 def split(w: Writer, product: Product) -> tuple[fx.Node | None, fx.Node]:

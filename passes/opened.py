@@ -1,5 +1,6 @@
 """A planned product of the waist taken apart, for the passes that write it anew in ops that ONNX has."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ class Writer:
 
     gm: fx.GraphModule
     ctx: PassContext
-    shared: dict[Any, Any] = field(default_factory=dict)
+    shared: dict[fx.Node, tuple[fx.Node, fx.Node]] = field(default_factory=dict)
     turned: set[fx.Node] = field(default_factory=set)
 
     def emit(self, product: Product, target: Callable[..., Any], *args: Any) -> fx.Node:
@@ -49,11 +50,12 @@ class Writer:
         node.meta["lowbit_module"] = product.label
         return node
 
-    def once(self, product: Product, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what ``make`` returned the first time it was asked for ``key``."""
-        if key not in self.shared:
-            self.shared[key] = make()
-        return self.shared[key]
+    def quantized(self, product: Product, op: Callable[..., Any], kept: fx.Node) -> tuple[fx.Node, fx.Node]:
+        """Return codes and scales of ``kept``, the part of the input that is quantized, by ``op``."""
+        if product.quantize not in self.shared:
+            pair = self.emit(product, op, kept)
+            self.shared[product.quantize] = (self.emit(product, operator.getitem, pair, 0), self.emit(product, operator.getitem, pair, 1))
+        return self.shared[product.quantize]
 
     def finish(self, product: Product, result: fx.Node) -> None:
         """Add the bias, and let the readers of the product read the result."""
@@ -133,7 +135,9 @@ def turn(writer: Writer, product: Product) -> None:
         return
     writer.turned.add(product.codes)
     names = (product.codes.name, product.scale.name)
-    constant = next(constant for constant in writer.ctx.constants if constant.outputs == names)
+    constant = next((constant for constant in writer.ctx.constants if constant.outputs == names), None)
+    if constant is None:
+        raise RuntimeError(f"%{names[0]} and %{names[1]} are not the codes and scales of one folded weight")
     inner = constant.graph
     output = inner.output_node()
     stored: Any = output.args[0]

@@ -1,7 +1,5 @@
 """The QDQ form of the ONNX exit: products of dequantized operands, which readers of Q/DQ graphs make integer by themselves."""
 
-import operator
-
 import torch
 from torch import fx
 
@@ -49,15 +47,10 @@ def _written(w: Writer, product: Product) -> fx.Node:
     if product.quantize is None:
         return w.emit(product, aten.matmul.default, product.x, weight)
     hit, kept = split(w, product)
-    codes, scale = w.once(product, product.quantize, lambda: _pair(w, product, kept))
-    result = w.emit(product, aten.mul.Tensor, w.emit(product, aten.matmul.default, codes, weight), scale)
+    codes, scale = w.quantized(product, ops.quantize_s8.default, kept)
+    sums = w.emit(product, aten.matmul.default, w.emit(product, ops.codes_as_float.default, codes), weight)
+    result = w.emit(product, aten.mul.Tensor, sums, scale)
     exact = exact_product(w, product, hit)
     if exact is None:
         return result
     return w.emit(product, aten.add.Tensor, result, w.emit(product, aten.mul.Tensor, exact, product.scale))
-
-
-def _pair(w: Writer, product: Product, kept: fx.Node) -> tuple[fx.Node, fx.Node]:
-    pair = w.emit(product, ops.quantize_s8.default, kept)
-    codes = w.emit(product, operator.getitem, pair, 0)
-    return w.emit(product, ops.codes_as_float.default, codes), w.emit(product, operator.getitem, pair, 1)

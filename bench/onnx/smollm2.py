@@ -1,15 +1,16 @@
 """SmolLM2-135M-Instruct in ONNX Runtime: every recipe's file, the float32 file, and onnxruntime's own quantize_dynamic.
 
-python bench/onnx/smollm2.py make             export what is not in the folder yet (two minutes a file)
+python bench/onnx/smollm2.py make             export what is not in the folder yet (a minute a file)
 python bench/onnx/smollm2.py perplexity       of every file, on the texts of bench/accuracy/recipes.py
-python bench/onnx/smollm2.py time             seconds for some lengths, taking turns
+python bench/onnx/smollm2.py time             seconds for some lengths, taking turns: with nothing else on the machine, some 3 minutes
 python bench/onnx/smollm2.py table            the results as a table
 
-Each step adds to bench/results/onnx_smollm2.json; `--folder` says where the files are (1.6 GB in all).
+Each step adds to bench/results/onnx_smollm2.json; `--folder` says where the files are (2 GB in all).
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import onnx
 import onnxruntime
 import torch
+from onnx import TensorProto
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -33,6 +35,7 @@ from lowbit_compiler.demo.perplexity import perplexity
 from lowbit_compiler.onnx.session import session
 from lowbit_compiler.recipe import RECIPES
 
+FOLDER = Path("build/onnx_smollm2")
 RESULT = "onnx_smollm2.json"
 FLOAT, THEIRS = "float32", "quantize_dynamic"
 LENGTHS = (512, 32, 1)
@@ -43,6 +46,8 @@ FILES: dict[str, tuple[str, str]] = {
     "int4-weight-only, qdq": ("int4-weight-only", "qdq"),
 }
 """Contestant -> recipe and form; of float32 every product is ignored."""
+EXAMPLE = {"input_ids": torch.ones(2, 5, dtype=torch.int64)}
+SHAPES = {"input_ids": {0: "batch", 1: "length"}}
 
 
 class Logits(nn.Module):
@@ -76,9 +81,7 @@ def make(folder: Path, only: list[str], console: Console) -> None:
         loaded = loaded or Logits(model.load(torch.float32, console).model).eval()
         recipe, form = FILES[name]
         ignore = ["re:.*"] if name == FLOAT else []
-        shapes = {"input_ids": {0: "batch", 1: "length"}}
-        ids = torch.ones(2, 5, dtype=torch.int64)
-        report = lowbit.export_onnx(loaded, {"input_ids": ids}, path, recipe=recipe, form=form, ignore=ignore, dynamic_shapes=shapes)
+        report = lowbit.export_onnx(loaded, EXAMPLE, path, recipe=recipe, form=form, ignore=ignore, dynamic_shapes=SHAPES)
         console.print(f"{name}: {report.summary()}; {report.notes[0]}", markup=False)
 
 
@@ -112,7 +115,7 @@ def measure_perplexity(folder: Path, only: list[str], tokens: int, console: Cons
             for source, piece in ids.items():
                 rows[name][source] = perplexity(run, piece)
                 progress.advance(task)
-            _add("perplexity", rows, tokens=tokens)
+            add("perplexity", rows, tokens=tokens)
 
 
 def measure_times(folder: Path, only: list[str], rounds: int) -> None:
@@ -126,34 +129,46 @@ def measure_times(folder: Path, only: list[str], rounds: int) -> None:
         calls = {name: (lambda run=run, piece=piece: run(piece)) for name, run in runs.items()}
         for name, times in common.interleaved(calls, rounds, at_least=0.1, settle=False).items():
             rows[name][str(length)] = median(times)
-    _add("seconds", rows, rounds=rounds, threads=torch.get_num_threads())
+    add("seconds", rows, rounds=rounds, threads=torch.get_num_threads())
 
 
-def _add(what: str, rows: dict[str, Any], **about: Any) -> None:
+def add(what: str, rows: dict[str, Any], **about: Any) -> None:
+    """Add rows to the result file."""
     file = common.RESULTS / RESULT
-    content = json.loads(file.read_text()) if file.exists() else {"about": {}, "perplexity": {}, "seconds": {}}
+    content = json.loads(file.read_text()) if file.exists() else {"about": {}}
     more = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, what: about}
     content["about"] = {**content["about"], **common.about(torch.get_num_threads(), **more)}
-    content[what].update(rows)
+    content[what] = {**content.get(what, {}), **rows}
     common.write(RESULT, content)
+
+
+def linears_part(path: Path) -> float:
+    """Return the bytes of the quantized weights and of everything else but float matrices, against these weights in float32."""
+    bits = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.UINT8: 8}
+    tensors = onnx.load(str(path)).graph.initializer
+    codes = {tensor.name: math.prod(tensor.dims) for tensor in tensors if tensor.data_type in bits and len(tensor.dims) == 2}
+    kept = sum(tensor.ByteSize() for tensor in tensors if tensor.name not in codes and len(tensor.dims) == 2 and "scale" not in tensor.name)
+    return (path.stat().st_size - kept) / (4 * sum(codes.values()))
 
 
 def table(folder: Path, console: Console) -> None:
     """Print what is known; sizes are those of the files in the folder, which are added to the results."""
     content = json.loads((common.RESULTS / RESULT).read_text())
-    sizes = {name: path_of(folder, name).stat().st_size for name in FILES if path_of(folder, name).exists()}
-    content["bytes"] = {**content.get("bytes", {}), **sizes}
+    made = {name: path_of(folder, name) for name in FILES if path_of(folder, name).exists()}
+    content["bytes"] = {**content.get("bytes", {}), **{name: path.stat().st_size for name, path in made.items()}}
+    content["linears"] = {**content.get("linears", {}), **{name: linears_part(path) for name, path in made.items() if name != FLOAT}}
     common.write(RESULT, content)
     torch_rows = json.loads((common.RESULTS / "perplexity_float32.json").read_text())["perplexity"]
     printed = Table(title="SmolLM2-135M-Instruct in ONNX Runtime", title_justify="left")
-    for name in ("", "MB", *(f"{length} tokens, ms" for length in LENGTHS), *text.TEXTS, "in PyTorch", "change"):
+    for name in ("", "MB", "linears", *(f"{length} tokens, ms" for length in LENGTHS), *text.TEXTS, "in PyTorch", "change"):
         printed.add_column(name, justify="left" if not name else "right")
     for name, (recipe, _) in FILES.items():
-        seconds, measured = content["seconds"].get(name, {}), content["perplexity"].get(name, {})
+        seconds, measured = content.get("seconds", {}).get(name, {}), content.get("perplexity", {}).get(name, {})
         known = torch_rows.get(FLOAT if name == FLOAT else recipe, {})
         printed.add_row(
             name,
             f"{content['bytes'].get(name, 0) / 1e6:.0f}",
+            f"{content['linears'][name]:.3f}" if name in content["linears"] else "",
             *(f"{seconds[str(length)] * 1e3:.1f}" if seconds else "" for length in LENGTHS),
             *(f"{measured[source]:.3f}" if measured else "" for source in text.TEXTS),
             " / ".join(f"{known[source]:.3f}" for source in text.TEXTS if known),
@@ -166,12 +181,12 @@ def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("step", choices=("make", "perplexity", "time", "table"))
-    parser.add_argument("--folder", type=Path, default=Path("build/onnx_smollm2"))
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--only", action="append", default=[], choices=list(FILES))
     parser.add_argument("--tokens", type=int, default=text.TOKENS)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if args.step == "make":
         make(args.folder, args.only, console)
     elif args.step == "perplexity":

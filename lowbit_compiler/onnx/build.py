@@ -1,6 +1,7 @@
 """From a PyTorch model to an ONNX model in memory: capture, the passes up to the waist, the exit, torch's exporter, names."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
@@ -45,7 +46,8 @@ class Request:
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    dynamic_shapes: Any
+    dynamic_shapes: dict[str, Any]
+    """By argument, as shapes.by_argument returns them."""
     options: Options
     form: str
     opset: int
@@ -87,12 +89,12 @@ def build(request: Request, progress: Progress) -> Built:
     labels.label_parts(model)
     _name(model, program, request)
     model.producer_name, model.producer_version = "lowbit", version("lowbit-compiler")
-    model.metadata_props[INFO] = json.dumps(_info(request))
+    model.metadata_props[INFO] = json.dumps(_info(request, translated.exported_program))
     return Built(model, rewritten, translated.exported_program, report)
 
 
 def _trace(request: Request) -> ExportedProgram:
-    dynamic = shapes.for_export(request.dynamic_shapes)
+    dynamic = shapes.for_export(request.model, request.dynamic_shapes)
     try:
         with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # an example size of 1 is any size
             program = torch.export.export(request.model, request.args, request.kwargs, dynamic_shapes=dynamic)
@@ -112,6 +114,12 @@ def _require_exportable(program: ExportedProgram) -> None:
     for name, result in zip(shapes.output_names(program), user_outputs(program), strict=True):
         if not isinstance(result, TensorArgument) and getattr(result, "value", result) is not None:
             raise ExportError(f"output {name!r} is a number, and an ONNX file returns tensors: return a tensor, or leave it out")
+    results = pytree.tree_leaves(program.graph.output_node().args)
+    for node in (*program.graph.find_nodes(op="placeholder"), *results):
+        if isinstance(node, fx.Node) and isinstance(node.meta["val"], Tensor) and node.meta["val"].is_complex():
+            raise ExportError(
+                f"{node.name!r} is complex, which ONNX Runtime has no operators for: pass and return torch.view_as_real of it"
+            )
 
 
 def user_outputs(program: ExportedProgram) -> list[Any]:
@@ -151,13 +159,15 @@ def _name(model: ir.Model, program: ExportedProgram, request: Request) -> None:
     labels.name_outputs(model, [name for name, result in names if isinstance(result, TensorArgument)])
     given = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     tensors = [position for position, spec in enumerate(given) if isinstance(spec.arg, TensorArgument)]
-    dimensions = shapes.dimension_names(request.model, request.args, request.kwargs, request.dynamic_shapes)
-    if len(dimensions) == len(pytree.tree_leaves((request.args, request.kwargs))) == len(given):
+    dimensions = shapes.dimension_names(shapes.arguments(request.model, request.args, request.kwargs), request.dynamic_shapes)
+    if len(dimensions) == len(given):
         labels.rename_symbols(model, labels.name_dimensions(model, dimensions, tensors))
 
 
-def _info(request: Request) -> dict[str, Any]:
+def _info(request: Request, program: ExportedProgram) -> dict[str, Any]:
+    nodes = "\n".join(f"{node.name} {node.target}" for node in program.graph.nodes)
     return {
+        "graph": hashlib.sha256(nodes.encode()).hexdigest()[:16],
         "recipe": asdict(request.options.recipe),
         "ignore": list(request.options.ignore),
         "form": request.form,

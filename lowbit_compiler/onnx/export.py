@@ -1,8 +1,6 @@
 """Export a model to ONNX in low precision: ``lowbit.export_onnx``."""
 
-import inspect
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ from torch.utils import _pytree as pytree
 from lowbit_compiler.errors import ExportError, OptionError
 from lowbit_compiler.onnx import verify as verifying
 from lowbit_compiler.onnx.build import Built, Progress, Request, build
-from lowbit_compiler.onnx.shapes import Inputs, split_inputs
+from lowbit_compiler.onnx.origin import read
+from lowbit_compiler.onnx.shapes import Inputs, arguments, by_argument, split_inputs
 from lowbit_compiler.onnx.stored import Staged
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.recipe import Recipe
@@ -22,6 +21,7 @@ from lowbit_compiler.report import Report
 
 FORMS = ("integer", "qdq")
 OPSETS = range(21, 24)
+LACKING = "for which ONNX Runtime's CPU provider lacks most operators"
 OPTIONS = ("llm_int8_threshold", "group_size", "ignore", "llm_int8_skip_modules", "modules_to_not_convert", "dump")
 """The options of the backend that say something about an export too."""
 
@@ -52,6 +52,8 @@ def export_onnx(
     where the model cannot be exported or verified.
     """
     request = request_of(model, inputs, recipe, dynamic_shapes, opset, form, options)
+    if verify:
+        require_runnable(request)
     return export(request, _target(path), verify, progress or (lambda stage: None)).report
 
 
@@ -65,7 +67,7 @@ def export(request: Request, target: Path, verify: bool, progress: Progress) -> 
             progress("verifying")
             verifying.check(staged.path, built, request)
         size = staged.publish()
-    built.report.notes += _notes(built, request, target, size)
+    built.report.notes += _notes(request, target, size)
     return built
 
 
@@ -74,18 +76,20 @@ def verify_onnx(
     model: nn.Module,
     inputs: Inputs,
     *,
-    dynamic_shapes: Any = None,
     tolerance: float | None = None,
     progress: Progress | None = None,
 ) -> "verifying.Verification":
     """Run the file ``path`` in ONNX Runtime on ``inputs``, and compare every output with the same arithmetic in PyTorch.
 
-    ``model`` is what the file was exported from; recipe and form are read from the file. An output agrees where its largest difference
-    is at most ``tolerance`` times its largest value (default: 1e-3 in float32, eight units of the dtype in float16 and bfloat16); integers
-    must be equal. Where one does not, the values inside the graph are compared too. Raises ExportError for a file that lowbit did not write.
+    ``model`` is what the file was exported from; recipe, form and which sizes may change are read from the file. An output agrees where its largest difference
+    is at most ``tolerance`` times its largest value (default: 1e-3 in float32, eight units of the dtype in float16); integers
+    must be equal. Where one does not, it is compared again with equal roundings, then the values inside are. Raises ExportError for a file
+    that lowbit did not write, OptionError for inputs that do not fit it.
     """
-    recipe, info = verifying.read_info(Path(path))
-    request = request_of(model, inputs, recipe, dynamic_shapes, info["opset"], info["form"], {"ignore": info["ignore"]})
+    file = read(Path(path))
+    request = request_of(model, inputs, file.recipe, None, file.opset, file.form, {"ignore": file.ignore})
+    require_runnable(request)
+    request.dynamic_shapes = file.shapes(arguments(model, request.args, request.kwargs))
     built = build(request, progress or (lambda stage: None))
     return verifying.compare(Path(path), built, request, tolerance)
 
@@ -106,20 +110,21 @@ def request_of(
         )
     if not isinstance(model, nn.Module):
         raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
-    if training := next(_training(model), None):
+    if training := next((name or type(module).__name__ for name, module in model.named_modules() if module.training), None):
         raise OptionError(f"module {training!r} is in training mode; call model.eval() before the export")
-    args, kwargs = split_inputs(inputs)
-    order = [name for name in inspect.signature(model.forward).parameters if name in kwargs]
-    kwargs = {name: kwargs[name] for name in dict.fromkeys([*order, *kwargs])}  # the file's inputs do not depend on how they were written
-    return Request(model, args, kwargs, dynamic, parsed, form, opset)
+    args, kwargs = split_inputs(model, inputs)
+    return Request(model, args, kwargs, by_argument(arguments(model, args, kwargs), dynamic), parsed, form, opset)
 
 
-def _training(model: nn.Module) -> Iterator[str]:
-    """Yield the modules that compute something else in training; a wrapper of an evaluated model is not among them."""
-    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.MultiheadAttention, nn.RNNBase)
-    for name, module in model.named_modules():
-        if module.training and isinstance(module, kinds):
-            yield name or type(module).__name__
+def require_runnable(request: Request) -> None:
+    """Raise OptionError where ONNX Runtime cannot run what would be exported."""
+    if _bfloat16(request):
+        raise OptionError(f"the model has bfloat16 tensors, {LACKING}; verify an export of model.float()")
+
+
+def _bfloat16(request: Request) -> bool:
+    leaves = [*pytree.tree_leaves((request.args, request.kwargs)), *request.model.parameters(), *request.model.buffers()]
+    return any(isinstance(leaf, Tensor) and leaf.dtype is torch.bfloat16 for leaf in leaves)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -138,11 +143,8 @@ def _check(staged: Staged) -> None:
         raise ExportError(f"the exported graph does not pass the checker of onnx {onnx.__version__}: {error}") from error
 
 
-def _notes(built: Built, request: Request, target: Path, size: int) -> list[str]:
+def _notes(request: Request, target: Path, size: int) -> list[str]:
     notes = [f"{target}: {size / 1e6:.1f} MB, opset {request.opset}, form {request.form!r}"]
-    leaves = [*pytree.tree_leaves((request.args, request.kwargs)), *built.program.state_dict.values()]
-    if any(isinstance(leaf, Tensor) and leaf.dtype is torch.bfloat16 for leaf in leaves):
-        notes.append(
-            "the model has bfloat16 tensors, for which ONNX Runtime's CPU provider lacks most operators; to run it there export model.float()"
-        )
+    if _bfloat16(request):
+        notes.append(f"the model has bfloat16 tensors, {LACKING}; to run it there export model.float()")
     return notes

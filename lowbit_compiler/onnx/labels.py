@@ -1,5 +1,6 @@
 """Names and provenance in the file: a rewritten node says which pass made it and which modules of the model it computes."""
 
+import itertools
 import re
 from collections import Counter
 from typing import Any
@@ -12,6 +13,8 @@ from lowbit_compiler.passes.find import module_path
 PASS, MODULE, SOURCE = "lowbit.pass", "lowbit.module", "lowbit.op"
 KEPT = ("pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy", "namespace")
 """What torch's exporter says of a node that readers and people use; its stack traces name files of the machine that exported."""
+
+WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 def label(model: ir.Model) -> int:
@@ -111,18 +114,28 @@ def name_dimensions(model: ir.Model, names: list[dict[int, str]], positions: lis
 
 
 def rename_symbols(model: ir.Model, mapping: dict[str, str]) -> None:
-    """Write the names of ``mapping`` for the symbols in every shape of the graph, also inside expressions such as ``s1 + s11``."""
+    """Write the names of ``mapping`` for the symbols in every shape of the graph, also inside expressions such as ``s1 + s11``.
+
+    A symbol without a name that is spelled like one of the names gets another.
+    """
     if not mapping:
         return
-    pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in mapping))
     values = [*model.graph.inputs, *model.graph.outputs]
     values += [value for node in ir.traversal.RecursiveGraphIterator(model.graph) for value in node.outputs]
+    dims = {dim.value for value in values for dim in value.shape or () if isinstance(dim, ir.SymbolicDim) and dim.value is not None}
+    symbols = {symbol for dim in dims for symbol in WORD.findall(dim)}
+    names = {symbol: mapping[symbol] for symbol in symbols if symbol in mapping}
+    taken = {*symbols, *names.values()}
+    for symbol in sorted(symbols - set(names)):
+        if symbol in names.values():
+            names[symbol] = next(name for number in itertools.count(2) if (name := f"{symbol}_{number}") not in taken)
+            taken.add(names[symbol])
     for value in values:
         if value.shape is not None:
-            value.shape = ir.Shape([_renamed(dim, pattern, mapping) for dim in value.shape])
+            value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
 
 
-def _renamed(dim: Any, pattern: re.Pattern[str], mapping: dict[str, str]) -> Any:
+def _renamed(dim: Any, names: dict[str, str]) -> Any:
     if not isinstance(dim, ir.SymbolicDim) or dim.value is None:
         return dim
-    return pattern.sub(lambda match: mapping[match[0]], dim.value)
+    return WORD.sub(lambda match: names.get(match[0], match[0]), dim.value)

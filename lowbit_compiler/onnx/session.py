@@ -12,15 +12,17 @@ ACCURACY = "session.qdq_matmulnbits_accuracy_level"
 """By default (4) ONNX Runtime quantizes the float operand of a product with a dequantized weight; 1 keeps it float32."""
 PRECISION = "session.x64quantprecision"
 """Without VNNI, uint8 x int8 sums saturate at 16 bits (onnxruntime#6004, #12088); 1 takes exact, slower products there."""
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where the data of a model that is opened from bytes lies."""
 
 
-def session(path: str | Path, threads: int | None = None, **settings: str) -> ort.InferenceSession:
-    """Open the ONNX file ``path`` on the CPU; ``settings`` are entries of the session's configuration and override ours.
+def session(model: str | Path | bytes, threads: int | None = None, **settings: str) -> ort.InferenceSession:
+    """Open an ONNX file, or its bytes, on the CPU; ``settings`` are entries of the session's configuration and override ours.
 
     Weight-only products keep float activations, and integer products are exact also on processors where they would saturate.
     """
     exact = {ACCURACY: "1", **({PRECISION: "1"} if saturates() else {})}
-    return _open(str(path), threads, {**exact, **settings})
+    return _open(model if isinstance(model, bytes) else str(model), threads, {**exact, **settings})
 
 
 def _open(model: str | bytes, threads: int | None, settings: dict[str, str]) -> ort.InferenceSession:

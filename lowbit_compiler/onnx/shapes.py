@@ -13,12 +13,13 @@ from lowbit_compiler.errors import OptionError
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments: a tensor or sequence is positional, a mapping holds keywords."""
+def split_inputs(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments: a tensor or sequence is positional, a mapping holds keywords, in the model's order."""
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     if isinstance(inputs, Mapping):
-        return (), dict(inputs)
+        order = [name for name in inspect.signature(model.forward).parameters if name in inputs]
+        return (), {name: inputs[name] for name in dict.fromkeys([*order, *inputs])}
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
         return tuple(inputs), {}
     raise OptionError(f"inputs takes a tensor, a sequence of arguments or a mapping of keywords, got {type(inputs).__name__}")
@@ -39,32 +40,84 @@ def _all_none(item: Sequence[Any]) -> bool:
     return all(part is None for part in item)
 
 
-def for_export(dynamic_shapes: Any) -> Any:
-    """Return ``dynamic_shapes`` as torch.export takes them: a dimension given by its name alone may be any size."""
-    return pytree.tree_map(lambda item: Dim.DYNAMIC if isinstance(item, str) else item, dynamic_shapes)
+def arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments by the names of ``model.forward``, those of its ``**kwargs`` too; raises OptionError where they do not fit."""
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise OptionError(f"inputs do not fit {type(model).__name__}.forward{inspect.signature(model.forward)}: {error}") from None
+    rest = _keywords(model)
+    return {**{name: value for name, value in bound.arguments.items() if name != rest}, **bound.arguments.get(rest, {})}
 
 
-def dimension_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> list[dict[int, str]]:
-    """Return, for each leaf of the inputs in order, the names that its dimensions were given; empty where that cannot be told."""
-    if not dynamic_shapes:
-        return []
+def _keywords(model: nn.Module) -> str:
+    """Return the name of the parameter ``**name``, or ""."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return next((parameter.name for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD), "")
+
+
+def for_export(model: nn.Module, shapes: dict[str, Any]) -> Any:
+    """Return the shapes of ``by_argument`` as torch.export takes them: a dimension given by its name alone may be any size."""
+    if all(part is None for part in pytree.tree_leaves(shapes)):
+        return None
+    if rest := [name for name in shapes if name not in inspect.signature(model.forward).parameters]:
+        kind = type(model).__name__
+        raise OptionError(
+            f"dynamic_shapes: {kind}.forward takes {rest[0]!r} by **{_keywords(model)}, for which torch.export has no dynamic shapes; "
+            f"export a module whose forward names {rest[0]!r}"
+        )
+    return pytree.tree_map(lambda item: Dim.DYNAMIC if isinstance(item, str) else item, shapes)
+
+
+def by_argument(given: dict[str, Any], dynamic_shapes: Any) -> dict[str, Any]:
+    """Return ``dynamic_shapes`` for each of the arguments ``given``; raises OptionError for what they cannot mean."""
     if isinstance(dynamic_shapes, Mapping):
-        arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-        given = {name: value for name, value in arguments.items() if name not in kwargs or kwargs[name] is value}
-        ordered = [dynamic_shapes.get(name) for name in (*given, *(name for name in kwargs if name not in given))]
-        values = [given.get(name, kwargs.get(name)) for name in (*given, *(name for name in kwargs if name not in given))]
+        if unknown := [name for name in dynamic_shapes if name not in given]:
+            raise OptionError(f"dynamic_shapes: inputs have no argument {unknown[0]!r}; they have: {', '.join(given)}")
+        shapes = {name: dynamic_shapes.get(name) for name in given}
+    elif isinstance(dynamic_shapes, (list, tuple)) and len(dynamic_shapes) == len(given):
+        shapes = dict(zip(given, dynamic_shapes, strict=True))
+    elif dynamic_shapes is None:
+        return dict.fromkeys(given)
     else:
-        ordered, values = list(dynamic_shapes), [*args, *kwargs.values()]
-    names: list[dict[int, str]] = []
-    for shapes, value in zip(ordered, values, strict=False):
-        leaves = len(pytree.tree_leaves(value))
-        parts = pytree.tree_leaves(shapes, is_leaf=_is_shape) if shapes is not None else []
-        names += [_names(part) for part in parts] if len(parts) == leaves else [{}] * leaves
-    return names
+        raise OptionError(
+            f"dynamic_shapes takes a mapping by argument, or one entry for each of: {', '.join(given)}; got {dynamic_shapes!r}"
+        )
+    for name, value in given.items():
+        for leaf, part in zip(pytree.tree_leaves(value), _parts(shapes[name], value), strict=True):
+            _check(name, leaf, part)
+    return shapes
+
+
+def _parts(shapes: Any, value: Any) -> list[Any]:
+    """Return what ``shapes`` says of each leaf of ``value``: None where it does not have the same structure, which torch.export explains."""
+    count = len(pytree.tree_leaves(value))
+    parts = pytree.tree_leaves(shapes, is_leaf=_is_shape) if shapes is not None else []
+    return parts if len(parts) == count else [None] * count
+
+
+def _check(argument: str, leaf: Any, part: Any) -> None:
+    items = dict(part if isinstance(part, Mapping) else enumerate(part if isinstance(part, (list, tuple)) else ()))
+    if not isinstance(leaf, Tensor):
+        if part is not None and part != {} and not (items and _all_none(list(items.values()))):
+            raise OptionError(
+                f"dynamic_shapes: {argument!r} is no tensor but {leaf!r}, which is part of the exported graph; give None there"
+            )
+        return
+    for axis, item in items.items():
+        if not -leaf.dim() <= axis < leaf.dim():
+            raise OptionError(f"dynamic_shapes: {argument!r} has the shape {tuple(leaf.shape)}, no dimension {axis}")
+        if isinstance(item, str) and not item.isidentifier():
+            raise OptionError(f"dynamic_shapes: a dimension's name is a word such as 'batch', got {item!r} for {argument!r}")
+
+
+def dimension_names(given: dict[str, Any], shapes: dict[str, Any]) -> list[dict[int, str]]:
+    """Return, for each leaf of the inputs in order, the names that its dimensions were given."""
+    return [_names(part) for name, value in given.items() for part in _parts(shapes[name], value)]
 
 
 def _names(shape: Any) -> dict[int, str]:
-    items = shape.items() if isinstance(shape, Mapping) else enumerate(shape or ())
+    items = shape.items() if isinstance(shape, Mapping) else enumerate(shape if isinstance(shape, (list, tuple)) else ())
     return {position: name for position, item in items if (name := _name(item))}
 
 
@@ -94,18 +147,15 @@ def _key(key: Any) -> str:
     return str(key)
 
 
-def parse_dynamic(texts: Sequence[str], model: Any, inputs: Sequence[Any]) -> dict[str, dict[int, str] | None] | None:
+def parse_dynamic(texts: Sequence[str]) -> dict[str, dict[int, str]] | None:
     """Return dynamic shapes from the command line's ``argument:axis=name,axis=name``; raises OptionError."""
-    if not texts:
-        return None
-    arguments = list(inspect.signature(model.forward).bind(*inputs).arguments)
-    shapes: dict[str, dict[int, str] | None] = dict.fromkeys(arguments)
+    shapes: dict[str, dict[int, str]] = {}
     for text in texts:
         argument, colon, axes = text.partition(":")
         pairs = [pair.partition("=") for pair in axes.split(",")]
         if not colon or not all(axis.strip().isdecimal() and name.strip().isidentifier() for axis, _, name in pairs):
             raise OptionError(f"--dynamic takes argument:axis=name,axis=name, got {text!r}")
-        if argument not in shapes:
-            raise OptionError(f"--dynamic: the model has no argument {argument!r}; it takes: {', '.join(arguments)}")
+        if argument in shapes:
+            raise OptionError(f"--dynamic names {argument!r} twice; write {argument}:0=batch,1=length")
         shapes[argument] = {int(axis): name.strip() for axis, _, name in pairs}
-    return shapes
+    return shapes or None

@@ -1,6 +1,8 @@
 """Weights in the file: int8 and packed int4, never float; files that appear whole or not at all."""
 
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,7 +18,7 @@ from lowbit_compiler.onnx.translations import PACKED
 
 LARGE = 3 << 29
 """Bytes of weights from which they go into a file of their own: protobuf ends at 2 GB."""
-DATA = ".data"
+DATA = "data"
 SHARED = 64 * 64  # elements of the largest constant that translations write again and again: a stage of a rotation
 
 
@@ -64,6 +66,15 @@ def _keeps_codes(node: ir.Node) -> bool | None:
     return None
 
 
+def data_name(model: ir.Model, name: str) -> str:
+    """Return the name of the file of the weights beside the model ``name``: after its contents, so that no other model reads it."""
+    digest = hashlib.sha256()
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            digest.update(value.const_value.tobytes())
+    return f"{name}.{digest.hexdigest()[:16]}.{DATA}"
+
+
 class Staged:
     """A model written to a folder beside ``path``: checked and tried there, then moved to its place by :meth:`publish`."""
 
@@ -74,9 +85,9 @@ class Staged:
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix=f".{self._target.name}.", dir=self._target.parent))
         self.path = self._folder / self._target.name
-        large = weight_bytes(self._model) > LARGE
         try:
-            ir.save(self._model, self.path, external_data=self.path.name + DATA if large else None)
+            large = weight_bytes(self._model) > LARGE
+            ir.save(self._model, self.path, external_data=data_name(self._model, self.path.name) if large else None)
         except BaseException:  # also an interrupt: nothing half-written may stay
             self.__exit__()
             raise
@@ -90,9 +101,16 @@ class Staged:
         onnx.checker.check_model(str(self.path), full_check=True)
 
     def publish(self) -> int:
-        """Move the files to their place, weights first; returns their bytes."""
+        """Move the files to their place, weights first, and remove the weights of the model that was there; returns their bytes.
+
+        Weights of another model have another name: whenever this is cut off, the model there has its own.
+        """
         files = sorted(self._folder.iterdir(), key=lambda file: file == self.path)
         size = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, self._target.with_name(file.name))
+        ours = re.compile(rf"{re.escape(self._target.name)}\.[0-9a-f]{{16}}\.{DATA}")
+        for other in self._target.parent.iterdir():
+            if ours.fullmatch(other.name) and other.name not in {file.name for file in files}:
+                other.unlink(missing_ok=True)
         return size

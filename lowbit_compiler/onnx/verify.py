@@ -2,30 +2,25 @@
 
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.dlpack import from_dlpack
 
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx.build import INFO, Built, Request
-from lowbit_compiler.onnx.labels import MODULE, SOURCE
+from lowbit_compiler.onnx.origin import read
+from lowbit_compiler.onnx.replay import NOISE, Inside, feeds, run
 from lowbit_compiler.onnx.session import session
-from lowbit_compiler.recipe import Recipe
 
 TOLERANCE = 1e-3  # of outputs in float32
-STEP = 1e-4  # of one step of the graph given its inputs: a sum or an exponential in another order
-UNITS = 8  # of roundoff, for outputs in float16 and bfloat16: a different sum rounds differently
+UNITS = 8  # of roundoff, for outputs in float16: a different sum rounds differently
 SHOWN = 20
 
 
@@ -47,19 +42,21 @@ class Difference:
 
 @dataclass
 class Verification:
-    """Every output compared, and where one differs every value inside the graph, given its inputs; ``str()`` is a table.
+    """Every output compared; where one differs, with equal roundings; where one still does, every value inside. ``str()`` is a table.
 
-    Quantization turns float noise of 1e-7 into a step of a code now and then, which deep models carry to their outputs. So a file is
-    right where every output agrees, or else every value inside, integers exactly, when it is computed from ONNX Runtime's own inputs to it.
+    Float noise of 1e-7 moves a value across the border between two codes now and then, which deep models carry to their outputs. So a
+    file is right where every output agrees: as it is, or with ONNX Runtime's code wherever PyTorch's value lies at such a border
+    (``followed``), or else where every value inside does, integers exactly, when it is computed from ONNX Runtime's own inputs to it.
     """
 
     outputs: list[Difference]
-    inside: list[Difference]
+    followed: list[Difference] = field(default_factory=list)
+    inside: list[Difference] = field(default_factory=list)
 
     @property
     def agrees(self) -> bool:
         """Whether the file computes what PyTorch computes."""
-        return all(row.agrees for row in self.outputs) or (bool(self.inside) and all(row.agrees for row in self.inside))
+        return any(rows and all(row.agrees for row in rows) for rows in (self.outputs, self.followed, self.inside))
 
     def __rich__(self) -> Table:
         return _table(self)
@@ -68,19 +65,6 @@ class Verification:
         console = Console(file=io.StringIO(), width=150)
         console.print(_table(self))
         return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
-
-
-def read_info(path: Path) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe of an exported file, and what else it says of its export."""
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:
-        raise ExportError(f"{str(path)!r} is not a readable ONNX file: {error}") from error
-    props = {entry.key: entry.value for entry in model.metadata_props}
-    if INFO not in props:
-        raise ExportError(f"{str(path)!r} has no {INFO!r} in its metadata: lowbit did not write it")
-    info = json.loads(props[INFO])
-    return Recipe(**info["recipe"]), info
 
 
 def check(path: Path, built: Built, request: Request) -> None:
@@ -100,37 +84,19 @@ def compare(path: Path, built: Built, request: Request, tolerance: float | None 
     except Exception as error:
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot load {str(path)!r}: {error}") from error
     names = [output.name for output in running.get_outputs()]
-    got = _run(running, feeds(running, request), names)
-    outputs = [difference(name, "", a, b, tolerance) for name, a, b in zip(names, got, tensors, strict=True)]
-    result = Verification(outputs, [])
-    if not all(row.agrees for row in outputs):
-        result.inside = _inside(path, built, request)
+    got = run(running, feeds(running, request), names)
+    result = Verification([difference(name, "", a, b, tolerance) for name, a, b in zip(names, got, tensors, strict=True)])
+    if result.agrees or read(path).graph != json.loads(built.model.metadata_props[INFO])["graph"]:
+        return result
+    inside = Inside(path, built)
+    theirs = inside.values(request)
+    result.followed = [difference(name, "", a, b, tolerance) for name, a, b in inside.followed(request, theirs)]
+    if not result.agrees:
+        result.inside = [
+            difference(name, inside.places.get(name, "output"), a, b, NOISE if b.dtype is torch.float32 else None)
+            for name, a, b in inside.stepwise(request, theirs)
+        ]
     return result
-
-
-def feeds(running: ort.InferenceSession, request: Request) -> dict[str, Any]:
-    """Return the inputs of ``request`` by the names of the session's inputs."""
-    leaves = [leaf for leaf in pytree.tree_leaves((request.args, request.kwargs)) if isinstance(leaf, Tensor)]
-    return {given.name: to_ort(leaf) for given, leaf in zip(running.get_inputs(), leaves, strict=True)}
-
-
-def to_ort(tensor: Tensor) -> ort.OrtValue:
-    """Return a tensor as ONNX Runtime takes it."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype is torch.bfloat16:
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(tensor.view(torch.uint16).numpy(), onnx.TensorProto.BFLOAT16)
-    return ort.OrtValue.ortvalue_from_numpy(tensor.numpy())
-
-
-def _run(running: ort.InferenceSession, inputs: dict[str, Any], names: Sequence[str]) -> list[Tensor]:
-    try:
-        values = running.run_with_ort_values(list(names), inputs)
-    except Exception as error:
-        raise ExportError(f"ONNX Runtime {ort.__version__} cannot run the file: {error}") from error
-    return [
-        from_dlpack(value._get_c_value()) if value.element_type() == onnx.TensorProto.BFLOAT16 else torch.from_numpy(value.numpy())
-        for value in values
-    ]
 
 
 def difference(name: str, where: str, got: Tensor, want: Tensor, tolerance: float | None = None) -> Difference:
@@ -151,73 +117,13 @@ def difference(name: str, where: str, got: Tensor, want: Tensor, tolerance: floa
     return Difference(name, where, gap, gap / size if size else gap, tolerance)
 
 
-class _Replay(fx.Interpreter):
-    """Runs the PyTorch program on the values that ONNX Runtime computed: each node's result is compared, then theirs takes its place.
-
-    So every difference is of one step, and a code that float noise moved by one further up is not held against what reads it.
-    """
-
-    theirs: dict[str, Tensor]
-    found: list[tuple[str, Tensor, Tensor]]
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        other = self.theirs.get(n.name)
-        if n.op != "call_function" or other is None or not isinstance(result, Tensor):
-            return result
-        self.found.append((n.name, other, result))
-        return other if other.shape == result.shape and other.dtype == result.dtype else result
-
-
-def _inside(path: Path, built: Built, request: Request) -> list[Difference]:
-    """Return the differences of every value that has one name in both, each given its inputs, in the order of the graph."""
-    model = onnx.load(str(path))
-    places = {
-        output: next((entry.value for entry in node.metadata_props if entry.key == MODULE), "") + _suffix(node.metadata_props)
-        for node in model.graph.node
-        for output in node.output
-    }
-    finals = [name for name in built.decomposed.graph_signature.user_outputs if isinstance(name, str)]
-    known = {node.name for node in built.decomposed.graph.nodes if isinstance(node.meta.get("val"), Tensor)}
-    common = [output for node in model.graph.node for output in node.output if output in known]
-    outputs = [output.name for output in model.graph.output]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in common if name not in outputs)
-    running = _open(model, path)
-    replay = _Replay(built.decomposed.graph_module)
-    names = [*common, *outputs]
-    theirs = dict(zip(names, _run(running, feeds(running, request), names), strict=True))
-    # Outputs have names of their own in the file; without them the last step to each would go unseen.
-    replay.theirs = {**theirs, **{final: theirs[name] for final, name in zip(finals, outputs, strict=True)}}
-    replay.found = []
-    with torch.no_grad():
-        replay.run(*built.decomposed._graph_module_flat_inputs(request.args, request.kwargs))
-    return [
-        difference(name, places.get(name, "output"), theirs, ours, STEP if ours.dtype is torch.float32 else None)
-        for name, theirs, ours in replay.found
-    ]
-
-
-def _suffix(props: Iterable[Any]) -> str:
-    return next((f" ({entry.value})" for entry in props if entry.key == SOURCE), "")
-
-
-def _open(model: onnx.ModelProto, path: Path) -> ort.InferenceSession:
-    """Open a changed copy of the file, beside it, so that external data is found."""
-    copy = path.with_name(f".{path.name}.values")
-    onnx.save(model, str(copy), save_as_external_data=model.ByteSize() > 2**30, location=copy.name + ".data")
-    try:
-        return session(copy)
-    finally:
-        copy.unlink()
-        copy.with_name(copy.name + ".data").unlink(missing_ok=True)
-
-
 def _table(result: Verification) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("value", "module", "largest difference", "relative", "tolerance", ""):
         table.add_column(name, overflow="fold", justify="right" if name in ("largest difference", "relative", "tolerance") else "left")
     wrong = [row for row in result.inside if not row.agrees]
-    for row in (*wrong[:SHOWN], *result.outputs):
+    followed = [replace(row, name=f"{row.name}, with equal roundings") for row in result.followed]
+    for row in (*wrong[:SHOWN], *result.outputs, *followed):
         mark = "agrees" if row.agrees else "differs"
         table.add_row(row.name, row.where, f"{row.absolute:.3g}", f"{row.relative:.3g}", f"{row.tolerance:.3g}", mark)
     if wrong:
@@ -226,6 +132,10 @@ def _table(result: Verification) -> Table:
         )
     elif result.inside:
         table.caption = (
-            f"all {len(result.inside)} values inside agree given their inputs: outputs differ by codes that float noise moved by one"
+            f"all {len(result.inside)} values inside agree given their inputs: outputs differ by decisions that float noise turned"
         )
+    elif result.followed:
+        table.caption = "outputs differ by codes that float noise moved by one"
+    elif not result.agrees:
+        table.caption = "values inside cannot be compared: the model now gives another graph than the one exported (versions, or its code)"
     return table

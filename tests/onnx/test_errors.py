@@ -1,17 +1,21 @@
 """What cannot be exported is said in one sentence, with module and op, and no file appears."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
 from helpers.graphs import TwoLinears
+from helpers.onnx_files import Exported
 from lowbit_compiler import onnx as onnx_exit
 from lowbit_compiler.errors import ExportError, MissingPackageError, OptionError
 from lowbit_compiler.onnx import stored, verify
+from lowbit_compiler.onnx.labels import rename_symbols
 from lowbit_compiler.onnx.shapes import parse_dynamic
 
 X = torch.randn(2, 96)
@@ -37,17 +41,74 @@ def test_options(tmp_path: Path) -> None:
     assert "model takes a torch.nn.Module, got function" in refused(path, model=lambda x: x)
     assert "inputs takes a tensor, a sequence of arguments or a mapping of keywords, got int" in refused(path, inputs=3)
     assert "is no folder that can be written to" in refused(tmp_path / "missing" / "model.onnx")
-    assert "module '1' is in training mode; call model.eval()" in refused(path, model=nn.Sequential(nn.Linear(96, 96), nn.Dropout()))
+
+
+class Keywords(nn.Module):
+    """A model with a number and with any other keywords."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(96, 64)
+
+    def forward(self, x: Tensor, scale: int = 2, **more: Tensor) -> Tensor:
+        return self.inner(x) * scale + sum(more.values())
+
+
+def test_inputs_and_dynamic_shapes(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.onnx", Keywords().eval()
+    inputs = {"x": X, "scale": 3}
+    for dynamic in (torch.export.Dim.DYNAMIC, {0: "scale"}, "scale"):
+        assert "'scale' is no tensor but 3" in refused(path, model, inputs, dynamic_shapes={"scale": dynamic})
+    assert "inputs have no argument 'y'; they have: x, scale" in refused(path, model, inputs, dynamic_shapes={"y": {0: "rows"}})
+    assert "or one entry for each of: x, scale" in refused(path, model, inputs, dynamic_shapes=({0: "rows"},))
+    assert "'x' has the shape (2, 96), no dimension 2" in refused(path, model, inputs, dynamic_shapes={"x": {2: "rows"}})
+    assert "a dimension's name is a word such as 'batch', got 'a b'" in refused(path, model, inputs, dynamic_shapes={"x": {0: "a b"}})
+    assert "missing a required argument: 'x'" in refused(path, model, {"scale": 3})
+    more = refused(path, model, {"x": X, "y": X[:, :64]}, dynamic_shapes={"x": {0: "rows"}, "y": {0: "rows"}})
+    assert "Keywords.forward takes 'y' by **more, for which torch.export has no dynamic shapes" in more
+    lowbit.export_onnx(model, {"y": X[:, :64], **inputs}, path, verify=True)
+
+
+def test_training_mode(tmp_path: Path) -> None:
+    """Whatever a module of one's own does in training would be in the file, so none may be."""
+    path, model = tmp_path / "model.onnx", nn.Sequential(nn.Linear(96, 96), Keywords()).eval()
+    model[1].training = True
+    assert "module '1' is in training mode; call model.eval()" in refused(path, model)
+    assert "module 'Keywords' is in training mode" in refused(path, Keywords())
+
+
+def test_bfloat16_is_not_verified(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.onnx", nn.Linear(96, 64, dtype=torch.bfloat16).eval()
+    assert "for which ONNX Runtime's CPU provider lacks most operators" in refused(path, model, X.bfloat16(), verify=True)
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x)
+
+
+def test_complex_numbers(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="is complex, which ONNX Runtime has no operators for"):
+        lowbit.export_onnx(Spectrum().eval(), X, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_dimensions_do_not_collide() -> None:
+    """A user's name is also that of another symbol, which gets a new one."""
+    model = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 21}), ir_version=10)
+    for name, shape in (("a", ["s1", "s2 + s1", "s1_2"]), ("b", ["s2", 4])):
+        model.graph.inputs.append(ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT)))
+    rename_symbols(model, {"s2": "s1"})
+    assert [str(value.shape) for value in model.graph.inputs] == ["[s1_3,s1 + s1_3,s1_2]", "[s1,4]"]
 
 
 def test_dynamic_of_the_command_line() -> None:
-    model = TwoLinears()
-    assert parse_dynamic(["x:0=batch,1=length"], model, [X]) == {"x": {0: "batch", 1: "length"}}
-    assert parse_dynamic([], model, [X]) is None
+    assert parse_dynamic(["x:0=batch,1=length", "y:0=batch"]) == {"x": {0: "batch", 1: "length"}, "y": {0: "batch"}}
+    assert parse_dynamic([]) is None
     with pytest.raises(OptionError, match=r"argument:axis=name,axis=name, got 'x=0'"):
-        parse_dynamic(["x=0"], model, [X])
-    with pytest.raises(OptionError, match=r"no argument 'y'; it takes: x"):
-        parse_dynamic(["y:0=batch"], model, [X])
+        parse_dynamic(["x=0"])
+    with pytest.raises(OptionError, match=r"--dynamic names 'x' twice; write x:0=batch,1=length"):
+        parse_dynamic(["x:0=batch", "x:1=length"])
 
 
 class Digamma(nn.Module):
@@ -108,13 +169,19 @@ def test_failure_leaves_what_was_there(broken: str, tmp_path: Path, monkeypatch:
 
 
 def test_large_weights_go_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a name of their own, so that a model never reads those of another; those of the model before are removed."""
     monkeypatch.setattr(stored, "LARGE", 1000)
     path = tmp_path / "model.onnx"
-    model = TwoLinears().eval()
-    lowbit.export_onnx(model, (X,), path, verify=True)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
-    assert path.with_name("model.onnx.data").stat().st_size > sum(p.numel() for p in (model.q.weight, model.k.weight, model.o.weight))
+    names = []
+    for _ in range(2):
+        model = TwoLinears().eval()
+        lowbit.export_onnx(model, (X,), path, verify=True)
+        (data,) = (file for file in tmp_path.iterdir() if file != path)
+        names.append(data.name)
+        assert data.stat().st_size > sum(p.numel() for p in (model.q.weight, model.k.weight, model.o.weight))
     assert lowbit.verify_onnx(path, model, (X,)).agrees
+    assert names[0] != names[1]
+    assert all(re.fullmatch(r"model\.onnx\.[0-9a-f]{16}\.data", name) for name in names)
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +216,9 @@ def test_state_and_numbers_are_refused(tmp_path: Path) -> None:
         lowbit.export_onnx(counter, (X,), tmp_path / "model.onnx", verify=True)
     assert counter.calls == 0
     with pytest.raises(ExportError, match="output 'rows' is a number"):
-        lowbit.export_onnx(Sized(), (X,), tmp_path / "model.onnx")
+        lowbit.export_onnx(Sized().eval(), (X,), tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="output 'rows' is a number"):
-        lowbit.export_onnx(Sized(), (X,), tmp_path / "model.onnx", dynamic_shapes=({0: "rows"},))
+        lowbit.export_onnx(Sized().eval(), (X,), tmp_path / "model.onnx", dynamic_shapes=({0: "rows"},))
     assert not list(tmp_path.iterdir())
 
 
@@ -172,6 +239,7 @@ def test_keywords_in_any_order_give_the_same_inputs(tmp_path: Path) -> None:
             return a @ b.t()
 
     a, b = torch.randn(2, 5), torch.randn(3, 5)
-    path = tmp_path / "model.onnx"
-    lowbit.export_onnx(Difference().eval(), {"b": b, "a": a}, path, dynamic_shapes={"a": {0: "left"}, "b": {0: "right"}})
-    assert lowbit.verify_onnx(path, Difference().eval(), {"a": a, "b": b}, dynamic_shapes={"a": {0: "left"}, "b": {0: "right"}}).agrees
+    shapes = {"a": {0: "left"}, "b": {0: "right"}}
+    exported = Exported(tmp_path, Difference().eval(), {"b": b, "a": a}, dynamic_shapes=shapes)
+    assert [given.name for given in exported.proto.graph.input] == ["a", "b"]
+    assert exported.agreement({"b": b[:2], "a": a}).agrees

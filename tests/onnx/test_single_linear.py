@@ -86,6 +86,22 @@ def test_special_rows_are_not_finite_and_others_untouched(case: tuple[str, int, 
         assert alone.isfinite().all()
 
 
+def test_any_number_of_outlier_columns(tmp_path: Path) -> None:
+    """There is no capacity: none, one, some and all columns are exact, each in the one file."""
+    k = 100
+    exported = Exported(tmp_path, linear(k), operands.rows(2, k, torch.float32), recipe=recipe("columns"), dynamic_shapes=({0: "rows"},))
+    weight, bias = exported.request.model.weight.detach(), exported.request.model.bias.detach()
+    qw, sw = quantize.quantize_s8(weight)
+    for count in (0, 1, 33, k):
+        x = torch.rand(5, k) * 5 - 2.5
+        x[torch.arange(count) % 5, torch.randperm(k)[:count]] = 7.0
+        kept, exact = treatments.split_columns(x, 6.0)
+        assert int((exact != 0).any(0).sum()) == count
+        qx, sx = quantize.quantize_s8(kept)
+        assert torch.equal(exported.values(x, operators=("MatMulInteger",))["MatMulInteger"][0].long(), qx.long() @ qw.long().t())
+        bounds.assert_within(exported.run(x)[0], *bounds.linear_s8s8(qx, sx, qw, sw, bias, torch.float32, exact))
+
+
 @pytest.mark.parametrize(
     ("name", "group", "form", "k"),
     [

@@ -1,6 +1,6 @@
 """The verifier: right files agree, a changed weight is found at its node; the command line prints it and returns a status."""
 
-import subprocess
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +12,11 @@ from torch import nn
 import lowbit_compiler as lowbit
 from helpers.graphs import TwoLinears
 from helpers.onnx_files import Exported
-from lowbit_compiler.errors import ExportError
+from lowbit_compiler.cli import main
+from lowbit_compiler.errors import ExportError, OptionError
+from lowbit_compiler.onnx.build import INFO
+from lowbit_compiler.onnx.origin import read
+from lowbit_compiler.onnx.replay import at_border
 from lowbit_compiler.onnx.session import session
 from lowbit_compiler.onnx.verify import difference
 
@@ -26,10 +30,12 @@ def model():
 """
 
 
-def lowbit_command(*args: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", "from lowbit_compiler.cli import main; main()", *args], capture_output=True, text=True, check=False
-    )
+def lowbit_command(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    """Run the command line here, where torch is imported already, and return its status."""
+    monkeypatch.setattr(sys, "argv", ["lowbit", *args])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    return exit.value.code or 0
 
 
 def spoil(path: Path, name: str) -> None:
@@ -93,16 +99,63 @@ def test_a_foreign_file(tmp_path: Path) -> None:
         lowbit.verify_onnx(path, nn.Linear(64, 64).eval(), torch.randn(1, 64))
 
 
-def test_command_line(tmp_path: Path) -> None:
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     source, path = tmp_path / "model.py", tmp_path / "out.onnx"
     source.write_text(MODEL)
-    made = lowbit_command("export-onnx", f"{source}:model", "--out", str(path), "--dynamic", "input:0=rows", "--recipe", "int8-vector")
-    assert made.returncode == 0, made.stderr
-    assert "2 of 2 sites rewritten" in made.stdout
-    assert str(path) in made.stdout
+    options = ("--dynamic", "input:0=rows", "--recipe", "llm-int8", "--llm-int8-threshold", "3.5")
+    assert lowbit_command(monkeypatch, "export-onnx", f"{source}:model", "--out", str(path), *options) == 0
+    out = capsys.readouterr().out
+    assert "2 of 2 sites rewritten" in out
+    assert str(path) in out.replace("\n", "")
     assert session(path).get_inputs()[0].shape == ["rows", 64]
-    good = lowbit_command("verify-onnx", str(path), f"{source}:model")
-    assert (good.returncode, "agrees" in good.stdout) == (0, True), good.stderr
+    assert read(path).recipe.threshold == 3.5
+    assert lowbit_command(monkeypatch, "verify-onnx", str(path), f"{source}:model") == 0
+    assert "agrees" in capsys.readouterr().out
     spoil(path, "2.weight_q")
-    bad = lowbit_command("verify-onnx", str(path), f"{source}:model")
-    assert (bad.returncode, "2 (product_u8s8)" in bad.stdout) == (1, True), bad.stdout + bad.stderr
+    assert lowbit_command(monkeypatch, "verify-onnx", str(path), f"{source}:model") == 1
+    assert "2 (product_u8s8)" in capsys.readouterr().out
+    assert lowbit_command(monkeypatch, "export-onnx", f"{source}:model", "--out", str(path), "--group-size", "5") == 2
+    assert "group_size" in capsys.readouterr().err
+
+
+def test_a_file_of_another_version(tmp_path: Path) -> None:
+    """What cannot be read is said; where the graph is another, values are not compared by name."""
+    model, x = TwoLinears().eval(), torch.randn(3, 96)
+    exported = Exported(tmp_path, model, (x,), recipe="int8-vector")
+    proto = onnx.load(str(exported.path))
+    (entry,) = (entry for entry in proto.metadata_props if entry.key == INFO)
+    info = json.loads(entry.value)
+    entry.value = json.dumps({**info, "graph": "another"})
+    onnx.save(proto, str(exported.path))
+    spoil(exported.path, "o.weight_q")
+    result = exported.agreement((x,))
+    assert not result.agrees
+    assert not result.inside
+    assert "the model now gives another graph" in " ".join(str(result).split())
+    for changed in ({**info, "recipe": {**info["recipe"], "later": 1}}, {"recipe": info["recipe"]}, []):
+        entry.value = json.dumps(changed)
+        onnx.save(proto, str(exported.path))
+        with pytest.raises(ExportError, match=r"was written by lowbit .*, which cannot read its 'lowbit.export'.*export it again"):
+            lowbit.verify_onnx(exported.path, model, (x,))
+
+
+def test_inputs_must_fit_the_file(tmp_path: Path) -> None:
+    model, x = nn.Linear(64, 32).eval(), torch.randn(3, 64)
+    path = Exported(tmp_path, model, (x,), dynamic_shapes=({0: "rows"},)).path
+    assert lowbit.verify_onnx(path, model, torch.randn(5, 64)).agrees  # which sizes may change is in the file
+    for wrong in (torch.randn(3, 63), torch.randn(64), x.half()):
+        with pytest.raises(OptionError, match=r"input 'input' of the file is torch.float32 \(rows, 64\), got "):
+            lowbit.verify_onnx(path, model, wrong)
+    with pytest.raises(OptionError, match=r"inputs do not fit Linear\.forward"):
+        lowbit.verify_onnx(path, model, (x, x))
+
+
+def test_only_borders_are_followed() -> None:
+    x = torch.tensor([[127.0, 2.5, 3.4999, 7.0]])
+    ours = torch.tensor([[127, 2, 3, 7]], dtype=torch.int8)
+    theirs = torch.tensor([[126, 3, 4, 8]], dtype=torch.int8)
+    assert at_border(x, ours, theirs, 0).tolist() == [[127, 3, 4, 7]]
+    shifted = at_border(x, (ours.int() + 128).to(torch.uint8), (theirs.int() + 128).to(torch.uint8), 128)
+    assert shifted.tolist() == [[255, 131, 132, 135]]
+    empty = torch.zeros(1, 2, dtype=torch.int8)
+    assert at_border(torch.zeros(1, 2), empty, empty + 1, 0).tolist() == [[0, 0]]
