@@ -78,6 +78,29 @@ def dump(
         print(index)
 
 
+@app.command()
+def profile(
+    function: Function,
+    recipe: RecipeName = "int8",
+    plan: PlanName = "measured",
+    mode: Annotated[str | None, typer.Option(help="of torch.compile: reduce-overhead, max-autotune ...")] = None,
+    rounds: Annotated[int, typer.Option(help="timed runs, and as many recorded ones")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="plain data")] = False,
+) -> None:
+    """Compile and run a model, and show the time of every site and kernel next to what it needs at least."""
+    from rich.console import Console
+
+    from lowbit_compiler.profiling.profile import profile as run
+
+    model, inputs = load_function(function)
+    with stages() as progress:
+        result = run(model, *inputs, recipe=recipe, plan=plan, mode=mode, rounds=rounds, progress=progress)
+    if json:
+        print(result.to_json())
+    else:
+        Console(width=None if sys.stdout.isatty() else 180).print(result)
+
+
 @app.command("export-onnx")
 def export_onnx(
     function: Function,

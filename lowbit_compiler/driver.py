@@ -39,7 +39,7 @@ MANY_ROWS = 512
 WHOLE_KINDS = ("softmax", "attention")
 _reports: list[Report] = []
 
-Seen = Callable[[PassContext, Executable], None]
+Seen = Callable[[PassContext], None]
 
 
 def last_report() -> Report:
@@ -145,7 +145,7 @@ def needs_gradient(examples: Sequence[Any]) -> bool:
 def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options, seen: Seen | None = None) -> Callable[..., Any]:
     """Compile Dynamo's graph: rewritten where the recipe allows, whole in float where gradients are needed or a pass fails.
 
-    ``seen`` is called with the context of the passes once the graph is rewritten and compiled.
+    ``seen`` is called with the context of the passes once the graph is rewritten; where compiling it then fails, it is left in float.
     """
     start = time.perf_counter()
     try:
@@ -176,15 +176,14 @@ def compile_captured(
     """Rewrite ``captured`` and compile the remainder; raises what fails, where :func:`compile_dynamo` falls back."""
     inputs = [node.name for node in captured.gm.graph.nodes if node.op == "placeholder"]
     ctx, report = rewrite(captured, options, examples)
-    executable = _finish(captured.gm, inputs, ctx, examples, options, report)
     if seen is not None:
-        seen(ctx, executable)
-    return executable, report
+        seen(ctx)
+    return _finish(captured.gm, inputs, ctx, examples, options, report), report
 
 
 def _finish(
     gm: fx.GraphModule, inputs: list[str], ctx: PassContext, examples: Sequence[Any], options: Options, report: Report
-) -> Executable:
+) -> Callable[..., Any]:
     """Load the weights of the rewritten graph and compile its remainder.
 
     In this order, so that Inductor's memory takes the place of released weights. Raises WeightFreedError where something fails after

@@ -1,6 +1,5 @@
 """Narrow a wrong or failing compilation to one pass and one site, by running it with fewer passes and fewer sites."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -142,10 +141,10 @@ class _Search:
             count = len(disabled.reports[-1].rewritten)
             finding.workarounds.append(f"LOWBIT_DISABLE={finding.pass_name} (then {count} sites are rewritten)")
         if finding.limit and finding.site and finding.site.module != "(function)":
-            pattern = f"re:^{re.escape(finding.site.module)}$"
-            ignoring = self.probe(replace(self.options, ignore=(*self.options.ignore, pattern)), f"without {finding.site.module}")
+            name = finding.site.module
+            ignoring = self.probe(replace(self.options, ignore=(*self.options.ignore, name)), f"without {name}")
             if not ignoring.fails(self.tolerance):
-                finding.workarounds.append(f"options={{'ignore': [{pattern!r}]}}")
+                finding.workarounds.append(f"options={{'ignore': [{name!r}]}}")
 
     def planned(self) -> list[tuple[int, SiteReport]]:
         """Return the sites that are planned, in the order in which LOWBIT_MAX_REWRITES takes them, with their place in the report."""
