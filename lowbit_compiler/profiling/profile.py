@@ -177,7 +177,8 @@ def _profile(reports: Sequence[Report], ops: Sequence[_Op], recorded: Sequence[S
             measured = replace(site.measured or Measured(), seconds=seconds * share, floor=least * share)
             report.sites[index] = replace(site, measured=measured)
         name = rows[0].module + (f" (+ {', '.join(row.module.rpartition('.')[2] for row in rows[1:])})" if rows[1:] else "")
-        sites.append(Row(name, seconds, seconds / whole, 1, rows[0].kernel, op.key[0].removeprefix("lowbit::"), rows[0].shape, least))
+        shape = " + ".join([rows[0].shape, *(row.shape.rpartition(" ")[2] for row in rows[1:])])
+        sites.append(Row(name, seconds, seconds / whole, 1, rows[0].kernel, op.key[0].removeprefix("lowbit::"), shape, least))
     names: dict[str, list[float]] = defaultdict(list)
     counts: dict[str, int] = defaultdict(int)
     known = {op.key for op in ops}

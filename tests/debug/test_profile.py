@@ -47,7 +47,7 @@ def test_every_site_has_its_time(mode: str | None) -> None:
     assert 0 < total < result.profiled_step
     assert any("cpp_fused" in row.name for row in result.rest)
     siblings = [site.measured.seconds for site in report.rewritten if site.module.startswith("siblings")]  # type: ignore[union-attr]
-    assert siblings[1] == pytest.approx(2 * siblings[0])
+    assert max(siblings) == pytest.approx(2 * min(siblings))  # 128 outputs and 64
     plain: dict[str, Any] = json.loads(result.to_json())
     assert plain["report"]["sites"][0]["measured"]["seconds"] == report.sites[0].measured.seconds  # type: ignore[union-attr]
     assert [row["name"] for row in plain["sites"]] == [row.name for row in result.sites]
