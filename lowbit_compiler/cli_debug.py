@@ -18,29 +18,26 @@ def bisect(
     plan: PlanName = "measured",
     tolerance: Annotated[float, typer.Option(help="dB; an output with less SQNR to the float model's is wrong")] = 10.0,
     remainder: Annotated[str, typer.Option(help="inductor, or eager: do not look beyond the passes")] = "inductor",
-    isolate: Annotated[bool, typer.Option("--isolate", help="each attempt in its own process, for a model that kills it")] = False,
+    isolate: Annotated[bool, typer.Option("--isolate", help="each attempt in a process of its own, for a CPU model that kills it")] = False,
     out: Annotated[Path, typer.Option(help="folder for the graph before and after")] = Path("lowbit_bisect"),
 ) -> None:
     """Narrow a wrong, failing or crashing compilation to one pass and one site; status 1 where something is wrong."""
     import torch
     from rich.console import Console
 
-    from lowbit_compiler.debug import bisect as finder
+    from lowbit_compiler.debug.bisect import InProcess, search
+    from lowbit_compiler.debug.isolated import Isolated
     from lowbit_compiler.options import parse
 
     options = parse({"recipe": recipe, "plan": plan, "remainder": remainder})
-    with stages() as progress:
-        if isolate:
-            from lowbit_compiler.debug.isolated import Isolated
-
-            progress("running the float model")
-            finding = finder.search(Isolated(function), options, tolerance, progress)
-        else:
-            model, inputs = load_function(function)
-            with torch.no_grad():
-                finding = finder.bisect(
-                    model, *inputs, recipe=recipe, plan=plan, remainder=remainder, tolerance=tolerance, progress=progress
-                )
+    threads = torch.get_num_threads()
+    if isolate:
+        torch.set_num_threads(1)  # forks do not copy OpenMP's threads, so there must be none
+    model, inputs = load_function(function)
+    with stages() as progress, torch.no_grad():
+        progress("running the float model")
+        bench = Isolated(model, inputs, threads) if isolate else InProcess(model, inputs)
+        finding = search(bench, options, tolerance, progress)
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(finding)
     if finding.pass_name:

@@ -18,8 +18,8 @@ from lowbit_compiler.verify import LOW_BIT_SQNR
 class Bench(Protocol):
     """Where a model is run under given options: in this process, or each time in one of its own."""
 
-    graphs: int
-
+    @property
+    def graphs(self) -> int: ...
     def attempt(self, plans: Plans) -> Outcome: ...
     def inductor_alone(self) -> Outcome: ...
     def region(self, graph: int, options: tuple[Options, Options], index: int | None) -> Region: ...
@@ -81,7 +81,9 @@ class _Search:
             if alone.fails(self.tolerance):
                 return self.finding("Inductor", alone)
             verdict = "the remainder"
-        self.graph = self.first(self.bench.graphs, lambda count: self.attempt((self.options,) * count, f"{count} graphs"), self.tolerance) - 1
+        self.graph = (
+            self.first(self.bench.graphs, lambda count: self.attempt((self.options,) * count, f"{count} graphs"), self.tolerance) - 1
+        )
         finding = self.finding(verdict, whole)
         position, floor = self.find_pass()
         finding.pass_name = PASS_NAMES[position]
@@ -136,7 +138,9 @@ class _Search:
         finding.before, finding.after, finding.difference, finding.source = part.before, part.after, part.difference, part.source
         finding.site = finding.site or part.site
         finding.environment = {"LOWBIT_STOP_AFTER": finding.pass_name, "LOWBIT_MAX_REWRITES": str(limit)}
-        disabled = self.probe(replace(self.options, disable=self.options.disable | {finding.pass_name}), f"without pass {finding.pass_name}")
+        disabled = self.probe(
+            replace(self.options, disable=self.options.disable | {finding.pass_name}), f"without pass {finding.pass_name}"
+        )
         if not disabled.fails(self.tolerance):
             count = len(disabled.reports[-1].rewritten)
             finding.workarounds.append(f"LOWBIT_DISABLE={finding.pass_name} (then {count} sites are rewritten)")

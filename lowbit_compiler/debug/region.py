@@ -60,7 +60,9 @@ def region(copies: tuple[Captured, Captured], examples: Sequence[Any], options: 
         changed = _changed(before.gm, after.gm)
         node = None if new is None else _first_difference(before.gm, after.gm, examples)
         found = None if node is None or new is None else _nearest(node, after.gm, new, str(options[1].stop_after))
-        return Region(_text(before.gm, changed), _text(after.gm, changed) + failure, found and site_report(found), source(node))
+        return Region(
+            _text(before.gm, changed), _text(after.gm, changed) + failure, None if found is None else site_report(found), source(node)
+        )
     nodes = [old.sites[index].node]
     names = _around(nodes[0])
     if new is not None:
@@ -136,7 +138,8 @@ def _first_difference(before: fx.GraphModule, after: fx.GraphModule, examples: S
     for gm, run in ((before, old), (after, new)):
         with torch.no_grad(), contextlib.suppress(Exception):  # what raised is in ``failed``
             run.run(*(byname[node.name] for node in gm.graph.find_nodes(op="placeholder")))
-    for node in after.graph.nodes:
+    nodes: list[fx.Node] = list(after.graph.nodes)
+    for node in nodes:
         if node.name == new.failed:
             return node
         if node.name in old.values and node.name in new.values and not _same(new.values[node.name], old.values[node.name]):

@@ -1,6 +1,7 @@
 """A model that Dynamo traced once, and whose graphs run again and again on the same inputs under other options."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -51,6 +52,9 @@ class Replay:
         self._state = [(x, x.detach().clone()) for x in (*tree_leaves(self._inputs), *buffers) if isinstance(x, Tensor)]
         self.captured: list[tuple[Captured, list[Any]]] = []
         self._runs: list[Callable[..., Any]] = []
+        self._tracing = False
+        self.threads: int | None = None
+        """Threads while low-bit graphs are compiled and run; None: as everything else."""
         self._want = self._float("the float model", model)
         if not self._want:
             raise DebugError("the model returns no floating-point tensor, so there is nothing to compare")
@@ -74,8 +78,7 @@ class Replay:
                     self._traced = self._trace()
                 run = self._traced
                 for index, plan in enumerate(plans):
-                    executable, report = compile_captured(fresh(self.captured[index][0]), self.captured[index][1], plan)
-                    self._runs[index] = executable
+                    self._runs[index], report = self._compile(fresh(self.captured[index][0]), self.captured[index][1], plan)
                     reports.append(report)
             got = self._run(run)
         except Exception as error:
@@ -98,14 +101,31 @@ class Replay:
         self.captured, self._runs = [], []
 
         def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+            if not self._tracing:
+                raise DebugError("Dynamo traced the model again though nothing had changed, so its graphs cannot be exchanged")
             index, captured = len(self.captured), capture_dynamo(gm, examples)
             self.captured.append((captured, list(examples)))
             self._runs.append(captured.gm.forward)
             return lambda *args: self._runs[index](*args)
 
         traced = torch.compile(self._model, backend=backend)
-        self._float("Dynamo", traced)
+        self._tracing = True
+        try:
+            self._float("tracing", traced)
+        finally:
+            self._tracing = False
         return traced
+
+    def _compile(self, captured: Captured, examples: Sequence[Any], plan: Options) -> tuple[Callable[..., Any], Report]:
+        """Compile one graph; not the whole run has other threads, because Dynamo guards on their number."""
+        with _using(self.threads):
+            executable, report = compile_captured(captured, examples, plan)
+
+        def run(*args: Any) -> Any:
+            with _using(self.threads):
+                return executable(*args)
+
+        return run, report
 
     def _compiled(self, plans: Plans, reports: list[Report]) -> Callable[..., Any]:
         """Return the model compiled through the front door; Dynamo's context is there, as Inductor wants it."""
@@ -114,9 +134,9 @@ class Replay:
         def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
             if len(reports) >= len(plans):
                 return gm.forward
-            executable, report = compile_captured(capture_dynamo(gm, examples), examples, plans[len(reports)])
+            run, report = self._compile(capture_dynamo(gm, examples), examples, plans[len(reports)])
             reports.append(report)
-            return executable
+            return run
 
         return torch.compile(self._model, backend=backend)
 
@@ -152,7 +172,7 @@ def worst(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
     if [x.shape for x in got] != [x.shape for x in want]:
         return float("nan")
     ratios = [sqnr(ours, theirs) for ours, theirs in zip(got, want, strict=True)]
-    return float("nan") if any(ratio != ratio for ratio in ratios) else min(ratios)
+    return float("nan") if any(map(math.isnan, ratios)) else min(ratios)
 
 
 def floats(output: Any) -> list[Tensor]:
@@ -182,3 +202,13 @@ def _same_random_numbers() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+@contextlib.contextmanager
+def _using(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

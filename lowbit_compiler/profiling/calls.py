@@ -80,7 +80,7 @@ def _key(event: Any) -> Key | None:
 
 def _device_times(profiler: Any) -> tuple[dict[int, float], dict[str, float]]:
     """Return the kernel seconds of every op by its correlation number, and those of kernels without an op by name."""
-    from torch.autograd import DeviceType
+    from torch._C._autograd import DeviceType
 
     events = profiler.events()
     by_op = {event.id: event.device_time_total / 1e6 for event in events if event.device_type == DeviceType.CPU}
@@ -90,5 +90,3 @@ def _device_times(profiler: Any) -> tuple[dict[int, float], dict[str, float]]:
         if event.device_type == DeviceType.CUDA and event.name not in started and event.name != ROUND:
             stray[event.name] = stray.get(event.name, 0.0) + event.time_range.elapsed_us() / 1e6
     return by_op, stray
-
-

@@ -149,7 +149,7 @@ def _ops(ctx: PassContext, first: int) -> list[tuple[_Op, str]]:
         total = sum(site.n for site in members)
         shares = tuple(site.n / total if total else 1.0 for site in members)
         rows = tuple(index for index, _ in groups[node])
-        weight = node.args[1].name if members[0].kind == "linear" else ""  # type: ignore[union-attr]
+        weight = str(node.args[1]) if members[0].kind == "linear" else ""
         found.append((_Op((f"lowbit::{members[0].lowered_to}", 0, sizes), rows, shares, work_of(members[0])), weight))
     return found
 

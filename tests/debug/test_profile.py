@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from helpers.compiled import NATIVE
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.profiling.calls import Call, Step
-from lowbit_compiler.profiling.profile import _attributed, _Op, profile
 from lowbit_compiler.profiling.floors import Work, copy_seconds, floor, peak, read_seconds
+from lowbit_compiler.profiling.profile import _attributed, _Op, profile
 from lowbit_compiler.report import Report
 
 
