@@ -123,7 +123,10 @@ class _Search:
             finding.at_pass = str(none)
             return
         finding.limit = self.first(len(sites), limited, floor)
-        finding.site = sites[finding.limit - 1][1]
+        index, finding.site = sites[finding.limit - 1]
+        whole = self.attempt((self.options,) * self.bench.graphs, "the whole model").reports
+        if len(whole) > self.graph:  # not where the passes raise: then no site has a kernel
+            finding.site = whole[self.graph].sites[index]
         finding.at_pass = str(limited(finding.limit))
         finding.without = str(limited(finding.limit - 1))
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,9 +38,12 @@ class Isolated(InProcess):
         return Outcome(error=found) if isinstance(found, str) else found
 
     def region(self, graph: int, options: tuple[Options, Options], index: int | None) -> Region:
-        """As InProcess.region; where making the text kills the process, what killed it."""
+        """As InProcess.region; where the pass kills the process, the text after it says so."""
         found = self._forked(lambda: super(Isolated, self).region(graph, options, index))
-        return Region("", f"# {found}\n") if isinstance(found, str) else found
+        if isinstance(found, Region):
+            return found
+        before = self._forked(lambda: super(Isolated, self).region(graph, (options[0], options[0]), index))
+        return replace(before, after=f"# {found}\n") if isinstance(before, Region) else Region("", f"# {found}\n")
 
     def _forked(self, run: Callable[[], Any]) -> Any:
         """Return what ``run`` returns in a copy of this process, or the sentence that says how the copy ended."""

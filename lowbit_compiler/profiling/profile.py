@@ -192,7 +192,7 @@ def _profile(reports: Sequence[Report], ops: Sequence[_Op], recorded: Sequence[S
             names[name].append(total)
     medians = {name: statistics.median([*found, *[0.0] * (len(recorded) - len(found))]) for name, found in names.items()}
     rest = [Row(name, seconds, seconds / whole, round(counts[name] / len(recorded))) for name, seconds in medians.items()]
-    overhead = statistics.median(one.seconds - sum(call.seconds for call in one.calls) for one in recorded)
+    overhead = whole - sum(row.seconds for row in (*sites, *rest))
     return Profile(report, len(recorded), step, whole, _slowest_first(sites), _slowest_first(rest), overhead, tuple(notes))
 
 
