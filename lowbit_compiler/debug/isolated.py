@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from lowbit_compiler.debug.bisect import InProcess
 from lowbit_compiler.debug.region import Region
 from lowbit_compiler.debug.replay import Outcome, Plans
