@@ -127,7 +127,8 @@ def profile(
                         compiled(*inputs)
                         synchronize()
             progress("measuring what this machine can do")
-            notes = [] if quiet else ["the cores were not free: another process was running, so times and floors are rough"]
+            calm = quiet and timings.steady({"step": seconds})
+            notes = [] if calm else ["the cores were not free: another process was running, so times and floors are rough"]
             return _profile(reports, ops, steps(profiler, on_gpu), statistics.median(seconds), notes)
     finally:
         torch._dynamo.reset()

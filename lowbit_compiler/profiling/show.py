@@ -33,6 +33,7 @@ def tables(
     ours = sum(row.seconds for row in sites)
     others = sum(row.seconds for row in rest)
     parts = [("lowbit ops", ours), ("Inductor's kernels and torch's ops", others), ("everything else", overhead)]
+    below: list[Table | str] = [_rest(rest), ""] if rest else []
     return Group(
         f"step {_ms(step)} ms, {_ms(profiled)} ms while it is recorded; medians of {rounds} rounds",
         "   ".join(f"{name} {_ms(seconds)} ms {seconds / profiled:.0%}" for name, seconds in parts),
@@ -41,7 +42,7 @@ def tables(
         "",
         _kernels(sites),
         "",
-        *([_rest(rest), ""] if rest else []),
+        *below,
         "floor: the weights at the memory's speed, the activations copied once, or the operations at this machine's peak, whichever is most.",
         "Single calls vary by a tenth or more on a shared machine, and the profiler adds some microseconds to each.",
         *(f"note: {note}" for note in notes),
