@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from lowbit_compiler.debug.finding import Finding
-from lowbit_compiler.debug.region import EXACT_SQNR, Region, region
+from lowbit_compiler.debug.region import Region, region
 from lowbit_compiler.debug.replay import Outcome, Plans, Replay, fresh
 from lowbit_compiler.options import Options, parse
-from lowbit_compiler.passes.pipeline import PASS_NAMES, runtime_exit, waist
+from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.recipe import Recipe
 from lowbit_compiler.report import SiteReport
@@ -82,35 +82,27 @@ class _Search:
                 return self.finding("Inductor", alone)
             verdict = "the remainder"
         self.graph = (
-            self.first(self.bench.graphs, lambda count: self.attempt((self.options,) * count, f"{count} graphs"), self.tolerance) - 1
+            self.first(self.bench.graphs, lambda count: self.attempt((self.options,) * count, f"{count} graphs")) - 1
         )
         finding = self.finding(verdict, whole)
-        position, floor = self.find_pass()
+        position = self.find_pass()
         finding.pass_name = PASS_NAMES[position]
         until = replace(self.options, stop_after=finding.pass_name)
-        self.find_site(finding, until, floor)
-        self.explain(finding, until, floor, PASS_NAMES[position - 1] if position else None)
+        self.find_site(finding, until)
+        self.explain(finding, until, PASS_NAMES[position - 1] if position else None)
         finding.attempts = len(self.outcomes)
         return finding
 
-    def find_pass(self) -> tuple[int, float]:
-        """Return the position of the first pass after which the graph fails, and the SQNR that was asked for there.
-
-        Exact passes may round, so what precedes the quantization is held to more than what follows it.
-        """
-        passes = waist() + runtime_exit()
+    def find_pass(self) -> int:
+        """Return the position of the first pass after which the graph fails."""
         names = PASS_NAMES[: PASS_NAMES.index(self.options.stop_after) + 1] if self.options.stop_after else PASS_NAMES
-        quantizes = next((i for i, p in enumerate(passes[: len(names)]) if not p.exact), len(names) - 1)
-        floor = max(EXACT_SQNR, self.tolerance)
 
         def after(count: int) -> Outcome:
             return self.probe(replace(self.options, stop_after=names[count - 1]), f"up to pass {names[count - 1]}")
 
-        if quantizes and after(quantizes).fails(floor):
-            return self.first(quantizes, after, floor) - 1, floor
-        return self.first(len(names), after, self.tolerance, known=quantizes) - 1, self.tolerance
+        return self.first(len(names), after) - 1
 
-    def find_site(self, finding: Finding, until: Options, floor: float) -> None:
+    def find_site(self, finding: Finding, until: Options) -> None:
         """Set the site: the last one of the least number of rewritten sites that fails."""
         sites = self.planned()
         finding.planned = len(sites)
@@ -119,10 +111,10 @@ class _Search:
             return self.probe(replace(until, max_rewrites=count), f"{count} of {len(sites)} sites")
 
         none = limited(0)
-        if none.fails(floor) or not sites:
+        if none.fails(self.tolerance) or not sites:
             finding.at_pass = str(none)
             return
-        finding.limit = self.first(len(sites), limited, floor)
+        finding.limit = self.first(len(sites), limited)
         index, finding.site = sites[finding.limit - 1]
         whole = self.attempt((self.options,) * self.bench.graphs, "the whole model").reports
         if len(whole) > self.graph:  # not where the passes raise: then no site has a kernel
@@ -130,7 +122,7 @@ class _Search:
         finding.at_pass = str(limited(finding.limit))
         finding.without = str(limited(finding.limit - 1))
 
-    def explain(self, finding: Finding, until: Options, floor: float, previous: str | None) -> None:
+    def explain(self, finding: Finding, until: Options, previous: str | None) -> None:
         """Add the text of the region, the environment that shows the failure, and what makes it go away."""
         limit = finding.limit or 0
         here = replace(until, max_rewrites=limit, remainder="eager")
@@ -173,11 +165,12 @@ class _Search:
             self.outcomes[key] = self.bench.attempt(key)
         return self.outcomes[key]
 
-    def first(self, high: int, run: Callable[[int], Outcome], floor: float, known: int = 0) -> int:
-        """Return the smallest count in (known, high] that fails; ``known`` is known to pass and ``high`` to fail."""
+    def first(self, high: int, run: Callable[[int], Outcome]) -> int:
+        """Return the smallest count that fails; 0 is known to pass and ``high`` to fail."""
+        known = 0
         while high - known > 1:
             middle = (known + high) // 2
-            if run(middle).fails(floor):
+            if run(middle).fails(self.tolerance):
                 high = middle
             else:
                 known = middle
