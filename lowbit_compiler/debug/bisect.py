@@ -81,9 +81,7 @@ class _Search:
             if alone.fails(self.tolerance):
                 return self.finding("Inductor", alone)
             verdict = "the remainder"
-        self.graph = (
-            self.first(self.bench.graphs, lambda count: self.attempt((self.options,) * count, f"{count} graphs")) - 1
-        )
+        self.graph = self.first(self.bench.graphs, lambda count: self.attempt((self.options,) * count, f"{count} graphs")) - 1
         finding = self.finding(verdict, whole)
         position = self.find_pass()
         finding.pass_name = PASS_NAMES[position]
