@@ -1,60 +1,23 @@
 """The command ``lowbit``. Imports are inside the commands: help must not pay for torch."""
 
-import contextlib
-import importlib.util
 import sys
-import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lowbit_compiler.cli_debug import debug
-from lowbit_compiler.errors import LowbitError, OptionError
+from lowbit_compiler.cli_model import Function, PlanName, RecipeName, load_function, stages
+from lowbit_compiler.errors import LowbitError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Compile PyTorch models to low precision.", pretty_exceptions_enable=False
 )
 app.add_typer(debug, name="debug")
 
-Function = Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="a function that returns (model, example inputs)")]
-RecipeName = Annotated[str, typer.Option(help="int8, llm-int8, int8-vector, int8-weight-only or int4-weight-only")]
 Dynamic = Annotated[
     list[str], typer.Option(help="sizes that may change, by argument: x:0=batch,1=length; repeat for more arguments", show_default=False)
 ]
-PlanName = Annotated[str, typer.Option("--plan", help="measured: rewrite what is faster here; always: whatever the recipe covers")]
-
-
-def load_function(spec: str) -> tuple[Any, tuple[Any, ...]]:
-    """Return the model and the tuple of example inputs that ``FILE.py:FUNCTION`` gives; raises OptionError."""
-    file, colon, name = spec.rpartition(":")
-    path = Path(file)
-    if not colon or path.suffix != ".py" or not name.isidentifier():
-        raise OptionError(f"expected FILE.py:FUNCTION, got {spec!r}")
-    if not path.is_file():
-        raise OptionError(f"no such file: {file!r}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    _user_code(file, lambda: module_spec.loader.exec_module(module))  # type: ignore[union-attr]
-    function = getattr(module, name, None)
-    if not callable(function):
-        accepted = [key for key, item in vars(module).items() if callable(item) and not key.startswith("_")]
-        raise OptionError(f"{file} has no function {name!r}; it has: {', '.join(accepted) or 'none'}")
-    result = _user_code(spec, function)
-    if not (isinstance(result, tuple) and len(result) == 2 and callable(result[0]) and isinstance(result[1], (tuple, list))):
-        raise OptionError(f"{spec} must return (model, tuple of inputs), got {type(result).__name__}")
-    return result[0], tuple(result[1])
-
-
-def _user_code(what: str, run: Callable[[], Any]) -> Any:
-    try:
-        return run()
-    except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        raise OptionError(f"{what} raised {type(error).__name__}: {error} ({at.filename}, line {at.lineno})") from error
 
 
 @app.command()
@@ -115,6 +78,29 @@ def dump(
         print(index)
 
 
+@app.command()
+def profile(
+    function: Function,
+    recipe: RecipeName = "int8",
+    plan: PlanName = "measured",
+    mode: Annotated[str | None, typer.Option(help="of torch.compile: reduce-overhead, max-autotune ...")] = None,
+    rounds: Annotated[int, typer.Option(help="timed runs, and as many recorded ones")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="plain data")] = False,
+) -> None:
+    """Compile and run a model, and show the time of every site and kernel next to what it needs at least."""
+    from rich.console import Console
+
+    from lowbit_compiler.profiling.profile import profile as run
+
+    model, inputs = load_function(function)
+    with stages() as progress:
+        result = run(model, *inputs, recipe=recipe, plan=plan, mode=mode, rounds=rounds, progress=progress)
+    if json:
+        print(result.to_json())
+    else:
+        Console(width=None if sys.stdout.isatty() else 180).print(result)
+
+
 @app.command("export-onnx")
 def export_onnx(
     function: Function,
@@ -139,7 +125,7 @@ def export_onnx(
     shapes = parse_dynamic(dynamic)
     options = {"llm_int8_threshold": llm_int8_threshold, "group_size": group_size}
     model, inputs = load_function(function)
-    with _stages() as progress:
+    with stages() as progress:
         report = run(
             model,
             inputs,
@@ -168,19 +154,10 @@ def verify_onnx(
     from lowbit_compiler.onnx.export import verify_onnx as run
 
     model, inputs = load_function(function)
-    with _stages() as progress:
+    with stages() as progress:
         result = run(file, model, inputs, tolerance=tolerance, progress=progress)
     Console(width=None if sys.stdout.isatty() else 180).print(result)
     raise typer.Exit(0 if result.agrees else 1)
-
-
-@contextlib.contextmanager
-def _stages() -> Iterator[Callable[[str], None]]:
-    """Show the stage of long work, on the error stream."""
-    from rich.console import Console
-
-    with Console(stderr=True).status("starting") as status:
-        yield lambda stage: status.update(stage)
 
 
 @app.command()

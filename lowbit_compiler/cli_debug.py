@@ -1,5 +1,49 @@
 """The commands below ``lowbit debug``: which layer hurts accuracy, and which pass is at fault."""
 
+import sys
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from lowbit_compiler.cli_model import Function, PlanName, RecipeName, load_function, stages
+
 debug = typer.Typer(no_args_is_help=True, help="Find the layer that hurts accuracy, or the pass that is at fault.")
+
+
+@debug.command()
+def bisect(
+    function: Function,
+    recipe: RecipeName = "int8",
+    plan: PlanName = "measured",
+    tolerance: Annotated[float, typer.Option(help="dB; an output with less SQNR to the float model's is wrong")] = 10.0,
+    remainder: Annotated[str, typer.Option(help="inductor, or eager: do not look beyond the passes")] = "inductor",
+    isolate: Annotated[bool, typer.Option("--isolate", help="each attempt in a process of its own, for a CPU model that kills it")] = False,
+    out: Annotated[Path, typer.Option(help="folder for the graph before and after")] = Path("lowbit_bisect"),
+) -> None:
+    """Narrow a wrong, failing or crashing compilation to one pass and one site; status 1 where something is wrong."""
+    import torch
+    from rich.console import Console
+
+    from lowbit_compiler.debug.bisect import InProcess, search
+    from lowbit_compiler.debug.isolated import Isolated
+    from lowbit_compiler.options import parse
+
+    options = parse({"recipe": recipe, "plan": plan, "remainder": remainder})
+    threads = torch.get_num_threads()
+    if isolate:
+        torch.set_num_threads(1)  # forks do not copy OpenMP's threads, so there must be none
+    model, inputs = load_function(function)
+    with stages() as progress, torch.no_grad():
+        progress("running the float model")
+        bench = Isolated(model, inputs, threads) if isolate else InProcess(model, inputs)
+        finding = search(bench, options, tolerance, progress)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(finding)
+    if finding.pass_name:
+        written = finding.write(out)
+        console.print(f"before and after: {', '.join(map(str, written))}", soft_wrap=True)
+        extra = " --isolate" if isolate else ""
+        again = f"lowbit debug bisect {function} --recipe {recipe} --plan {plan} --tolerance {tolerance:g} --remainder {remainder}{extra}"
+        console.print(f"to see it again: {finding.command(again)}", soft_wrap=True)
+    raise typer.Exit(1 if finding.failed else 0)

@@ -39,6 +39,8 @@ MANY_ROWS = 512
 WHOLE_KINDS = ("softmax", "attention")
 _reports: list[Report] = []
 
+Seen = Callable[[PassContext], None]
+
 
 def last_report() -> Report:
     """Return the report of the newest compilation; raises LookupError where nothing was compiled yet."""
@@ -140,8 +142,11 @@ def needs_gradient(examples: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(example, Tensor) and example.requires_grad for example in examples)
 
 
-def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> Callable[..., Any]:
-    """Compile Dynamo's graph: rewritten where the recipe allows, whole in float where gradients are needed or a pass fails."""
+def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options, seen: Seen | None = None) -> Callable[..., Any]:
+    """Compile Dynamo's graph: rewritten where the recipe allows, whole in float where gradients are needed or a pass fails.
+
+    ``seen`` is called with the context of the passes once the graph is rewritten; where compiling it then fails, it is left in float.
+    """
     start = time.perf_counter()
     try:
         if needs_gradient(examples):
@@ -151,7 +156,7 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             )
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
-            compiled, report = _compile(gm, examples, options)
+            compiled, report = compile_captured(capture_dynamo(gm, examples), examples, options, seen)
     except (OptionError, WeightFreedError, RestartAnalysis):  # the last: Dynamo traces again, with Python floats as constants
         raise
     except Exception as error:
@@ -165,10 +170,14 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
     return compiled
 
 
-def _compile(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> tuple[Callable[..., Any], Report]:
-    captured = capture_dynamo(gm, examples)
+def compile_captured(
+    captured: Captured, examples: Sequence[Any], options: Options, seen: Seen | None = None
+) -> tuple[Callable[..., Any], Report]:
+    """Rewrite ``captured`` and compile the remainder; raises what fails, where :func:`compile_dynamo` falls back."""
     inputs = [node.name for node in captured.gm.graph.nodes if node.op == "placeholder"]
     ctx, report = rewrite(captured, options, examples)
+    if seen is not None:
+        seen(ctx)
     return _finish(captured.gm, inputs, ctx, examples, options, report), report
 
 

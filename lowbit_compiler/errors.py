@@ -21,5 +21,9 @@ class ExportError(LowbitError, RuntimeError):
     """A model cannot be exported as asked, or the exported file does not compute what the model does; no file was left behind."""
 
 
+class DebugError(LowbitError, RuntimeError):
+    """The float model itself raises, or gives other values from run to run, so that nothing can be told from comparing with it."""
+
+
 class MissingPackageError(LowbitError, ImportError):
     """A package of an optional extra is not installed; names the extra."""

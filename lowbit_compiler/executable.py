@@ -37,7 +37,8 @@ class Executable:
         self._watched = sorted({i for sources in self._sources for i in sources})
         self._recipes = [fingerprint(constant.graph) for constant in constants]
         outputs = [name for constant in constants for name in constant.outputs]
-        self._order = [outputs.index(name) for name in names if name not in position]
+        self._packed = [name for name in names if name not in position]
+        self._order = [outputs.index(name) for name in self._packed]
         self.released = 0
         """Bytes of float weights released so far."""
         # One attribute, so that a thread never pairs new stamps with old values.
@@ -69,6 +70,11 @@ class Executable:
                     kept_back = 0
         watched = [args[i] for i in self._watched]
         self._state = [weakref.ref(tensor) for tensor in watched], stamps(watched), [values[i] for i in self._order]
+
+    @property
+    def packed(self) -> dict[str, Tensor]:
+        """The values computed from parameters, by the names of their placeholders in the rewritten graph."""
+        return dict(zip(self._packed, self._state[2], strict=True))
 
     def __call__(self, *args: Any) -> Any:
         refs, seen, values = self._state

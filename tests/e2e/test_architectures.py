@@ -1,14 +1,20 @@
 """Small models of many families: each compiles, agrees with the float model, and has a complete report."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from helpers import zoo
-from helpers.compiled import compiled, cosine, eager, floats, linears, reports_of, work
+from helpers.compiled import Products, compiled, cosine, eager, floats, linears, reports_of, within_graphs, work
 from helpers.minilm import load as load_minilm
+from lowbit_compiler.passes.contract import PassContext
+from lowbit_compiler.passes.find import Find
+from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.report import Report
+from lowbit_compiler.runtime import kernels
 
 COSINE = 0.99  # the project's own bound for randomly initialised models
 RECIPES = [
@@ -17,22 +23,40 @@ RECIPES = [
 ]
 
 
+REASONS = {reason.value for reason in Reason}
+KERNELS = {kernel.name for kernel in kernels.kernels()} | {"reference"}
+
+
 def check_report(report: Report, model: torch.nn.Module) -> None:
-    """Every row says where (a module or parameter of the model, by its name), what and why."""
+    """Every row says where (a module or parameter of the model, by its name), what, why, and with which kernel."""
     assert not report.fallback
     names = {"(function)", *dict(model.named_modules()), *dict(model.named_parameters())}
     for site in report.sites:
         assert site.module in names, site
         assert site.shape, site
         assert site.op, site
+        assert site.node, site
         assert site.decision in ("rewritten", "declined"), site
         if site.decision == "rewritten":
             lowered = {"softmax": "lowbit::softmax", "attention": "lowbit::sdpa"}.get(site.kind, "lowbit::linear_")
             assert site.lowered_to.startswith(lowered), site
-            assert site.kernel, site
+            assert site.kernel in KERNELS, site
+            assert not site.reason, site
         else:
-            assert site.reason, site
+            assert site.reason in REASONS, site
             assert site.detail, site
+            assert not site.lowered_to, site
+            assert not site.kernel, site
+
+
+def check_complete(reports: Sequence[Report], model: torch.nn.Module, inside: Products) -> None:
+    """Every row is whole, and no product, softmax or convolution is without one; ``inside`` counts what the graphs compute."""
+    for report in reports:
+        check_report(report, model)
+    sites = [site for report in reports for site in report.sites]
+    assert sum(work(site) for site in sites) == inside.work
+    assert sum(site.kind in ("softmax", "attention") for site in sites) == inside.softmax
+    assert sum(site.kind == "convolution" for site in sites) == inside.convolution
 
 
 @pytest.mark.parametrize(("case", "recipe"), RECIPES, ids=[f"{case.name}-{recipe}" for case, recipe in RECIPES])
@@ -46,14 +70,48 @@ def test_family(case: zoo.Case, recipe: str) -> None:
         assert ours.dtype is theirs.dtype
         assert ours.shape == theirs.shape
         assert cosine(ours, theirs) > COSINE
-    for report in reports:
-        check_report(report, model)
-    sites = [site for report in reports for site in report.sites]
+    # A graph break leaves products outside of every graph.
+    check_complete(reports, model, products if case.fullgraph else within_graphs(model, inputs))
     assert sum(len(linears(report)) for report in reports) >= case.rewritten - (recipe == "llm-int8")  # which keeps the head
-    assert sum(site.kind == "convolution" for site in sites) == products.convolution
-    if case.fullgraph:  # a graph break leaves products outside of every graph
-        assert sum(work(site) for site in sites) == products.work
-        assert sum(site.kind in ("softmax", "attention") for site in sites) == products.softmax
+
+
+def _report(name: str) -> tuple[Report, torch.nn.Module, Products]:
+    model, inputs = next(case for case in zoo.CASES if case.name == name).make()
+    _, products = eager(model, inputs)
+    with torch.no_grad():
+        _, (report,) = reports_of(lambda: compiled(model)(**inputs))
+    check_complete([report], model, products)
+    return report, model, products
+
+
+@pytest.mark.parametrize("name", ["attention-weights", "einsum"])
+def test_a_missing_site_would_be_seen(name: str) -> None:
+    """The check above fails where any one row is missing, and where a row has no kernel, reason or detail."""
+    report, model, products = _report(name)
+    assert report.rewritten
+    assert report.declined
+    for index, site in enumerate(report.sites):
+        gone = replace(report, sites=[*report.sites[:index], *report.sites[index + 1 :]])
+        with pytest.raises(AssertionError):
+            check_complete([gone], model, products)
+        for field in ("kernel",) if site.decision == "rewritten" else ("reason", "detail"):
+            bare = replace(report, sites=[*report.sites[:index], replace(site, **{field: ""}), *report.sites[index + 1 :]])
+            with pytest.raises(AssertionError):
+                check_complete([bare], model, products)
+
+
+def test_a_site_that_is_not_found_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass that overlooks one product leaves a report that the check refuses."""
+    find = Find.run
+
+    def overlook(self: Find, gm: torch.fx.GraphModule, ctx: PassContext) -> int:
+        count = find(self, gm, ctx)
+        del ctx.sites[0]
+        return count
+
+    monkeypatch.setattr(Find, "run", overlook)
+    with pytest.raises(AssertionError, match="sum"):
+        _report("cells")
 
 
 def test_recurrent_layer_is_listed() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -84,6 +84,24 @@ def eager(model: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Any, Produ
             return model(**inputs), products
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def within_graphs(model: Callable[..., Any], inputs: dict[str, Any]) -> Products:
+    """Return what the float model multiplies inside the graphs that Dynamo makes of it."""
+    products = Products()
+
+    def backend(gm: fx.GraphModule, examples: Any) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            with products:
+                return gm.forward(*args)
+
+        return run
+
+    torch._dynamo.reset()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        torch.compile(model, backend=backend)(**inputs)
+    torch._dynamo.reset()
+    return products
 
 
 def multiplications(a: Iterable[int], b: Iterable[int]) -> int:

@@ -1,0 +1,71 @@
+"""Runs of a model each in a process of its own, so that one which kills its process is an outcome like another."""
+
+import os
+import pickle
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lowbit_compiler.debug.bisect import InProcess
+from lowbit_compiler.debug.region import Region
+from lowbit_compiler.debug.replay import Outcome, Plans
+from lowbit_compiler.options import Options
+from lowbit_compiler.runtime import timings
+
+
+class Isolated(InProcess):
+    """The bench of a CPU model that forks for each run: the float model is traced once, and crashes end the copy.
+
+    This process must not have started OpenMP's threads, which a fork does not copy: make the bench under torch.set_num_threads(1).
+    """
+
+    def __init__(self, model: Callable[..., Any], inputs: Sequence[Any], threads: int) -> None:
+        """``threads`` are those that the copies use."""
+        super().__init__(model, inputs)
+        self._in_copies = threads
+
+    def attempt(self, plans: Plans) -> Outcome:
+        """As Replay.attempt; a process that dies is an error."""
+        found = self._forked(lambda: super(Isolated, self).attempt(plans))
+        return Outcome(error=found) if isinstance(found, str) else found
+
+    def inductor_alone(self) -> Outcome:
+        """As Replay.inductor_alone."""
+        found = self._forked(super().inductor_alone)
+        return Outcome(error=found) if isinstance(found, str) else found
+
+    def region(self, graph: int, options: tuple[Options, Options], index: int | None) -> Region:
+        """As InProcess.region; where the pass kills the process, the text after it says so."""
+        found = self._forked(lambda: super(Isolated, self).region(graph, options, index))
+        if isinstance(found, Region):
+            return found
+        before = self._forked(lambda: super(Isolated, self).region(graph, (options[0], options[0]), index))
+        return replace(before, after=f"# {found}\n") if isinstance(before, Region) else Region("", f"# {found}\n")
+
+    def _forked(self, run: Callable[[], Any]) -> Any:
+        """Return what ``run`` returns in a copy of this process, or the sentence that says how the copy ended."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.close(reading)
+                self.threads = self._in_copies
+                answer = pickle.dumps((run(), timings._known))
+                with os.fdopen(writing, "wb") as file:
+                    file.write(answer)
+                status = 0
+            finally:
+                os._exit(status)  # nothing of the parent's may run here: no handlers, no buffers written twice
+        os.close(writing)
+        try:
+            with os.fdopen(reading, "rb") as file:
+                answer = file.read()
+        finally:
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status:
+            return f"the process died of {signal.Signals(-status).name}" if status < 0 else f"the process ended with status {status}"
+        result, known = pickle.loads(answer)
+        timings._known.update(known)  # so that the next copy plans the same
+        return result

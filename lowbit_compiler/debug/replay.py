@@ -1,0 +1,214 @@
+"""A model that Dynamo traced once, and whose graphs run again and again on the same inputs under other options."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dynamo.exc import BackendCompilerFailed
+from torch.utils._pytree import tree_leaves
+
+from lowbit_compiler.capture.captured import Captured
+from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.driver import compile_captured
+from lowbit_compiler.errors import DebugError
+from lowbit_compiler.options import Options
+from lowbit_compiler.report import Report
+from lowbit_compiler.verify import sqnr
+
+Plans = Sequence[Options]
+"""The options of the first graphs of a model; the others run as captured, in float."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run gave: the SQNR in dB of its worst output to the float model's, or what it raised."""
+
+    sqnr: float = float("nan")
+    error: str = ""
+    reports: tuple[Report, ...] = field(default=(), repr=False)
+
+    def fails(self, floor: float) -> bool:
+        """Return whether the run raised, or is below ``floor`` dB, or has NaN where the float model has a number."""
+        return bool(self.error) or not self.sqnr >= floor
+
+    def __str__(self) -> str:
+        return self.error or f"{self.sqnr:.1f} dB"
+
+
+class Replay:
+    """Runs ``model(*inputs)`` in float, and in low precision under given options; gradients are off.
+
+    Inputs and buffers that the model writes to, and the random state, are the same at the start of every run. Raises DebugError where
+    the float model fails by itself: it raises, differs from run to run, or is changed by being traced.
+    """
+
+    def __init__(self, model: Callable[..., Any], inputs: Sequence[Any]) -> None:
+        self._model, self._inputs = model, tuple(inputs)
+        buffers = model.buffers() if isinstance(model, torch.nn.Module) else ()
+        self._state = [(x, x.detach().clone()) for x in (*tree_leaves(self._inputs), *buffers) if isinstance(x, Tensor)]
+        self.captured: list[tuple[Captured, list[Any]]] = []
+        self._runs: list[Callable[..., Any]] = []
+        self._tracing = False
+        self.threads: int | None = None
+        """Threads while low-bit graphs are compiled and run; None: as everything else."""
+        self._want = self._float("the float model", model)
+        if not self._want:
+            raise DebugError("the model returns no floating-point tensor, so there is nothing to compare")
+        self._compare_float("the float model gives other values when it is run again on the same inputs", model)
+        self._traced: Callable[..., Any] | None = self._trace()
+        self._compare_float("the float model gives other values when Dynamo has traced it, before any pass", self._traced)
+
+    @property
+    def graphs(self) -> int:
+        """How many graphs the model has."""
+        return len(self.captured)
+
+    def attempt(self, plans: Plans) -> Outcome:
+        """Run with the first graphs compiled as ``plans`` say, and compare with the float model."""
+        reports: list[Report] = []
+        try:
+            if any(plan.remainder != "eager" for plan in plans):
+                run = self._compiled(plans, reports)
+            else:
+                if self._traced is None:
+                    self._traced = self._trace()
+                run = self._traced
+                for index, plan in enumerate(plans):
+                    self._runs[index], report = self._compile(fresh(self.captured[index][0]), self.captured[index][1], plan)
+                    reports.append(report)
+            got = self._run(run)
+        except Exception as error:
+            return Outcome(error=describe(error), reports=tuple(reports))
+        finally:
+            self._runs = [captured.gm.forward for captured, _ in self.captured]
+        return Outcome(worst(got, self._want), reports=tuple(reports))
+
+    def inductor_alone(self) -> Outcome:
+        """Run the float model through Inductor, without lowbit."""
+        self._reset()
+        try:
+            return Outcome(worst(self._run(torch.compile(self._model)), self._want))
+        except Exception as error:
+            return Outcome(error=describe(error))
+
+    def _trace(self) -> Callable[..., Any]:
+        """Return the model with its graphs taken from ``_runs`` at every call."""
+        torch._dynamo.reset()
+        self.captured, self._runs = [], []
+
+        def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+            if not self._tracing:
+                raise DebugError("Dynamo traced the model again though nothing had changed, so its graphs cannot be exchanged")
+            index, captured = len(self.captured), capture_dynamo(gm, examples)
+            self.captured.append((captured, list(examples)))
+            self._runs.append(captured.gm.forward)
+            return lambda *args: self._runs[index](*args)
+
+        traced = torch.compile(self._model, backend=backend)
+        self._tracing = True
+        try:
+            self._float("tracing", traced)
+        finally:
+            self._tracing = False
+        return traced
+
+    def _compile(self, captured: Captured, examples: Sequence[Any], plan: Options) -> tuple[Callable[..., Any], Report]:
+        """Compile one graph; not the whole run has other threads, because Dynamo guards on their number."""
+        with _using(self.threads):
+            executable, report = compile_captured(captured, examples, plan)
+
+        def run(*args: Any) -> Any:
+            with _using(self.threads):
+                return executable(*args)
+
+        return run, report
+
+    def _compiled(self, plans: Plans, reports: list[Report]) -> Callable[..., Any]:
+        """Return the model compiled through the front door; Dynamo's context is there, as Inductor wants it."""
+        self._reset()
+
+        def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+            if len(reports) >= len(plans):
+                return gm.forward
+            run, report = self._compile(capture_dynamo(gm, examples), examples, plans[len(reports)])
+            reports.append(report)
+            return run
+
+        return torch.compile(self._model, backend=backend)
+
+    def _reset(self) -> None:
+        """Forget what Dynamo has compiled: it would count every backend as one more recompilation of the same code."""
+        torch._dynamo.reset()
+        self._traced = None
+
+    def _run(self, run: Callable[..., Any]) -> list[Tensor]:
+        with torch.no_grad(), _same_random_numbers():
+            for tensor, saved in self._state:
+                if not torch.equal(tensor, saved):
+                    tensor.copy_(saved)
+            return [x.detach().clone() for x in floats(run(*self._inputs))]
+
+    def _float(self, what: str, run: Callable[..., Any]) -> list[Tensor]:
+        try:
+            return self._run(run)
+        except Exception as error:
+            raise DebugError(f"{what} fails by itself, without lowbit: {describe(error)}") from error
+
+    def _compare_float(self, what: str, run: Callable[..., Any]) -> None:
+        ratio = worst(self._float(what, run), self._want)
+        if not ratio >= SAME:
+            raise DebugError(f"{what} ({ratio:.1f} dB SQNR): nothing can be told from its outputs")
+
+
+SAME = 20.0  # dB; outputs of the float model that agree less are not the same values rounded in another order
+
+
+def worst(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
+    """Return the lowest SQNR in dB of a floating-point output; NaN where one has NaN in place of a number, or another shape."""
+    if [x.shape for x in got] != [x.shape for x in want]:
+        return float("nan")
+    ratios = [sqnr(ours, theirs) for ours, theirs in zip(got, want, strict=True)]
+    return float("nan") if any(map(math.isnan, ratios)) else min(ratios)
+
+
+def floats(output: Any) -> list[Tensor]:
+    """Return every floating-point tensor of a model's output, in order."""
+    leaves = tree_leaves(dict(output) if hasattr(output, "keys") else output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def fresh(captured: Captured) -> Captured:
+    """Return a copy that passes may rewrite."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in captured.gm.graph.nodes:
+        copies[node] = graph.node_copy(node, lambda n: copies[n])
+    return replace(captured, gm=fx.GraphModule(captured.gm, graph))
+
+
+def describe(error: BaseException) -> str:
+    """Return one line: the error below what Dynamo wraps around it, by its type and message."""
+    inner = error.inner_exception if isinstance(error, BackendCompilerFailed) else error
+    message = next(iter(str(inner).strip().splitlines()), "")
+    return f"{type(inner).__name__}: {message}" if message else type(inner).__name__
+
+
+@contextlib.contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@contextlib.contextmanager
+def _using(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

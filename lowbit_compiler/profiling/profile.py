@@ -1,0 +1,225 @@
+"""Compile a model, run it, and say where the time of a step goes, site by site."""
+
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lowbit_compiler.driver import compile_dynamo, last_report
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.executable import Executable
+from lowbit_compiler.options import parse
+from lowbit_compiler.passes.calls import hint
+from lowbit_compiler.passes.contract import PassContext
+from lowbit_compiler.passes.graph import value
+from lowbit_compiler.passes.site import Site
+from lowbit_compiler.profiling.calls import ROUND, Key, Step, steps
+from lowbit_compiler.profiling.floors import Work, floor, work_of
+from lowbit_compiler.profiling.show import Row, tables
+from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.report import Measured, Report
+from lowbit_compiler.runtime import timings
+
+WARM_UP = 3  # runs after compiling: the first ones allocate, and CUDA graphs are recorded
+
+
+@dataclass(frozen=True)
+class _Op:
+    """A lowbit op of a rewritten graph: which rows of the report it computes, and how its call is recognised."""
+
+    key: Key
+    rows: tuple[int, ...]
+    shares: tuple[float, ...]
+    """What part of its outputs each of those rows has; siblings that were merged share one op."""
+    work: Work
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Times in seconds, medians of ``rounds`` runs; ``report`` has those of the sites in ``measured``."""
+
+    report: Report
+    rounds: int
+    step: float
+    """Of a whole run, without the profiler."""
+    profiled_step: float
+    """The same while the profiler records, which is what shares refer to."""
+    sites: tuple[Row, ...]
+    """One for each op, slowest first."""
+    rest: tuple[Row, ...]
+    """Everything else that was recorded: Inductor's kernels and torch's ops, by name, slowest first."""
+    overhead: float
+    """What is left of the profiled step: Dynamo's guards, generated Python, starting kernels, and the profiler."""
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Return plain data as JSON text: keys as in Profile, Row and Report."""
+        return json.dumps(asdict(self), indent=1)
+
+    def __rich__(self) -> Any:
+        return tables(self.sites, self.rest, self.step, self.profiled_step, self.overhead, self.rounds, self.notes)
+
+
+def profile(
+    model: Callable[..., Any],
+    *inputs: Any,
+    recipe: str | Recipe = "int8",
+    mode: str | None = None,
+    rounds: int = 20,
+    progress: Callable[[str], None] = lambda stage: None,
+    **options: Any,
+) -> Profile:
+    """Compile ``model`` for ``inputs`` as torch.compile would, in inference, and time ``rounds`` runs with and as many without the profiler.
+
+    ``mode`` and ``options`` are those of the backend. Dynamo is reset before and after. Raises OptionError.
+    """
+    if rounds < 1:
+        raise OptionError(f"rounds takes a number >= 1, got {rounds}")
+    parsed = parse({"recipe": recipe, **options}, mode)
+    reports: list[Report] = []
+    ops: list[_Op] = []
+
+    def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+        first = sum(len(report.sites) for report in reports)
+        found: list[tuple[_Op, str]] = []
+        run = compile_dynamo(gm, examples, parsed, seen=lambda ctx: found.extend(_ops(ctx, first)))
+        if isinstance(run, Executable):  # not where the graph was left in float
+            ops.extend(_with_weight(op, run.packed[name]) if name else op for op, name in found)
+        reports.append(last_report())
+        return run
+
+    from torch._inductor import config
+
+    def synchronize() -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    on_gpu = False
+    torch._dynamo.reset()
+    try:
+        # Inductor's CPU kernels are only recorded where they are told to be.
+        with torch.no_grad(), config.patch({"cpp.enable_kernel_profile": True}):
+            progress("compiling")
+            compiled = torch.compile(model, backend=backend)
+            for _ in range(1 + WARM_UP):
+                compiled(*inputs)
+            on_gpu = any(op.work.device == "cuda" for op in ops)
+            progress("timing")
+            quiet = timings.quiet()
+            seconds = []
+            for _ in range(rounds):
+                synchronize()
+                start = time.perf_counter()
+                compiled(*inputs)
+                synchronize()
+                seconds.append(time.perf_counter() - start)
+            progress("recording")
+            activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else [])]
+            with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
+                for _ in range(rounds):
+                    with torch.profiler.record_function(ROUND):
+                        compiled(*inputs)
+                        synchronize()
+            progress("measuring what this machine can do")
+            calm = quiet and timings.steady({"step": seconds})
+            notes = [] if calm else ["the cores were not free: another process was running, so times and floors are rough"]
+            return _profile(reports, ops, steps(profiler, on_gpu), statistics.median(seconds), notes)
+    finally:
+        torch._dynamo.reset()
+
+
+def _ops(ctx: PassContext, first: int) -> list[tuple[_Op, str]]:
+    """Return the ops of a rewritten graph in its order, with the names of their packed weights ("" without).
+
+    ``first`` is the report's row of the graph's first site.
+    """
+    groups: dict[fx.Node, list[tuple[int, Site]]] = defaultdict(list)
+    for index, site in enumerate(ctx.sites, first):
+        if site.lowered_to:
+            groups[site.node].append((index, site))
+    found = []
+    for node in sorted(groups):
+        members = [site for _, site in groups[node]]
+        sizes = tuple(hint(size) for size in value(node.args[0]).shape)
+        total = sum(site.n for site in members)
+        shares = tuple(site.n / total if total else 1.0 for site in members)
+        rows = tuple(index for index, _ in groups[node])
+        weight = str(node.args[1]) if members[0].kind == "linear" else ""
+        found.append((_Op((f"lowbit::{members[0].lowered_to}", 0, sizes), rows, shares, work_of(members[0])), weight))
+    return found
+
+
+def _with_weight(op: _Op, weight: Tensor) -> _Op:
+    name, _, sizes = op.key
+    key = (name, weight.untyped_storage().data_ptr(), sizes)
+    return replace(op, key=key, work=replace(op.work, weights=weight.nbytes))
+
+
+def _profile(reports: Sequence[Report], ops: Sequence[_Op], recorded: Sequence[Step], step: float, notes: list[str]) -> Profile:
+    report = Report(reports[0].recipe if reports else "", graphs=0)
+    for one in reports:
+        report.extend(one)
+    if report.fallback:
+        notes.append(f"a graph was left in float: {report.fallback}")
+    whole = statistics.median(one.seconds for one in recorded)
+    weights = sum(op.work.weights for op in {op.key: op for op in ops}.values())
+    sites: list[Row] = []
+    for op, seconds in _attributed(ops, recorded, notes):
+        rows = [report.sites[index] for index in op.rows]
+        least = floor(op.work, weights)
+        for index, share in zip(op.rows, op.shares, strict=True):
+            site = report.sites[index]
+            measured = replace(site.measured or Measured(), seconds=seconds * share, floor=least * share)
+            report.sites[index] = replace(site, measured=measured)
+        name = rows[0].module + (f" (+ {', '.join(row.module.rpartition('.')[2] for row in rows[1:])})" if rows[1:] else "")
+        shape = " + ".join([rows[0].shape, *(row.shape.rpartition(" ")[2] for row in rows[1:])])
+        sites.append(Row(name, seconds, seconds / whole, 1, rows[0].kernel, op.key[0].removeprefix("lowbit::"), shape, least))
+    names: dict[str, list[float]] = defaultdict(list)
+    counts: dict[str, int] = defaultdict(int)
+    known = {op.key for op in ops}
+    others = [[call for call in one.calls if call.key not in known] for one in recorded]
+    for calls in others:
+        totals: dict[str, float] = defaultdict(float)
+        for call in calls:
+            totals[call.name] += call.seconds
+            counts[call.name] += 1
+        for name, total in totals.items():
+            names[name].append(total)
+    medians = {name: statistics.median([*found, *[0.0] * (len(recorded) - len(found))]) for name, found in names.items()}
+    rest = [Row(name, seconds, seconds / whole, round(counts[name] / len(recorded))) for name, seconds in medians.items()]
+    overhead = whole - sum(row.seconds for row in (*sites, *rest))
+    return Profile(report, len(recorded), step, whole, _slowest_first(sites), _slowest_first(rest), overhead, tuple(notes))
+
+
+def _slowest_first(rows: Sequence[Row]) -> tuple[Row, ...]:
+    return tuple(sorted(rows, key=lambda row: -row.seconds))
+
+
+def _attributed(ops: Sequence[_Op], recorded: Sequence[Step], notes: list[str]) -> list[tuple[_Op, float]]:
+    """Return the median seconds of each op in a step.
+
+    Ops whose calls look alike (attentions of one shape, layers that share their weights) are told apart by their order, which the
+    data that flows from one to the next fixes. Where their number is not a multiple of the ops', none of them gets a time.
+    """
+    alike: dict[Key, list[_Op]] = defaultdict(list)
+    for op in ops:
+        alike[op.key].append(op)
+    found = []
+    for key, members in alike.items():
+        times: list[list[float]] = [[] for _ in members]
+        for one in recorded:
+            calls = [call.seconds for call in one.calls if call.key == key]
+            if not calls or len(calls) % len(members):
+                notes.append(f"{len(members)} sites of {key[0]} have {len(calls)} calls in a step, and get no times")
+                break
+            for index in range(len(members)):
+                times[index].append(sum(calls[index :: len(members)]))
+        else:
+            found += [(op, statistics.median(seconds)) for op, seconds in zip(members, times, strict=True)]
+    return found

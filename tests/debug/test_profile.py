@@ -1,0 +1,110 @@
+"""The profile gives every rewritten site its time inside the compiled model, and a floor below it."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers.compiled import NATIVE
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.profiling.calls import Call, Step
+from lowbit_compiler.profiling.floors import Work, copy_seconds, floor, peak, read_seconds
+from lowbit_compiler.profiling.profile import _attributed, _Op, profile
+from lowbit_compiler.report import Report
+
+
+class Shared(nn.Module):
+    """One layer used twice, three siblings that are merged, a softmax, and a graph break."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.last = nn.Linear(128, 128), nn.Linear(128, 2048)
+        self.siblings = nn.ModuleList(nn.Linear(128, width) for width in (64, 128, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.twice(torch.relu(self.twice(x))))
+        torch._dynamo.graph_break()
+        x = torch.cat([layer(x) for layer in self.siblings[::2]], -1) + self.siblings[1](x)
+        return self.last(x).softmax(-1)
+
+
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+def test_every_site_has_its_time(mode: str | None) -> None:
+    result = profile(Shared().eval(), torch.randn(16, 128), plan="always", mode=mode, rounds=3)
+    assert not result.notes or "cores" in result.notes[0]
+    report = result.report
+    assert report.graphs == 2
+    assert len(report.rewritten) == 6 + NATIVE
+    for site in report.rewritten:
+        assert site.measured is not None, site
+        assert site.measured.seconds > 0  # type: ignore[operator]
+        assert site.measured.floor > 0  # type: ignore[operator]
+    assert len(result.sites) == 4 + NATIVE  # of the six linears, three are one product
+    total = sum(site.measured.seconds for site in report.rewritten)  # type: ignore[misc, union-attr]
+    assert total == pytest.approx(sum(row.seconds for row in result.sites))
+    assert 0 < total < result.profiled_step
+    assert any("cpp_fused" in row.name for row in result.rest)
+    siblings = [site.measured.seconds for site in report.rewritten if site.module.startswith("siblings")]  # type: ignore[union-attr]
+    assert max(siblings) == pytest.approx(2 * min(siblings))  # 128 outputs and 64
+    plain: dict[str, Any] = json.loads(result.to_json())
+    assert plain["report"]["sites"][0]["measured"]["seconds"] == report.sites[0].measured.seconds  # type: ignore[union-attr]
+    assert [row["name"] for row in plain["sites"]] == [row.name for row in result.sites]
+
+
+def _ops(*keys: tuple[str, int]) -> list[_Op]:
+    return [_Op((name, address, (4, 8)), (i,), (1.0,), Work(1, 1, 1, "int8")) for i, (name, address) in enumerate(keys)]
+
+
+def _step(*calls: tuple[str, int, float]) -> Step:
+    return Step(1.0, tuple(Call(name, seconds, (name, address, (4, 8))) for name, address, seconds in calls))
+
+
+def test_calls_are_told_apart_by_weight_then_by_order() -> None:
+    ops = _ops(("a", 1), ("a", 2), ("s", 0), ("s", 0))
+    recorded = [_step(("s", 0, 0.1), ("a", 2, 0.5), ("a", 1, 0.3), ("s", 0, 0.2))]  # Inductor took the second product first
+    notes: list[str] = []
+    assert [(op.rows[0], seconds) for op, seconds in _attributed(ops, recorded, notes)] == [(0, 0.3), (1, 0.5), (2, 0.1), (3, 0.2)]
+    assert not notes
+
+
+def test_a_graph_that_runs_twice_in_a_step() -> None:
+    recorded = [_step(("s", 0, 1.0), ("s", 0, 2.0), ("s", 0, 3.0), ("s", 0, 5.0))]
+    assert [seconds for _, seconds in _attributed(_ops(("s", 0), ("s", 0)), recorded, [])] == [4.0, 7.0]
+
+
+def test_unknown_calls_are_said() -> None:
+    notes: list[str] = []
+    assert _attributed(_ops(("s", 0), ("s", 0)), [_step(("s", 0, 1.0))], notes) == []
+    assert notes == ["2 sites of s have 1 calls in a step, and get no times"]
+
+
+def test_gradients_leave_nothing_to_time() -> None:
+    """Inference is timed whatever the caller's state is."""
+    result = profile(nn.Linear(64, 64), torch.randn(8, 64), plan="always", rounds=1)
+    assert isinstance(result.report, Report)
+    assert len(result.sites) == 1
+
+
+def test_bad_input() -> None:
+    with pytest.raises(OptionError, match="rounds takes a number >= 1, got 0"):
+        profile(nn.Linear(64, 64), torch.randn(8, 64), rounds=0)
+    with pytest.raises(OptionError, match="mode takes one of"):
+        profile(nn.Linear(64, 64), torch.randn(8, 64), mode="fast")
+
+
+def test_floor_is_the_largest_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "lowbit_compiler.profiling.floors"
+    monkeypatch.setattr(f"{module}.read_seconds", lambda size, device: size / 10)
+    monkeypatch.setattr(f"{module}.copy_seconds", lambda size, device: size / 20)
+    monkeypatch.setattr(f"{module}.peak", lambda format, device: {"int8": 100.0, "float32": 50.0}[format])
+    assert floor(Work(30, 0, 200, "int8"), 60) == pytest.approx(3.0)  # half of the weights, at 10 bytes a second
+    assert floor(Work(30, 100, 200, "int8"), 60) == pytest.approx(5.0)
+    assert floor(Work(30, 100, 600, "float32"), 60) == pytest.approx(12.0)
+
+
+def test_speeds_are_positive_and_grow() -> None:
+    assert 0 < copy_seconds(100) <= copy_seconds(5000)
+    assert 0 < read_seconds(1000) < read_seconds(2000)
+    assert peak("float32") > 0
