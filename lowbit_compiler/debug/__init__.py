@@ -1,0 +1,4 @@
+"""Find out what a compilation does to a model's accuracy: certificates of single products, and the layers that hurt."""
+
+from lowbit_compiler.debug.measure import measure
+
