@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lowbit_compiler.debug.switched import Product, Switched
 from lowbit_compiler.debug.tally import Tally
-from lowbit_compiler.explaining import alone
 from lowbit_compiler.options import parse
 from lowbit_compiler.recipe import Recipe
 from lowbit_compiler.report import Report
@@ -22,8 +21,8 @@ def measure(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int
     The model runs once in float, and each product twice on what it is given there, low-bit and in float64. The rest is as in ``explain``;
     raises OptionError also for ``free_weights`` and for passes disabled by the environment.
     """
-    with alone(), torch.no_grad():
-        switched = Switched(model, parse({"recipe": recipe, **options}))
+    switched = Switched(model, parse({"recipe": recipe, **options}))
+    with switched.running(), torch.no_grad():
         tallies = tally(switched, lambda: switched(*inputs))
         return filled(switched, {product: each.measured() for product, each in tallies.items()})
 

@@ -1,7 +1,8 @@
 """A model compiled so that each low-bit product can be computed in float instead, from one run to the next."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ from lowbit_compiler.constants import compute
 from lowbit_compiler.driver import declined_report, needs_gradient, rewrite
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.executable import Executable
-from lowbit_compiler.explaining import joined
+from lowbit_compiler.explaining import alone, joined
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import aten, calls
 from lowbit_compiler.passes.site import Plan, Site
-from lowbit_compiler.report import Report, SiteReport
+from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.weights import any_freed
 
 ops = torch.ops.lowbit
@@ -26,17 +27,17 @@ APART = frozenset({"merge", "prologue", "cleanup"})
 """Passes left out: siblings stay products of their own, their inputs are rounded as in the float model, and float weights stay."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Product:
-    """One low-bit product of one graph; ``row`` is its place in the report."""
+    """One low-bit product of one graph; ``row`` is its place in the report. Equal where the model is traced again."""
 
     plan: Plan
     names: tuple[str, ...]
     """What ``ignore`` knows it by: module and parameters."""
     row: int
-    weight: fx.Graph
+    weight: fx.Graph = field(compare=False)
     """Computes the float weight [N, K] from ``sources``."""
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = field(compare=False)
 
 
 Watch = Callable[[Product, Tensor, Tensor, Tensor | None, Tensor], None]
@@ -46,8 +47,8 @@ Watch = Callable[[Product, Tensor, Tensor, Tensor | None, Tensor], None]
 class Switched:
     """``model`` with all products in float but those in ``low``; ``watch`` is shown every product, whatever is in ``low``.
 
-    Calls go to the model's own forward through Dynamo, so graph breaks and dynamic shapes are as in use. Call it inside
-    ``explaining.alone()`` and without gradients.
+    Calls go to the model's own forward through Dynamo, so graph breaks and dynamic shapes are as in use. Call it inside ``running()`` and
+    without gradients.
     """
 
     def __init__(self, model: Callable[..., Any], options: Options) -> None:
@@ -66,14 +67,17 @@ class Switched:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(*args, **kwargs)
 
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Trace the model anew at the first call inside."""
+        self.products, self._reports, self._rows = [], [], 0
+        with alone():
+            yield
+
     @property
     def report(self) -> Report:
         """Of all graphs met so far, as the options make them."""
         return joined(self._options.recipe.name, self._reports)
-
-    def site(self, product: Product) -> SiteReport:
-        """Return the product's row of the report."""
-        return [site for report in self._reports for site in report.sites][product.row]
 
     def _backend(self, gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         if needs_gradient(examples):
