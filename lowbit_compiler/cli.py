@@ -1,60 +1,21 @@
 """The command ``lowbit``. Imports are inside the commands: help must not pay for torch."""
 
 import contextlib
-import importlib.util
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from lowbit_compiler.cli_arguments import Dynamic, Function, Ignore, PlanName, RecipeName, load_function, names_to_ignore
 from lowbit_compiler.cli_debug import debug
-from lowbit_compiler.errors import LowbitError, OptionError
+from lowbit_compiler.errors import LowbitError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Compile PyTorch models to low precision.", pretty_exceptions_enable=False
 )
 app.add_typer(debug, name="debug")
-
-Function = Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="a function that returns (model, example inputs)")]
-RecipeName = Annotated[str, typer.Option(help="int8, llm-int8, int8-vector, int8-weight-only or int4-weight-only")]
-Dynamic = Annotated[
-    list[str], typer.Option(help="sizes that may change, by argument: x:0=batch,1=length; repeat for more arguments", show_default=False)
-]
-PlanName = Annotated[str, typer.Option("--plan", help="measured: rewrite what is faster here; always: whatever the recipe covers")]
-
-
-def load_function(spec: str) -> tuple[Any, tuple[Any, ...]]:
-    """Return the model and the tuple of example inputs that ``FILE.py:FUNCTION`` gives; raises OptionError."""
-    file, colon, name = spec.rpartition(":")
-    path = Path(file)
-    if not colon or path.suffix != ".py" or not name.isidentifier():
-        raise OptionError(f"expected FILE.py:FUNCTION, got {spec!r}")
-    if not path.is_file():
-        raise OptionError(f"no such file: {file!r}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    _user_code(file, lambda: module_spec.loader.exec_module(module))  # type: ignore[union-attr]
-    function = getattr(module, name, None)
-    if not callable(function):
-        accepted = [key for key, item in vars(module).items() if callable(item) and not key.startswith("_")]
-        raise OptionError(f"{file} has no function {name!r}; it has: {', '.join(accepted) or 'none'}")
-    result = _user_code(spec, function)
-    if not (isinstance(result, tuple) and len(result) == 2 and callable(result[0]) and isinstance(result[1], (tuple, list))):
-        raise OptionError(f"{spec} must return (model, tuple of inputs), got {type(result).__name__}")
-    return result[0], tuple(result[1])
-
-
-def _user_code(what: str, run: Callable[[], Any]) -> Any:
-    try:
-        return run()
-    except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        raise OptionError(f"{what} raised {type(error).__name__}: {error} ({at.filename}, line {at.lineno})") from error
 
 
 @app.command()
@@ -76,17 +37,22 @@ def explain(
     function: Function,
     recipe: RecipeName = "int8",
     plan: PlanName = "measured",
+    ignore: Ignore = (),  # type: ignore[assignment]
+    measure: Annotated[bool, typer.Option("--measure", help="add each product's error and its certificate, in float64")] = False,
     json: Annotated[bool, typer.Option("--json", help="plain data")] = False,
 ) -> None:
     """Print every product and softmax of a model with its decision and reason; nothing is compiled."""
     import torch
     from rich.console import Console
 
-    from lowbit_compiler.explaining import explain as run
+    if measure:
+        from lowbit_compiler.debug import measure as run
+    else:
+        from lowbit_compiler.explaining import explain as run
 
     model, inputs = load_function(function)
     with torch.no_grad():
-        report = run(model, *inputs, recipe=recipe, plan=plan)
+        report = run(model, *inputs, recipe=recipe, plan=plan, ignore=names_to_ignore(ignore))
     if json:
         print(report.to_json())
     elif sys.stdout.isatty():
@@ -125,7 +91,7 @@ def export_onnx(
     ] = "integer",
     opset: Annotated[int, typer.Option(help="21, 22 or 23")] = 21,
     dynamic: Dynamic = (),  # type: ignore[assignment]
-    ignore: Annotated[list[str], typer.Option(help="name or re: pattern of a module to leave in float; repeat for more")] = (),  # type: ignore[assignment]
+    ignore: Ignore = (),  # type: ignore[assignment]
     verify: Annotated[bool, typer.Option("--verify", help="run the file in ONNX Runtime and compare it with PyTorch")] = False,
 ) -> None:
     """Write a model to an ONNX file in low precision, and print every product with its decision."""
@@ -145,7 +111,7 @@ def export_onnx(
             form=form,
             opset=opset,
             dynamic_shapes=shapes,
-            ignore=list(ignore),
+            ignore=names_to_ignore(ignore),
             verify=verify,
             progress=progress,
         )

@@ -70,7 +70,7 @@ class Judge:
         mean = sum(math.nan if value is None else value for value in values) / len(values)
         if self.kind == "metric":
             return mean
-        return math.exp(mean) if mean < 700 else math.inf if mean == mean else mean
+        return math.exp(min(mean, 709.0)) if not math.isnan(mean) else mean  # e^709 is the largest that fits
 
 
 def _loss(output: Any) -> float | None:

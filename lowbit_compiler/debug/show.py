@@ -1,14 +1,19 @@
 """What ``lowbit debug accuracy`` prints: the ranking, the budget, and the line to paste."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from lowbit_compiler.debug.layers import Accuracy
+    from lowbit_compiler.debug.study import Progress
 
 SHOWN = 20
 
@@ -21,7 +26,17 @@ def shown(result: "Accuracy", most: int = SHOWN) -> Group:
     broken = [layer.name for layer in result.layers if layer.broken]
     if broken:
         lines.append(Text(f"error above its bound, so a weight or a kernel is wrong: {', '.join(broken)}", style="bold red"))
-    return Group(*lines, "", *map(Text, _verdict(result)))
+    return Group(*lines, "", *(Text(line, no_wrap=True, overflow="ignore") for line in _verdict(result)))
+
+
+@contextlib.contextmanager
+def stages() -> "Iterator[Progress]":
+    """Show how far the stages of long work are, on the error stream."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total or None)
 
 
 def text(result: "Accuracy") -> str:
@@ -41,7 +56,13 @@ def _table(result: "Accuracy", most: int) -> Table:
     for layer in result.layers[:most]:
         row = layer.measured
         mark = "float" if layer.name in result.ignored else ""
-        numbers = (cell(row.sqnr, ".1f"), cell(row.cosine, ".6f"), cell(row.error, ".2g"), cell(row.bound, ".2g"), cell(row.tightness, ".2f"))
+        numbers = (
+            cell(row.sqnr, ".1f"),
+            cell(row.cosine, ".6f"),
+            cell(row.error, ".2g"),
+            cell(row.bound, ".2g"),
+            cell(row.tightness, ".2f"),
+        )
         effect = "NaN" if row.effect is not None and row.effect > 1e300 else cell(row.effect, ".2%")
         table.add_row(mark, layer.name, layer.op.removeprefix("lowbit::"), effect, *numbers)
     return table
