@@ -53,7 +53,7 @@ def accuracy(
             budget=limit,
             metric=measure,
             progress=progress,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
     Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.layers) if all_layers else 20))
     if out is not None and result.reached is not None:

@@ -122,12 +122,11 @@ def bound(x: Activations, w: Weights, bias: Tensor | None, y: Tensor, dtype: tor
         split = x.exact * (w.largest + w.step.amax(-1, keepdim=True)).t()
         rounded = 5 * EPS * (y.abs() + quantized + 2 * split + 2 * offset) + 2 * EPS * (x.count + 3) * split
         rounded = rounded + FLUSHED * x.count * w.largest.t()
-        over = x.size.sum(-1, keepdim=True) * LEVELS["int8"] >= torch.finfo(torch.float32).max
     else:
         k = w.size.shape[1]
         rounded = 2 * EPS * (k + 2) * x.norm * (w.norm + k**0.5 * w.step.amax(-1, keepdim=True)).t() + 2 * EPS * offset
         rounded = rounded + FLUSHED * (w.size.sum(-1) + k * w.largest.squeeze(-1))
-        over = torch.zeros_like(x.step, dtype=torch.bool)
+    over = x.size.sum(-1, keepdim=True) * 127 >= torch.finfo(torch.float32).max  # of activations times codes
     total = quantized + rounded
     info = torch.finfo(dtype)
     total = total + info.eps / 2 * (y.abs() + total) + info.tiny

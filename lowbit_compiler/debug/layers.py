@@ -108,7 +108,8 @@ def accuracy(
     calls = calls_of(samples)
     with torch.no_grad():
         study = Study(model, calls, parsed, metric, progress)
-        result, ranked = None, []
+        result: Accuracy | None = None
+        ranked: list[Layer] = []
         target = budget
         for _ in range(TRIES):
             with study.running():
@@ -147,9 +148,15 @@ def _result(study: Study, layer: Layer, effect: float) -> LayerResult:
     def worst(of: Callable[..., float | None], name: str) -> float | None:
         return of((getattr(each, name) for each in shown if getattr(each, name) is not None), default=None)
 
-    least = {name: worst(min, name) for name in ("sqnr", "cosine")}
-    most = {name: worst(max, name) for name in ("error", "bound", "tightness")}
-    return LayerResult(layer.name, study.op(layer), Measured(**least, **most, effect=finite(effect)))
+    measured = Measured(
+        sqnr=worst(min, "sqnr"),
+        cosine=worst(min, "cosine"),
+        error=worst(max, "error"),
+        bound=worst(max, "bound"),
+        tightness=worst(max, "tightness"),
+        effect=finite(effect),
+    )
+    return LayerResult(layer.name, study.op(layer), measured)
 
 
 def _declined(study: Study, ranked: Sequence[Layer], target: float, progress: Progress) -> list[Layer] | None:

@@ -1,7 +1,7 @@
 """How good a model's outputs are: perplexity where it computes a loss, else their distance from the float model's, or what the user says."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,5 +99,5 @@ def _distance(got: Tensor, want: Tensor) -> tuple[float, float]:
     return (math.inf if math.isnan(noise) else noise), signal
 
 
-def _slices(tensor: Tensor) -> tuple[Tensor, ...]:
-    return tensor.flatten().split(1 << 22)
+def _slices(tensor: Tensor) -> Sequence[Tensor]:
+    return torch.split(tensor.flatten(), 1 << 22)

@@ -164,7 +164,7 @@ def _float_weight(graph: fx.Graph) -> fx.Graph:
     part = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        if node.op == "placeholder" or node <= weight:  # type: ignore[operator]
+        if node.op == "placeholder" or node <= weight:
             copies[node] = part.node_copy(node, lambda n: copies[n])
-    part.output((copies[weight],))  # type: ignore[index]
+    part.output((copies[weight],))
     return part
