@@ -38,7 +38,7 @@ def accuracy(
     from rich.console import Console
 
     from lowbit_compiler.debug import accuracy as run
-    from lowbit_compiler.debug.show import shown, stages
+    from lowbit_compiler.debug.show import SHOWN, shown, stages
     from lowbit_compiler.dump import write
 
     model, samples = load_samples(function)
@@ -55,7 +55,7 @@ def accuracy(
             progress=progress,
             **options,
         )
-    Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.layers) if all_layers else 20))
+    Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.layers) if all_layers else SHOWN), crop=False)
     if out is not None and result.reached is not None:
         write(out, result.to_json() + "\n")
     raise typer.Exit(0 if result.met else 1)

@@ -52,16 +52,20 @@ class Judge:
         """Return the score of the outputs for the same inputs, in the same order; each is dropped before the next is asked for."""
         noise = signal = 0.0
         values = []
-        for output, want in zip(outputs, self._wanted, strict=True):
-            part, of = _distance(_tensor(output), want)
+        for number, output in enumerate(outputs):
+            part, of = self.distance(output, number)
             noise, signal = noise + part, signal + of
             values.append(self._value(output))
-        effect = math.sqrt(noise / signal) if signal else math.inf if noise else 0.0
+        effect = relative(noise, signal)
         if self.kind == "relative error":
             return Score(effect, effect, effect)
         value = self._mean(values)
         change = (value - self.before) / abs(self.before)
         return Score(value, math.inf if math.isnan(change) else change, effect)
+
+    def distance(self, output: Any, number: int) -> tuple[float, float]:
+        """Return the squared error of the output for input ``number`` against the float model's, and the squared norm of that."""
+        return _distance(_tensor(output), self._wanted[number])
 
     def _value(self, output: Any) -> float | None:
         return _loss(output) if self._metric is None else float(self._metric(output))
@@ -71,6 +75,11 @@ class Judge:
         if self.kind == "metric":
             return mean
         return math.exp(min(mean, 709.0)) if not math.isnan(mean) else mean  # e^709 is the largest that fits
+
+
+def relative(noise: float, signal: float) -> float:
+    """Return the relative error of a squared error and a squared norm."""
+    return math.sqrt(noise / signal) if signal else math.inf if noise else 0.0
 
 
 def _loss(output: Any) -> float | None:
@@ -87,7 +96,6 @@ def _tensor(output: Any) -> Tensor:
 
 
 def _distance(got: Tensor, want: Tensor) -> tuple[float, float]:
-    """Return the squared error and the squared norm."""
     if got.shape != want.shape:
         raise OptionError(f"the low-bit model's output has shape {tuple(got.shape)}, the float model's {tuple(want.shape)}")
     known = torch.isfinite(want)

@@ -42,7 +42,7 @@ def stages() -> "Iterator[Progress]":
 def text(result: "Accuracy") -> str:
     """Return the same as plain text."""
     out = io.StringIO()
-    Console(file=out, width=180).print(shown(result))
+    Console(file=out, width=180).print(shown(result), crop=False)
     return out.getvalue()
 
 

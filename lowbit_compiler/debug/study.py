@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lowbit_compiler.debug.measure import filled, tally
-from lowbit_compiler.debug.metric import Judge, Metric, Score
+from lowbit_compiler.debug.metric import Judge, Metric, Score, relative
 from lowbit_compiler.debug.names import Layer, layers
 from lowbit_compiler.debug.switched import Product, Switched
 from lowbit_compiler.debug.tally import Tally, finite
@@ -76,10 +76,16 @@ class Study:
 
     def effects(self) -> dict[Layer, float]:
         """Return the relative error of the outputs that each layer alone makes; infinite for one that makes them NaN."""
-        total = len(self.layers)
-        for number, layer in enumerate(self.layers):
-            self._progress("layer by layer", number, total)
-            self._effects[layer] = self.score([layer]).effect
+        sums = {layer: (0.0, 0.0) for layer in self.layers}
+        for number, call in enumerate(self._calls):
+            with self._switched.replaying(lambda call=call: next(run(self._switched, [call]))):  # type: ignore[misc]
+                for index, layer in enumerate(self.layers):
+                    self._progress("layer by layer", number * len(self.layers) + index, len(self._calls) * len(self.layers))
+                    self._switched.low = layer.products
+                    distance = self.judge.distance(next(run(self._switched, [call])), number)
+                    sums[layer] = (sums[layer][0] + distance[0], sums[layer][1] + distance[1])
+        self._switched.low = frozenset()
+        self._effects = {layer: relative(*sums[layer]) for layer in self.layers}
         return self._effects
 
     def report(self) -> Report:

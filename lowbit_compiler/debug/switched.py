@@ -1,7 +1,7 @@
 """A model compiled so that each low-bit product can be computed in float instead, from one run to the next."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.weights import any_freed
 
 ops = torch.ops.lowbit
+CUTS = 32  # places in a graph to start from again
 APART = frozenset({"merge", "prologue", "cleanup"})
 """Passes left out: siblings stay products of their own, their inputs are rounded as in the float model, and float weights stay."""
 
@@ -59,6 +60,8 @@ class Switched:
         self.low: Collection[Product] = frozenset()
         self.watch: Watch | None = None
         self.products: list[Product] = []
+        self.keeping = False
+        self.walked: list[_Walk] = []
         self._options = replace(options, dump=None, verify=False)
         self._reports: list[Report] = []
         self._rows = 0
@@ -78,6 +81,25 @@ class Switched:
     def report(self) -> Report:
         """Of all graphs met so far, as the options make them."""
         return joined(self._options.recipe.name, self._reports)
+
+    @contextlib.contextmanager
+    def replaying(self, run: Callable[[], Any]) -> Iterator[None]:
+        """Call ``run``, all in float; the same call inside, with any products low-bit, starts shortly before the first of these.
+
+        It starts from the beginning where values before that may differ: several graphs, random numbers, writes in place.
+        """
+        self.keeping, self.walked = True, []
+        walks = self.walked
+        try:
+            run()
+            if len(walks) != 1:
+                _forget(walks)
+            self.keeping = False
+            yield
+        finally:
+            self.keeping = False
+            _forget(walks)
+            self.walked = []
 
     def _backend(self, gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         if needs_gradient(examples):
@@ -121,26 +143,50 @@ class _Walk(fx.Interpreter):
 
     def __init__(self, captured: Captured, products: dict[fx.Node, Product], switched: Switched) -> None:
         super().__init__(fx.GraphModule(captured.gm, captured.gm.graph))
-        self._names = _placeholders(captured.gm)
+        nodes = list(self.graph.nodes)
+        self._names = [node.name for node in nodes if node.op == "placeholder"]
         self._products = {node.name: product for node, product in products.items()}
+        self._position = {node: index for index, node in enumerate(nodes)}
+        self._at = {self._products[node.name]: index for node, index in self._position.items() if node.name in self._products}
+        self._cuts = set(sorted(self._at.values())[:: -(-len(self._at) // CUTS) or 1])
+        self._writes = any(node.meta.get("lowbit_writes") for node in nodes)
+        self.kept: dict[int, dict[fx.Node, Any]] = {}
+        """Position of a node -> the values that are alive before it."""
         self._switched = switched
+        self._start = 0
         self._given: dict[str, Any] = {}
 
     def __call__(self, *values: Any) -> Any:
         self._given = dict(zip(self._names, values, strict=True))  # weights outlive their last reader in the graph
+        first = min((self._at[product] for product in self._switched.low if product in self._at), default=len(self._position))
+        self._start = max((cut for cut in self.kept if cut <= first), default=0)
+        self._switched.walked.append(self)
+        state = torch.get_rng_state() if self._switched.keeping else None
         try:
-            return self.run(*values)
+            return self.run(*values, initial_env=dict(self.kept.get(self._start, {})))
         finally:
+            if self._writes or (state is not None and not torch.equal(state, torch.get_rng_state())):
+                self.kept = {}
             self._given = {}
             self.env = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Compute one node."""
+        """Compute one node, or nothing where all that reads it was computed before."""
+        position = self._position[n]
+        if position < self._start:
+            return None
+        if self._switched.keeping and position in self._cuts:
+            self.kept[position] = dict(self.env)
         product = self._products.get(n.name)
         if product is None:
             return super().run_node(n)
         args, _ = self.fetch_args_kwargs_from_env(n)
         return self._switched.compute(product, n.target, args, [self._given[name] for name in product.sources])  # type: ignore[arg-type]
+
+
+def _forget(walks: Iterable[_Walk]) -> None:
+    for walk in walks:
+        walk.kept = {}
 
 
 def _placeholders(gm: fx.GraphModule) -> list[str]:
