@@ -1,8 +1,7 @@
 """Finding the layer that hurts: a spoiled weight is found first, and the list for a budget meets it through torch.compile."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,36 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from helpers import zoo
-from lowbit_compiler import executable
+from helpers.spoiled import spoiled
 from lowbit_compiler.debug import Accuracy, accuracy, measure
 from lowbit_compiler.debug.metric import Judge
 from lowbit_compiler.debug.search import fewest
 from lowbit_compiler.errors import LowbitError, OptionError
 from lowbit_compiler.recipe import RECIPES, Recipe
-from lowbit_compiler.runtime.packing import PANEL
-from lowbit_compiler.runtime.weights import WeightStore
 
 EAGER: dict[str, Any] = {"remainder": "eager", "plan": "always"}
-
-
-@contextmanager
-def spoiled(weight: Tensor, factor: float) -> Iterator[None]:
-    """Let the packed int8 scales of every weight made from ``weight`` alone be ``factor`` times too large."""
-
-    def compute(graph: Any, *sources: Tensor) -> tuple[Tensor, ...]:
-        results = original(graph, *sources)
-        if len(sources) == 1 and sources[0].data_ptr() == weight.data_ptr() and results[0].dtype is torch.int8:
-            packed = results[0].clone()
-            scales = packed[:, -4 * PANEL :].contiguous().view(torch.float32) * factor
-            packed[:, -4 * PANEL :] = scales.view(torch.int8)
-            return (packed,)
-        return results
-
-    original = executable.compute
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executable, "compute", compute)
-        patch.setattr(executable, "STORE", WeightStore())
-        yield
 
 
 def causal(**changes: Any) -> tuple[nn.Module, dict[str, Any]]:
