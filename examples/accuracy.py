@@ -9,11 +9,11 @@ import torch
 
 from lowbit_compiler.demo import model, text
 
-WINDOW, WINDOWS = 512, 4
+WINDOW, WINDOWS = 512, 1
 
 
 def smollm2() -> tuple[torch.nn.Module, list[dict[str, Any]]]:
-    """Return the bfloat16 model and four windows of 512 tokens: with labels its output has a loss, and the budget is perplexity."""
+    """Return the bfloat16 model and windows of 512 tokens: with labels its output has a loss, and the budget is perplexity."""
     loaded = model.load(torch.bfloat16)
     ids = text.token_ids(loaded.tokenizer, "english", WINDOW * WINDOWS).view(WINDOWS, 1, WINDOW)
     return loaded.model, [{"input_ids": window, "labels": window, "use_cache": False} for window in ids]

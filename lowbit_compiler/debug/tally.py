@@ -12,7 +12,7 @@ from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.report import Measured
 
 AT_ONCE = 1 << 22
-"""Elements of the output that are compared at a time: their float64 temporaries take some 200 MB."""
+"""Elements of the output and of the weight that are looked at together: their float64 temporaries take some 200 MB."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Tally:
         self.elements += x.numel()
         self.activation_scales.append(rows.scale.flatten())
         scales = []
-        columns = max(AT_ONCE // len(x), 1)
+        columns = max(AT_ONCE // max(x.shape), 1)
         for start in range(0, len(weight), columns):
             part = weight[start : start + columns]
             offset = None if bias is None else bias[start : start + columns]

