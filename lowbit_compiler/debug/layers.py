@@ -98,7 +98,7 @@ def accuracy(
     of the outputs (lowbit_compiler/debug/metric.py). ``options`` are those of the backend.
 
     Each product is measured on its operands of the float model. Then the model runs once for each layer with that layer alone low-bit,
-    some 2 log2(layers) times to search, and compiled with the options found. Inputs are copied before every run. Raises OptionError for
+    some 2 log2(layers) times to search, and compiled with the options found. Inputs are copied before every run; Dynamo is reset before and after, as by ``explain``. Raises OptionError for
     bad options or samples, and where the float model's outputs are no measure.
     """
     asked = {"recipe": recipe, **options}

@@ -123,17 +123,16 @@ class Switched:
         self._reports.append(report)
         self._rows += len(report.sites)
 
-    def compute(self, product: Product, op: Callable[..., Tensor], args: Sequence[Any], sources: Sequence[Tensor]) -> Tensor:
+    def result(self, product: Product, op: Callable[..., Tensor], args: Sequence[Any], sources: Sequence[Tensor]) -> Tensor:
         """Return what ``op(*args)`` stands for, in low precision or in the float of its operands."""
+        if product in self.low and self.watch is None:
+            return op(*args)
         x, _, bias, _, *_, dtype = args
-        low = op(*args) if product in self.low or self.watch is not None else None
-        if low is not None and product in self.low and self.watch is None:
-            return low
         (weight,) = compute(product.weight, *sources)
-        if self.watch is not None and low is not None:
-            self.watch(product, x, weight, bias, low)
-            if product in self.low:
-                return low
+        if self.watch is not None:
+            self.watch(product, x, weight, bias, op(*args))
+        if product in self.low:
+            return op(*args)
         result = torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
         return result.to(dtype or x.dtype)
 
@@ -181,7 +180,7 @@ class _Walk(fx.Interpreter):
         if product is None:
             return super().run_node(n)
         args, _ = self.fetch_args_kwargs_from_env(n)
-        return self._switched.compute(product, n.target, args, [self._given[name] for name in product.sources])  # type: ignore[arg-type]
+        return self._switched.result(product, n.target, args, [self._given[name] for name in product.sources])  # type: ignore[arg-type]
 
 
 def _forget(walks: Iterable[_Walk]) -> None:
