@@ -36,13 +36,13 @@ class Judge:
 
     def __init__(self, outputs: Iterable[Any], metric: Metric | None = None) -> None:
         self._metric = metric
-        self._wanted: list[Tensor] = []
+        self._wanted: list[_Wanted] = []
         values = []
         for output in outputs:
-            self._wanted.append(_tensor(output))
+            self._wanted.append(_Wanted.of(_tensor(output)))
             values.append(self._value(output))
         self.kind = "metric" if metric is not None else "relative error" if None in values else "perplexity"
-        if self.kind == "relative error" and not any(bool(torch.isfinite(want).any()) for want in self._wanted):
+        if self.kind == "relative error" and not any(want.known is None or bool(want.known.any()) for want in self._wanted):
             raise OptionError("no element of the float model's outputs is finite: there is nothing to compare with")
         self.before = 0.0 if self.kind == "relative error" else self._mean(values)
         if not math.isfinite(self.before) or (self.before == 0.0 and self.kind != "relative error"):
@@ -65,7 +65,8 @@ class Judge:
 
     def distance(self, output: Any, number: int) -> tuple[float, float]:
         """Return the squared error of the output for input ``number`` against the float model's, and the squared norm of that."""
-        return _distance(_tensor(output), self._wanted[number])
+        want = self._wanted[number]
+        return want.noise(_tensor(output)), want.signal
 
     def _value(self, output: Any) -> float | None:
         return _loss(output) if self._metric is None else float(self._metric(output))
@@ -95,16 +96,39 @@ def _tensor(output: Any) -> Tensor:
     return next((tensor for tensor in floats if tensor.numel() > 1), floats[0])
 
 
-def _distance(got: Tensor, want: Tensor) -> tuple[float, float]:
-    if got.shape != want.shape:
-        raise OptionError(f"the low-bit model's output has shape {tuple(got.shape)}, the float model's {tuple(want.shape)}")
-    known = torch.isfinite(want)
-    noise = signal = 0.0
-    for a, b, fine in zip(_slices(got), _slices(want), _slices(known), strict=True):  # logits are large: not all at once in float64
-        b = b[fine].double()
-        noise += float((a[fine].double() - b).square().sum())
-        signal += float(b.square().sum())
-    return (math.inf if math.isnan(noise) else noise), signal
+@dataclass(frozen=True)
+class _Wanted:
+    """One output of the float model; its elements that are not finite have nothing to be compared with."""
+
+    tensor: Tensor
+    known: Tensor | None
+    """bool, where not all are finite."""
+    signal: float
+    """Squared norm."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Wanted":
+        known = torch.isfinite(tensor)
+        mask = None if bool(known.all()) else known
+        return cls(tensor, mask, _square(tensor if mask is None else tensor[mask]))
+
+    def noise(self, got: Tensor) -> float:
+        """Return the squared error of ``got``; infinite where it is not finite and should be."""
+        if got.shape != self.tensor.shape:
+            raise OptionError(f"the low-bit model's output has shape {tuple(got.shape)}, the float model's {tuple(self.tensor.shape)}")
+        pairs: Iterable[tuple[Tensor, Tensor]] = zip(_slices(got), _slices(self.tensor), strict=True)  # not all logits at once in float32
+        if self.known is not None:
+            pairs = [(got[self.known], self.tensor[self.known])]
+        total = sum(_square(_wide(a) - _wide(b)) for a, b in pairs)
+        return math.inf if math.isnan(total) else total
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype is torch.float64 else tensor.float()
+
+
+def _square(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(_wide(tensor), dtype=torch.float64)) ** 2
 
 
 def _slices(tensor: Tensor) -> Sequence[Tensor]:
