@@ -6,18 +6,14 @@ from typing import Annotated
 
 import typer
 
+from lowbit_compiler.cli_arguments import Dynamic, Function, Ignore, PlanName, RecipeName, load_function, names_to_ignore, stages
 from lowbit_compiler.cli_debug import debug
-from lowbit_compiler.cli_model import Function, PlanName, RecipeName, load_function, stages
 from lowbit_compiler.errors import LowbitError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Compile PyTorch models to low precision.", pretty_exceptions_enable=False
 )
 app.add_typer(debug, name="debug")
-
-Dynamic = Annotated[
-    list[str], typer.Option(help="sizes that may change, by argument: x:0=batch,1=length; repeat for more arguments", show_default=False)
-]
 
 
 @app.command()
@@ -39,17 +35,22 @@ def explain(
     function: Function,
     recipe: RecipeName = "int8",
     plan: PlanName = "measured",
+    ignore: Ignore = (),  # type: ignore[assignment]
+    measure: Annotated[bool, typer.Option("--measure", help="add each product's error and its certificate, in float64")] = False,
     json: Annotated[bool, typer.Option("--json", help="plain data")] = False,
 ) -> None:
     """Print every product and softmax of a model with its decision and reason; nothing is compiled."""
     import torch
     from rich.console import Console
 
-    from lowbit_compiler.explaining import explain as run
+    if measure:
+        from lowbit_compiler.debug import measure as run
+    else:
+        from lowbit_compiler.explaining import explain as run
 
     model, inputs = load_function(function)
     with torch.no_grad():
-        report = run(model, *inputs, recipe=recipe, plan=plan)
+        report = run(model, *inputs, recipe=recipe, plan=plan, ignore=names_to_ignore(ignore))
     if json:
         print(report.to_json())
     elif sys.stdout.isatty():
@@ -111,7 +112,7 @@ def export_onnx(
     ] = "integer",
     opset: Annotated[int, typer.Option(help="21, 22 or 23")] = 21,
     dynamic: Dynamic = (),  # type: ignore[assignment]
-    ignore: Annotated[list[str], typer.Option(help="name or re: pattern of a module to leave in float; repeat for more")] = (),  # type: ignore[assignment]
+    ignore: Ignore = (),  # type: ignore[assignment]
     llm_int8_threshold: Annotated[float | None, typer.Option("--llm-int8-threshold", help="of the outlier columns; default 6.0")] = None,
     group_size: Annotated[int | None, typer.Option("--group-size", help="of int4 scales: 32, 64 or 128; default 64")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="run the file in ONNX Runtime and compare it with PyTorch")] = False,
@@ -134,7 +135,7 @@ def export_onnx(
             form=form,
             opset=opset,
             dynamic_shapes=shapes,
-            ignore=list(ignore),
+            ignore=names_to_ignore(ignore),
             verify=verify,
             progress=progress,
             **{name: value for name, value in options.items() if value is not None},

@@ -1,6 +1,7 @@
 """What would be rewritten in a model, and why the rest would not; nothing is compiled and no model is changed."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -29,16 +30,28 @@ def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int
         reports.append(declined_report(captured, parsed) if needs_gradient(examples) else rewrite(captured, parsed, examples)[1])
         return gm.forward
 
+    with alone():
+        torch.compile(model, backend=backend)(*inputs)
+    return joined(parsed.recipe.name, reports)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Compile what is inside anew, and forget it afterwards; our own errors come out as they are."""
     torch._dynamo.reset()
     try:
-        torch.compile(model, backend=backend)(*inputs)
+        yield
     except BackendCompilerFailed as error:
         if isinstance(error.inner_exception, LowbitError):
             raise error.inner_exception from None
         raise
     finally:
         torch._dynamo.reset()
-    total = Report(parsed.recipe.name, graphs=0)
+
+
+def joined(recipe: str, reports: Iterable[Report]) -> Report:
+    """Return the reports of a model's graphs as one."""
+    total = Report(recipe, graphs=0)
     for report in reports:
         total.extend(report)
     return total

@@ -144,6 +144,9 @@ class Report:
         return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
+MEASURED = ("SQNR dB", "error", "bound")
+
+
 def _site_table(sites: Sequence[SiteReport]) -> "Table":
     from rich.table import Table
 
@@ -151,6 +154,9 @@ def _site_table(sites: Sequence[SiteReport]) -> "Table":
     for name in ("module", "op", "shape", "decision", "reason or op", "kernel"):
         table.add_column(name, overflow="fold")
     table.add_column("saved MB", justify="right")
+    measured = any(site.measured is not None and site.measured.bound is not None for site in sites)
+    for name in MEASURED if measured else ():
+        table.add_column(name, justify="right", no_wrap=True)
     for site in sites:
         why = site.lowered_to if site.decision == "rewritten" else site.reason
         why += f" with {site.prologue}" if site.prologue else ""
@@ -158,8 +164,15 @@ def _site_table(sites: Sequence[SiteReport]) -> "Table":
         if site.merged_with:
             why += f" (merged with {', '.join(name.rpartition('.')[2] for name in site.merged_with)})"
         saved = f"{site.saved_bytes / 1e6:.2f}" if site.saved_bytes else ""
-        table.add_row(site.module, site.op, site.shape, site.decision, why, site.kernel, saved)
+        numbers = _numbers(site.measured) if measured else ()
+        table.add_row(site.module, site.op, site.shape, site.decision, why, site.kernel, saved, *numbers)
     return table
+
+
+def _numbers(row: Measured | None) -> tuple[str, ...]:
+    """Return the cells below MEASURED."""
+    given = ((None, "") for _ in MEASURED) if row is None else ((row.sqnr, ".1f"), (row.error, ".2g"), (row.bound, ".2g"))
+    return tuple("" if number is None else format(number, style) for number, style in given)
 
 
 def _footer(report: Report) -> list[Any]:

@@ -56,12 +56,14 @@ def fold(gm: fx.GraphModule, ctx: PassContext, outputs: dict[str, fx.Node]) -> N
         environment[node] = graph.node_copy(node, lambda n: environment[n])
     graph.output(tuple(environment[node] for node in nodes))
     last = gm.graph.find_nodes(op="placeholder")[-1]
+    names: list[str] = []
     for name, node in reversed(outputs.items()):
         with gm.graph.inserting_after(last):
             placeholder = gm.graph.placeholder(name)
+        names.insert(0, placeholder.name)  # another one where a node of the model has it already
         placeholder.meta.update(node.meta)
         node.replace_all_uses_with(placeholder)
-    ctx.constants.append(Constant(graph, tuple(source.name for source in sources), tuple(outputs)))
+    ctx.constants.append(Constant(graph, tuple(source.name for source in sources), tuple(names)))
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:

@@ -57,4 +57,4 @@ def _pack(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, constant: Constan
     gm.graph.erase_node(node)
     for old in inputs:
         gm.graph.erase_node(old)
-    ctx.constants[ctx.constants.index(constant)] = Constant(constant.graph, constant.sources, (name,))
+    ctx.constants[ctx.constants.index(constant)] = Constant(constant.graph, constant.sources, (placeholder.name,))

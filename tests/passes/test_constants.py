@@ -58,3 +58,25 @@ def test_chunks(monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
         assert all(torch.equal(got.view(torch.uint8), want.view(torch.uint8)) for got, want in zip(parts, whole, strict=True))
     assert len(rows) >= MATRICES
     assert max(rows) <= 16
+
+
+def test_a_name_that_the_model_has_already() -> None:
+    """Dynamo names values after the model's own variables, and a loop over ``weight`` makes ``weight_1``."""
+
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = nn.Parameter(torch.randn(2, 64, 64))
+            self.bias = nn.Parameter(torch.randn(2, 64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for weight, bias in zip(self.both, self.bias, strict=True):
+                x = nn.functional.linear(x, weight, bias + 1).relu()
+            return x
+
+    captured, _ = capture(Loop().eval().requires_grad_(False), torch.randn(8, 64))
+    ctx = context(captured, "int8")
+    run_until(captured, ctx)
+    placeholders = {node.name for node in captured.gm.graph.nodes if node.op == "placeholder"}
+    assert len(ctx.constants) == 4
+    assert {name for constant in ctx.constants for name in constant.outputs} <= placeholders

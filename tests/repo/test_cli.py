@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.compiled import NATIVE
-from lowbit_compiler.cli_model import load_function
+from lowbit_compiler.cli_arguments import load_function
 from lowbit_compiler.errors import OptionError
 
 MODEL = """

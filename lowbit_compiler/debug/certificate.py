@@ -1,0 +1,138 @@
+"""Certificates: how far a low-bit product can be from the exact one, for the operands at hand (docs/debugging.md).
+
+The bound of vector-wise quantization (LLM.int8(), arXiv 2208.07339, section 2) element by element: a row whose largest magnitude is a moves
+by at most a/254 an element, so |y - x w| <= dx sum |w| + dw sum |x| + K dx dw. Nothing here reads packed weights: an error above the bound
+says that a weight or a kernel is wrong, not that it is coarse.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.runtime.reference.quantize import EMPTY
+from lowbit_compiler.runtime.reference.treatments import rotate, split_columns, split_rows
+
+EPS = 2.0**-24  # unit roundoff of float32
+FLUSHED = 2.0**-126  # bfloat16 dot products of the hardware take smaller numbers as zero
+LEVELS = {"int8": 127, "int4": 7}
+ROTATED = 56 * EPS
+"""Error of a rotated element over the row's largest: six sums of terms that are at most 8 times as large."""
+
+
+def largest(x: Tensor) -> Tensor:
+    """Return the largest magnitude of each row of ``x`` [..., K], in float64 [..., 1]."""
+    return x.abs().amax(-1, keepdim=True).double()
+
+
+def step(size: Tensor, levels: int) -> Tensor:
+    """Return the largest error of an element in a row whose largest magnitude is ``size``; rows below 2^-120 become zero.
+
+    Half a level, and the roundings of the scale, its reciprocal and their product: at most 4 eps of ``levels`` levels each.
+    """
+    return torch.where(size < EMPTY, size, size / (2 * levels) * (1 + 16 * levels * EPS))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Rows of a float weight as the product quantizes them; G groups along K, one of all K for int8."""
+
+    step: Tensor
+    """float64 [N, G]: largest error of an element."""
+    largest: Tensor
+    """float64 [N, 1]."""
+    scale: Tensor
+    """float64 [N, G]."""
+    size: Tensor
+    """float64 [N, Kp]: magnitudes as multiplied, rotated where the plan says so."""
+    norm: Tensor
+    """float64 [N, 1]."""
+
+    @classmethod
+    def of(cls, weight: Tensor, plan: Plan) -> "Weights":
+        """Describe ``weight`` [N, K]."""
+        levels = LEVELS[plan.weights]
+        rows = rotate(weight) if plan.treatment == "rotation" else weight.float()
+        moved = ROTATED * largest(weight) + FLUSHED if plan.treatment == "rotation" else torch.zeros((), dtype=torch.float64)
+        groups = _groups(rows, plan.group_size) if plan.weights == "int4" else rows.unsqueeze(1)
+        top = largest(groups).squeeze(-1)
+        size = rows.abs().double() + moved
+        return cls(step(top, levels) + moved, top.amax(-1, keepdim=True), top / levels, size, size.norm(dim=-1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Rows of activations as the product takes them."""
+
+    size: Tensor
+    """float64 [M, G]: sum of magnitudes, for each of the weight's groups."""
+    step: Tensor
+    """float64 [M, 1]: largest error of an element; 0 where activations stay in float."""
+    norm: Tensor
+    """float64 [M, 1]."""
+    scale: Tensor
+    """float64 [M, 1]; without rows where activations stay in float."""
+    active: Tensor
+    """bool [Kp]: where some row's quantized part is not zero."""
+    group: int
+    """Elements of a group."""
+    exact: Tensor
+    """float64 [M, 1]: sum of magnitudes that stay in float beside the quantized part."""
+    count: Tensor
+    """int64 [M, 1]: their number."""
+
+    @classmethod
+    def of(cls, x: Tensor, plan: Plan) -> "Activations":
+        """Describe the rows of ``x`` [M, K], all of one call: which columns are exact depends on every row."""
+        low = plan.activations == "int8"
+        kept, exact = x, x[:, :0]
+        if plan.treatment == "columns":
+            kept, exact = split_columns(x, plan.threshold)
+        elif plan.treatment == "rows":
+            kept, exact = split_rows(x)
+        moved = torch.zeros((), dtype=torch.float64)
+        if plan.treatment == "rotation":
+            kept, moved = rotate(x), ROTATED * largest(x) + FLUSHED
+        whole = (kept + exact if exact.shape[1] else kept).abs().double() + moved
+        group = plan.group_size if plan.weights == "int4" else whole.shape[1]
+        top = largest(kept)
+        return cls(
+            size=_groups(whole, group).sum(-1),
+            step=step(top, LEVELS["int8"]) + moved if low else torch.zeros_like(top),
+            norm=whole.norm(dim=-1, keepdim=True),
+            scale=top / LEVELS["int8"] if low else top[:0],
+            active=(kept != 0).any(0) if low else torch.zeros(whole.shape[1], dtype=torch.bool, device=x.device),
+            group=group,
+            exact=exact.abs().double().sum(-1, keepdim=True),
+            count=(exact != 0).sum(-1, keepdim=True),
+        )
+
+
+def bound(x: Activations, w: Weights, bias: Tensor | None, y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what the error of each element of the low-bit product cannot exceed: float64 [M, N].
+
+    ``y`` float64 [M, N] is the exact product with ``bias`` [N] added; ``dtype`` that of the low-bit result. Infinite where an intermediate
+    result may leave float32, or the result ``dtype``.
+    """
+    offset = torch.zeros((), dtype=torch.float64) if bias is None else bias.double().abs()
+    active = _groups(x.active.double().unsqueeze(0), x.group).sum(-1)
+    quantized = (x.size + x.step * active) @ w.step.t() + x.step * (w.size[:, x.active].sum(-1))
+    if x.scale.numel():  # int8 x int8: exact sums, then two scales and the bias; exact elements are a float sum
+        split = x.exact * (w.largest + w.step.amax(-1, keepdim=True)).t()
+        rounded = 5 * EPS * (y.abs() + quantized + 2 * split + 2 * offset) + 2 * EPS * (x.count + 3) * split
+        rounded = rounded + FLUSHED * x.count * w.largest.t()
+    else:
+        k = w.size.shape[1]
+        rounded = 2 * EPS * (k + 2) * x.norm * (w.norm + k**0.5 * w.step.amax(-1, keepdim=True)).t() + 2 * EPS * offset
+        rounded = rounded + FLUSHED * (w.size.sum(-1) + k * w.largest.squeeze(-1))
+    over = x.size.sum(-1, keepdim=True) * 127 >= torch.finfo(torch.float32).max  # of activations times codes
+    total = quantized + rounded
+    info = torch.finfo(dtype)
+    total = total + info.eps / 2 * (y.abs() + total) + info.tiny
+    return total.masked_fill(over | (y.abs() + total >= info.max), torch.inf)
+
+
+def _groups(x: Tensor, group: int) -> Tensor:
+    """Return ``x`` [R, K] as [R, G, group], the last group padded with zeros."""
+    return torch.nn.functional.pad(x, (0, -x.shape[1] % group)).reshape(x.shape[0], -1, group)

@@ -1,0 +1,177 @@
+"""Which layers hurt: each low-bit layer alone in the float model, and the fewest that must stay in float for a budget."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from lowbit_compiler.debug.metric import Metric, Score
+from lowbit_compiler.debug.names import Layer
+from lowbit_compiler.debug.search import fewest
+from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of, run
+from lowbit_compiler.debug.tally import finite
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.explaining import alone
+from lowbit_compiler.options import IGNORE_NAMES, parse
+from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.report import Measured, Report
+
+TRIES = 3  # compilations with the list found; after one that misses, the search aims as much lower
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One layer: the worst that its products showed, and what it does to the model alone."""
+
+    name: str
+    """As ``ignore`` takes it."""
+    op: str
+    measured: Measured
+
+    @property
+    def broken(self) -> bool:
+        """Whether an error exceeds its certificate: a weight or a kernel is wrong."""
+        return (self.measured.tightness or 0.0) > 1.0
+
+
+@dataclass
+class Accuracy:
+    """What :func:`accuracy` found; ``str()`` is a table, ``to_json()`` the options that meet the budget."""
+
+    report: Report
+    """As of ``explain``, with ``measured``."""
+    layers: list[LayerResult]
+    """Worst first."""
+    kind: str
+    """What the budget limits: "perplexity", "relative error" or "metric"."""
+    budget: float
+    before: float
+    """Of the float model."""
+    low: Score
+    """Of the low-bit model as asked for."""
+    options: dict[str, Any]
+    """For torch.compile: as asked for, with the entries of ``ignore`` that the budget needs."""
+    ignored: list[str] = field(default_factory=list)
+    """The entries added."""
+    reached: Score | None = None
+    """Of the model compiled with ``options``; None where not even declining every layer meets the budget."""
+
+    @property
+    def met(self) -> bool:
+        """Whether the compiled model is within the budget."""
+        return self.reached is not None and self.reached.change <= self.budget
+
+    def to_json(self) -> str:
+        """Return ``options`` as JSON, without a recipe of the user's own, which JSON cannot hold."""
+        named = self.options["recipe"] if isinstance(self.options["recipe"], str) else self.options["recipe"].name
+        rest = {key: value for key, value in self.options.items() if key != "recipe"}
+        return json.dumps({"recipe": named, **rest} if named in RECIPES else rest, indent=1)
+
+    def __rich__(self) -> Any:
+        from lowbit_compiler.debug.show import shown
+
+        return shown(self)
+
+    def __str__(self) -> str:
+        from lowbit_compiler.debug.show import text
+
+        return text(self)
+
+
+def accuracy(
+    model: Callable[..., Any],
+    samples: Samples,
+    *,
+    recipe: str | Recipe = "int8",
+    budget: float = 0.003,
+    metric: Metric | None = None,
+    progress: Progress = lambda *_: None,
+    **options: Any,
+) -> Accuracy:
+    """Rank the low-bit layers of ``model`` by the error they introduce, and find the fewest to decline for ``budget``.
+
+    ``samples`` are the inputs of one call (a tuple, or a dict of keyword arguments) or a list of such. ``budget`` limits the relative
+    growth of the perplexity where outputs have a ``loss`` (inputs with labels), of ``metric`` where one is given, else the relative error
+    of the outputs (lowbit_compiler/debug/metric.py). ``options`` are those of the backend.
+
+    Each product is measured on its operands of the float model. Then the model runs once for each layer with that layer alone low-bit,
+    some 2 log2(layers) times to search, and compiled with the options found. Inputs are copied before every run; Dynamo is reset before and after, as by ``explain``. Raises OptionError for
+    bad options or samples, and where the float model's outputs are no measure.
+    """
+    asked = {"recipe": recipe, **options}
+    parsed = parse(asked)
+    if not budget >= 0:
+        raise OptionError(f"budget takes a number >= 0 (0.003 is 0.3 %), got {budget!r}")
+    calls = calls_of(samples)
+    with torch.no_grad():
+        study = Study(model, calls, parsed, metric, progress)
+        result: Accuracy | None = None
+        ranked: list[Layer] = []
+        target = budget
+        for _ in range(TRIES):
+            with study.running():
+                if result is None:
+                    ranked, rows, low = _ranking(study)
+                    result = Accuracy(study.report(), rows, study.judge.kind, budget, study.judge.before, low, asked)
+                chosen = _declined(study, ranked, target, progress)
+            if chosen is None:
+                break
+            names = [layer.name for layer in chosen]
+            given = {**{key: value for key, value in asked.items() if key not in IGNORE_NAMES}, "ignore": [*parsed.ignore, *names]}
+            with alone():
+                compiled = torch.compile(model, backend="lowbit", options=given)
+                reached = study.judge.score(run(compiled, calls, lambda done: progress("compiled model", done, len(calls))))
+            result = replace(result, options=given, ignored=names, reached=reached)
+            if result.met:
+                break
+            target -= reached.change - budget
+    assert result is not None
+    return result
+
+
+def _ranking(study: Study) -> tuple[list[Layer], list[LayerResult], Score]:
+    """Return the layers and their results, worst first, and the score with all of them low-bit."""
+    study.measure()
+    effects = study.effects()
+    results = {layer: _result(study, layer, effects[layer]) for layer in study.layers}
+    ranked = sorted(study.layers, key=lambda layer: (results[layer].broken, effects[layer]), reverse=True)
+    return ranked, [results[layer] for layer in ranked], study.score(ranked)
+
+
+def _result(study: Study, layer: Layer, effect: float) -> LayerResult:
+    """Return the worst of the layer's products: the same module in several graphs, or several slices of one parameter."""
+    shown = [study.tallies[product].measured() for product in layer.products if product in study.tallies]
+
+    def worst(of: Callable[..., float | None], name: str) -> float | None:
+        return of((getattr(each, name) for each in shown if getattr(each, name) is not None), default=None)
+
+    measured = Measured(
+        sqnr=worst(min, "sqnr"),
+        cosine=worst(min, "cosine"),
+        error=worst(max, "error"),
+        bound=worst(max, "bound"),
+        tightness=worst(max, "tightness"),
+        effect=finite(effect),
+    )
+    return LayerResult(layer.name, study.op(layer), measured)
+
+
+def _declined(study: Study, ranked: Sequence[Layer], target: float, progress: Progress) -> list[Layer] | None:
+    """Return the layers to decline for ``target``, None where there is no such list."""
+    if target < 0:
+        return None
+    most = 2 * math.ceil(math.log2(len(ranked) + 2))
+    tried = 0
+
+    def enough(out: Sequence[Layer]) -> bool:
+        nonlocal tried
+        tried += 1
+        progress(f"search: {len(out)} of {len(ranked)} layers in float", min(tried, most), most)
+        gone = {product for layer in out for product in layer.products}
+        kept = [Layer(layer.name, layer.products - gone) for layer in ranked]
+        return study.score(kept).change <= target
+
+    return fewest(ranked, enough)

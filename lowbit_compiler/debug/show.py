@@ -1,0 +1,88 @@
+"""What ``lowbit debug accuracy`` prints: the ranking, the budget, and the line to paste."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from lowbit_compiler.debug.layers import Accuracy
+    from lowbit_compiler.debug.study import Progress
+
+SHOWN = 20
+
+
+def shown(result: "Accuracy", most: int = SHOWN) -> Group:
+    """Return the ``most`` worst layers, what the budget needs, and how to compile with it."""
+    lines: list[Any] = [_table(result, most)] if result.layers else ["no product is low-bit with these options: nothing to rank"]
+    if len(result.layers) > most:
+        lines.append(f"and {len(result.layers) - most} more")
+    broken = [layer.name for layer in result.layers if layer.broken]
+    if broken:
+        lines.append(Text(f"error above its bound, so a weight or a kernel is wrong: {', '.join(broken)}", style="bold red"))
+    return Group(*lines, "", *(Text(line, no_wrap=True, overflow="ignore") for line in _verdict(result)))
+
+
+@contextlib.contextmanager
+def bar() -> "Iterator[Progress]":
+    """Show how far the stages of long work are, on the error stream."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as line:
+        task = line.add_task("starting", total=None)
+        yield lambda stage, done, total: line.update(task, description=stage, completed=done, total=total or None)
+
+
+def text(result: "Accuracy") -> str:
+    """Return the same as plain text."""
+    out = io.StringIO()
+    Console(file=out, width=180).print(shown(result), crop=False)
+    return out.getvalue()
+
+
+def _table(result: "Accuracy", most: int) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("layer", overflow="fold")
+    table.add_column("op", overflow="fold")
+    for name in ("effect", "SQNR dB", "cosine", "max error", "bound", "error/bound"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer in result.layers[:most]:
+        row = layer.measured
+        mark = "float" if layer.name in result.ignored else ""
+        numbers = (
+            cell(row.sqnr, ".1f"),
+            cell(row.cosine, ".6f"),
+            cell(row.error, ".2g"),
+            cell(row.bound, ".2g"),
+            cell(row.tightness, ".2f"),
+        )
+        effect = "NaN" if row.effect is not None and row.effect > 1e300 else cell(row.effect, ".2%")
+        table.add_row(mark, layer.name, layer.op.removeprefix("lowbit::"), effect, *numbers)
+    return table
+
+
+def cell(number: float | None, style: str) -> str:
+    """Return a number, or a blank."""
+    return "" if number is None else format(number, style)
+
+
+def _verdict(result: "Accuracy") -> list[str]:
+    def said(value: float, change: float) -> str:
+        return f"{value:.5g} ({change:+.3%})" if result.kind != "relative error" else f"{value:.3%}"
+
+    float_model = "" if result.kind == "relative error" else f"float {result.before:.5g}, "
+    lines = [f"{result.kind}: {float_model}low-bit {said(result.low.value, result.low.change)}, budget {result.budget:.3%}"]
+    if result.reached is None:
+        return [*lines, "not even all layers in float meet the budget: what is left is rounding in float, softmax or attention"]
+    count = len(result.ignored)
+    lines.append(f"with {count} of {len(result.layers)} layers in float, compiled: {said(result.reached.value, result.reached.change)}")
+    if not result.met:
+        lines.append("the budget is missed: the compiled model differs from what the search ran")
+    return [*lines, f'torch.compile(model, backend="lowbit", options={result.options!r})']

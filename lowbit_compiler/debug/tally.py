@@ -1,0 +1,98 @@
+"""One product against the float64 product of the same operands, added up over calls."""
+
+import math
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.debug.certificate import Activations, Weights, bound
+from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.report import Measured
+
+AT_ONCE = 1 << 22
+"""Elements of the output and of the weight that are looked at together: their float64 temporaries take some 200 MB."""
+
+
+@dataclass
+class Tally:
+    """What the calls of one site showed so far."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    dot: float = 0.0
+    power: float = 0.0
+    error: float = 0.0
+    bound: float = 0.0
+    tightness: float = 0.0
+    exact: int = 0
+    elements: int = 0
+    activation_scales: list[Tensor] = field(default_factory=list)
+    weight_scales: Tensor | None = None
+
+    def add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, got: Tensor) -> None:
+        """Compare ``got`` [..., N] with ``x`` [..., K] times ``weight`` [N, K] plus ``bias`` [N]."""
+        with torch._C._DisableAutocast():
+            self._add(x.reshape(-1, x.shape[-1]), weight, bias, plan, got.reshape(-1, got.shape[-1]))
+
+    def _add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, got: Tensor) -> None:
+        if not got.numel():
+            return
+        rows = Activations.of(x, plan)
+        wide = x.double()
+        self.exact += int(rows.count.sum())
+        self.elements += x.numel()
+        self.activation_scales.append(rows.scale.flatten())
+        scales = []
+        columns = max(AT_ONCE // max(x.shape), 1)
+        for start in range(0, len(weight), columns):
+            part = weight[start : start + columns]
+            offset = None if bias is None else bias[start : start + columns]
+            w = Weights.of(part, plan)
+            scales.append(w.scale.flatten())
+            y = wide @ part.double().t()
+            y = y if offset is None else y + offset.double()
+            self._compare(got[:, start : start + columns], y, bound(rows, w, offset, y, got.dtype))
+        self.weight_scales = torch.cat(scales)
+
+    def _compare(self, got: Tensor, y: Tensor, limit: Tensor) -> None:
+        fine = torch.isfinite(y) & torch.isfinite(limit)  # NaN and Inf that the float product has too are no error
+        y, limit, given = y[fine], limit[fine], got.double()[fine]
+        if not y.numel():
+            return
+        error = (given - y).abs().nan_to_num(nan=torch.inf)
+        self.signal += float(y.square().sum())
+        self.noise += float(error.square().sum())
+        self.dot += float(given @ y)
+        self.power += float(given.square().sum())
+        self.error = max(self.error, float(error.max()))
+        self.bound = max(self.bound, float(limit.max()))
+        self.tightness = max(self.tightness, float((error / limit).max()))
+
+    def measured(self, effect: float | None = None) -> Measured:
+        """Return the row of the report; ``effect`` is what the whole model says."""
+        if not self.elements:
+            return Measured(effect=effect)
+        scales = torch.cat(self.activation_scales)
+        return Measured(
+            sqnr=10 * math.log10(self.signal / self.noise) if 0 < self.noise < math.inf and self.signal else None,
+            cosine=self.dot / (self.signal * self.power) ** 0.5 if self.signal and self.power else None,
+            error=finite(self.error),
+            bound=self.bound,
+            tightness=finite(self.tightness),
+            effect=effect,
+            outlier_share=self.exact / self.elements if self.exact else None,
+            activation_scales=_three(scales),
+            weight_scales=None if self.weight_scales is None else _three(self.weight_scales),
+        )
+
+
+def finite(number: float) -> float:
+    """Return ``number``, or the largest float for infinity, which JSON does not have."""
+    return min(number, sys.float_info.max)
+
+
+def _three(values: Tensor) -> tuple[float, float, float] | None:
+    values = values[torch.isfinite(values)]
+    return (float(values.min()), float(values.median()), float(values.max())) if values.numel() else None

@@ -1,0 +1,33 @@
+"""A layer made bad on purpose: the packed weight of one parameter gets wrong scales."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lowbit_compiler import executable
+from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.weights import WeightStore
+
+
+@contextmanager
+def spoiled(weight: Tensor, factor: float) -> Iterator[None]:
+    """Let the packed int8 scales of every weight made from ``weight`` alone be ``factor`` times too large."""
+
+    def compute(graph: Any, *sources: Tensor) -> tuple[Tensor, ...]:
+        results = original(graph, *sources)
+        if len(sources) == 1 and sources[0].data_ptr() == weight.data_ptr() and results[0].dtype is torch.int8:
+            packed = results[0].clone()
+            scales = packed[:, -4 * PANEL :].contiguous().view(torch.float32) * factor
+            packed[:, -4 * PANEL :] = scales.view(torch.int8)
+            return (packed,)
+        return results
+
+    original = executable.compute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executable, "compute", compute)
+        patch.setattr(executable, "STORE", WeightStore())
+        yield
