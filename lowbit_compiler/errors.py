@@ -22,7 +22,7 @@ class ExportError(LowbitError, RuntimeError):
 
 
 class DebugError(LowbitError, RuntimeError):
-    """The float model itself raises, or gives other values from run to run, so that nothing can be told from comparing with it."""
+    """There is nothing to compare with: the float model raises or gives other values from run to run, or the compiled one fell back."""
 
 
 class MissingPackageError(LowbitError, ImportError):

@@ -13,7 +13,8 @@ from lowbit_compiler.debug.names import Layer
 from lowbit_compiler.debug.search import fewest
 from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of, run
 from lowbit_compiler.debug.tally import finite
-from lowbit_compiler.errors import OptionError
+from lowbit_compiler.driver import last_report
+from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.explaining import alone
 from lowbit_compiler.options import IGNORE_NAMES, parse
 from lowbit_compiler.recipe import RECIPES, Recipe
@@ -98,8 +99,9 @@ def accuracy(
     of the outputs (lowbit_compiler/debug/metric.py). ``options`` are those of the backend.
 
     Each product is measured on its operands of the float model. Then the model runs once for each layer with that layer alone low-bit,
-    some 2 log2(layers) times to search, and compiled with the options found. Inputs are copied before every run; Dynamo is reset before and after, as by ``explain``. Raises OptionError for
-    bad options or samples, and where the float model's outputs are no measure.
+    some 2 log2(layers) times to search, and compiled with the options found. Inputs are copied before every run; Dynamo is reset before
+    and after, as by ``explain``. Raises OptionError for bad options or samples and where the float model's outputs are no measure, and
+    DebugError where compiling with the options found fails.
     """
     asked = {"recipe": recipe, **options}
     parsed = parse(asked)
@@ -124,6 +126,8 @@ def accuracy(
             with alone():
                 compiled = torch.compile(model, backend="lowbit", options=given)
                 reached = study.judge.score(run(compiled, calls, lambda done: progress("compiled model", done, len(calls))))
+                if fallback := last_report().fallback:  # float outputs meet any budget
+                    raise DebugError(f"compiled with {given}, a graph was left in float: {fallback}; 'lowbit debug bisect' finds out why")
             result = replace(result, options=given, ignored=names, reached=reached)
             if result.met:
                 break
