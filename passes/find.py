@@ -161,5 +161,9 @@ def module_path(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return ""
-    path = str(next(reversed(stack.values()))[0])
+    return module_name(str(next(reversed(stack.values()))[0]))
+
+
+def module_name(path: str) -> str:
+    """Return a module's path without the variable of the caller's that holds the model."""
     return re.sub(r"^[LG]\['([^']+)'\]\.?", "", path)
