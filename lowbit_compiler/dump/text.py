@@ -49,11 +49,17 @@ def describe(node: fx.Node, parameter: str = "", source: int | None = None) -> N
         inputs=tuple(given.name for given in node.all_input_nodes),
         type="" if node.op == "output" else _type(value),
         bytes=_bytes(value),
-        module=module_path(node) if node.op != "placeholder" or made_by else owner,
+        module=_module(node) if node.op != "placeholder" or made_by else owner,
         parameter=parameter,
         made_by=made_by,
         source=source,
     )
+
+
+def _module(node: fx.Node) -> str:
+    """Return where a node belongs: what a pass made for an operand of no module belongs to who reads it."""
+    readers = node.users if node.meta.get("lowbit_pass") else ()
+    return next((path for path in map(module_path, (node, *readers)) if path), "")
 
 
 def stage_text(nodes: Iterable[Node]) -> str:
