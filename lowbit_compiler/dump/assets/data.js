@@ -1,6 +1,7 @@
 "use strict";
 // The records, and what is computed from them once. Text of the model reaches the page only as text nodes, never as markup.
 
+const GRAPHS = JSON.parse(document.getElementById("data").textContent);
 const DTYPES = {
   bfloat16: "bf16", float16: "f16", float32: "f32", float64: "f64", int8: "s8", uint8: "u8", int16: "i16", int32: "i32", int64: "i64",
 };

@@ -1,6 +1,8 @@
 // The selected block as a drawing: its nodes, what they read from outside, and who reads them; large blocks as boxes of modules.
 
 const MOST_NODES = 120;
+const MOST_BOXES = 40;
+const MOST_READERS = 6;
 const LETTER = 6.65;
 const MOST_LETTERS = 30;
 
@@ -26,7 +28,7 @@ function flat(view, inside) {
     const outside = view.readers.get(node.name).filter((name) => !inside.has(name));
     if (outside.length && node.op !== "placeholder") {
       const id = `${node.name} \u2192`;
-      const label = outside.length > 1 ? `to ${outside.length} readers` : `to ${clip(opName(view.byName.get(outside[0])), 22)}`;
+      const label = outside.length > 1 ? `to ${outside.length} readers` : `to ${outsideName(view.byName.get(outside[0]))}`;
       items.set(id, { id, kind: "outside", label, sub: "", node: view.byName.get(outside[0]) });
       edges.push(`${node.name}\n${id}`);
     }
@@ -36,20 +38,26 @@ function flat(view, inside) {
 
 function itemOf(view, node, kind) {
   const sites = view.sitesAt.get(node.name) || [];
-  return { id: node.name, kind, label: clip(opName(node), MOST_LETTERS), sub: clip(shortType(node.type), MOST_LETTERS), node, sites };
+  return { id: node.name, kind, label: clip(kind === "outside" ? outsideName(node) : opName(node), MOST_LETTERS), sub: clip(shortType(node.type), MOST_LETTERS), node, sites };
 }
 
-// Modules below the selected one become boxes: the largest are opened while the drawing stays small.
+// Of a value from elsewhere its name says more than its op: Dynamo names values after the model's variables.
+function outsideName(node) {
+  return clip(node.op === "output" ? "output" : node.name, 22);
+}
+
+// Modules below the selected one become boxes, level by level while they are few.
 function collapsed(graph, view, path, inside) {
   const groups = new Map([[path, findItem(graph, path)]]);
-  const size = (item) => (item.children.size ? item.all.length + item.children.size : 0);
   for (;;) {
-    const open = [...groups.values()].filter((item) => item.children.size && (item.path === path || item.children.size > 1))
-      .sort((a, b) => Number(b.path === path) - Number(a.path === path) || size(b) - size(a))[0];
-    if (!open || groups.size - 1 + open.children.size > MOST_NODES / 3) break;
-    groups.delete(open.path);
-    for (const child of open.children.values()) groups.set(child.path, child);
-    if (groups.size === 0) break;
+    const depth = Math.min(...[...groups.values()].filter((item) => item.children.size).map((item) => item.path.split(".").length));
+    const open = [...groups.values()].filter((item) => item.children.size && item.path.split(".").length === depth);
+    const more = open.reduce((sum, item) => sum + item.children.size - 1, 0);
+    if (!open.length || (!groups.has(path) && groups.size + more > MOST_BOXES)) break;
+    for (const item of open) {
+      groups.delete(item.path);
+      for (const child of item.children.values()) groups.set(child.path, child);
+    }
   }
   const home = (module) => {
     for (let at = module; ; at = at.slice(0, Math.max(at.lastIndexOf("."), 0))) {
@@ -68,9 +76,7 @@ function collapsed(graph, view, path, inside) {
     items.get(id).members += 1;
   }
   for (const item of items.values()) {
-    const name = path ? item.path.slice(path.length + 1) : item.path;
-    item.label = clip(item.item ? name : `${name || "this module"} itself`, MOST_LETTERS);
-    if (!item.item) item.label = "own nodes";
+    item.label = item.item ? clip(path ? item.path.slice(path.length + 1) : item.path, MOST_LETTERS) : "own nodes";
     item.sub = plural(item.members, "node") + (item.item && item.item.all.length ? `, ${item.item.rewritten}/${item.item.all.length} sites` : "");
   }
   const edges = new Set();
@@ -80,7 +86,21 @@ function collapsed(graph, view, path, inside) {
       if (from && to && from !== to) edges.add(`${from}\n${to}`);
     }
   }
-  return { items: [...items.values()], edges: [...edges].map((edge) => edge.split("\n")), count: inside.size };
+  return { items: [...items.values()], edges: thin(items, [...edges].map((edge) => edge.split("\n"))), count: inside.size };
+}
+
+// What every layer reads (a mask, tables of cosines) says so in words, and is joined to its first reader alone.
+function thin(items, edges) {
+  const readers = new Map();
+  for (const [from] of edges) readers.set(from, (readers.get(from) || 0) + 1);
+  const joined = new Set();
+  return edges.filter(([from]) => {
+    if (readers.get(from) <= MOST_READERS) return true;
+    if (joined.has(from)) return false;
+    joined.add(from);
+    items.get(from).sub += `, ${readers.get(from)} readers`;
+    return true;
+  });
 }
 
 function clip(text, most) {

@@ -1,6 +1,6 @@
 // State, and what changes it: slider, tree, drawing, search, keys and the address.
 
-const state = { graph: 0, stage: 0, module: "", node: null, site: null, tab: "graph", base: "capture", zoom: { before: null, after: null }, sort: { by: "", direction: 1 } };
+const state = { graph: 0, stage: 0, module: "", node: null, site: null, tab: "graph", base: "capture", only: false, scale: 1, sort: { by: "", direction: 1 } };
 const graphs = [];
 let graph;
 
@@ -14,7 +14,7 @@ function update(change) {
   Object.assign(state, change);
   if (state.graph !== old.graph || !graph) openRecord();
   const moved = state.stage !== old.stage || state.graph !== old.graph || state.base !== old.base;
-  const elsewhere = moved || state.module !== old.module || state.tab !== old.tab || !byId("after").firstChild;
+  const elsewhere = moved || state.module !== old.module || state.tab !== old.tab || state.only !== old.only || !byId("after").firstChild;
   if (moved || !byId("happened").textContent) showStage();
   if (elsewhere) showCenter();
   if (state.module !== old.module || state.graph !== old.graph || !document.querySelector("#tree [aria-selected]")) showInTree(graph, byId("tree"), state.module, chooseModule);
@@ -29,7 +29,7 @@ function openRecord() {
     const changed = stage.edits.reduce((sum, [, , c, d]) => sum + d - c, 0);
     const hue = graph.colors.get(stage.name);
     return element("li", {}, element("button", {
-      type: "button", tabindex: "-1", class: stage.edits.length || number === 0 ? "busy" : "", style: `--height: ${Math.ceil(Math.log2(1 + changed) * 2)}px;${hue === undefined ? "" : `--hue: ${hue}`}`,
+      type: "button", tabindex: "-1", class: stage.edits.length || number === 0 ? "busy" : "", style: `--height: ${Math.ceil(Math.log2(1 + changed) * 2.4)}px;${hue === undefined ? "" : `--hue: ${hue}`}`,
       title: stage.note, onclick: () => update({ stage: number }),
     }, element("i"), stage.name));
   });
@@ -91,10 +91,12 @@ function showCenter() {
     byId(`panel-${name}`).hidden = name !== state.tab;
   }
   showPath();
+  const scope = state.only ? state.module : "";
+  byId("scope").hidden = state.tab === "graph";
   if (state.tab === "graph") showGraphs();
-  if (state.tab === "sites") drawSites(graph, byId("panel-sites"), state.sort, chooseSite);
-  if (state.tab === "diff") drawLines(graph, byId("panel-diff"), diffRows(graph, state.stage), "This stage changed nothing.", chooseNode);
-  if (state.tab === "text") drawLines(graph, byId("panel-text"), views().after.nodes.map((node) => ({ node })), "No nodes.", chooseNode);
+  if (state.tab === "sites") drawSites(graph, byId("panel-sites"), state.sort, scope, chooseSite);
+  if (state.tab === "diff") drawLines(graph, byId("panel-diff"), diffRows(graph, state.stage, scope), scope ? "This stage changed nothing in this block." : "This stage changed nothing.", chooseNode);
+  if (state.tab === "text") drawLines(graph, byId("panel-text"), views().after.nodes.filter((node) => inModule(node.module, scope)).map((node) => ({ node })), "No nodes.", chooseNode);
 }
 
 function showPath() {
@@ -115,10 +117,10 @@ function showGraphs() {
       continue;
     }
     pane.replaceChildren(drawBlock(graph, blocks[side], other, side, pickItem));
-    pane.scrollTo(0, 0);
   }
   byId("legend").replaceChildren(...legendOf(graph, before, after, blocks.before, blocks.after));
   zoomTo(null);
+  for (const side of ["before", "after"]) byId(side).scrollTo((byId(side).scrollWidth - byId(side).clientWidth) / 2, 0);
 }
 
 function pickItem(item) {
@@ -132,7 +134,7 @@ function zoomTo(scale) {
   const drawings = ["before", "after"].map((side) => [byId(side), byId(side).querySelector("svg")]).filter(([, drawing]) => drawing);
   if (!drawings.length) return;
   const fits = drawings.map(([pane, drawing]) => Math.min((pane.clientWidth - 2) / drawing.dataset.width, (pane.clientHeight - 2) / drawing.dataset.height));
-  state.scale = scale ?? Math.min(1, Math.max(0.72, ...fits.map((fit) => Math.min(fit, 1))));
+  state.scale = scale ?? Math.min(1, Math.max(0.7, Math.min(...fits)));
   for (const [, drawing] of drawings) {
     drawing.setAttribute("width", drawing.dataset.width * state.scale);
     drawing.setAttribute("height", drawing.dataset.height * state.scale);
@@ -152,7 +154,7 @@ function showSelection() {
     if (state.site !== null && from.siteNode[state.site]) names[here].add(from.siteNode[state.site]);
   }
   for (const side of ["before", "after"]) {
-    for (const item of byId(side).querySelectorAll(".item:not(.outside)")) if (names[side].has(item.dataset.name)) mark_(item, side);
+    for (const item of byId(side).querySelectorAll(".item:not(.outside)")) if (names[side].has(item.dataset.name)) markItem(item, side);
     for (const edge of byId(side).querySelectorAll(".edges path")) edge.classList.toggle("chosen", names[side].has(edge.dataset.from) || names[side].has(edge.dataset.to));
   }
   for (const line of document.querySelectorAll(".line")) if (line.dataset.name === state.node) line.classList.add("chosen");
@@ -160,7 +162,7 @@ function showSelection() {
   if (row) row.classList.add("chosen");
 }
 
-function mark_(item, side) {
+function markItem(item, side) {
   item.classList.add("chosen");
   const pane = byId(side).getBoundingClientRect();
   const box = item.getBoundingClientRect();
@@ -316,6 +318,7 @@ function start() {
   byId("graphs").onchange = (event) => { graph = null; state.graph = Number(event.target.value); openRecord(); update({ stage: graph.stages.length - 1, module: firstBlock(), node: null, site: null }); showStage(); showCenter(); };
   byId("stage").oninput = (event) => update({ stage: Number(event.target.value) });
   byId("base").onchange = (event) => update({ base: event.target.value });
+  byId("only").onchange = (event) => update({ only: event.target.checked });
   byId("query").oninput = showFound;
   byId("query").onfocus = () => { if (byId("query").value) showFound(); };
   byId("query").onblur = closeSearch;
