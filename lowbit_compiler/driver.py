@@ -158,8 +158,19 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
         report = _fallback_report(gm, examples, options, f"{type(error).__name__}: {error}")
         compiled = compile_remainder(gm, examples, options.remainder, options.mode)
     _remember(report)
+    _log(report)
     log.info("%s, %.1f s", report.summary(), time.perf_counter() - start)
     return compiled
+
+
+def _log(report: Report) -> None:
+    """Say what each pass did and each site became, for TORCH_LOGS="+lowbit_compiler"."""
+    for run in report.passes:
+        what = f"skipped: {run.skipped}" if run.skipped else f"{run.rewrites} rewrites"
+        log.debug("pass %s: %s, %.0f ms", run.name, what, run.seconds * 1e3)
+    for site in report.sites:
+        why = "; ".join(filter(None, (site.lowered_to or site.reason, site.detail, site.kernel)))
+        log.debug("%s %s %s %s: %s", site.decision, site.module, site.op, site.shape, why)
 
 
 def _compile(gm: fx.GraphModule, examples: Sequence[Any], options: Options) -> tuple[Callable[..., Any], Report]:
