@@ -166,4 +166,4 @@ def module_path(node: fx.Node) -> str:
 
 def module_name(path: str) -> str:
     """Return a module's path without the variable of the caller's that holds the model."""
-    return re.sub(r"^[LG]\['([^']+)'\]\.?", "", path)
+    return re.sub(r"_modules\['([^']+)'\]", r"\1", re.sub(r"^[LG]\['([^']+)'\]\.?", "", path))

@@ -1,6 +1,6 @@
 """What one compilation did, stage by stage: one record, written as text, diffs, JSON, pictures and an HTML page."""
 
 from lowbit_compiler.dump.files import write
-from lowbit_compiler.dump.recording import Recording, recording
+from lowbit_compiler.dump.sinks import Recording, recording
 
 __all__ = ["Recording", "recording", "write"]

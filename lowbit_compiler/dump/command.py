@@ -36,7 +36,10 @@ def dump(
     if not new:
         raise OptionError("the model gave Dynamo no graph to compile: it computes nothing with tensors")
     records = [read(folder) for folder in new]
-    files = [(folder / PAGE, f"graph {record.compile_id}" if len(new) > 1 else "open it in a browser") for folder, record in zip(new, records, strict=True)]
+    files = [
+        (folder / PAGE, f"graph {record.compile_id}" if len(new) > 1 else "open it in a browser")
+        for folder, record in zip(new, records, strict=True)
+    ]
     if len(new) > 1:
         progress("writing the page")
         write(out / PAGE, page(records))

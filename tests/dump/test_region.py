@@ -56,7 +56,8 @@ def test_files(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("blocks.0.gat", "'blocks.0.gate'"), ("gate", "'blocks.0.gate'"), ("heads", "'head'"), ("qqqqqq", "give a module, as ")]
+    ("name", "near"),
+    [("blocks.0.gat", "'blocks.0.gate'"), ("gate", "'blocks.0.gate'"), ("heads", "'head'"), ("qqqqqq", "give a module, as ")],
 )
 def test_unknown_region(record: Record, name: str, near: str) -> None:
     with pytest.raises(OptionError, match=f"no module, site or node {name!r} in this model; .*{near}"):

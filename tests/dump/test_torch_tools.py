@@ -36,15 +36,15 @@ def artifacts(folder: Path) -> dict[str, str]:
     """Return name -> text of the artifacts in a trace."""
     (file,) = folder.glob("dedicated_log_torch_trace_*.log")
     found: dict[str, str] = {}
-    name = None
+    name = ""
     for line in file.read_text().splitlines():
         if line.startswith("\t"):
-            if name is not None:
+            if name in found:
                 found[name] += line[1:] + "\n"
             continue
         event = json.loads(line[line.index("{") :])
-        name = event.get("artifact", {}).get("name")
-        if name is not None:
+        name = event.get("artifact", {}).get("name", "")
+        if name.startswith("lowbit_"):
             found[name] = ""
             assert event["frame_id"] == 0
     return found

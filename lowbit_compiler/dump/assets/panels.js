@@ -130,7 +130,9 @@ function showInTree(graph, list, path, choose) {
   for (const other of list.querySelectorAll('.row[tabindex="0"]')) other.tabIndex = -1;
   entry.setAttribute("aria-selected", "true");
   entry.querySelector(".row").tabIndex = 0;
-  entry.querySelector(".row").scrollIntoView({ block: "nearest" });
+  const [row, pane] = [entry.querySelector(".row").getBoundingClientRect(), list.parentElement.getBoundingClientRect()];
+  // Not scrollIntoView: the next Tab would start from there.
+  if (row.top < pane.top || row.bottom > pane.bottom) list.parentElement.scrollTop += row.top - pane.top - pane.height / 3;
 }
 
 // ---- details
