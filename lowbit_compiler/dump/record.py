@@ -85,9 +85,8 @@ class Record:
 
 
 def _site(data: Mapping[str, Any]) -> SiteReport:
-    measured = data["measured"]
-    if measured is not None:
-        measured = Measured(**{key: tuple(value) if isinstance(value, list) else value for key, value in measured.items()})
+    values: dict[str, Any] | None = data["measured"]
+    measured = None if values is None else Measured(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
     return SiteReport(**{**data, "merged_with": tuple(data["merged_with"]), "measured": measured})
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import fx
+from torch._logging._internal import trace_structured
 
 from lowbit_compiler.dump.diff import file_name, stage_diff
 from lowbit_compiler.dump.files import new_folder, write_rest, write_stage
@@ -91,6 +92,4 @@ def _compile_id() -> str:
 
 def _artifact(name: str, text: str) -> None:
     """Hand ``text`` to torch's structured trace, where one is written."""
-    torch._logging.trace_structured(
-        "artifact", metadata_fn=lambda: {"name": f"lowbit_{name}", "encoding": "string"}, payload_fn=lambda: text
-    )
+    trace_structured("artifact", metadata_fn=lambda: {"name": f"lowbit_{name}", "encoding": "string"}, payload_fn=lambda: text)

@@ -74,7 +74,7 @@ def test_diffs_lead_from_stage_to_stage(graph: Path) -> None:
     record = read(graph)
     changed = 0
     for number, stage in enumerate(record.stages[1:], 1):
-        before, after = (sorted(graph.glob(f"{i:02d}_*.txt"))[0].read_text().splitlines() for i in (number - 1, number))
+        before, after = (min(graph.glob(f"{i:02d}_*.txt")).read_text().splitlines() for i in (number - 1, number))
         path = graph / f"{number:02d}_{stage.name}.diff"
         assert path.exists() == (before != after) == bool(stage.edits)
         if path.exists():

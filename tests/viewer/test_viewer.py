@@ -1,5 +1,6 @@
 """The page in a browser: slider, search, details, tree, table, diff, themes, keys; and text of the model that looks like markup."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_tree_by_keyboard(graph: Path, show: Show) -> None:
 
 def test_site_table_sorts(graph: Path, show: Show) -> None:
     page = show(graph / "view.html", "#tab=sites&module=blocks.1")
-    rows = lambda: [row.inner_text() for row in page.query_selector_all("tbody td:last-child")]  # noqa: E731
+    rows = lambda: [row.inner_text() for row in page.query_selector_all("tbody td:last-child")]
     assert len(rows()) == len(record_of(graph)["sites"])
     page.click("th:has-text('saved') button")
     assert page.get_attribute("th:has-text('saved')", "aria-sort") == "descending"
@@ -327,4 +328,4 @@ def test_nothing_is_cut_off(graph: Path, show: Show, width: int, height: int) ->
     ticks = [tick.bounding_box() for tick in page.query_selector_all("#ticks button")]
     words = page.evaluate("[...document.querySelectorAll('#ticks button')].map(b => b.scrollWidth <= b.clientWidth + 1)")
     assert all(words)
-    assert all(a["x"] + a["width"] <= b["x"] + 1 for a, b in zip(ticks, ticks[1:], strict=False))
+    assert all(a["x"] + a["width"] <= b["x"] + 1 for a, b in itertools.pairwise(ticks))

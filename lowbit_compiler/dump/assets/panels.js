@@ -139,8 +139,10 @@ function showInTree(graph, list, path, choose) {
 
 function facts(rows) {
   const shown = rows.filter(([, value]) => value !== null && value !== undefined && value !== "" && !(Array.isArray(value) && !value.length));
-  return element("dl", {}, ...shown.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, ...[value].flat())]));
+  return element("dl", {}, ...shown.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, ...[value].flat().flatMap((part) => (typeof part === "string" ? breakable(part) : [part])))]));
 }
+
+const code = (text) => element("code", {}, breakable(text));
 
 function moduleDetails(graph, item, view, pick) {
   const block = view.nodes.filter((node) => inModule(node.module, item.path)).length;
@@ -149,7 +151,7 @@ function moduleDetails(graph, item, view, pick) {
   const sum = (of) => sites.reduce((total, site) => total + (of(site) || 0), 0);
   const seconds = sum((site) => site.measured && site.measured.seconds);
   return [
-    element("p", { class: "over" }, item.kind || "module"), element("h2", {}, item.path || item.name),
+    element("p", { class: "over" }, item.kind || "module"), element("h2", {}, breakable(item.path || item.name)),
     facts([
       ["nodes", block === captured ? `${block}` : `${captured} captured, ${block} now`],
       ["sites", sites.length ? `${item.rewritten} rewritten, ${item.declined} declined` : "none"],
@@ -166,7 +168,7 @@ function siteLink(graph, number, path, pick) {
   const site = graph.sites[number];
   const module = siteModule(site);
   const short = path && inModule(module, path) ? module.slice(path.length + 1) || site.op : module || site.op;
-  return element("li", {}, mark(site.decision), " ", element("button", { type: "button", class: "link", onclick: () => pick(number) }, short),
+  return element("li", {}, mark(site.decision), " ", element("button", { type: "button", class: "link", onclick: () => pick(number) }, breakable(short)),
     element("span", { class: "quiet" }, ` ${site.decision === "rewritten" ? site.lowered_to.replace("lowbit::", "") : site.reason}`));
 }
 
@@ -177,14 +179,14 @@ function nodeDetails(graph, view, node, go) {
   const made = node.made_by && element("span", { class: "made chip", style: `--hue: ${graph.colors.get(node.made_by)}` }, node.made_by);
   return [
     element("p", { class: "over" }, { placeholder: isConstant(node) ? "constant" : "input", output: "output" }[node.op] || "node"),
-    element("h2", {}, opName(node)),
+    element("h2", {}, breakable(opName(node))),
     ...sites.flatMap((number) => siteDetails(graph, number, sites.length > 1)),
     element("h3", {}, "Node"),
     facts([
-      ["name", element("code", {}, `%${node.name}`)], ["op", node.op === "placeholder" ? "" : element("code", {}, node.target)],
-      ["parameter", node.parameter && element("code", {}, node.parameter)], ["type", element("code", {}, node.type)],
+      ["name", code(`%${node.name}`)], ["op", node.op === "placeholder" ? "" : code(node.target)],
+      ["parameter", node.parameter && code(node.parameter)], ["type", code(node.type)],
       ["bytes", bytesText(node.bytes)],
-      ["module", node.module && element("button", { type: "button", class: "link", onclick: () => go.module(node.module) }, node.module)],
+      ["module", node.module && element("button", { type: "button", class: "link", onclick: () => go.module(node.module) }, breakable(node.module))],
       ["made by", made || "the model"],
       ["stages", lived.length ? `${graph.stages[lived[0]].name} to ${graph.stages[lived[lived.length - 1]].name}` : ""],
       ["reads", links([...new Set(node.inputs)])], ["read by", links([...new Set(view.readers.get(node.name) || [])].slice(0, 12))],
@@ -219,7 +221,7 @@ function siteDetails(graph, number, several) {
     site.detail && element("p", { class: "quiet" }, site.detail),
     facts([
       ["module", several ? "" : site.module], ["op", site.op], ["shape", site.shape],
-      ["became", site.lowered_to && element("code", {}, site.lowered_to)], ["kernel", site.kernel && element("code", {}, site.kernel)],
+      ["became", site.lowered_to && code(site.lowered_to)], ["kernel", site.kernel && code(site.kernel)],
       ["in front", site.prologue], ["merged with", site.merged_with.join(", ")],
       ["reads", weight === null ? "" : `${bytesText(weight)} of constants`], ["saved", site.saved_bytes ? bytesText(site.saved_bytes) : ""],
       ["time", secondsText(measured.seconds)], ["floor", floor],

@@ -1,0 +1,87 @@
+"""The page of SmolLM2's whole compilation: its size, the time until it can be used, and the pictures in docs/.
+
+python bench/dump/smollm2.py [--pictures]      needs Chromium, and playwright (the extra dev); nothing is compiled
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowbit_compiler.demo.model import load
+from lowbit_compiler.dump.command import dump
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+OPENINGS = 7
+TOKENS = 32
+
+
+def opened(browser: Any, file: Path, address: str = "", dark: bool = False) -> tuple[Any, float]:
+    """Open ``file`` in a new page; returns the page and the seconds until a click on the slider's last tick but one has drawn."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="dark" if dark else "light")
+    start = time.perf_counter()
+    page.goto(f"{file.resolve().as_uri()}{address}")
+    page.wait_for_selector("html[data-ready]", state="attached")
+    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    return page, time.perf_counter() - start
+
+
+def take_pictures(browser: Any, file: Path) -> None:
+    """Write the pictures of docs/dump.md."""
+    page, _ = opened(browser, file, "#module=model.layers.0.mlp")
+    page.click("#after .item.made[aria-label^='linear_s8s8'] >> nth=1")
+    page.screenshot(path=ROOT / "docs" / "dump_block.png")
+    page, _ = opened(browser, file, "#module=model.layers.0.self_attn&stage=quantize&base=before")
+    page.click("#tree [aria-selected=true] > .row .twist")
+    page.screenshot(path=ROOT / "docs" / "dump_tree.png")
+    page, _ = opened(browser, file, "#module=model.layers.0.mlp&stage=quantize", dark=True)
+    page.click("#after .item.made[aria-label^='linear'] >> nth=0")
+    page.screenshot(path=ROOT / "docs" / "dump_dark.png")
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pictures", action="store_true", help="take the pictures of docs/ anew")
+    args = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    model = load().model
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        start = time.perf_counter()
+        report, files = dump(
+            lambda ids: model(input_ids=ids, use_cache=False).logits, (torch.randint(0, 1000, (1, TOKENS)),), Path(folder), progress=print
+        )
+        seconds = time.perf_counter() - start
+        file = files[0][0]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        times = [opened(browser, file)[1] for _ in range(OPENINGS)]
+        if args.pictures:
+            take_pictures(browser, file)
+        result = {
+            **machine(),
+            "chromium": browser.version,
+            "summary": report.summary(),
+            "dump_s": round(seconds, 1),
+            "html_mb": round(file.stat().st_size / 1e6, 2),
+            "folder_mb": round(sum(path.stat().st_size for path in file.parent.iterdir()) / 1e6, 2),
+            "open_s_median": round(statistics.median(times), 2),
+            "open_s_worst": round(max(times), 2),
+        }
+        browser.close()
+    print(json.dumps(result, indent=1))
+    (ROOT / "bench" / "results" / "dump_smollm2.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
