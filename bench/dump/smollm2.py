@@ -19,7 +19,7 @@ from lowbit_compiler.demo.model import load
 from lowbit_compiler.dump.command import dump
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import machine
+from common import about, write
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENINGS = 7
@@ -27,7 +27,7 @@ TOKENS = 32
 
 
 def opened(browser: Any, file: Path, address: str = "", dark: bool = False) -> tuple[Any, float]:
-    """Open ``file`` in a new page; returns the page and the seconds until a click on the slider's last tick but one has drawn."""
+    """Open ``file`` in a new page; returns the page, and the seconds until it answers and its first frame is drawn."""
     page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="dark" if dark else "light")
     start = time.perf_counter()
     page.goto(f"{file.resolve().as_uri()}{address}")
@@ -69,8 +69,7 @@ def main() -> None:
         if args.pictures:
             take_pictures(browser, file)
         result = {
-            **machine(),
-            "chromium": browser.version,
+            **about(chromium=browser.version, statistic=f"median of {OPENINGS} openings"),
             "summary": report.summary(),
             "dump_s": round(seconds, 1),
             "html_mb": round(file.stat().st_size / 1e6, 2),
@@ -80,7 +79,7 @@ def main() -> None:
         }
         browser.close()
     print(json.dumps(result, indent=1))
-    (ROOT / "bench" / "results" / "dump_smollm2.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(write("dump_smollm2.json", result))
 
 
 if __name__ == "__main__":
