@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+import lowbit_compiler as lowbit
 from lowbit_compiler.demo.model import load
 from lowbit_compiler.dump.command import dump
 
@@ -36,12 +38,12 @@ def opened(browser: Any, file: Path, address: str = "", dark: bool = False) -> t
     return page, time.perf_counter() - start
 
 
-def take_pictures(browser: Any, file: Path) -> None:
-    """Write the pictures of docs/dump.md."""
+def take_pictures(browser: Any, file: Path, declined: Path) -> None:
+    """Write the pictures of docs/dump.md; ``declined`` is the page of a compilation that leaves some sites in float."""
     page, _ = opened(browser, file, "#module=model.layers.0.mlp")
     page.click("#after .item.made[aria-label^='linear_s8s8'] >> nth=1")
     page.screenshot(path=ROOT / "docs" / "dump_block.png")
-    page, _ = opened(browser, file, "#module=model.layers.0.self_attn&stage=quantize&base=before")
+    page, _ = opened(browser, declined, "#module=model.layers.0.mlp&stage=split&base=before")
     page.click("#tree [aria-selected=true] > .row .twist")
     page.screenshot(path=ROOT / "docs" / "dump_tree.png")
     page, _ = opened(browser, file, "#module=model.layers.0.mlp&stage=quantize", dark=True)
@@ -57,17 +59,23 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     model = load().model
+    ids = torch.randint(0, 1000, (1, TOKENS))
+
+    def logits(ids: Tensor) -> Tensor:
+        result: Tensor = model(input_ids=ids, use_cache=False).logits
+        return result
+
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         start = time.perf_counter()
-        report, files = dump(
-            lambda ids: model(input_ids=ids, use_cache=False).logits, (torch.randint(0, 1000, (1, TOKENS)),), Path(folder), progress=print
-        )
+        report, files = dump(logits, (ids,), Path(folder), progress=print)
         seconds = time.perf_counter() - start
         file = files[0][0]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         times = [opened(browser, file)[1] for _ in range(OPENINGS)]
         if args.pictures:
-            take_pictures(browser, file)
+            with torch.no_grad():
+                lowbit.explain(logits, ids, recipe="llm-int8", ignore=["layers.0.mlp.down_proj"], dump=f"{folder}/declined")
+            take_pictures(browser, file, Path(folder) / "declined" / "graph_0" / "view.html")
         result = {
             **about(chromium=browser.version, statistic=f"median of {OPENINGS} openings"),
             "summary": report.summary(),
