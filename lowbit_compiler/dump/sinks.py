@@ -1,13 +1,12 @@
 """Who asked to see a compilation: a dump folder, TORCH_TRACE (tlparse) or TORCH_COMPILE_DEBUG; and a record for them all."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import fx
-from torch._logging._internal import trace_structured
+from torch._logging._internal import LazyTraceHandler, trace_log, trace_structured
 
 from lowbit_compiler.dump.diff import file_name, stage_diff
 from lowbit_compiler.dump.files import new_folder, write_rest, write_stage
@@ -16,8 +15,6 @@ from lowbit_compiler.dump.text import stage_text
 from lowbit_compiler.passes.contract import Pass, PassContext
 from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.report import Report
-
-_trace = logging.getLogger("torch.__trace")
 
 
 class Recording:
@@ -53,7 +50,7 @@ class Recording:
     def _written(self) -> None:
         for folder in self.folders:
             write_stage(folder, self.record)
-        if _trace.handlers:
+        if _tracing():
             number = len(self.record.stages) - 1
             if number == 0:
                 _artifact(file_name(self.record, 0), stage_text(self.record.nodes_of(0)))
@@ -65,7 +62,7 @@ class Recording:
 def recording(folder: str | None, gm: fx.GraphModule, ctx: PassContext, note: str) -> Iterator[Recording | None]:
     """Record the rewriting of ``gm`` in the block; None where nobody asked. What an error leaves unfinished is written too."""
     roots = [Path(root) for root in (folder, _debug_folder()) if root]
-    if not roots and not _trace.handlers:
+    if not roots and not _tracing():
         yield None
         return
     result = Recording([new_folder(root) for root in roots], gm, ctx, note)
@@ -75,6 +72,11 @@ def recording(folder: str | None, gm: fx.GraphModule, ctx: PassContext, note: st
         result.fail(gm, error)
         result.finish(Report(ctx.recipe.name, fallback=f"{type(error).__name__}: {error}"))
         raise
+
+
+def _tracing() -> bool:
+    """Return whether torch writes its structured trace (its handler goes at the first event where no folder is set)."""
+    return any(isinstance(handler, LazyTraceHandler) for handler in trace_log.handlers)
 
 
 def _debug_folder() -> str | None:
@@ -92,4 +94,5 @@ def _compile_id() -> str:
 
 def _artifact(name: str, text: str) -> None:
     """Hand ``text`` to torch's structured trace, where one is written."""
-    trace_structured("artifact", metadata_fn=lambda: {"name": f"lowbit_{name}", "encoding": "string"}, payload_fn=lambda: text)
+    if _tracing():
+        trace_structured("artifact", metadata_fn=lambda: {"name": f"lowbit_{name}", "encoding": "string"}, payload_fn=lambda: text)

@@ -62,6 +62,6 @@ def test_torch_trace(tmp_path: Path) -> None:
 def test_compile_debug(tmp_path: Path) -> None:
     run(tmp_path, "inductor", TORCH_COMPILE_DEBUG="1")
     (folder,) = (tmp_path / "torch_compile_debug").glob("run_*")
-    assert any(folder.glob("torchinductor/*/output_code.py"))
+    assert (folder / "torchinductor").is_dir()
     written = {path.name for path in (folder / "lowbit" / "graph_0").iterdir()}
     assert {"00_capture.txt", "10_quantize.diff", "graph.json", "view.html", "index.md", "report.txt"} <= written

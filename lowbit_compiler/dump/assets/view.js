@@ -145,6 +145,18 @@ function zoomBy(factor) {
   zoomTo(Math.min(3, Math.max(0.15, (state.scale || 1) * factor)));
 }
 
+// The drawing follows the pointer, unless that is a click on one of its nodes.
+function dragging(pane) {
+  let from = null;
+  pane.addEventListener("pointerdown", (event) => {
+    if (event.button === 0 && event.pointerType === "mouse" && !event.target.closest(".item")) from = { x: event.clientX + pane.scrollLeft, y: event.clientY + pane.scrollTop };
+  });
+  pane.addEventListener("pointermove", (event) => {
+    if (from && event.buttons === 1) pane.scrollTo(from.x - event.clientX, from.y - event.clientY);
+    else from = null;
+  });
+}
+
 function showSelection() {
   for (const marked of document.querySelectorAll(".chosen")) marked.classList.remove("chosen");
   const { before, after } = views();
@@ -328,6 +340,7 @@ function start() {
   byId("out").onclick = () => zoomBy(0.8);
   byId("fit").onclick = () => zoomTo(null);
   for (const tab of document.querySelectorAll("[role=tab]")) { tab.onclick = () => update({ tab: tab.id.slice(4) }); tab.onkeydown = tabKey; }
+  for (const side of ["before", "after"]) dragging(byId(side));
   for (const side of ["before", "after"]) byId(side).addEventListener("wheel", (event) => { if (event.ctrlKey) { event.preventDefault(); zoomBy(event.deltaY < 0 ? 1.15 : 0.87); } }, { passive: false });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(null));
   document.addEventListener("keydown", pageKey);
