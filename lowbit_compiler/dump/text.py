@@ -62,6 +62,11 @@ def _module(node: fx.Node) -> str:
     return next((path for path in map(module_path, (node, *readers)) if path), "")
 
 
+def graph_text(gm: fx.GraphModule) -> str:
+    """Return the graph as it is now, one line a node."""
+    return stage_text(describe(node) for node in gm.graph.nodes)
+
+
 def stage_text(nodes: Iterable[Node]) -> str:
     """Return one line a node."""
     return "\n".join(node.line() for node in nodes) + "\n"

@@ -159,6 +159,7 @@ function curve(points) {
     const from = { x: points[i - 1].x, y: points[i - 1].y + points[i - 1].h / 2 };
     const to = { x: points[i].x, y: points[i].y - points[i].h / 2 };
     const bend = (to.y - from.y) / 2;
+    if (i > 1) path += ` L${from.x} ${from.y}`;
     path += ` C${from.x} ${from.y + bend} ${to.x} ${to.y - bend} ${to.x} ${to.y}`;
   }
   return path;

@@ -22,7 +22,10 @@ function layoutGraph(nodes, edges) {
   let y = 0;
   for (const layer of layers) {
     const height = Math.max(...layer.map((box) => box.h));
-    for (const box of layer) box.y = y + height / 2;
+    for (const box of layer) {
+      box.y = y + height / 2;
+      if (box.bend) box.h = height;  // an edge goes straight down between the boxes of a layer
+    }
     y += height + GAP.y;
   }
   const left = Math.min(...[...boxes.values()].map((box) => box.x - box.w / 2));
