@@ -86,7 +86,9 @@ class Record:
 
 def _site(data: Mapping[str, Any]) -> SiteReport:
     values: dict[str, Any] | None = data["measured"]
-    measured = None if values is None else Measured(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    if values is not None:
+        values = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+    measured = None if values is None else Measured(**values)
     return SiteReport(**{**data, "merged_with": tuple(data["merged_with"]), "measured": measured})
 
 
