@@ -60,7 +60,10 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as schema.json beside this file describes it."""
-        return {"schema": SCHEMA, **asdict(self)}
+        data = {"schema": SCHEMA, **_plain(self), "sites": [asdict(site) for site in self.sites]}
+        for key in ("sources", "nodes", "stages"):  # asdict copies every part of them: a second for a large model
+            data[key] = [_plain(item) for item in data[key]]
+        return data
 
     def to_json(self) -> str:
         """Return :meth:`to_dict` as text, with one node, stage, site or source a line."""
@@ -82,6 +85,11 @@ class Record:
         fields["stages"] = [Stage(**stage) for stage in data["stages"]]
         fields["sites"] = [_site(site) for site in data["sites"]]
         return Record(**fields)
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, not copied."""
+    return {name: getattr(item, name) for name in item.__dataclass_fields__}
 
 
 def _site(data: Mapping[str, Any]) -> SiteReport:
@@ -114,13 +122,13 @@ class Recorder:
         return stage
 
     def _place(self, node: fx.Node) -> int:
-        for path, kind in (node.meta.get("nn_module_stack") or {}).values():
-            self.record.modules.setdefault(module_name(path), str(getattr(kind, "__name__", kind)).rpartition(".")[2])
         parameter = self._parameters.get(node.name, "") if node.op == "placeholder" else ""
         described = describe(node, parameter, self._source(node.meta.get("stack_trace")))
         place = self._places.setdefault(described, len(self.record.nodes))
         if place == len(self.record.nodes):
             self.record.nodes.append(described)
+            for path, kind in (node.meta.get("nn_module_stack") or {}).values():
+                self.record.modules.setdefault(module_name(path), str(getattr(kind, "__name__", kind)).rpartition(".")[2])
         return place
 
     def _source(self, trace: str | None) -> int | None:

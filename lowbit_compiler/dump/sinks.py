@@ -53,7 +53,7 @@ class Recording:
         if _tracing():
             number = len(self.record.stages) - 1
             if number == 0:
-                _artifact(file_name(self.record, 0), stage_text(self.record.nodes_of(0)))
+                _artifact("00_capture", stage_text(self.record.nodes_of(0)))
             elif self.record.stages[number].edits:
                 _artifact(file_name(self.record, number, "diff"), stage_diff(self.record, number))
 

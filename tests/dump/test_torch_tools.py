@@ -53,7 +53,7 @@ def artifacts(folder: Path) -> dict[str, str]:
 def test_torch_trace(tmp_path: Path) -> None:
     run(tmp_path, TORCH_TRACE=str(tmp_path / "trace"))
     found = artifacts(tmp_path / "trace")
-    assert "aten.linear" in found["lowbit_00_capture.txt"]
+    assert "aten.linear" in found["lowbit_00_capture"]
     assert "made by quantize" in found["lowbit_10_quantize.diff"]
     assert "lowbit_05_plan.diff" not in found
     assert "2 of 2 sites rewritten" in found["lowbit_report"]
