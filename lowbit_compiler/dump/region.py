@@ -48,7 +48,7 @@ def dot(part: nx.DiGraph, title: str) -> str:
     makers = sorted({node.made_by for _, node in part.nodes(data="node") if node.made_by})
     lines = [
         f"digraph {_quoted(title)} {{",
-        f"  label={_quoted(title)}; labelloc=t; fontname="sans-serif"; rankdir=TB; bgcolor=white;",
+        f"  label={_quoted(title)}; labelloc=t; fontname=Helvetica; rankdir=TB; bgcolor=white;",
         '  node [shape=box, style="rounded,filled", fillcolor=white, color="#999999", fontname="monospace", fontsize=10];',
         '  edge [color="#999999", arrowsize=0.6];',
     ]
