@@ -8,10 +8,16 @@ const MOST_LETTERS = 30;
 
 // What to draw of one stage: {items: [{id, kind, label, sub, node?, path?}], edges: [[id, id]], count}
 function blockOf(graph, view, path) {
+  const inside = membersOf(graph, view, path);
+  return inside.size > MOST_NODES ? collapsed(graph, view, path, inside) : flat(view, inside);
+}
+
+// The names of a block's nodes: those of the module, and of its sites where a fused forward computes them elsewhere.
+function membersOf(graph, view, path) {
   const inside = new Set();
   for (const node of view.nodes) if (node.op !== "output" && inModule(node.module, path) && (path !== "" || node.op !== "placeholder")) inside.add(node.name);
   for (const [name, sites] of view.sitesAt) if (sites.some((site) => inModule(siteModule(graph.sites[site]), path))) inside.add(name);
-  return inside.size > MOST_NODES ? collapsed(graph, view, path, inside) : flat(view, inside);
+  return inside;
 }
 
 function flat(view, inside) {

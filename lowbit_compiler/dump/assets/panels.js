@@ -145,8 +145,8 @@ function facts(rows) {
 const code = (text) => element("code", {}, breakable(text));
 
 function moduleDetails(graph, item, view, pick) {
-  const block = view.nodes.filter((node) => inModule(node.module, item.path)).length;
-  const captured = stageView(graph, 0).nodes.filter((node) => inModule(node.module, item.path)).length;
+  const block = membersOf(graph, view, item.path).size;
+  const captured = membersOf(graph, stageView(graph, 0), item.path).size;
   const sites = item.all.map((number) => graph.sites[number]);
   const sum = (of) => sites.reduce((total, site) => total + (of(site) || 0), 0);
   const seconds = sum((site) => site.measured && site.measured.seconds);
@@ -155,7 +155,7 @@ function moduleDetails(graph, item, view, pick) {
     facts([
       ["nodes", block === captured ? `${block}` : `${captured} captured, ${block} now`],
       ["sites", sites.length ? `${item.rewritten} rewritten, ${item.declined} declined` : "none"],
-      ["saved", bytesText(sum((site) => site.saved_bytes))],
+      ["saved", bytesText(sum((site) => site.saved_bytes) || null)],
       ["time", seconds ? secondsText(seconds) : ""],
     ]),
     ...(item.declined ? [element("h3", {}, "Why not"), element("ul", { class: "plain" }, ...reasonCounts(graph, item).map(([reason, count]) => element("li", {}, `${count} \u00d7 ${reason}`)))] : []),
