@@ -65,18 +65,17 @@ def dump(
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path("lowbit_dump"),
     recipe: RecipeName = "int8",
     plan: PlanName = "measured",
+    region: Annotated[str, typer.Option(help="module, site or node to draw as a picture (DOT, and SVG where Graphviz is)")] = "",
 ) -> None:
-    """Write the graph after every pass as numbered text files, with an index."""
-    import torch
-
-    from lowbit_compiler.explaining import explain as run
+    """Write every stage of the rewriting: an HTML page to look around in, typed text, diffs and JSON; nothing is compiled."""
+    from lowbit_compiler.dump.command import dump as run
 
     model, inputs = load_function(function)
-    with torch.no_grad():
-        report = run(model, *inputs, recipe=recipe, plan=plan, dump=str(out))
+    with _stages() as progress:
+        report, files = run(model, inputs, out, recipe=recipe, plan=plan, region=region, progress=progress)
     print(report.summary())
-    for index in sorted(out.glob("graph_*/index.md")):
-        print(index)
+    for file, what in files:
+        print(f"{file}  {what}")
 
 
 @app.command()

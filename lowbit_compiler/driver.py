@@ -13,7 +13,7 @@ from torch._dynamo.exc import RestartAnalysis
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.costs import measured
-from lowbit_compiler.dump import Dump
+from lowbit_compiler.dump import recording
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.executable import Executable
 from lowbit_compiler.linear_costs import measured_linear
@@ -54,13 +54,7 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
 
     Writes the dump and verifies each pass on ``examples``, where the options ask for it.
     """
-    observers: list[Observer] = []
-    dump = Dump(options.dump) if options.dump else None
-    if dump is not None:
-        dump.stage("capture", captured.gm, "the captured graph")
-        observers.append(dump.observe)
-    if options.verify:
-        observers.append(Verifier(captured.gm, examples).observe)
+    observers: list[Observer] = [Verifier(captured.gm, examples).observe] if options.verify else []
     # A freed weight is there in one packed form alone: every graph must use that one, whatever its rows.
     one_form = options.free_weights or any_freed(examples)
     target = target_for(examples)
@@ -80,16 +74,19 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         for observer in observers:
             observer(p, run, gm)
 
-    runs = run_passes(
-        waist() + runtime_exit(),
-        captured.gm,
-        ctx,
-        facts=facts,
-        disable=options.disable,
-        stop_after=options.stop_after,
-        observe=observe,
-        strict=options.verify,
-    )
+    with recording(options.dump, captured.gm, ctx, "the captured graph") as record:
+        if record is not None:
+            observers.insert(0, record.observe)
+        runs = run_passes(
+            waist() + runtime_exit(),
+            captured.gm,
+            ctx,
+            facts=facts,
+            disable=options.disable,
+            stop_after=options.stop_after,
+            observe=observe,
+            strict=options.verify,
+        )
     for site in ctx.sites:
         if site.reason is None and (Fact.WHOLE if site.kind in WHOLE_KINDS else Fact.LOWERED) not in facts:
             site.decline(Reason.DISABLED, "not lowered")
@@ -100,8 +97,8 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
     report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
     if one_form and options.plan == "measured":
         report.notes.append("linears were not timed: freed weights are there in the recipe's form alone")
-    if dump is not None:
-        dump.finish(str(report))
+    if record is not None:
+        record.finish(report)
     return ctx, report
 
 
@@ -166,8 +163,19 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
         report = _fallback_report(gm, examples, options, f"{type(error).__name__}: {error}")
         compiled = compile_remainder(gm, examples, options.remainder, options.mode)
     _remember(report)
+    _log(report)
     log.info("%s, %.1f s", report.summary(), time.perf_counter() - start)
     return compiled
+
+
+def _log(report: Report) -> None:
+    """Say what each pass did and each site became, for TORCH_LOGS="+lowbit_compiler"."""
+    for run in report.passes:
+        what = f"skipped: {run.skipped}" if run.skipped else f"{run.rewrites} rewrites"
+        log.debug("pass %s: %s, %.0f ms", run.name, what, run.seconds * 1e3)
+    for site in report.sites:
+        why = "; ".join(filter(None, (site.lowered_to or site.reason, site.detail, site.kernel)))
+        log.debug("%s %s %s %s: %s", site.decision, site.module, site.op, site.shape, why)
 
 
 def compile_captured(

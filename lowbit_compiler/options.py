@@ -13,7 +13,7 @@ from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.recipe import GROUP_SIZES, Recipe, find_recipe
 
 ENVIRONMENT: dict[str, str] = {
-    "LOWBIT_DUMP": "folder: write the graph after every pass there (same as options={'dump': folder})",
+    "LOWBIT_DUMP": "folder: write every stage of the rewriting there, with an HTML page (same as options={'dump': folder})",
     "LOWBIT_DISABLE": f"pass,pass: skip these passes; names: {', '.join(PASS_NAMES)}",
     "LOWBIT_STOP_AFTER": "pass: run no pass after this one; the graph still runs",
     "LOWBIT_MAX_REWRITES": "number: rewrite at most that many sites (to bisect)",
@@ -53,7 +53,7 @@ DESCRIPTIONS: dict[str, str] = {
     "free_weights": "release the float storage of every fully replaced parameter; default False",
     "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
     "plan": "'measured' (default): a product, softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel",
-    "dump": "folder to write the graph of every pass to",
+    "dump": "folder to write every stage of the rewriting to, with an HTML page",
 }
 CHOICES = {"remainder": ("inductor", "eager"), "plan": ("measured", "always")}  # the first is the default
 IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")

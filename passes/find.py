@@ -1,5 +1,6 @@
 """Find every product, softmax, attention and convolution, and give each a row of the report."""
 
+import functools
 import re
 from typing import Any
 
@@ -161,5 +162,10 @@ def module_path(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return ""
-    path = str(next(reversed(stack.values()))[0])
-    return re.sub(r"^[LG]\['([^']+)'\]\.?", "", path)
+    return module_name(str(next(reversed(stack.values()))[0]))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def module_name(path: str) -> str:
+    """Return a module's path without the variable of the caller's that holds the model."""
+    return re.sub(r"_modules\['([^']+)'\]", r"\1", re.sub(r"^[LG]\['([^']+)'\]\.?", "", path))

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from lowbit_compiler.capture.dynamo import mark_written
 from lowbit_compiler.capture.export import capture_export
-from lowbit_compiler.dump import Dump
+from lowbit_compiler.dump import recording
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx import labels, shapes, stored
 from lowbit_compiler.onnx.program import rebuild
@@ -138,18 +138,15 @@ def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgra
         max_rewrites=options.max_rewrites,
         known_names=captured.known_names,
     )
-    dump = Dump(options.dump) if options.dump else None
-    if dump is not None:
-        dump.stage("capture", captured.gm, "the exported graph")
-    runs = run_passes(
-        waist() + onnx_exit(request.form), captured.gm, ctx, observe=dump.observe if dump is not None else None, strict=options.verify
-    )
+    with recording(options.dump, captured.gm, ctx, "the exported graph") as record:
+        observe = record.observe if record is not None else None
+        runs = run_passes(waist() + onnx_exit(request.form), captured.gm, ctx, observe=observe, strict=options.verify)
     for site in ctx.sites:
         if site.kind in WHOLE_KINDS and not site.constant:
             site.decline(Reason.KEPT_WHOLE, "ONNX has operators for it")
     report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
-    if dump is not None:
-        dump.finish(str(report))
+    if record is not None:
+        record.finish(report)
     return rebuild(program, captured, ctx.constants), report
 
 

@@ -91,11 +91,21 @@ def test_dump_and_explain(file: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert f"{3 if NATIVE else 2} of 3 sites rewritten" in result.stdout
     folder = tmp_path / "out" / "graph_0"
+    assert f"{folder / 'view.html'}  open it in a browser" in result.stdout
     index = (folder / "index.md").read_text()
     for stage in folder.glob("[0-9]*.txt"):
         assert stage.name in index
     assert "lowbit.linear_s8s8_rotated" in next(folder.glob("*_lower.txt")).read_text()
     assert "softmax" in (folder / "report.txt").read_text()
+
+
+def test_dump_of_a_region(file: Path, tmp_path: Path) -> None:
+    result = lowbit("dump", f"{file}:model", "--out", str(tmp_path / "out"), "--region", "2")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "graph_0" / "regions" / "2_00_capture.dot").exists()
+    result = lowbit("dump", f"{file}:model", "--out", str(tmp_path / "out"), "--region", "layers.2")
+    assert result.returncode == 2
+    assert result.stderr.startswith("lowbit: no module, site or node 'layers.2' in this model; did you mean '2'")
 
 
 def test_doctor() -> None:

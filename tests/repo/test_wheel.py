@@ -28,3 +28,5 @@ def test_wheel(tmp_path: Path) -> None:
         for path in (ROOT / folder).rglob("*.py"):
             assert f"lowbit_compiler/{inside}{path.relative_to(ROOT / folder).as_posix()}" in names
     assert "lowbit_compiler/py.typed" in names
+    for path in (ROOT / "lowbit_compiler" / "dump").rglob("*.*"):  # the page's template, style and scripts, and the schema
+        assert path.suffix == ".pyc" or path.relative_to(ROOT).as_posix() in names

@@ -1,0 +1,331 @@
+"""The page in a browser: slider, search, details, tree, table, diff, themes, keys; and text of the model that looks like markup."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from helpers.dumps import Block, dumped, record_of
+from lowbit_compiler.dump.files import attach, read
+from lowbit_compiler.dump.page import page as render
+from lowbit_compiler.report import Measured, Report
+
+Show = Callable[..., Any]
+
+
+def chosen_stage(page: Any) -> str:
+    return str(page.inner_text("#happened b"))
+
+
+def drawn(page: Any, side: str) -> set[str]:
+    return {item.get_attribute("data-id") for item in page.query_selector_all(f"#{side} .item")}
+
+
+def test_opens_on_a_block_with_sites(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html")
+    assert chosen_stage(page) == "cleanup"
+    assert page.inner_text("#path") == "whole graph \u203a blocks \u203a 0"
+    assert "of 10 sites rewritten" in page.inner_text("#summary") or "of 11 sites rewritten" in page.inner_text("#summary")
+    assert drawn(page, "before")
+    assert drawn(page, "after")
+    assert "made by" in page.inner_text("#legend")
+
+
+def test_slider_changes_stage_and_graph(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html", "#module=blocks.0")
+    stages = record_of(graph)["stages"]
+    last = drawn(page, "after")
+    page.focus("#stage")
+    for expected in reversed([stage["name"] for stage in stages[:-1]]):
+        page.keyboard.press("ArrowLeft")
+        assert chosen_stage(page) == expected
+    assert drawn(page, "after") == drawn(page, "before") != last
+    page.click("#ticks button:has-text('quantize')")
+    number = next(i for i, stage in enumerate(stages) if stage["name"] == "quantize")
+    assert page.input_value("#stage") == str(number)
+    assert page.get_attribute("#stage", "aria-valuetext").startswith(f"{number} of {len(stages) - 1}, quantize: ")
+    assert page.query_selector("#after .item.made[aria-label*='made by quantize']")
+    page.select_option("#base", "before")
+    assert "split" in page.inner_text("#caption-before")
+
+
+def test_drawing_holds_the_block(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html", "#module=blocks.0")
+    record = read(graph)
+    inside = {node.name for node in record.nodes_of(0) if node.module.startswith("blocks.0") and node.op != "output"}
+    assert inside <= drawn(page, "before")
+    boxes = [item.query_selector("rect").bounding_box() for item in page.query_selector_all("#before .item")]
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            apart = a["x"] + a["width"] <= b["x"] or b["x"] + b["width"] <= a["x"]
+            assert apart or a["y"] + a["height"] <= b["y"] or b["y"] + b["height"] <= a["y"], "boxes overlap"
+
+
+def test_search_finds_and_selects(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html")
+    page.keyboard.press("/")
+    page.keyboard.type("blocks.1 up")
+    assert page.get_attribute("#query", "aria-expanded") == "true"
+    kinds = [row.inner_text() for row in page.query_selector_all("#found [role=option] .kind")]
+    assert kinds[0] == "module"
+    assert "site" in kinds
+    page.keyboard.press("Enter")
+    assert page.inner_text("#details h2") == "blocks.1.up"
+    assert page.inner_text("#tree [aria-selected=true] > .row .name") == "up"
+    page.keyboard.press("/")
+    page.keyboard.type("aten.matmul")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert "aten.matmul.default" in page.inner_text("#details")
+    page.keyboard.press("/")
+    page.keyboard.type("nothing is called so")
+    assert "Nothing found" in page.inner_text("#found")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#found")
+
+
+def test_details_say_what_the_report_says(graph: Path, show: Show) -> None:
+    data = record_of(graph)
+    for site in data["sites"]:
+        page = show(graph / "view.html", f"#tab=sites&module={site['module']}")
+        text = page.inner_text("#details")
+        page.click(f"tr[data-site='{data['sites'].index(site)}'] button")
+        text = page.inner_text("#details")
+        shown = [
+            site["decision"],
+            site["op"],
+            site["shape"],
+            site["kernel"],
+            site["lowered_to"],
+            site["reason"],
+            site["prologue"],
+            *site["merged_with"],
+        ]
+        for part in shown:
+            assert part in text, (part, text)
+        node = next(node for node in data["nodes"] if node["name"] == site["node"])
+        assert f"%{site['node']}" in text
+        assert any(other["type"] in text for other in data["nodes"] if other["name"] == node["name"])
+        page.close()
+
+
+def test_details_show_source_and_bytes(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html", "#module=blocks.0&stage=capture")
+    page.click("#after .item[aria-label^='silu']")
+    text = page.inner_text("#details")
+    assert "silu(self.gate(x))" in page.inner_text("#code")
+    assert "dumps.py:" in text
+    assert "float32[2, 8, 128]" in text
+    assert "8.19 kB" in text  # 2 * 8 * 128 * 4 bytes
+    assert page.query_selector("#after .item.chosen[aria-label^='silu']")
+
+
+def test_measured_is_shown(tmp_path: Path, show: Show) -> None:
+    folder, report = dumped(tmp_path)
+    measured = Measured(
+        sqnr=41.527, cosine=0.99997, error=1.25e-3, bound=5e-3, tightness=0.25, effect=0.0125, outlier_share=0.003,
+        activation_scales=(0.011, 0.022, 0.033), weight_scales=(0.0044, 0.0055, 0.0066), seconds=1.5e-3, floor=0.5e-3,
+    )  # fmt: skip
+    attach(tmp_path, Report(report.recipe, sites=[type(site)(**{**vars(site), "measured": measured}) for site in report.sites]))
+    page = show(folder / "view.html", "#tab=sites")
+    heads = page.inner_text("thead")
+    page.click("tbody tr:first-child button")
+    text = page.inner_text("#details")
+    for head in ("SQNR", "cosine", "error", "bound", "tightness", "effect", "outliers", "time", "floor"):
+        assert head in heads
+    for value in (
+        "41.53 dB",
+        "0.999970",
+        "0.00125",
+        "0.00500",
+        "0.250",
+        "1.25 %",
+        "0.300 %",
+        "0.0110 · 0.0220 · 0.0330",
+        "1.50 ms",
+        "33.3 %",
+    ):
+        assert value in text, value
+
+
+def test_tree_folds_and_gives_reasons(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html", "#module=blocks.1")
+    row = "#tree li[aria-label^='1 Block']"
+    assert page.get_attribute(row, "aria-expanded") == "false"
+    assert "1 filtered by the user" in page.inner_text(f"{row} > .reasons")
+    page.click(f"{row} > .row .twist")
+    assert page.get_attribute(row, "aria-expanded") == "true"
+    assert page.inner_text(f"{row} li[aria-label^='down'] .reasons") == "filtered by the user"
+    assert page.inner_text(f"{row} > .row .counts .declined") == str(
+        sum(s["decision"] == "declined" for s in record_of(graph)["sites"] if s["module"].startswith("blocks.1"))
+    )
+    page.click(f"{row} > .row .twist")
+    assert page.get_attribute(row, "aria-expanded") == "false"
+    assert not page.query_selector(f"{row} > ul")
+    assert "filtered by the user" in page.inner_text("#details")
+
+
+def test_tree_by_keyboard(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html", "#module=blocks.0")
+    page.focus("#tree .row[tabindex='0']")
+    page.keyboard.press("ArrowRight")
+    for _ in range(3):  # two products of activations, then the first linear
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#tree [aria-selected=true] .name") == "gate"
+    assert chosen_stage(page) == "cleanup"  # arrows in the tree do not move the slider
+    page.keyboard.press("Home")
+    assert page.evaluate("document.activeElement.closest('li').getAttribute('aria-level')") == "1"
+
+
+def test_site_table_sorts(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html", "#tab=sites&module=blocks.1")
+    rows = lambda: [row.inner_text() for row in page.query_selector_all("tbody td:last-child")]
+    assert len(rows()) == len(record_of(graph)["sites"])
+    page.click("th:has-text('saved') button")
+    assert page.get_attribute("th:has-text('saved')", "aria-sort") == "descending"
+    by = {site["saved_bytes"] for site in record_of(graph)["sites"]}
+    assert len(by) > 1
+    first = rows()
+    page.keyboard.press("Enter")  # the focus stays on the head
+    assert page.get_attribute("th:has-text('saved')", "aria-sort") == "ascending"
+    assert rows() != first
+    page.check("#only")
+    assert {row.inner_text().split(".")[1] for row in page.query_selector_all("tbody td:first-child")} == {"1"}
+
+
+def test_diff_names_passes(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html", "#tab=diff&stage=quantize")
+    written = next(graph.glob("*_quantize.diff")).read_text().splitlines()[2:]
+    for sign, kind in (("+", "added"), ("-", "removed")):
+        shown = [line.text_content() for line in page.query_selector_all(f"#panel-diff .line.{kind}")]
+        assert shown == [line for line in written if line.startswith(sign)]
+    page.click("#ticks button:has-text('find')")
+    assert page.inner_text("#panel-diff") == "This stage changed nothing."
+
+
+def test_text_is_the_file(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html", "#tab=text&stage=merge")
+    shown = [line.text_content() for line in page.query_selector_all("#panel-text .line")]
+    assert shown == next(graph.glob("*_merge.txt")).read_text().splitlines()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_themes(graph: Path, show: Show, scheme: str) -> None:
+    page = show(graph / "view.html", color_scheme=scheme)
+
+    def brightness() -> float:
+        color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(float(part) for part in color.removeprefix("rgb(").removesuffix(")").split(",")) / 765
+
+    before = brightness()
+    assert (before > 0.5) == (scheme == "light")
+    page.click("#theme")
+    assert (brightness() > 0.5) != (scheme == "light")
+    page.click("#theme")
+    assert brightness() == before
+
+
+def test_keys_step_through_stages_and_views(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html")
+    page.keyboard.press("ArrowLeft")
+    assert chosen_stage(page) == "share"
+    page.keyboard.press("ArrowRight")
+    assert chosen_stage(page) == "cleanup"
+    page.focus("#tab-graph")
+    for name in ("diff", "sites", "text", "graph"):
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.id") == f"tab-{name}"
+        assert page.is_visible(f"#panel-{name}")
+
+
+def test_every_control_is_reached_by_tab_and_shows_it(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html")
+    seen = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        seen.append(
+            page.evaluate("document.activeElement.id || document.activeElement.className.baseVal || document.activeElement.className")
+        )
+        width = page.evaluate(
+            "parseFloat(getComputedStyle(document.activeElement).outlineWidth) || document.activeElement.matches('.item')"
+        )
+        assert width, seen[-1]
+    for control in ("query", "theme", "stage", "row", "tab-graph", "base", "before", "out", "fit", "in"):
+        assert control in seen, (control, seen)
+
+
+def test_address_brings_back_what_was_looked_at(graph: Path, show: Show) -> None:
+    page = show(graph / "view.html")
+    page.click("#tree li[aria-label^='head'] .row")
+    page.click("#ticks button:has-text('fold')")
+    page.click("#tab-text")
+    address = page.url[page.url.index("#") :]
+    again = show(graph / "view.html", address)
+    assert chosen_stage(again) == "fold"
+    assert again.is_visible("#panel-text")
+    assert again.inner_text("#tree [aria-selected=true] > .row .name") == "head"
+
+
+class Strange(nn.Module):
+    """Modules whose names are markup, called on lines that are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module('<img src=x onerror="alert(1)">', Block())
+        self.add_module("a&amp;</script><b>", nn.Linear(64, 32))
+
+    def forward(self, x: Any) -> Any:
+        first, second = self.children()
+        note = "</script><script>console.error('ran')</script><!-- {{ title }}"
+        return second(first(x)).mul(len(note) > 3 or "</script><img src=x onerror=alert(1)>")
+
+
+def test_markup_is_shown_as_text(tmp_path: Path, show: Show) -> None:
+    folder, _ = dumped(tmp_path, Strange())
+    page = show(folder / "view.html", "#module=")
+    names = [name.text_content() for name in page.query_selector_all("#tree .name")]
+    assert '<img src=x onerror="alert(1)">' in names
+    assert "a&amp;</script><b>" in names
+    assert not page.query_selector("img, b:not(#happened b):not(figcaption b):not(.counts b)")
+    page.click("#after .item[aria-label^='mul']")
+    page.click("#ticks button:has-text('capture')")
+    record = record_of(folder)
+    node = next(node for node in record["nodes"] if node["target"] == ".mul")
+    page.keyboard.press("/")
+    page.keyboard.type("mul")
+    assert "</script><img src=x onerror=alert(1)>" in json.dumps(record["sources"][node["source"]])
+    page.keyboard.press("Escape")
+    page.evaluate("(name) => chooseNode(name)", node["name"])
+    assert "</script><img src=x onerror=alert(1)>" in page.inner_text("#code")
+
+
+def test_several_graphs(graph: Path, tmp_path: Path, show: Show) -> None:
+    other, _ = dumped(tmp_path / "other", nn.Sequential(nn.Linear(64, 64), nn.ReLU()))
+    file = tmp_path / "both.html"
+    file.write_text(render([read(graph), read(other)]))
+    page = show(file)
+    assert page.query_selector("#tree .name:text-is('head')")
+    page.select_option("#graphs", "1")
+    assert not page.query_selector("#tree .name:text-is('head')")
+    assert "1 of 1 sites rewritten" in page.inner_text("#summary")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080)])
+def test_nothing_is_cut_off(graph: Path, show: Show, width: int, height: int) -> None:
+    page = show(graph / "view.html", viewport={"width": width, "height": height})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollHeight") <= height
+    boxes = [page.query_selector(name).bounding_box() for name in ("header", "#stages", "nav", "#center", "#details")]
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            apart = a["x"] + a["width"] <= b["x"] + 1 or b["x"] + b["width"] <= a["x"] + 1
+            assert apart or a["y"] + a["height"] <= b["y"] + 1 or b["y"] + b["height"] <= a["y"] + 1
+    ticks = [tick.bounding_box() for tick in page.query_selector_all("#ticks button")]
+    words = page.evaluate("[...document.querySelectorAll('#ticks button')].map(b => b.scrollWidth <= b.clientWidth + 1)")
+    assert all(words)
+    assert all(a["x"] + a["width"] <= b["x"] + 1 for a, b in itertools.pairwise(ticks))
