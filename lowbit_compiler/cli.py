@@ -71,7 +71,7 @@ def dump(
     from lowbit_compiler.dump.command import dump as run
 
     model, inputs = load_function(function)
-    with _stages() as progress:
+    with stages() as progress:
         report, files = run(model, inputs, out, recipe=recipe, plan=plan, region=region, progress=progress)
     print(report.summary())
     for file, what in files:
