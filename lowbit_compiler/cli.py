@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 app.add_typer(debug, name="debug")
 
+MEASURE = "add each product's error and its certificate, in float64"
+
 
 @app.command()
 def demo(
@@ -36,7 +38,7 @@ def explain(
     recipe: RecipeName = "int8",
     plan: PlanName = "measured",
     ignore: Ignore = (),  # type: ignore[assignment]
-    measure: Annotated[bool, typer.Option("--measure", help="add each product's error and its certificate, in float64")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help=MEASURE)] = False,
     json: Annotated[bool, typer.Option("--json", help="plain data")] = False,
 ) -> None:
     """Print every product and softmax of a model with its decision and reason; nothing is compiled."""
@@ -66,13 +68,14 @@ def dump(
     recipe: RecipeName = "int8",
     plan: PlanName = "measured",
     region: Annotated[str, typer.Option(help="module, site or node to draw as a picture (DOT, and SVG where Graphviz is)")] = "",
+    measure: Annotated[bool, typer.Option("--measure", help=MEASURE)] = False,
 ) -> None:
     """Write every stage of the rewriting: an HTML page to look around in, typed text, diffs and JSON; nothing is compiled."""
     from lowbit_compiler.dump.command import dump as run
 
     model, inputs = load_function(function)
     with stages() as progress:
-        report, files = run(model, inputs, out, recipe=recipe, plan=plan, region=region, progress=progress)
+        report, files = run(model, inputs, out, recipe=recipe, plan=plan, region=region, measure=measure, progress=progress)
     print(report.summary())
     for file, what in files:
         print(f"{file}  {what}")
@@ -85,16 +88,22 @@ def profile(
     plan: PlanName = "measured",
     mode: Annotated[str | None, typer.Option(help="of torch.compile: reduce-overhead, max-autotune ...")] = None,
     rounds: Annotated[int, typer.Option(help="timed runs, and as many recorded ones")] = 20,
+    dump: Annotated[Path | None, typer.Option(help="folder for a dump whose page shows the times", show_default=False)] = None,
     json: Annotated[bool, typer.Option("--json", help="plain data")] = False,
 ) -> None:
     """Compile and run a model, and show the time of every site and kernel next to what it needs at least."""
     from rich.console import Console
 
+    from lowbit_compiler.dump.files import attach, folders
     from lowbit_compiler.profiling.profile import profile as run
 
     model, inputs = load_function(function)
+    options = {} if dump is None else {"dump": str(dump)}
+    before = [] if dump is None else folders(dump)
     with stages() as progress:
-        result = run(model, *inputs, recipe=recipe, plan=plan, mode=mode, rounds=rounds, progress=progress)
+        result = run(model, *inputs, recipe=recipe, plan=plan, mode=mode, rounds=rounds, progress=progress, **options)
+    if dump is not None:
+        attach(folders(dump, before), result.report)
     if json:
         print(result.to_json())
     else:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from lowbit_compiler.dump.files import PAGE, folders, read, write
+from lowbit_compiler.debug.measure import measure as run_measure
+from lowbit_compiler.dump.files import PAGE, attach, folders, read, write
 from lowbit_compiler.dump.page import page
 from lowbit_compiler.dump.region import draw, require
 from lowbit_compiler.errors import OptionError
@@ -22,19 +23,24 @@ def dump(
     recipe: str = "int8",
     plan: str = "measured",
     region: str = "",
+    measure: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Report, list[tuple[Path, str]]]:
     """Trace ``model(*inputs)``, write what the passes do to ``out``, and return the report with each file of note and what it is.
 
-    A model of several graphs gets one page of them all beside the graphs' own. Raises OptionError for a region that is not there.
+    A model of several graphs gets one page of them all beside the graphs' own. With ``measure`` the pages show each product's error and
+    certificate on ``inputs``. Raises OptionError for a region that is not there.
     """
-    before = set(folders(out))
+    before = folders(out)
     progress("tracing and rewriting the model")
     with torch.no_grad():
         report = explain(model, *inputs, recipe=recipe, plan=plan, dump=str(out))
-    new = [folder for folder in folders(out) if folder not in before]
+    new = folders(out, before)
     if not new:
         raise OptionError("the model gave Dynamo no graph to compile: it computes nothing with tensors")
+    if measure:
+        progress("measuring each product")
+        attach(new, run_measure(model, *inputs, recipe=recipe, plan=plan))
     records = [read(folder) for folder in new]
     files = [
         (folder / PAGE, f"graph {record.compile_id}" if len(new) > 1 else "open it in a browser")

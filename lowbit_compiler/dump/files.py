@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from lowbit_compiler.dump.diff import file_name, stage_diff
@@ -67,15 +69,22 @@ def read(folder: Path) -> Record:
     return Record.from_dict(json.loads((folder / RECORD).read_text()))
 
 
-def attach(folder: Path, report: Report) -> None:
-    """Let the dump in ``folder`` (of one compilation, with its graphs in order) show ``report``: what was measured after compiling."""
-    for number, graph in enumerate(folders(folder)):
+def attach(graphs: Iterable[Path], report: Report) -> None:
+    """Let the dumps ``graphs``, of one compilation and in its order, show what ``report`` has measured of each site.
+
+    A graph that was left in float keeps what it has.
+    """
+    for number, graph in enumerate(graphs):
         record = read(graph)
-        record.sites = [site for site in report.sites if site.graph == number]
+        if record.fallback:
+            continue
+        measured = [site.measured for site in report.sites if site.graph == number]
+        record.sites = [replace(site, measured=each) for site, each in zip(record.sites, measured, strict=True)]
         write(graph / RECORD, record.to_json())
         write(graph / PAGE, page([record]))
 
 
-def folders(root: Path) -> list[Path]:
-    """Return the folders of the graphs that were dumped to ``root``, in order."""
-    return sorted((path.parent for path in root.glob(f"graph_*/{RECORD}")), key=lambda path: int(path.name.rpartition("_")[2]))
+def folders(root: Path, known: Collection[Path] = ()) -> list[Path]:
+    """Return the folders of the graphs that were dumped to ``root``, in order, but those that are ``known``."""
+    found = (path.parent for path in root.glob(f"graph_*/{RECORD}") if path.parent not in known)
+    return sorted(found, key=lambda path: int(path.name.rpartition("_")[2]))

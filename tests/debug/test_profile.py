@@ -1,6 +1,7 @@
 """The profile gives every rewritten site its time inside the compiled model, and a floor below it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.compiled import NATIVE
+from lowbit_compiler.dump.files import attach, folders, read
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.profiling.calls import Call, Step
 from lowbit_compiler.profiling.floors import Work, copy_seconds, floor, peak, read_seconds
@@ -78,6 +80,14 @@ def test_unknown_calls_are_said() -> None:
     notes: list[str] = []
     assert _attributed(_ops(("s", 0), ("s", 0)), [_step(("s", 0, 1.0))], notes) == []
     assert notes == ["2 sites of s have 1 calls in a step, and get no times"]
+
+
+def test_a_dump_shows_the_times(tmp_path: Path) -> None:
+    result = profile(Shared().eval(), torch.randn(16, 128), plan="always", rounds=1, remainder="eager", dump=str(tmp_path))
+    attach(folders(tmp_path), result.report)
+    shown = [site.measured for folder in folders(tmp_path) for site in read(folder).sites]
+    assert shown == [site.measured for site in result.report.sites]
+    assert any(measured is not None and measured.seconds for measured in shown)
 
 
 def test_gradients_leave_nothing_to_time() -> None:

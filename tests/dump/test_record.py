@@ -13,7 +13,8 @@ from torch import nn
 import lowbit_compiler as lowbit
 from helpers.dumps import Model, dumped, record_of
 from lowbit_compiler.dump import sinks
-from lowbit_compiler.dump.files import attach, new_folder, read
+from lowbit_compiler.dump.command import dump
+from lowbit_compiler.dump.files import attach, folders, new_folder, read
 from lowbit_compiler.dump.record import Record
 from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
@@ -118,10 +119,19 @@ def test_report_can_be_attached_later(tmp_path: Path) -> None:
     folder, report = dumped(tmp_path)
     measured = Measured(sqnr=41.5, error=1e-3, bound=2e-3, activation_scales=(0.1, 0.2, 0.3))
     sites = [type(site)(**{**vars(site), "measured": measured}) for site in report.sites]
-    attach(tmp_path, Report(report.recipe, sites=sites))
+    attach(folders(tmp_path), Report(report.recipe, sites=sites))
     jsonschema.validate(record_of(folder), SCHEMA)
     assert all(site.measured == measured for site in read(folder).sites)
     assert '"sqnr":41.5' in (folder / "view.html").read_text()
+
+
+def test_measured_products_are_shown(tmp_path: Path) -> None:
+    dump(Model().eval(), (torch.randn(2, 8, 64),), tmp_path, plan="always", measure=True)
+    rewritten = [site for site in read(tmp_path / "graph_0").sites if site.kind == "linear" and site.decision == "rewritten"]
+    assert len(rewritten) == 7
+    for site in rewritten:
+        assert site.measured is not None, site
+        assert 0 < site.measured.error <= site.measured.bound  # type: ignore[operator]
 
 
 def test_what_a_failing_pass_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from helpers.dumps import Block, dumped, record_of
-from lowbit_compiler.dump.files import attach, read
+from lowbit_compiler.dump.files import attach, folders, read
 from lowbit_compiler.dump.page import page as render
 from lowbit_compiler.report import Measured, Report
 
@@ -130,7 +130,7 @@ def test_measured_is_shown(tmp_path: Path, show: Show) -> None:
         sqnr=41.527, cosine=0.99997, error=1.25e-3, bound=5e-3, tightness=0.25, effect=0.0125, outlier_share=0.003,
         activation_scales=(0.011, 0.022, 0.033), weight_scales=(0.0044, 0.0055, 0.0066), seconds=1.5e-3, floor=0.5e-3,
     )  # fmt: skip
-    attach(tmp_path, Report(report.recipe, sites=[type(site)(**{**vars(site), "measured": measured}) for site in report.sites]))
+    attach(folders(tmp_path), Report(report.recipe, sites=[type(site)(**{**vars(site), "measured": measured}) for site in report.sites]))
     page = show(folder / "view.html", "#tab=sites")
     heads = page.inner_text("thead")
     page.click("tbody tr:first-child button")
