@@ -9,7 +9,7 @@ import torch
 
 from lowbit_compiler.demo import model, text
 
-WINDOW, WINDOWS = 512, 1
+WINDOW, WINDOWS = 512, 8
 
 
 def smollm2() -> tuple[torch.nn.Module, list[dict[str, Any]]]:

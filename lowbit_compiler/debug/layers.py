@@ -20,7 +20,7 @@ from lowbit_compiler.options import IGNORE_NAMES, parse
 from lowbit_compiler.recipe import RECIPES, Recipe
 from lowbit_compiler.report import Measured, Report
 
-TRIES = 3  # compilations with the list found; after one that misses, the search aims as much lower
+GROWTH = 1.5  # of the list, after a compilation with it that misses the budget
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ def accuracy(
     growth of the perplexity where outputs have a ``loss`` (inputs with labels), of ``metric`` where one is given, else the relative error
     of the outputs (lowbit_compiler/debug/metric.py). ``options`` are those of the backend.
 
-    Each product is measured on its operands of the float model. Then the model runs once for each layer with that layer alone low-bit,
-    some 2 log2(layers) times to search, and compiled with the options found. Inputs are copied before every run; Dynamo is reset before
-    and after, as by ``explain``. Raises OptionError for bad options or samples and where the float model's outputs are no measure, and
-    DebugError where compiling with the options found fails.
+    The first input shows each product's error and, with one layer at a time low-bit, that layer's effect. All inputs are run some
+    2 log2(layers) times to search, and compiled with the options found; where that misses the budget, with half as many layers more.
+    Inputs are copied before every run; Dynamo is reset before and after, as by ``explain``. Raises OptionError for bad options or samples
+    and where the float model's outputs are no measure, and DebugError where compiling with the options found fails.
     """
     asked = {"recipe": recipe, **options}
     parsed = parse(asked)
@@ -110,17 +110,11 @@ def accuracy(
     calls = calls_of(samples)
     with torch.no_grad():
         study = Study(model, calls, parsed, metric, progress)
-        result: Accuracy | None = None
-        ranked: list[Layer] = []
-        target = budget
-        for _ in range(TRIES):
-            with study.running():
-                if result is None:
-                    ranked, rows, low = _ranking(study)
-                    result = Accuracy(study.report(), rows, study.judge.kind, budget, study.judge.before, low, asked)
-                chosen = _declined(study, ranked, target, progress)
-            if chosen is None:
-                break
+        with study.running():
+            ranked, rows, low = _ranking(study)
+            chosen = _declined(study, ranked, budget, progress)
+            result = Accuracy(study.report(), rows, study.judge.kind, budget, study.judge.before, low, asked)
+        while chosen is not None:
             names = [layer.name for layer in chosen]
             given = {**{key: value for key, value in asked.items() if key not in IGNORE_NAMES}, "ignore": [*parsed.ignore, *names]}
             with alone():
@@ -129,10 +123,9 @@ def accuracy(
                 if fallback := last_report().fallback:  # float outputs meet any budget
                     raise DebugError(f"compiled with {given}, a graph was left in float: {fallback}; 'lowbit debug bisect' finds out why")
             result = replace(result, options=given, ignored=names, reached=reached)
-            if result.met:
-                break
-            target -= reached.change - budget
-    assert result is not None
+            # The compiled model rounds elsewhere than what was searched; on few tokens that alone can miss a budget.
+            more = ranked[: math.ceil(len(chosen) * GROWTH) + 1]
+            chosen = None if result.met or len(more) <= len(chosen) else more
     return result
 
 
@@ -163,10 +156,8 @@ def _result(study: Study, layer: Layer, effect: float) -> LayerResult:
     return LayerResult(layer.name, study.op(layer), measured)
 
 
-def _declined(study: Study, ranked: Sequence[Layer], target: float, progress: Progress) -> list[Layer] | None:
-    """Return the layers to decline for ``target``, None where there is no such list."""
-    if target < 0:
-        return None
+def _declined(study: Study, ranked: Sequence[Layer], budget: float, progress: Progress) -> list[Layer] | None:
+    """Return the layers to decline for ``budget``, None where there is no such list."""
     most = 2 * math.ceil(math.log2(len(ranked) + 2))
     tried = 0
 
@@ -176,6 +167,6 @@ def _declined(study: Study, ranked: Sequence[Layer], target: float, progress: Pr
         progress(f"search: {len(out)} of {len(ranked)} layers in float", min(tried, most), most)
         gone = {product for layer in out for product in layer.products}
         kept = [Layer(layer.name, layer.products - gone) for layer in ranked]
-        return study.score(kept).change <= target
+        return study.score(kept).change <= budget
 
     return fewest(ranked, enough)

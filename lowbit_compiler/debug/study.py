@@ -60,9 +60,11 @@ class Study:
         self._effects: dict[Layer, float] = {}
 
     def measure(self) -> None:
-        """Compare every product with its float64 value, which also finds the layers."""
-        done, total = self._progress, len(self._calls)
-        self.tallies = tally(self._switched, lambda: [None for _ in run(self._switched, self._calls, lambda n: done("products", n, total))])
+        """Find the layers, and compare every product of the first input with its float64 value."""
+        runs = run(self._switched, self._calls, lambda done: self._progress("products", done, len(self._calls)))
+        self.tallies = tally(self._switched, lambda: next(runs))
+        for _ in runs:  # other shapes may be other graphs
+            pass
         wholes = {site.module for site in self._switched.report.rewritten if site.kind != "linear"}
         self.layers = layers(self._switched.products, wholes)
 
@@ -75,17 +77,17 @@ class Study:
             self._switched.low = frozenset()
 
     def effects(self) -> dict[Layer, float]:
-        """Return the relative error of the outputs that each layer alone makes; infinite for one that makes them NaN."""
-        sums = {layer: (0.0, 0.0) for layer in self.layers}
-        for number, call in enumerate(self._calls):
-            with self._switched.replaying(lambda call=call: next(run(self._switched, [call]))):  # type: ignore[misc]
-                for index, layer in enumerate(self.layers):
-                    self._progress("layer by layer", number * len(self.layers) + index, len(self._calls) * len(self.layers))
-                    self._switched.low = layer.products
-                    distance = self.judge.distance(next(run(self._switched, [call])), number)
-                    sums[layer] = (sums[layer][0] + distance[0], sums[layer][1] + distance[1])
+        """Return the relative error of the first output that each layer alone makes; infinite for one that makes it NaN."""
+
+        def first() -> Any:
+            return next(run(self._switched, self._calls[:1]))
+
+        with self._switched.replaying(first):
+            for index, layer in enumerate(self.layers):
+                self._progress("layer by layer", index, len(self.layers))
+                self._switched.low = layer.products
+                self._effects[layer] = relative(*self.judge.distance(first(), 0))
         self._switched.low = frozenset()
-        self._effects = {layer: relative(*sums[layer]) for layer in self.layers}
         return self._effects
 
     def report(self) -> Report:
