@@ -1,5 +1,6 @@
 """Export a model to ONNX in low precision: ``lowbit.export_onnx``."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def export(request: Request, target: Path, verify: bool, progress: Progress) -> 
         _check(staged)
         if verify:
             progress("verifying")
-            verifying.check(staged.path, built, request)
+            verifying.check(staged.path, built, request, progress)
         size = staged.publish()
     built.report.notes += _notes(request, target, size)
     return built
@@ -82,16 +83,18 @@ def verify_onnx(
     """Run the file ``path`` in ONNX Runtime on ``inputs``, and compare every output with the same arithmetic in PyTorch.
 
     ``model`` is what the file was exported from; recipe, form and which sizes may change are read from the file. An output agrees where its largest difference
-    is at most ``tolerance`` times its largest value (default: 1e-3 in float32, eight units of the dtype in float16); integers
-    must be equal. Where one does not, it is compared again with equal roundings, then the values inside are. Raises ExportError for a file
-    that lowbit did not write, OptionError for inputs that do not fit it.
+    is at most ``tolerance`` times the largest value of its row or column (default: 1e-3 in float32, eight units of the dtype in float16);
+    integers must be equal. Where one does not, all are compared again with equal roundings, and must agree. Raises ExportError for a
+    file that lowbit did not write, OptionError for inputs that do not fit it and for a tolerance that is no finite number from 0 on.
     """
+    if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 <= tolerance < math.inf):
+        raise OptionError(f"tolerance takes a number that is finite and not negative, got {tolerance!r}")
     file = read(Path(path))
     request = request_of(model, inputs, file.recipe, None, file.opset, file.form, {"ignore": file.ignore})
     require_runnable(request)
     request.dynamic_shapes = file.shapes(arguments(model, request.args, request.kwargs))
-    built = build(request, progress or (lambda stage: None))
-    return verifying.compare(Path(path), built, request, tolerance)
+    progress = progress or (lambda stage: None)
+    return verifying.compare(Path(path), build(request, progress), request, tolerance, progress)
 
 
 def request_of(

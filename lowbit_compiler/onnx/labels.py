@@ -14,6 +14,8 @@ PASS, MODULE, SOURCE = "lowbit.pass", "lowbit.module", "lowbit.op"
 KEPT = ("pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy", "namespace")
 """What torch's exporter says of a node that readers and people use; its stack traces name files of the machine that exported."""
 
+INNER = ".inner"
+"""Ends the name of a value inside whose own is that of an output."""
 WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -94,7 +96,7 @@ def name_outputs(model: ir.Model, names: list[str]) -> None:
     everything += [value for node in ir.traversal.RecursiveGraphIterator(model.graph) for value in node.outputs]
     for value in everything:
         if value.name in wanted and value not in outputs and not value.is_graph_input():
-            value.name = f"{value.name}.inner"
+            value.name = f"{value.name}{INNER}"
     for value, name in zip(outputs, names, strict=True):
         if name not in {graph_input.name for graph_input in model.graph.inputs}:
             value.name = name
