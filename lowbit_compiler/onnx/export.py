@@ -14,7 +14,7 @@ from lowbit_compiler.errors import ExportError, OptionError
 from lowbit_compiler.onnx import verify as verifying
 from lowbit_compiler.onnx.build import Built, Progress, Request, build
 from lowbit_compiler.onnx.origin import read
-from lowbit_compiler.onnx.shapes import Inputs, arguments, by_argument, split_inputs
+from lowbit_compiler.onnx.shapes import Inputs, arguments, by_argument, constants, require_rows, split_inputs
 from lowbit_compiler.onnx.stored import Staged
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.recipe import Recipe
@@ -48,7 +48,7 @@ def export_onnx(
     those of the backend that apply: ignore, llm_int8_threshold, group_size, dump. ``verify`` runs the file in ONNX Runtime on ``inputs``
     and compares it with PyTorch. ``progress`` is called with the name of each stage.
 
-    Weights are stored as int8 or packed int4, above 1.5 GiB in ``path`` + ".data". Nothing is written under ``path`` unless all
+    Weights are stored as int8 or packed int4, above 1.5 GiB in ``path.<hash>.data``. Nothing is written under ``path`` unless all
     of it passed the checker of onnx (and ``verify``). Raises OptionError for a bad argument before anything is traced, ExportError
     where the model cannot be exported or verified.
     """
@@ -93,6 +93,7 @@ def verify_onnx(
     request = request_of(model, inputs, file.recipe, None, file.opset, file.form, {"ignore": file.ignore})
     require_runnable(request)
     request.dynamic_shapes = file.shapes(arguments(model, request.args, request.kwargs))
+    file.require_constants(constants(model, request.args, request.kwargs))
     progress = progress or (lambda stage: None)
     return verifying.compare(Path(path), build(request, progress), request, tolerance, progress)
 
@@ -116,7 +117,9 @@ def request_of(
     if training := next((name or type(module).__name__ for name, module in model.named_modules() if module.training), None):
         raise OptionError(f"module {training!r} is in training mode; call model.eval() before the export")
     args, kwargs = split_inputs(model, inputs)
-    return Request(model, args, kwargs, by_argument(arguments(model, args, kwargs), dynamic), parsed, form, opset)
+    given = arguments(model, args, kwargs)
+    require_rows(given)
+    return Request(model, args, kwargs, by_argument(given, dynamic), parsed, form, opset)
 
 
 def require_runnable(request: Request) -> None:
