@@ -27,7 +27,7 @@ from lowbit_compiler.onnx.replay import Inside
 
 RECIPES = ("int8", "llm-int8", "int8-vector")
 SIZES = ((1, 1), (1, 33), (3, 17), (2, 70))
-WINDOW = 512
+WINDOW = smollm2.WINDOW
 OWN, EQUAL = "PyTorch", "PyTorch, equal roundings"
 
 
@@ -84,6 +84,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], choices=RECIPES)
     parser.add_argument("--tokens", type=int, default=text.TOKENS)
     args = parser.parse_args()
+    if args.tokens < WINDOW:
+        parser.error(f"--tokens takes a number from {WINDOW} on, got {args.tokens}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     loaded = model.load(torch.float32, console)
     ids = {name: text.token_ids(loaded.tokenizer, name, args.tokens // WINDOW * WINDOW) for name in text.TEXTS}
