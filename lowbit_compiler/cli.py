@@ -155,7 +155,7 @@ def export_onnx(
 def verify_onnx(
     file: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="a file that export-onnx wrote")],
     function: Function,
-    tolerance: Annotated[float | None, typer.Option(help="largest difference against the largest value of an output")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="largest difference against the largest value of the row or column")] = None,
 ) -> None:
     """Run an exported file in ONNX Runtime and compare it with the same arithmetic in PyTorch; status 1 where they differ."""
     from rich.console import Console

@@ -11,7 +11,9 @@ Each step adds to bench/results/onnx_smollm2.json; `--folder` says where the fil
 import argparse
 import json
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -39,6 +41,7 @@ FOLDER = Path("build/onnx_smollm2")
 RESULT = "onnx_smollm2.json"
 FLOAT, THEIRS = "float32", "quantize_dynamic"
 LENGTHS = (512, 32, 1)
+WINDOW = 512  # tokens at once, for perplexity
 FILES: dict[str, tuple[str, str]] = {
     FLOAT: ("int8", "integer"),
     THEIRS: ("", ""),
@@ -89,10 +92,11 @@ def _quantize_dynamic(folder: Path, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    simplified = folder / "simplified.onnx"
-    quant_pre_process(str(path_of(folder, FLOAT)), str(simplified), skip_symbolic_shape=True)  # transposed weights become constants
-    quantize_dynamic(str(simplified), str(path), weight_type=QuantType.QInt8, per_channel=True)
-    simplified.unlink()
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        simplified, made = Path(beside) / "simplified.onnx", Path(beside) / path.name
+        quant_pre_process(str(path_of(folder, FLOAT)), str(simplified), skip_symbolic_shape=True)  # transposed weights become constants
+        quantize_dynamic(str(simplified), str(made), weight_type=QuantType.QInt8, per_channel=True)
+        os.replace(made, path)
 
 
 def runner(path: Path) -> Callable[[Tensor], Tensor]:
@@ -113,7 +117,7 @@ def measure_perplexity(folder: Path, only: list[str], tokens: int, console: Cons
             run = runner(path_of(folder, name))
             rows[name] = {}
             for source, piece in ids.items():
-                rows[name][source] = perplexity(run, piece)
+                rows[name][source] = perplexity(run, piece, WINDOW)
                 progress.advance(task)
             add("perplexity", rows, tokens=tokens)
 
@@ -133,12 +137,12 @@ def measure_times(folder: Path, only: list[str], rounds: int) -> None:
 
 
 def add(what: str, rows: dict[str, Any], **about: Any) -> None:
-    """Add rows to the result file."""
+    """Add rows to the result file, each with what ``about`` says of its measurement."""
     file = common.RESULTS / RESULT
     content = json.loads(file.read_text()) if file.exists() else {"about": {}}
-    more = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, what: about}
+    more = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     content["about"] = {**content["about"], **common.about(torch.get_num_threads(), **more)}
-    content[what] = {**content.get(what, {}), **rows}
+    content[what] = {**content.get(what, {}), **{name: {**row, **about} for name, row in rows.items()}}
     common.write(RESULT, content)
 
 
@@ -186,6 +190,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=text.TOKENS)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    if args.tokens < WINDOW:
+        parser.error(f"--tokens takes a number from {WINDOW} on, got {args.tokens}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     if args.step == "make":
         make(args.folder, args.only, console)

@@ -82,11 +82,13 @@ def build(request: Request, progress: Progress) -> Built:
     assert translated is not None
     assert translated.exported_program is not None
     model = translated.model
+    inputs = [value.name for value in model.graph.inputs]
     labels.label(model)
     stored.pack_int4(model)
     progress("simplifying")
     stored.simplify(model)
     labels.label_parts(model)
+    labels.name_inputs(model, inputs)
     _name(model, program, request)
     model.producer_name, model.producer_version = "lowbit", version("lowbit-compiler")
     model.metadata_props[INFO] = json.dumps(_info(request, translated.exported_program))
@@ -135,7 +137,6 @@ def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgra
         target=Target(has_kernels=False),  # ONNX has softmax of its own, and its readers fuse attention as they like
         parameters=captured.parameters,
         ignore=options.ignore,
-        max_rewrites=options.max_rewrites,
         known_names=captured.known_names,
     )
     with recording(options.dump, captured.gm, ctx, "the exported graph") as record:
@@ -168,6 +169,7 @@ def _info(request: Request, program: ExportedProgram) -> dict[str, Any]:
         "recipe": asdict(request.options.recipe),
         "ignore": list(request.options.ignore),
         "form": request.form,
+        "constants": shapes.constants(request.model, request.args, request.kwargs),
         "opset": request.opset,
         "torch": torch.__version__,
     }

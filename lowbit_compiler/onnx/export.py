@@ -1,5 +1,6 @@
 """Export a model to ONNX in low precision: ``lowbit.export_onnx``."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lowbit_compiler.errors import ExportError, OptionError
 from lowbit_compiler.onnx import verify as verifying
 from lowbit_compiler.onnx.build import Built, Progress, Request, build
 from lowbit_compiler.onnx.origin import read
-from lowbit_compiler.onnx.shapes import Inputs, arguments, by_argument, split_inputs
+from lowbit_compiler.onnx.shapes import Inputs, arguments, by_argument, constants, require_rows, split_inputs
 from lowbit_compiler.onnx.stored import Staged
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.recipe import Recipe
@@ -47,7 +48,7 @@ def export_onnx(
     those of the backend that apply: ignore, llm_int8_threshold, group_size, dump. ``verify`` runs the file in ONNX Runtime on ``inputs``
     and compares it with PyTorch. ``progress`` is called with the name of each stage.
 
-    Weights are stored as int8 or packed int4, above 1.5 GiB in ``path`` + ".data". Nothing is written under ``path`` unless all
+    Weights are stored as int8 or packed int4, above 1.5 GiB in ``path.<hash>.data``. Nothing is written under ``path`` unless all
     of it passed the checker of onnx (and ``verify``). Raises OptionError for a bad argument before anything is traced, ExportError
     where the model cannot be exported or verified.
     """
@@ -65,7 +66,7 @@ def export(request: Request, target: Path, verify: bool, progress: Progress) -> 
         _check(staged)
         if verify:
             progress("verifying")
-            verifying.check(staged.path, built, request)
+            verifying.check(staged.path, built, request, progress)
         size = staged.publish()
     built.report.notes += _notes(request, target, size)
     return built
@@ -82,16 +83,19 @@ def verify_onnx(
     """Run the file ``path`` in ONNX Runtime on ``inputs``, and compare every output with the same arithmetic in PyTorch.
 
     ``model`` is what the file was exported from; recipe, form and which sizes may change are read from the file. An output agrees where its largest difference
-    is at most ``tolerance`` times its largest value (default: 1e-3 in float32, eight units of the dtype in float16); integers
-    must be equal. Where one does not, it is compared again with equal roundings, then the values inside are. Raises ExportError for a file
-    that lowbit did not write, OptionError for inputs that do not fit it.
+    is at most ``tolerance`` times the largest value of its row or column (default: 1e-3 in float32, eight units of the dtype in float16);
+    integers must be equal. Where one does not, all are compared again with equal roundings, and must agree. Raises ExportError for a
+    file that lowbit did not write, OptionError for inputs that do not fit it and for a tolerance that is no finite number from 0 on.
     """
+    if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 <= tolerance < math.inf):
+        raise OptionError(f"tolerance takes a number that is finite and not negative, got {tolerance!r}")
     file = read(Path(path))
     request = request_of(model, inputs, file.recipe, None, file.opset, file.form, {"ignore": file.ignore})
     require_runnable(request)
     request.dynamic_shapes = file.shapes(arguments(model, request.args, request.kwargs))
-    built = build(request, progress or (lambda stage: None))
-    return verifying.compare(Path(path), built, request, tolerance)
+    file.require_constants(constants(model, request.args, request.kwargs))
+    progress = progress or (lambda stage: None)
+    return verifying.compare(Path(path), build(request, progress), request, tolerance, progress)
 
 
 def request_of(
@@ -113,7 +117,9 @@ def request_of(
     if training := next((name or type(module).__name__ for name, module in model.named_modules() if module.training), None):
         raise OptionError(f"module {training!r} is in training mode; call model.eval() before the export")
     args, kwargs = split_inputs(model, inputs)
-    return Request(model, args, kwargs, by_argument(arguments(model, args, kwargs), dynamic), parsed, form, opset)
+    given = arguments(model, args, kwargs)
+    require_rows(given)
+    return Request(model, args, kwargs, by_argument(given, dynamic), parsed, form, opset)
 
 
 def require_runnable(request: Request) -> None:

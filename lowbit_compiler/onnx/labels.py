@@ -14,17 +14,18 @@ PASS, MODULE, SOURCE = "lowbit.pass", "lowbit.module", "lowbit.op"
 KEPT = ("pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy", "namespace")
 """What torch's exporter says of a node that readers and people use; its stack traces name files of the machine that exported."""
 
+INNER = ".inner"
+"""Ends the name of a value inside whose own is that of an output."""
 WORD = re.compile(r"[A-Za-z_]\w*")
 
 
-def label(model: ir.Model) -> int:
-    """Name every node of a freshly translated ``model`` after its module, and mark the rewritten ones; returns their number.
+def label(model: ir.Model) -> None:
+    """Name every node of a freshly translated ``model`` after its module, and mark the rewritten ones.
 
     Names are ``<modules>/<op of the graph>/<operator>``, made unique by a number.
     """
     taken: Counter[str] = Counter()
     values: Counter[str] = Counter()
-    marked = 0
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         source = node.meta.get("node")
         for key in [key for key in node.metadata_props if key.startswith("pkg.torch.onnx") and key not in KEPT]:
@@ -35,14 +36,12 @@ def label(model: ir.Model) -> int:
         modules = made["modules"] if made else module_path(source)
         op = _op(source)
         if made:
-            marked += 1
             node.metadata_props.update({PASS: made["pass"], MODULE: modules, SOURCE: op})
         name = "/".join(part for part in (modules.replace(", ", "+"), op, node.op_type) if part)
         node.name = _numbered(name, taken)
         for value in node.outputs:
             if value.name and value.name.startswith("val_"):
                 value.name = _numbered(f"{source.name}.{node.op_type}", values)
-    return marked
 
 
 def label_parts(model: ir.Model) -> None:
@@ -86,18 +85,29 @@ def _spelled(tensor: Any) -> str:
     return f"{tensor.dtype.name.lower()}[{numbers}]" if tensor.shape.rank() else f"{tensor.dtype.name.lower()} {numbers}"
 
 
+def name_inputs(model: ir.Model, names: list[str | None]) -> None:
+    """Give the inputs their names again: simplifying gives that of an input which is returned to the output."""
+    for value, name in zip(model.graph.inputs, names, strict=True):
+        for output in model.graph.outputs:
+            if output.name == name:
+                output.name = f"{name}.output"
+        value.name = name
+
+
 def name_outputs(model: ir.Model, names: list[str]) -> None:
-    """Give the outputs their names; whatever else has one of these names gets another."""
+    """Give the outputs their names, ``<name>.output`` where an input has it; whatever else has one of these names gets another."""
     outputs = list(model.graph.outputs)
+    inputs = {value.name for value in model.graph.inputs}
+    taken: Counter[str] = Counter()
+    names = [_numbered(f"{name}.output" if name in inputs else name, taken) for name in names]
     wanted = set(names)
     everything = [*model.graph.inputs, *model.graph.initializers.values()]
     everything += [value for node in ir.traversal.RecursiveGraphIterator(model.graph) for value in node.outputs]
     for value in everything:
         if value.name in wanted and value not in outputs and not value.is_graph_input():
-            value.name = f"{value.name}.inner"
+            value.name = f"{value.name}{INNER}"
     for value, name in zip(outputs, names, strict=True):
-        if name not in {graph_input.name for graph_input in model.graph.inputs}:
-            value.name = name
+        value.name = name
 
 
 def name_dimensions(model: ir.Model, names: list[dict[int, str]], positions: list[int]) -> dict[str, str]:

@@ -26,7 +26,14 @@ class Origin:
     opset: int
     ignore: list[str]
     graph: str
+    constants: dict[str, str]
     inputs: list[onnx.ValueInfoProto]
+
+    def require_constants(self, given: dict[str, str]) -> None:
+        """Raise OptionError where an argument that is no tensor is another than the one in the file's graph."""
+        for name, text in given.items():
+            if (stored := self.constants.get(name, text)) != text:
+                raise OptionError(f"the file was exported with {name}={stored}, which is part of its graph; got {name}={text}")
 
     def shapes(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return which sizes of the arguments ``given`` may change in the file; raises OptionError where they do not fit it."""
@@ -51,7 +58,9 @@ def _axes(value: onnx.ValueInfoProto) -> dict[int, Any]:
 
 
 def read(path: Path) -> Origin:
-    """Return what the file at ``path`` says of its export; raises ExportError for a file that this lowbit did not write."""
+    """Return what the file at ``path`` says of its export; raises ExportError where there is none, or not by this lowbit."""
+    if not path.is_file():
+        raise ExportError(f"there is no file {str(path)!r}")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:
@@ -62,7 +71,9 @@ def read(path: Path) -> Origin:
     try:
         info = json.loads(props[INFO])
         recipe = Recipe(**info["recipe"])
-        return Origin(recipe, info["form"], info["opset"], info["ignore"], info["graph"], list(model.graph.input))
+        return Origin(
+            recipe, info["form"], info["opset"], info["ignore"], info["graph"], info.get("constants", {}), list(model.graph.input)
+        )
     except (KeyError, TypeError, ValueError) as error:
         ours = version("lowbit-compiler")
         raise ExportError(

@@ -13,7 +13,7 @@ from lowbit_compiler.runtime.reference.exported import ZERO
 from lowbit_compiler.runtime.reference.quantize import EMPTY
 from lowbit_compiler.runtime.reference.treatments import HADAMARD, ROW_CAPACITY, ROW_CUTS
 
-LARGEST = 127.0
+LEVELS = 127.0
 op: Any = opset21  # values of the graph under construction, which its annotations for eager use do not know
 
 
@@ -35,12 +35,12 @@ def integers(*values: int) -> Any:
 def _codes(x: Any, zero: Any) -> tuple[Any, Any]:
     largest = op.ReduceMax(op.Abs(x), integers(-1), keepdims=1)
     empty = op.Less(largest, number(EMPTY))
-    inverse = op.Where(empty, number(0.0), op.Div(number(LARGEST), largest))
+    inverse = op.Where(empty, number(0.0), op.Div(number(LEVELS), largest))
     scaled = op.Mul(x, inverse)
     codes = op.QuantizeLinear(scaled, number(1.0), zero)  # rounds half to even and saturates; with scale 1 nothing else
     # Reductions to a maximum may skip NaN, sums may not; in a regular row no term exceeds 127 and the sum is finite.
     special = op.IsNaN(op.ReduceSum(scaled, integers(-1), keepdims=1))
-    scale = op.Where(empty, number(0.0), op.Div(largest, number(LARGEST)))
+    scale = op.Where(empty, number(0.0), op.Div(largest, number(LEVELS)))
     return codes, op.Where(special, number(np.nan), scale)
 
 

@@ -12,13 +12,14 @@ from torch.utils import _pytree as pytree
 
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx.build import Built, Request
-from lowbit_compiler.onnx.labels import MODULE, SOURCE
+from lowbit_compiler.onnx.labels import INNER, MODULE, SOURCE
+from lowbit_compiler.onnx.quantizers import LEVELS
 from lowbit_compiler.onnx.session import FOLDER, session
 from lowbit_compiler.runtime.reference.exported import ZERO
+from lowbit_compiler.runtime.reference.treatments import hit_columns
 
 NOISE = 1e-4
-"""How far sums and exponentials in another order may move a value, against the largest of its tensor or row."""
-CODES = 127
+"""How far sums and exponentials in another order may move a value, against the largest of its row (of its column, for the threshold)."""
 
 lowbit = torch.ops.lowbit
 ZEROS = {lowbit.quantize_u8.default: ZERO, lowbit.quantize_s8.default: 0}
@@ -34,26 +35,29 @@ class Inside:
         model = onnx.load(str(path), load_external_data=False)
         self._program = built.decomposed
         nodes = [node for node in self._program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
-        known = {node.name for node in nodes if (not decisions or _decides(node)) and not node.meta["val"].is_complex()}
-        self.places = {output: _place(node) for node in model.graph.node for output in node.output}
-        names = [output for node in model.graph.node for output in node.output if output in known]
         outputs = [output.name for output in model.graph.output]
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
-        self._names = [*names, *outputs]
-        self._outputs = outputs
+        known = {node.name for node in nodes if (not decisions or _decides(node)) and not node.meta["val"].is_complex()}
+        self.places = {output.removesuffix(INNER): _place(node) for node in model.graph.node for output in node.output}
+        names = [output for node in model.graph.node for output in node.output if output.removesuffix(INNER) in known]
+        names = [name for name in names if name not in outputs]  # these are the model's own, whatever PyTorch calls so
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        self._names, self._outputs = names, outputs
         # Outputs have names of their own in the file; without them the last step to each would go unseen.
         self._finals = [name for name in self._program.graph_signature.user_outputs if isinstance(name, str)]
         self._session = session(model.SerializeToString(), None, **{FOLDER: str(path.parent)})
 
-    def values(self, request: Request) -> dict[str, Tensor]:
-        """Return what ONNX Runtime computes for ``request``, by the names of PyTorch's nodes."""
-        found = dict(zip(self._names, run(self._session, feeds(self._session, request), self._names), strict=True))
-        return {**found, **{final: found[name] for final, name in zip(self._finals, self._outputs, strict=True)}}
+    def values(self, request: Request) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return what ONNX Runtime computes for ``request``: the outputs, and all values by the names of PyTorch's nodes."""
+        found = run(self._session, feeds(self._session, request), [*self._outputs, *self._names])
+        outputs, inner = found[: len(self._outputs)], found[len(self._outputs) :]
+        return outputs, {
+            **dict(zip((name.removesuffix(INNER) for name in self._names), inner, strict=True)),
+            **dict(zip(self._finals, outputs, strict=True)),
+        }
 
-    def followed(self, request: Request, theirs: dict[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
-        """Return (name, theirs, ours) of each output, where ours has their decisions wherever a value lies at a border."""
-        results = _outputs(_Following(self._program.graph_module, theirs), self._program, request)
-        return [(name, theirs[final], ours) for name, final, ours in zip(self._outputs, self._finals, results, strict=True)]
+    def followed(self, request: Request, theirs: dict[str, Tensor]) -> list[Tensor]:
+        """Return PyTorch's outputs, with the decisions of ``theirs`` wherever a value lies at a border."""
+        return _outputs(_Following(self._program.graph_module, theirs), self._program, request)
 
     def stepwise(self, request: Request, theirs: dict[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
         """Return (name, theirs, ours) of each value that has one name in both, where ours is computed from their inputs to it."""
@@ -96,16 +100,15 @@ class _Following(fx.Interpreter):
                 return at_border(self.fetch_args_kwargs_from_env(n)[0][0], result[0], self._theirs[name], ZEROS[n.target]), result[1]
         if n.target is lowbit.hit_columns.default and n.name in self._theirs:
             x, threshold = self.fetch_args_kwargs_from_env(n)[0]
-            rows = x.reshape(-1, x.shape[-1]).abs().nan_to_num(0.0, posinf=0.0)
-            largest = rows.amax(0) if len(rows) else rows.new_zeros(rows.shape[1])
-            return torch.where((largest - threshold).abs() <= NOISE * rows.amax(), self._theirs[n.name], result)
+            near = hit_columns(x, threshold * (1 - NOISE)) & ~hit_columns(x, threshold * (1 + NOISE))
+            return torch.where(near, self._theirs[n.name], result)
         return result
 
 
 def at_border(x: Tensor, codes: Tensor, theirs: Tensor, zero: int) -> Tensor:
     """Return the codes of ``x`` [..., K]: ``theirs`` where the unrounded value is within half a code and the noise of it, else ``codes``."""
-    unrounded = x.double() * (CODES / x.double().abs().amax(-1, keepdim=True))
-    return torch.where((unrounded - (theirs.double() - zero)).abs() <= 0.5 + NOISE * CODES, theirs, codes)
+    unrounded = x.double() * (LEVELS / x.double().abs().amax(-1, keepdim=True))
+    return torch.where((unrounded - (theirs.double() - zero)).abs() <= 0.5 + NOISE * LEVELS, theirs, codes)
 
 
 class _Stepwise(fx.Interpreter):

@@ -50,6 +50,23 @@ def arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return {**{name: value for name, value in bound.arguments.items() if name != rest}, **bound.arguments.get(rest, {})}
 
 
+def require_rows(given: dict[str, Any]) -> None:
+    """Raise OptionError for inputs without rows: a first dimension of 0, or no element in any of them (a cache may be empty)."""
+    tensors = [(name, leaf) for name, value in given.items() for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    filled = any(tensor.numel() for _, tensor in tensors)
+    for name, tensor in tensors:
+        if not tensor.numel() and (tensor.shape[0] == 0 or not filled):
+            raise OptionError(f"inputs: {name!r} has the shape {tuple(tensor.shape)}, which holds nothing to run the model on; give rows")
+
+
+def constants(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the arguments of ``model.forward``, defaults among them, hold beside tensors, as text: it is part of the exported graph."""
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    bound.apply_defaults()
+    leaves, _ = pytree.tree_flatten_with_path(dict(bound.arguments))
+    return {".".join(map(_key, path)): repr(leaf) for path, leaf in leaves if leaf is None or isinstance(leaf, (bool, int, float, str))}
+
+
 def _keywords(model: nn.Module) -> str:
     """Return the name of the parameter ``**name``, or ""."""
     parameters = inspect.signature(model.forward).parameters.values()
@@ -105,8 +122,8 @@ def _check(argument: str, leaf: Any, part: Any) -> None:
             )
         return
     for axis, item in items.items():
-        if not -leaf.dim() <= axis < leaf.dim():
-            raise OptionError(f"dynamic_shapes: {argument!r} has the shape {tuple(leaf.shape)}, no dimension {axis}")
+        if not 0 <= axis < leaf.dim():
+            raise OptionError(f"dynamic_shapes: {argument!r} has the shape {tuple(leaf.shape)}, no dimension {axis} counted from 0")
         if isinstance(item, str) and not item.isidentifier():
             raise OptionError(f"dynamic_shapes: a dimension's name is a word such as 'batch', got {item!r} for {argument!r}")
 

@@ -1,10 +1,12 @@
 """Weights in the file: int8 and packed int4, never float; files that appear whole or not at all."""
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
 
+from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx.translations import PACKED
 
 LARGE = 3 << 29
@@ -22,8 +25,8 @@ DATA = "data"
 SHARED = 64 * 64  # elements of the largest constant that translations write again and again: a stage of a rotation
 
 
-def pack_int4(model: ir.Model) -> int:
-    """Store the codes that the translations marked as int4, two in a byte; returns their number."""
+def pack_int4(model: ir.Model) -> None:
+    """Store the codes that the translations marked as int4, two in a byte."""
     marked = [value for value in model.graph.initializers.values() if PACKED in value.metadata_props]
     for value in marked:
         assert value.const_value is not None
@@ -31,7 +34,6 @@ def pack_int4(model: ir.Model) -> int:
         value.const_value = ir.tensor(codes, dtype=ir.DataType.INT4, name=value.name)
         value.type = ir.TensorType(ir.DataType.INT4)
         del value.metadata_props[PACKED]
-    return len(marked)
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -75,6 +77,15 @@ def data_name(model: ir.Model, name: str) -> str:
     return f"{name}.{digest.hexdigest()[:16]}.{DATA}"
 
 
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Raise ExportError where the disk is full, or the like."""
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(f"cannot write {str(target)!r}: {error}") from error
+
+
 class Staged:
     """A model written to a folder beside ``path``: checked and tried there, then moved to its place by :meth:`publish`."""
 
@@ -83,14 +94,15 @@ class Staged:
         self._target = path
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._target.name}.", dir=self._target.parent))
-        self.path = self._folder / self._target.name
-        try:
-            large = weight_bytes(self._model) > LARGE
-            ir.save(self._model, self.path, external_data=data_name(self._model, self.path.name) if large else None)
-        except BaseException:  # also an interrupt: nothing half-written may stay
-            self.__exit__()
-            raise
+        with _writing(self._target):
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._target.name}.", dir=self._target.parent))
+            self.path = self._folder / self._target.name
+            try:
+                large = weight_bytes(self._model) > LARGE
+                ir.save(self._model, self.path, external_data=data_name(self._model, self.path.name) if large else None)
+            except BaseException:  # also an interrupt: nothing half-written may stay
+                self.__exit__()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,8 +119,9 @@ class Staged:
         """
         files = sorted(self._folder.iterdir(), key=lambda file: file == self.path)
         size = sum(file.stat().st_size for file in files)
-        for file in files:
-            os.replace(file, self._target.with_name(file.name))
+        with _writing(self._target):
+            for file in files:
+                os.replace(file, self._target.with_name(file.name))
         ours = re.compile(rf"{re.escape(self._target.name)}\.[0-9a-f]{{16}}\.{DATA}")
         for other in self._target.parent.iterdir():
             if ours.fullmatch(other.name) and other.name not in {file.name for file in files}:

@@ -62,11 +62,18 @@ def test_inputs_and_dynamic_shapes(tmp_path: Path) -> None:
     assert "inputs have no argument 'y'; they have: x, scale" in refused(path, model, inputs, dynamic_shapes={"y": {0: "rows"}})
     assert "or one entry for each of: x, scale" in refused(path, model, inputs, dynamic_shapes=({0: "rows"},))
     assert "'x' has the shape (2, 96), no dimension 2" in refused(path, model, inputs, dynamic_shapes={"x": {2: "rows"}})
+    assert "'x' has the shape (2, 96), no dimension -2 counted from 0" in refused(path, model, inputs, dynamic_shapes={"x": {-2: "rows"}})
     assert "a dimension's name is a word such as 'batch', got 'a b'" in refused(path, model, inputs, dynamic_shapes={"x": {0: "a b"}})
     assert "missing a required argument: 'x'" in refused(path, model, {"scale": 3})
     more = refused(path, model, {"x": X, "y": X[:, :64]}, dynamic_shapes={"x": {0: "rows"}, "y": {0: "rows"}})
     assert "Keywords.forward takes 'y' by **more, for which torch.export has no dynamic shapes" in more
     lowbit.export_onnx(model, {"y": X[:, :64], **inputs}, path, verify=True)
+
+
+def test_inputs_without_rows(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    assert "'x' has the shape (0, 96), which holds nothing to run the model on; give rows" in refused(path, inputs=(X[:0],))
+    assert "'x' has the shape (1, 0, 96)" in refused(path, inputs=(torch.zeros(1, 0, 96),))
 
 
 def test_training_mode(tmp_path: Path) -> None:
@@ -229,6 +236,17 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(stored.ir, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
+        lowbit.export_onnx(nn.Linear(96, 64).eval(), (X,), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any, path: Path, **__: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stored.ir, "save", full)
+    with pytest.raises(ExportError, match=r"cannot write .*model\.onnx.*No space left on device"):
         lowbit.export_onnx(nn.Linear(96, 64).eval(), (X,), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
 from helpers.graphs import TwoLinears
@@ -90,6 +90,8 @@ def test_difference() -> None:
 
 def test_a_foreign_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
+    with pytest.raises(ExportError, match="there is no file "):
+        lowbit.verify_onnx(path, nn.Linear(64, 64).eval(), torch.randn(1, 64))
     path.write_text("nothing")
     with pytest.raises(ExportError, match="is not a readable ONNX file"):
         lowbit.verify_onnx(path, nn.Linear(64, 64).eval(), torch.randn(1, 64))
@@ -97,6 +99,31 @@ def test_a_foreign_file(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph), str(path))
     with pytest.raises(ExportError, match="lowbit did not write it"):
         lowbit.verify_onnx(path, nn.Linear(64, 64).eval(), torch.randn(1, 64))
+
+
+class Choosing(nn.Module):
+    """A model with a number, and with an input among its outputs, under its name and under that of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 32), nn.Linear(64, 32)
+
+    def forward(self, x: Tensor, y: Tensor, n: int = 2, flag: bool = True) -> dict[str, Tensor]:
+        return {"y": self.a(x) * n, "x": x, "same": x, "sum": self.b(y) if flag else y}
+
+
+def test_numbers_are_part_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They must be those of the export, written out or by default; and a limit for bisecting is none of an export."""
+    monkeypatch.setenv("LOWBIT_MAX_REWRITES", "1")
+    model, x, y = Choosing().eval(), torch.randn(3, 64), torch.randn(2, 64)
+    exported = Exported(tmp_path, model, {"x": x, "y": y})
+    monkeypatch.delenv("LOWBIT_MAX_REWRITES")
+    assert len(exported.report.rewritten) == 2
+    assert [value.name for value in exported.proto.graph.input] == ["x", "y"]
+    assert [value.name for value in exported.proto.graph.output] == ["y.output", "x.output", "same", "sum"]
+    assert lowbit.verify_onnx(exported.path, model, {"x": x, "y": y, "n": 2}).agrees
+    with pytest.raises(OptionError, match="the file was exported with n=2, which is part of its graph; got n=3"):
+        lowbit.verify_onnx(exported.path, model, {"x": x, "y": y, "n": 3})
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
