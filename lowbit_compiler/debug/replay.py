@@ -17,7 +17,7 @@ from lowbit_compiler.driver import compile_captured
 from lowbit_compiler.errors import DebugError
 from lowbit_compiler.options import Options
 from lowbit_compiler.report import Report
-from lowbit_compiler.verify import sqnr
+from lowbit_compiler.verify import same_random_numbers, sqnr
 
 Plans = Sequence[Options]
 """The options of the first graphs of a model; the others run as captured, in float."""
@@ -146,7 +146,7 @@ class Replay:
         self._traced = None
 
     def _run(self, run: Callable[..., Any]) -> list[Tensor]:
-        with torch.no_grad(), _same_random_numbers():
+        with torch.no_grad(), same_random_numbers():
             for tensor, saved in self._state:
                 if not torch.equal(tensor, saved):
                     tensor.copy_(saved)
@@ -195,13 +195,6 @@ def describe(error: BaseException) -> str:
     inner = error.inner_exception if isinstance(error, BackendCompilerFailed) else error
     message = next(iter(str(inner).strip().splitlines()), "")
     return f"{type(inner).__name__}: {message}" if message else type(inner).__name__
-
-
-@contextlib.contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @contextlib.contextmanager

@@ -144,6 +144,41 @@ def test_the_environment_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert narrowed().verdict == "passes"
 
 
+class Last(Small):
+    """The product is the output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[1].down(torch.relu(self.layers[0](x)) @ torch.ones(64, 96))  # type: ignore[no-any-return, operator, union-attr]
+
+
+class Writing(Small):
+    """Writes to a buffer that it reads, so that a second run on the same storage gives other values everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(self.layers[0].up(x).abs().mean() + 5)  # type: ignore[operator, union-attr]
+        return super().forward(x * self.seen)
+
+
+class Drawing(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.layers[0](x) + torch.rand_like(x))
+
+
+@pytest.mark.parametrize("kind", [Last, Writing, Drawing])
+def test_a_site_before_the_plan(kind: type[Small], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by comparing values, also where it is the output, and where two runs of one graph would differ."""
+    sabotage(monkeypatch, "normalize", wrong_scale)
+    torch.manual_seed(1)
+    finding = bisect(kind().eval(), torch.randn(5, 64), plan="always", remainder="eager")
+    assert finding.pass_name == "normalize"
+    assert finding.site is not None, finding
+    assert finding.site.module == TARGET, finding
+
+
 def test_disabling_an_optional_pass_is_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     sabotage(monkeypatch, "prologue", wrong_scale)
     assert f"LOWBIT_DISABLE=prologue (then {6 + NATIVE} sites are rewritten)" in narrowed().workarounds
