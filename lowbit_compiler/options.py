@@ -78,14 +78,16 @@ def _typed(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> 
     return value
 
 
-def _writable(name: str, folder: str) -> str:
+def writable(name: str, folder: str) -> str:
+    """Return ``folder``; raises OptionError where it can neither be written to nor made."""
+    path = Path(folder).absolute()
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        nearest = next(each for each in (path, *path.parents) if each.exists())
     except OSError:
-        writable = False
+        accessible = False
     else:
-        writable = os.access(folder, os.W_OK)
-    if not writable:
+        accessible = nearest.is_dir() and os.access(nearest, os.W_OK)
+    if not accessible:
         raise OptionError(f"{name}: cannot write to {folder!r}; give a folder that exists or can be made")
     return folder
 
@@ -103,7 +105,7 @@ def _environment(options: Options, env: Mapping[str, str]) -> Options:
         if name.startswith("LOWBIT_") and name not in ENVIRONMENT:
             raise OptionError(f"unknown environment variable {name}; accepted: {', '.join(ENVIRONMENT)}")
     if text := env.get("LOWBIT_DUMP"):
-        options = replace(options, dump=_writable("LOWBIT_DUMP", text))
+        options = replace(options, dump=writable("LOWBIT_DUMP", text))
     if text := env.get("LOWBIT_DISABLE"):
         options = replace(options, disable=_passes("LOWBIT_DISABLE", text))
     if text := env.get("LOWBIT_STOP_AFTER"):
@@ -159,7 +161,7 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
         free_weights=_typed("free_weights", given.get("free_weights", False), bool, "True or False"),
         remainder=given.get("remainder", "inductor"),
         plan=given.get("plan", "measured"),
-        dump=None if dump is None else _writable("option 'dump'", str(_typed("dump", dump, (str, Path), "a folder"))),
+        dump=None if dump is None else writable("option 'dump'", str(_typed("dump", dump, (str, Path), "a folder"))),
         mode=mode,
     )
     return _environment(options, os.environ if env is None else env)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lowbit_compiler.debug.bisect import InProcess
+from lowbit_compiler.debug.bisect import Bench
 from lowbit_compiler.debug.region import Region
 from lowbit_compiler.debug.replay import Outcome, Plans, describe
 from lowbit_compiler.errors import DebugError, LowbitError, OptionError
@@ -18,7 +18,7 @@ from lowbit_compiler.options import Options
 from lowbit_compiler.runtime import timings
 
 
-class Isolated(InProcess):
+class Isolated(Bench):
     """The bench of a CPU model that forks for each run: the float model is traced once, and crashes end the copy.
 
     This process must not have started OpenMP's threads, which a fork does not copy: make the bench under torch.set_num_threads(1).
@@ -45,7 +45,7 @@ class Isolated(InProcess):
         return Outcome(error=found) if isinstance(found, str) else found
 
     def region(self, graph: int, options: tuple[Options, Options], index: int | None) -> Region:
-        """As InProcess.region; where the pass kills the process, the text after it says so."""
+        """As Bench.region; where the pass kills the process, the text after it says so."""
         found = self._forked(lambda: super(Isolated, self).region(graph, options, index))
         if isinstance(found, Region):
             return found

@@ -17,10 +17,7 @@ from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import SiteReport, site_report
-from lowbit_compiler.verify import inputs_of, interpret, sqnr
-
-EXACT_SQNR = 20.0
-"""dB; before anything is quantized a graph differs by rounding alone, in a deep bfloat16 model by some 30 dB."""
+from lowbit_compiler.verify import SAME_SQNR, inputs_of, interpret, sqnr
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ def _first_difference(before: fx.GraphModule, after: fx.GraphModule, examples: S
 
 
 def _same(got: Tensor, want: Tensor) -> bool:
-    return got.shape == want.shape and (want.numel() == 0 or sqnr(got, want) >= EXACT_SQNR)
+    return got.shape == want.shape and (want.numel() == 0 or sqnr(got, want) >= SAME_SQNR)
 
 
 def _nearest(node: fx.Node, gm: fx.GraphModule, ctx: PassContext, name: str) -> Site | None:

@@ -18,7 +18,7 @@ from lowbit_compiler.driver import compile_captured
 from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.report import Report
-from lowbit_compiler.verify import same_random_numbers, sqnr
+from lowbit_compiler.verify import SAME_SQNR, same_random_numbers, sqnr
 
 Plans = Sequence[Options]
 """The options of the first graphs of a model; the others run as captured, in float."""
@@ -162,12 +162,13 @@ class Replay:
 
     def _compare_float(self, what: str, run: Callable[..., Any]) -> None:
         ratio = worst(self._float(what, run), self._want)
-        if not ratio >= SAME:
-            raise DebugError(f"{what} gives other values than the float model ({ratio:.1f} dB SQNR): nothing can be told from them; {USUAL}")
+        if not ratio >= SAME_SQNR:
+            raise DebugError(
+                f"{what} gives other values than the float model ({ratio:.1f} dB SQNR): nothing can be told from them; {USUAL}"
+            )
 
 
 USUAL = "usually because the model keeps something beside its buffers, such as a counter in Python"
-SAME = 20.0  # dB; outputs of the float model that agree less are not the same values rounded in another order
 
 
 def saved(model: Callable[..., Any], inputs: Sequence[Any]) -> Callable[[], None]:

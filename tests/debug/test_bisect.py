@@ -130,6 +130,8 @@ def test_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "aten.mul.Scalar" in finding.after
     assert finding.after.count("lowbit.linear_s8s8_rotated") == 1  # of this site alone
     assert "options={'ignore': ['layers.1.down']}" in finding.workarounds
+    assert "to see it again: LOWBIT_STOP_AFTER=lower LOWBIT_MAX_REWRITES=4 ..." in str(finding)
+    assert f"{finding.attempts} runs" in str(finding)
 
 
 def test_the_environment_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +231,10 @@ def test_inductor_is_told_from_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding.site.module == TARGET
 
 
-def spoil(gm: fx.Graph) -> None:
-    """Negate every tanh, which no pass touches, as a bug of Inductor might."""
+def spoil(gm: fx.Graph, *, everywhere: bool = True) -> None:
+    """Negate every tanh, which no pass touches, as a bug of Inductor might; or only in graphs with a product of lowbit's."""
+    if not everywhere and not any("lowbit.linear" in str(node.target) for node in gm.nodes):
+        return
     for node in gm.find_nodes(op="call_function", target=aten.tanh.default):
         with gm.inserting_after(node):
             negated = gm.call_function(aten.neg.default, (node,))
@@ -250,6 +254,9 @@ def test_through_inductor() -> None:
     with torch._inductor.config.patch(post_grad_custom_post_pass=spoil):
         finding = bisect(model, x, plan="always")
     assert finding.verdict == "Inductor", finding
+    with torch._inductor.config.patch(post_grad_custom_post_pass=lambda gm: spoil(gm, everywhere=False)):
+        finding = bisect(model, x, plan="always")
+    assert (finding.verdict, finding.pass_name) == ("the remainder", "lower"), finding
 
 
 def _at(node: fx.Node) -> bool:
@@ -280,7 +287,9 @@ def test_float_model_at_fault() -> None:
             Restless.count += 1
             return super().forward(x) * (-1) ** Restless.count
 
-    with pytest.raises(DebugError, match=r"^a second run on the same inputs gives other values than the float model \(.* a counter in Python"):
+    with pytest.raises(
+        DebugError, match=r"^a second run on the same inputs gives other values than the float model \(.* a counter in Python"
+    ):
         bisect(Restless(64, 64), torch.randn(2, 64), remainder="eager")
     with pytest.raises(DebugError, match=r"the float model fails by itself, without lowbit: RuntimeError: mat1 and mat2"):
         bisect(nn.Linear(64, 64), torch.randn(2, 65), remainder="eager")
@@ -306,3 +315,6 @@ def test_bad_options() -> None:
         narrowed(recipe="int9")
     with pytest.raises(OptionError, match="nope"):
         narrowed(ignore=["nope"])
+    for tolerance in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(OptionError, match=f"tolerance takes a number of dB >= 0, got {tolerance}"):
+            narrowed(tolerance=tolerance)

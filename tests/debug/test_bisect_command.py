@@ -80,3 +80,6 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     result = bisect(write(tmp_path, "pass"), "--recipe", "int9")
     assert result.returncode == 2
     assert result.stderr.startswith("lowbit: unknown recipe 'int9'")
+    (tmp_path / "file").touch()
+    result = bisect(write(tmp_path, "pass"), "--out", str(tmp_path / "file" / "below"))
+    assert (result.returncode, result.stderr[:34]) == (2, "lowbit: --out: cannot write to '" + str(tmp_path)[:2])
