@@ -14,7 +14,6 @@ from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.recipe import LOW_BIT_SQNR
 
-
 SAME_SQNR = 20.0  # dB; what a float model computes in another order has more, in a deep bfloat16 model some 30 dB
 
 
