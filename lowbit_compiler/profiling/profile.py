@@ -270,7 +270,9 @@ def _attributed(ops: Sequence[_Op], recorded: Sequence[Step], notes: list[str]) 
         (count, *others) = sorted({len(each) for each in calls})
         times = count // len(members)
         if others or count % len(members) or not times or (times > 1 and len({op.graph for op in members}) > 1):
-            notes.append(f"{len(members)} sites of {key[0]} have {' or '.join(map(str, (count, *others)))} calls in a step, and get no times")
+            notes.append(
+                f"{len(members)} sites of {key[0]} have {' or '.join(map(str, (count, *others)))} calls in a step, and get no times"
+            )
             continue
         for index, op in enumerate(members):
             found.append((op, statistics.median(sum(each[index :: len(members)]) for each in calls), times))
