@@ -178,8 +178,8 @@ def _called(executables: Mapping[int, Executable], run: Callable[[], Any]) -> se
     try:
         run()
     finally:
-        for number in inner:
-            executables[number].inner = inner[number]
+        for number, original in inner.items():
+            executables[number].inner = original
     return called
 
 
