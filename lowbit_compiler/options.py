@@ -1,5 +1,6 @@
 """Options of ``torch.compile(..., backend="lowbit", options={...})`` and the ``LOWBIT_*`` environment, as one table."""
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -82,11 +83,14 @@ def writable(name: str, folder: str) -> str:
     """Return ``folder``; raises OptionError where it can neither be written to nor made."""
     path = Path(folder).absolute()
     try:
-        nearest = next(each for each in (path, *path.parents) if each.exists())
+        made = [each for each in (path, *path.parents) if not each.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        accessible = os.access(path, os.W_OK)
+        with contextlib.suppress(OSError):  # another process may be writing there already
+            for each in made:  # nothing is left behind where nothing is written
+                each.rmdir()
     except OSError:
         accessible = False
-    else:
-        accessible = nearest.is_dir() and os.access(nearest, os.W_OK)
     if not accessible:
         raise OptionError(f"{name}: cannot write to {folder!r}; give a folder that exists or can be made")
     return folder
