@@ -87,7 +87,7 @@ def profile(
     recipe: RecipeName = "int8",
     plan: PlanName = "measured",
     mode: Annotated[str | None, typer.Option(help="of torch.compile: reduce-overhead, max-autotune ...")] = None,
-    rounds: Annotated[int, typer.Option(help="timed runs, and as many recorded ones")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="timed runs, and as many recorded ones")] = 20,
     dump: Annotated[Path | None, typer.Option(help="folder for a dump whose page shows the times", show_default=False)] = None,
     json: Annotated[bool, typer.Option("--json", help="plain data")] = False,
 ) -> None:
@@ -95,10 +95,12 @@ def profile(
     from rich.console import Console
 
     from lowbit_compiler.dump.files import attach, folders
+    from lowbit_compiler.options import parse
     from lowbit_compiler.profiling.profile import profile as run
 
-    model, inputs = load_function(function)
     options = {} if dump is None else {"dump": str(dump)}
+    parse({"recipe": recipe, "plan": plan, **options}, mode)  # before the model is loaded
+    model, inputs = load_function(function)
     before = [] if dump is None else folders(dump)
     with stages() as progress:
         result = run(model, *inputs, recipe=recipe, plan=plan, mode=mode, rounds=rounds, progress=progress, **options)

@@ -18,6 +18,7 @@ from lowbit_compiler.cli_arguments import (
     share,
     stages,
 )
+from lowbit_compiler.recipe import LOW_BIT_SQNR
 
 debug = typer.Typer(no_args_is_help=True, help="Find the layer that hurts accuracy, or the pass that is at fault.")
 
@@ -27,7 +28,7 @@ def bisect(
     function: Function,
     recipe: RecipeName = "int8",
     plan: PlanName = "measured",
-    tolerance: Annotated[float, typer.Option(help="dB; an output with less SQNR to the float model's is wrong")] = 10.0,
+    tolerance: Annotated[float, typer.Option(help="dB; an output with less SQNR to the float model's is wrong")] = LOW_BIT_SQNR,
     remainder: Annotated[str, typer.Option(help="inductor, or eager: do not look beyond the passes")] = "inductor",
     isolate: Annotated[bool, typer.Option("--isolate", help="each attempt in a process of its own, for a CPU model that kills it")] = False,
     out: Annotated[Path, typer.Option(help="folder for the graph before and after")] = Path("lowbit_bisect"),
@@ -36,18 +37,20 @@ def bisect(
     import torch
     from rich.console import Console
 
-    from lowbit_compiler.debug.bisect import InProcess, search
+    from lowbit_compiler.debug.bisect import Bench, check_tolerance, search
     from lowbit_compiler.debug.isolated import Isolated
-    from lowbit_compiler.options import parse
+    from lowbit_compiler.options import parse, writable
 
     options = parse({"recipe": recipe, "plan": plan, "remainder": remainder})
+    check_tolerance(tolerance)
+    writable("--out", str(out))
     threads = torch.get_num_threads()
     if isolate:
         torch.set_num_threads(1)  # forks do not copy OpenMP's threads, so there must be none
     model, inputs = load_function(function)
     with stages() as progress, torch.no_grad():
         progress("running the float model")
-        bench = Isolated(model, inputs, threads) if isolate else InProcess(model, inputs)
+        bench = Isolated(model, inputs, threads) if isolate else Bench(model, inputs)
         finding = search(bench, options, tolerance, progress)
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(finding)

@@ -36,6 +36,7 @@ from lowbit_compiler.verify import Verifier
 log = logging.getLogger("lowbit_compiler")
 REMEMBERED = 100  # reports; a server that recompiles for days must not keep them all
 MANY_ROWS = 512
+NOT_LOWERED = "not lowered"  # detail of a site that was planned, where the passes were stopped before its op
 WHOLE_KINDS = ("softmax", "attention")
 _reports: list[Report] = []
 
@@ -89,7 +90,7 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         )
     for site in ctx.sites:
         if site.reason is None and (Fact.WHOLE if site.kind in WHOLE_KINDS else Fact.LOWERED) not in facts:
-            site.decline(Reason.DISABLED, "not lowered")
+            site.decline(Reason.DISABLED, NOT_LOWERED)
     for site in ctx.sites:
         site.kernel = _kernel(site)
         if site.kind == "softmax" and site.kernel:

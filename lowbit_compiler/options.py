@@ -1,5 +1,6 @@
 """Options of ``torch.compile(..., backend="lowbit", options={...})`` and the ``LOWBIT_*`` environment, as one table."""
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -78,14 +79,19 @@ def _typed(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> 
     return value
 
 
-def _writable(name: str, folder: str) -> str:
+def writable(name: str, folder: str) -> str:
+    """Return ``folder``; raises OptionError where it can neither be written to nor made."""
+    path = Path(folder).absolute()
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        made = [each for each in (path, *path.parents) if not each.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        accessible = os.access(path, os.W_OK)
+        with contextlib.suppress(OSError):  # another process may be writing there already
+            for each in made:  # nothing is left behind where nothing is written
+                each.rmdir()
     except OSError:
-        writable = False
-    else:
-        writable = os.access(folder, os.W_OK)
-    if not writable:
+        accessible = False
+    if not accessible:
         raise OptionError(f"{name}: cannot write to {folder!r}; give a folder that exists or can be made")
     return folder
 
@@ -103,7 +109,7 @@ def _environment(options: Options, env: Mapping[str, str]) -> Options:
         if name.startswith("LOWBIT_") and name not in ENVIRONMENT:
             raise OptionError(f"unknown environment variable {name}; accepted: {', '.join(ENVIRONMENT)}")
     if text := env.get("LOWBIT_DUMP"):
-        options = replace(options, dump=_writable("LOWBIT_DUMP", text))
+        options = replace(options, dump=writable("LOWBIT_DUMP", text))
     if text := env.get("LOWBIT_DISABLE"):
         options = replace(options, disable=_passes("LOWBIT_DISABLE", text))
     if text := env.get("LOWBIT_STOP_AFTER"):
@@ -159,7 +165,7 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
         free_weights=_typed("free_weights", given.get("free_weights", False), bool, "True or False"),
         remainder=given.get("remainder", "inductor"),
         plan=given.get("plan", "measured"),
-        dump=None if dump is None else _writable("option 'dump'", str(_typed("dump", dump, (str, Path), "a folder"))),
+        dump=None if dump is None else writable("option 'dump'", str(_typed("dump", dump, (str, Path), "a folder"))),
         mode=mode,
     )
     return _environment(options, os.environ if env is None else env)

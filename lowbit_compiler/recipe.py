@@ -9,6 +9,7 @@ Treatment = Literal["none", "rotation", "columns", "rows"]
 Head = Literal["float", "weight-only", "same"]
 
 GROUP_SIZES = (32, 64, 128)
+LOW_BIT_SQNR = 10.0  # dB; a wrong scale or a swapped operand is far below, every recipe here far above
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """LOWBIT_VERIFY=each: run the graph after every pass on the real inputs, and compare with the graph as captured."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,16 +12,16 @@ from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.runner import PassRun
+from lowbit_compiler.recipe import LOW_BIT_SQNR
 
-LOW_BIT_SQNR = 10.0  # dB; a wrong scale or a swapped operand is far below, every recipe here far above
+SAME_SQNR = 20.0  # dB; what a float model computes in another order has more, in a deep bfloat16 model some 30 dB
 
 
 class Verifier:
     """Observer of the runner that interprets the graph: exact passes may change values by float rounding only."""
 
     def __init__(self, gm: fx.GraphModule, examples: Sequence[Any]) -> None:
-        self._inputs = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
-        self._examples = [hint(example) if isinstance(example, torch.SymInt) else example for example in examples]
+        self._inputs = inputs_of(gm, examples)
         self._exact = self._run(gm)
         self._expected = self._exact
         self._constants: dict[str, Any] = {}
@@ -39,11 +40,28 @@ class Verifier:
         self._expected = outputs
 
     def _run(self, gm: fx.GraphModule) -> Any:
-        byname = dict(zip(self._inputs, self._examples, strict=True))
-        names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
-        copies = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), [byname[name] for name in names])
-        with torch.no_grad():
-            return fx.Interpreter(fx.GraphModule(gm, gm.graph)).run(*copies)
+        return interpret(fx.Interpreter(fx.GraphModule(gm, gm.graph)), self._inputs)
+
+
+def inputs_of(gm: fx.GraphModule, examples: Sequence[Any]) -> dict[str, Any]:
+    """Return what a graph as captured is called with, by the names of its placeholders; symbolic sizes become numbers."""
+    values = [hint(example) if isinstance(example, torch.SymInt) else example for example in examples]
+    return dict(zip([node.name for node in gm.graph.find_nodes(op="placeholder")], values, strict=True))
+
+
+def interpret(interpreter: fx.Interpreter, inputs: Mapping[str, Any]) -> Any:
+    """Run a graph on copies of ``inputs`` and with the same random numbers every time: runs that differ have different graphs."""
+    given = [inputs[node.name] for node in interpreter.graph.find_nodes(op="placeholder")]
+    with torch.no_grad(), same_random_numbers():
+        return interpreter.run(*tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), given))
+
+
+@contextlib.contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Draw the same numbers in every such block, and leave the state of the generators as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def _rounding_floor(dtype: torch.dtype) -> float:

@@ -37,17 +37,28 @@ _known: dict[Path | int, dict[str, Seconds]] = {}  # by file, or by threads wher
 def best(key: str, candidates: dict[str, Callable[[], object]], long: float = LONG) -> Seconds:
     """Return the seconds of one call of each candidate, remembered under ``key`` or measured now, for some ``long`` seconds at most."""
     path = _file_or_none()
-    known = _known.setdefault(path or torch.get_num_threads(), {})
-    if path is not None and set(known.get(key, ())) != set(candidates):
-        known.update(_read(path))
-    if set(known.get(key, ())) != set(candidates):
+    here = _known.setdefault(path or torch.get_num_threads(), {})
+    if path is not None and set(here.get(key, ())) != set(candidates):
+        here.update(_read(path))
+    if set(here.get(key, ())) != set(candidates):
         calm = quiet()
         with contextlib.nullcontext() if calm else _one_thread():
             times = measure(candidates, long=long)
-        known[key] = {name: min(seconds) for name, seconds in times.items()}
+        here[key] = {name: min(seconds) for name, seconds in times.items()}
         if path is not None and calm and steady(times) and quiet():
-            _write(path, key, known[key])
-    return dict(known[key])
+            _write(path, key, here[key])
+    return dict(here[key])
+
+
+def known() -> dict[Any, dict[str, Seconds]]:
+    """Return what this process knows, for ``learn`` in another."""
+    return _known
+
+
+def learn(of: dict[Any, dict[str, Seconds]]) -> None:
+    """Add what another process knows."""
+    for place, seconds in of.items():
+        _known.setdefault(place, {}).update(seconds)
 
 
 def steady(times: dict[str, list[float]]) -> bool:

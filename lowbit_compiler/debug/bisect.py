@@ -1,32 +1,25 @@
 """Narrow a wrong or failing compilation to one pass and one site, by running it with fewer passes and fewer sites."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from lowbit_compiler.debug.finding import Finding
 from lowbit_compiler.debug.region import Region, region
 from lowbit_compiler.debug.replay import Outcome, Plans, Replay, fresh
+from lowbit_compiler.debug.search import least
+from lowbit_compiler.driver import NOT_LOWERED
+from lowbit_compiler.errors import OptionError
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.passes.site import Reason
-from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.recipe import LOW_BIT_SQNR, Recipe
 from lowbit_compiler.report import SiteReport
-from lowbit_compiler.verify import LOW_BIT_SQNR
 
 
-class Bench(Protocol):
-    """Where a model is run under given options: in this process, or each time in one of its own."""
-
-    @property
-    def graphs(self) -> int: ...
-    def attempt(self, plans: Plans) -> Outcome: ...
-    def inductor_alone(self) -> Outcome: ...
-    def region(self, graph: int, options: tuple[Options, Options], index: int | None) -> Region: ...
-
-
-class InProcess(Replay):
-    """Runs everything here."""
+class Bench(Replay):
+    """Runs everything in this process."""
 
     def region(self, graph: int, options: tuple[Options, Options], index: int | None) -> Region:
         """Return the text of a site's part of graph number ``graph``."""
@@ -49,8 +42,15 @@ def bisect(
     bad options and DebugError where the float model fails by itself.
     """
     parsed = parse({"recipe": recipe, **options})
+    check_tolerance(tolerance)
     progress("running the float model")
-    return search(InProcess(model, inputs), parsed, tolerance, progress)
+    return search(Bench(model, inputs), parsed, tolerance, progress)
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise OptionError where ``tolerance`` is no number of dB that an output could miss."""
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise OptionError(f"tolerance takes a number of dB >= 0, got {tolerance}")
 
 
 def search(bench: Bench, options: Options, tolerance: float, progress: Callable[[str], None]) -> Finding:
@@ -149,7 +149,7 @@ class _Search:
             return []
         outcome = self.probe(replace(self.options, stop_after="plan", remainder="eager"), "up to the plan")
         sites = outcome.reports[self.graph].sites if len(outcome.reports) > self.graph else []
-        return [(index, site) for index, site in enumerate(sites) if (site.reason, site.detail) == (Reason.DISABLED.value, "not lowered")]
+        return [(index, site) for index, site in enumerate(sites) if (site.reason, site.detail) == (Reason.DISABLED.value, NOT_LOWERED)]
 
     def probe(self, options: Options, what: str) -> Outcome:
         """Run the graph under suspicion with ``options``, those before it as they are, those after it in float."""
@@ -165,14 +165,7 @@ class _Search:
 
     def first(self, high: int, run: Callable[[int], Outcome]) -> int:
         """Return the smallest count that fails; 0 is known to pass and ``high`` to fail."""
-        known = 0
-        while high - known > 1:
-            middle = (known + high) // 2
-            if run(middle).fails(self.tolerance):
-                high = middle
-            else:
-                known = middle
-        return high
+        return least(high, lambda count: run(count).fails(self.tolerance))
 
     def finding(self, verdict: str, outcome: Outcome) -> Finding:
         return Finding(verdict, str(outcome), self.tolerance, graph=self.graph, graphs=self.bench.graphs, attempts=len(self.outcomes))

@@ -46,7 +46,7 @@ class Finding:
         return self.verdict != "passes"
 
     def command(self, arguments: str = "lowbit debug bisect FILE.py:FUNCTION") -> str:
-        """Return a shell command that shows the failure with nothing but this site and the passes up to this one."""
+        """Return a shell command that shows the failure with the first ``limit`` sites, of which this is the last, and the passes up to this one."""
         return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in self.environment.items()), arguments])
 
     def write(self, folder: Path) -> list[Path]:
@@ -71,7 +71,7 @@ class Finding:
             return f"nothing is wrong: {self.symptom} SQNR to the float model, {self.tolerance:.1f} dB asked for"
         if self.verdict == "Inductor":
             return "Inductor fails on the float model already, without lowbit"
-        where = f"pass {self.pass_name!r}" if self.pass_name else "a pass"
+        where = f"pass {self.pass_name!r}"
         if self.verdict == "the remainder":
             return f"right with remainder='eager', wrong through Inductor: from {where} on"
         return f"{where} is at fault"
@@ -91,9 +91,12 @@ class Finding:
             ("with it", self.at_pass),
             ("without it", self.without),
             *(("goes away with", text) for text in self.workarounds),
+            ("found in", f"{self.attempts} runs"),
         ]
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=140)
         console.print(self)
+        if self.environment:
+            console.print(f"to see it again: {self.command('...')}", soft_wrap=True)
         return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

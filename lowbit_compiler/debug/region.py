@@ -2,26 +2,22 @@
 
 import contextlib
 import difflib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.driver import rewrite
 from lowbit_compiler.dump import graph_text
 from lowbit_compiler.options import Options
-from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import SiteReport, site_report
-from lowbit_compiler.verify import sqnr
-
-EXACT_SQNR = 20.0
-"""dB; before anything is quantized a graph differs by rounding alone, in a deep bfloat16 model by some 30 dB."""
+from lowbit_compiler.verify import SAME_SQNR, inputs_of, interpret, sqnr
 
 
 @dataclass(frozen=True)
@@ -64,10 +60,10 @@ def region(copies: tuple[Captured, Captured], examples: Sequence[Any], options: 
             _text(before.gm, changed), _text(after.gm, changed) + failure, None if found is None else site_report(found), source(node)
         )
     nodes = [old.sites[index].node]
-    names = _around(nodes[0])
+    names = _around(nodes[0], old)
     if new is not None:
         nodes.append(new.sites[index].node)
-        names |= _around(nodes[1])
+        names |= _around(nodes[1], new)
     return Region(_text(before.gm, names), _text(after.gm, names) + failure, None, source(nodes[-1]))
 
 
@@ -78,20 +74,17 @@ def source(node: fx.Node | None) -> str:
     return place.removeprefix("File ").rpartition(", in ")[0].replace('"', "")
 
 
-def _around(site: fx.Node) -> set[str]:
-    """Return the names of a site's node, of all that passes made around it, and of what that reads."""
+def _around(site: fx.Node, ctx: PassContext) -> set[str]:
+    """Return the names of a site's node, of all that passes made around it up to other sites, and of what that reads."""
+    sites = {each.node for each in ctx.sites}
     made, todo = {site}, [site]
     while todo:
         node = todo.pop()
         for other in (*node.all_input_nodes, *node.users):
-            if other not in made and "lowbit_pass" in other.meta and other.op != "placeholder" and not _is_site(other):
+            if other not in made and "lowbit_pass" in other.meta and other.op != "placeholder" and other not in sites:
                 made.add(other)
                 todo.append(other)
     return {node.name for node in made} | {arg.name for node in made for arg in node.all_input_nodes}
-
-
-def _is_site(node: fx.Node) -> bool:
-    return str(node.target).startswith(("aten.linear", "lowbit.linear", "lowbit.sdpa", "lowbit.softmax"))
 
 
 def _text(gm: fx.GraphModule, names: Collection[str]) -> str:
@@ -112,43 +105,62 @@ def _changed(before: fx.GraphModule, after: fx.GraphModule) -> set[str]:
 
 
 class _Keeping(fx.Interpreter):
-    """Keeps every floating-point value, and the node that it is at."""
+    """Keeps every floating-point value: of nodes by their name, of outputs by their place."""
 
     def __init__(self, gm: fx.GraphModule) -> None:
         super().__init__(fx.GraphModule(gm, gm.graph))
-        self.values: dict[str, Tensor] = {}
-        self.failed: str = ""
+        self.values: dict[str | int, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.values.update((key, value.clone()) for key, _, value in _floats(n, result))
+        return result
+
+
+class _Comparing(fx.Interpreter):
+    """Finds the first node that raises, or whose value is not that in ``wanted``."""
+
+    def __init__(self, gm: fx.GraphModule, wanted: Mapping[str | int, Tensor]) -> None:
+        super().__init__(fx.GraphModule(gm, gm.graph))
+        self.wanted = wanted
+        self.found: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
         try:
             result = super().run_node(n)
         except Exception:
-            self.failed = n.name
+            self.found = self.found or n
             raise
-        if isinstance(result, Tensor) and result.is_floating_point() and n.op != "placeholder":
-            self.values[n.name] = result.clone()
+        if self.found is None:
+            values = _floats(n, result)
+            self.found = next((node for key, node, x in values if key in self.wanted and not _same(x, self.wanted[key])), None)
         return result
 
 
+def _floats(node: fx.Node, result: Any) -> Iterator[tuple[str | int, fx.Node, Tensor]]:
+    """Yield the floating-point values of a node, each with the node that computed it; an output's stands under its place."""
+    pairs = zip(tree_leaves(node.args[0]), tree_leaves(result), strict=True) if node.op == "output" else [(node, result)]
+    for place, (maker, value) in enumerate(pairs):
+        if isinstance(value, Tensor) and value.is_floating_point() and maker.op != "placeholder":
+            yield place if node.op == "output" else node.name, maker, value
+
+
 def _first_difference(before: fx.GraphModule, after: fx.GraphModule, examples: Sequence[Any]) -> fx.Node | None:
-    """Return the first node of ``after`` that raises, or that ``before`` has too with another value; None where there is none."""
-    values = [hint(example) if isinstance(example, torch.SymInt) else example for example in examples]
-    byname = dict(zip([node.name for node in before.graph.find_nodes(op="placeholder")], values, strict=True))
-    old, new = _Keeping(before), _Keeping(after)
-    for gm, run in ((before, old), (after, new)):
-        with torch.no_grad(), contextlib.suppress(Exception):  # what raised is in ``failed``
-            run.run(*(byname[node.name] for node in gm.graph.find_nodes(op="placeholder")))
-    nodes: list[fx.Node] = list(after.graph.nodes)
-    for node in nodes:
-        if node.name == new.failed:
-            return node
-        if node.name in old.values and node.name in new.values and not _same(new.values[node.name], old.values[node.name]):
-            return node
-    return None
+    """Return the first node of ``after`` that raises, or that ``before`` has too with another value; None where there is none.
+
+    Where a pass changed the last product alone, the outputs differ and no node that both graphs have.
+    """
+    inputs = inputs_of(before, examples)
+    old = _Keeping(before)
+    new = _Comparing(after, old.values)
+    for run in (old, new):
+        with contextlib.suppress(Exception):  # what raised is in ``found``
+            interpret(run, inputs)
+    return new.found
 
 
 def _same(got: Tensor, want: Tensor) -> bool:
-    return got.shape == want.shape and (want.numel() == 0 or sqnr(got, want) >= EXACT_SQNR)
+    return got.shape == want.shape and (want.numel() == 0 or sqnr(got, want) >= SAME_SQNR)
 
 
 def _nearest(node: fx.Node, gm: fx.GraphModule, ctx: PassContext, name: str) -> Site | None:

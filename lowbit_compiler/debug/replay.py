@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor import config
 from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.driver import compile_captured
-from lowbit_compiler.errors import DebugError
+from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.report import Report
-from lowbit_compiler.verify import sqnr
+from lowbit_compiler.verify import SAME_SQNR, same_random_numbers, sqnr
 
 Plans = Sequence[Options]
 """The options of the first graphs of a model; the others run as captured, in float."""
@@ -48,8 +49,7 @@ class Replay:
 
     def __init__(self, model: Callable[..., Any], inputs: Sequence[Any]) -> None:
         self._model, self._inputs = model, tuple(inputs)
-        buffers = model.buffers() if isinstance(model, torch.nn.Module) else ()
-        self._state = [(x, x.detach().clone()) for x in (*tree_leaves(self._inputs), *buffers) if isinstance(x, Tensor)]
+        self._restore = saved(model, self._inputs)
         self.captured: list[tuple[Captured, list[Any]]] = []
         self._runs: list[Callable[..., Any]] = []
         self._tracing = False
@@ -58,9 +58,9 @@ class Replay:
         self._want = self._float("the float model", model)
         if not self._want:
             raise DebugError("the model returns no floating-point tensor, so there is nothing to compare")
-        self._compare_float("the float model gives other values when it is run again on the same inputs", model)
+        self._compare_float("a second run on the same inputs", model)
         self._traced: Callable[..., Any] | None = self._trace()
-        self._compare_float("the float model gives other values when Dynamo has traced it, before any pass", self._traced)
+        self._compare_float("a run of what Dynamo traced, before any pass,", self._traced)
 
     @property
     def graphs(self) -> int:
@@ -82,6 +82,7 @@ class Replay:
                     reports.append(report)
             got = self._run(run)
         except Exception as error:
+            _raise_if_told(error)
             return Outcome(error=describe(error), reports=tuple(reports))
         finally:
             self._runs = [captured.gm.forward for captured, _ in self.captured]
@@ -93,6 +94,7 @@ class Replay:
         try:
             return Outcome(worst(self._run(torch.compile(self._model)), self._want))
         except Exception as error:
+            _raise_if_told(error)
             return Outcome(error=describe(error))
 
     def _trace(self) -> Callable[..., Any]:
@@ -102,7 +104,7 @@ class Replay:
 
         def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
             if not self._tracing:
-                raise DebugError("Dynamo traced the model again though nothing had changed, so its graphs cannot be exchanged")
+                raise DebugError(f"Dynamo traces the model anew in every run, so its graphs cannot be exchanged; {USUAL}")
             index, captured = len(self.captured), capture_dynamo(gm, examples)
             self.captured.append((captured, list(examples)))
             self._runs.append(captured.gm.forward)
@@ -111,7 +113,7 @@ class Replay:
         traced = torch.compile(self._model, backend=backend)
         self._tracing = True
         try:
-            self._float("tracing", traced)
+            self._float("tracing the float model", traced)
         finally:
             self._tracing = False
         return traced
@@ -146,25 +148,41 @@ class Replay:
         self._traced = None
 
     def _run(self, run: Callable[..., Any]) -> list[Tensor]:
-        with torch.no_grad(), _same_random_numbers():
-            for tensor, saved in self._state:
-                if not torch.equal(tensor, saved):
-                    tensor.copy_(saved)
+        # Inductor would draw other random numbers than eager mode does.
+        with torch.no_grad(), same_random_numbers(), config.patch(fallback_random=True):
+            self._restore()
             return [x.detach().clone() for x in floats(run(*self._inputs))]
 
     def _float(self, what: str, run: Callable[..., Any]) -> list[Tensor]:
         try:
             return self._run(run)
         except Exception as error:
+            _raise_if_told(error)
             raise DebugError(f"{what} fails by itself, without lowbit: {describe(error)}") from error
 
     def _compare_float(self, what: str, run: Callable[..., Any]) -> None:
         ratio = worst(self._float(what, run), self._want)
-        if not ratio >= SAME:
-            raise DebugError(f"{what} ({ratio:.1f} dB SQNR): nothing can be told from its outputs")
+        if not ratio >= SAME_SQNR:
+            raise DebugError(
+                f"{what} gives other values than the float model ({ratio:.1f} dB SQNR): nothing can be told from them; {USUAL}"
+            )
 
 
-SAME = 20.0  # dB; outputs of the float model that agree less are not the same values rounded in another order
+USUAL = "usually because the model keeps something beside its buffers, such as a counter in Python"
+
+
+def saved(model: Callable[..., Any], inputs: Sequence[Any]) -> Callable[[], None]:
+    """Return what gives ``inputs`` and the buffers of ``model`` the values that they have now, wherever these were written to."""
+    buffers = model.buffers() if isinstance(model, torch.nn.Module) else ()
+    copies = [(x, x.detach().clone()) for x in (*tree_leaves(tuple(inputs)), *buffers) if isinstance(x, Tensor)]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for tensor, copy in copies:
+                if not torch.equal(tensor, copy):
+                    tensor.copy_(copy)
+
+    return restore
 
 
 def worst(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
@@ -192,16 +210,19 @@ def fresh(captured: Captured) -> Captured:
 
 def describe(error: BaseException) -> str:
     """Return one line: the error below what Dynamo wraps around it, by its type and message."""
-    inner = error.inner_exception if isinstance(error, BackendCompilerFailed) else error
+    inner = _inner(error)
     message = next(iter(str(inner).strip().splitlines()), "")
     return f"{type(inner).__name__}: {message}" if message else type(inner).__name__
 
 
-@contextlib.contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+def _inner(error: BaseException) -> BaseException:
+    return error.inner_exception if isinstance(error, BackendCompilerFailed) else error
+
+
+def _raise_if_told(error: BaseException) -> None:
+    """Raise what says by itself what the user can do; no pass is at fault there."""
+    if isinstance(_inner(error), OptionError | DebugError | WeightFreedError):
+        raise _inner(error) from None
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ROUND = "lowbit::profiled_step"
-KERNELS = ("_cpp_fused", "cpp_fused", "triton_", "cpp_CppMicroGemm")
+KERNELS = ("cpp_fused", "triton_", "cpp_CppMicroGemm")
 
 Key = tuple[str, int, tuple[int, ...]]
 """What tells calls apart that may come in any order: the op, the address of its packed weight (0 without), and the shape of its rows."""

@@ -4,15 +4,16 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from lowbit_compiler.debug.replay import USUAL, describe, saved
 from lowbit_compiler.driver import compile_dynamo, last_report
-from lowbit_compiler.errors import OptionError
+from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.executable import Executable
 from lowbit_compiler.options import parse
 from lowbit_compiler.passes.calls import hint
@@ -38,6 +39,7 @@ class _Op:
     shares: tuple[float, ...]
     """What part of its outputs each of those rows has; siblings that were merged share one op."""
     work: Work
+    graph: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Profile:
         return json.dumps(asdict(self), indent=1)
 
     def __rich__(self) -> Any:
-        return tables(self.sites, self.rest, self.step, self.profiled_step, self.overhead, self.rounds, self.notes)
+        return tables(self.sites, self.rest, self.step, self.profiled_step, self.overhead, self.rounds, self.notes, self.report.reasons())
 
 
 def profile(
@@ -77,20 +79,23 @@ def profile(
 ) -> Profile:
     """Compile ``model`` for ``inputs`` as torch.compile would, in inference, and time ``rounds`` runs with and as many without the profiler.
 
-    ``mode`` and ``options`` are those of the backend. Dynamo is reset before and after. Raises OptionError.
+    ``mode`` and ``options`` are those of the backend. Dynamo is reset before and after; inputs and buffers that the model writes to get
+    their values back. Raises OptionError, and DebugError where the float model fails by itself.
     """
-    if rounds < 1:
+    if not isinstance(rounds, int) or rounds < 1:
         raise OptionError(f"rounds takes a number >= 1, got {rounds}")
     parsed = parse({"recipe": recipe, **options}, mode)
     reports: list[Report] = []
     ops: list[_Op] = []
+    executables: dict[int, Executable] = {}
 
     def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         first = sum(len(report.sites) for report in reports)
         found: list[tuple[_Op, str]] = []
         run = compile_dynamo(gm, examples, parsed, seen=lambda ctx: found.extend(_ops(ctx, first)))
         if isinstance(run, Executable):  # not where the graph was left in float
-            ops.extend(_with_weight(op, run.packed[name]) if name else op for op, name in found)
+            executables[len(reports)] = run
+            ops.extend(replace(_with_weight(op, run.packed[name]) if name else op, graph=len(reports)) for op, name in found)
         reports.append(last_report())
         return run
 
@@ -102,14 +107,22 @@ def profile(
 
     on_gpu = False
     torch._dynamo.reset()
+    restore = saved(model, inputs)
     try:
         # Inductor's CPU kernels are only recorded where they are told to be.
         with torch.no_grad(), config.patch({"cpp.enable_kernel_profile": True}):
+            progress("running the float model")
+            _try(model, inputs)
+            restore()
             progress("compiling")
             compiled = torch.compile(model, backend=backend)
-            for _ in range(1 + WARM_UP):
+            for _ in range(WARM_UP):
                 compiled(*inputs)
-            on_gpu = any(op.work.device == "cuda" for op in ops)
+            graphs = len(reports)
+            live = _called(executables, lambda: compiled(*inputs))
+            timed = [op for op in ops if op.graph in live]
+            dead = sum(number < graphs and number not in live for number in executables)
+            on_gpu = any(op.work.device == "cuda" for op in timed)
             progress("timing")
             quiet = timings.quiet()
             seconds = []
@@ -127,11 +140,47 @@ def profile(
                         compiled(*inputs)
                         synchronize()
             progress("measuring what this machine can do")
-            calm = quiet and timings.steady({"step": seconds})
-            notes = [] if calm else ["the cores were not free: another process was running, so times and floors are rough"]
-            return _profile(reports, ops, steps(profiler, on_gpu), statistics.median(seconds), notes)
+            result = _profile(reports, timed, steps(profiler, on_gpu), statistics.median(seconds))
+            notes = list(result.notes)
+            if dead:
+                notes.append(f"graphs that were compiled and are not run any more: {dead}; their sites get no times")
+            if len(reports) > graphs:
+                notes.append(f"the model was compiled anew while it was timed; {USUAL}")
+            if not (quiet and timings.steady({"step": seconds}) and timings.quiet()):
+                notes.append("the cores were not free: another process was running, so times and floors are rough")
+            return replace(result, notes=tuple(notes))
     finally:
         torch._dynamo.reset()
+        restore()
+
+
+def _try(model: Callable[..., Any], inputs: Sequence[Any]) -> None:
+    try:
+        model(*inputs)
+    except Exception as error:
+        raise DebugError(f"the float model fails by itself, without lowbit: {describe(error)}") from error
+
+
+def _called(executables: Mapping[int, Executable], run: Callable[[], Any]) -> set[int]:
+    """Return which of the graphs ``run`` calls: where Dynamo traced a function again, the first graph of it may be dead."""
+    called: set[int] = set()
+    inner = {number: executable.inner for number, executable in executables.items()}
+
+    def watched(number: int) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            called.add(number)
+            return inner[number](*args)
+
+        return call
+
+    for number in inner:
+        executables[number].inner = watched(number)
+    try:
+        run()
+    finally:
+        for number, original in inner.items():
+            executables[number].inner = original
+    return called
 
 
 def _ops(ctx: PassContext, first: int) -> list[tuple[_Op, str]]:
@@ -161,28 +210,32 @@ def _with_weight(op: _Op, weight: Tensor) -> _Op:
     return replace(op, key=key, work=replace(op.work, weights=weight.nbytes))
 
 
-def _profile(reports: Sequence[Report], ops: Sequence[_Op], recorded: Sequence[Step], step: float, notes: list[str]) -> Profile:
+def _profile(reports: Sequence[Report], ops: Sequence[_Op], recorded: Sequence[Step], step: float) -> Profile:
+    notes: list[str] = []
     report = Report(reports[0].recipe if reports else "", graphs=0)
     for one in reports:
         report.extend(one)
     if report.fallback:
         notes.append(f"a graph was left in float: {report.fallback}")
     whole = statistics.median(one.seconds for one in recorded)
+    if whole > 2 * step:
+        notes.append("recording takes longer than the step itself: shares are those of the recorded step, and small calls look larger")
     weights = sum(op.work.weights for op in {op.key: op for op in ops}.values())
     sites: list[Row] = []
-    for op, seconds in _attributed(ops, recorded, notes):
+    attributed = _attributed(ops, recorded, notes)
+    for op, seconds, count in attributed:
         rows = [report.sites[index] for index in op.rows]
-        least = floor(op.work, weights)
+        least = count * floor(op.work, weights)
         for index, share in zip(op.rows, op.shares, strict=True):
             site = report.sites[index]
             measured = replace(site.measured or Measured(), seconds=seconds * share, floor=least * share)
             report.sites[index] = replace(site, measured=measured)
         name = rows[0].module + (f" (+ {', '.join(row.module.rpartition('.')[2] for row in rows[1:])})" if rows[1:] else "")
         shape = " + ".join([rows[0].shape, *(row.shape.rpartition(" ")[2] for row in rows[1:])])
-        sites.append(Row(name, seconds, seconds / whole, 1, rows[0].kernel, op.key[0].removeprefix("lowbit::"), shape, least))
+        sites.append(Row(name, seconds, seconds / whole, count, rows[0].kernel, op.key[0].removeprefix("lowbit::"), shape, least))
     names: dict[str, list[float]] = defaultdict(list)
     counts: dict[str, int] = defaultdict(int)
-    known = {op.key for op in ops}
+    known = {op.key for op, *_ in attributed}
     others = [[call for call in one.calls if call.key not in known] for one in recorded]
     for calls in others:
         totals: dict[str, float] = defaultdict(float)
@@ -201,25 +254,26 @@ def _slowest_first(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: -row.seconds))
 
 
-def _attributed(ops: Sequence[_Op], recorded: Sequence[Step], notes: list[str]) -> list[tuple[_Op, float]]:
-    """Return the median seconds of each op in a step.
+def _attributed(ops: Sequence[_Op], recorded: Sequence[Step], notes: list[str]) -> list[tuple[_Op, float, int]]:
+    """Return the median seconds of each op in a step, and how often it is called there.
 
     Ops whose calls look alike (attentions of one shape, layers that share their weights) are told apart by their order, which the
-    data that flows from one to the next fixes. Where their number is not a multiple of the ops', none of them gets a time.
+    data that flows from one to the next fixes. Where their number is not a multiple of the ops', or the graphs of several are called
+    more than once and in an order that is not known, none of them gets a time.
     """
     alike: dict[Key, list[_Op]] = defaultdict(list)
     for op in ops:
         alike[op.key].append(op)
     found = []
     for key, members in alike.items():
-        times: list[list[float]] = [[] for _ in members]
-        for one in recorded:
-            calls = [call.seconds for call in one.calls if call.key == key]
-            if not calls or len(calls) % len(members):
-                notes.append(f"{len(members)} sites of {key[0]} have {len(calls)} calls in a step, and get no times")
-                break
-            for index in range(len(members)):
-                times[index].append(sum(calls[index :: len(members)]))
-        else:
-            found += [(op, statistics.median(seconds)) for op, seconds in zip(members, times, strict=True)]
+        calls = [[call.seconds for call in one.calls if call.key == key] for one in recorded]
+        (count, *others) = sorted({len(each) for each in calls})
+        times = count // len(members)
+        if others or count % len(members) or not times or (times > 1 and len({op.graph for op in members}) > 1):
+            notes.append(
+                f"{len(members)} sites of {key[0]} have {' or '.join(map(str, (count, *others)))} calls in a step, and get no times"
+            )
+            continue
+        for index, op in enumerate(members):
+            found.append((op, statistics.median(sum(each[index :: len(members)]) for each in calls), times))
     return found

@@ -1,7 +1,7 @@
 """The tables of ``lowbit profile``."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
@@ -23,24 +23,31 @@ class Row:
     op: str = ""
     shape: str = ""
     floor: float | None = None
-    """Seconds; None where nothing is known of the work."""
+    """Seconds, of all calls; None where nothing is known of the work."""
 
 
 def tables(
-    sites: Sequence[Row], rest: Sequence[Row], step: float, profiled: float, overhead: float, rounds: int, notes: Iterable[str]
+    sites: Sequence[Row],
+    rest: Sequence[Row],
+    step: float,
+    profiled: float,
+    overhead: float,
+    rounds: int,
+    notes: Iterable[str],
+    reasons: Mapping[str, int],
 ) -> Group:
-    """Return the sites, their sums by kernel, the rest of the step, and what the numbers mean."""
+    """Return the sites, their sums by kernel, the rest of the step, and what the numbers mean; without sites, why there are none."""
     ours = sum(row.seconds for row in sites)
     others = sum(row.seconds for row in rest)
     parts = [("lowbit ops", ours), ("Inductor's kernels and torch's ops", others), ("everything else", overhead)]
     below: list[Table | str] = [_rest(rest), ""] if rest else []
+    why = ", ".join(f"{reason} ({count})" for reason, count in reasons.items()) or "there is none"
+    above = [_sites(sites), "", _kernels(sites)] if sites else [f"no time of a rewritten site: {why}"]
     return Group(
         f"step {_ms(step)} ms, {_ms(profiled)} ms while it is recorded; medians of {rounds} rounds",
         "   ".join(f"{name} {_ms(seconds)} ms {seconds / profiled:.0%}" for name, seconds in parts),
         "",
-        _sites(sites),
-        "",
-        _kernels(sites),
+        *above,
         "",
         *below,
         "floor: the weights at the memory's speed, the activations copied once, or the operations at this machine's peak, whichever is most.",
@@ -56,7 +63,8 @@ def _sites(sites: Sequence[Row]) -> Table:
     for name in ("ms", "share", "floor ms", "of floor"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in sites:
-        table.add_row(row.name, row.op, row.shape, row.kernel, *_numbers(row))
+        name = f"{row.name} ({row.calls} calls)" if row.calls > 1 else row.name
+        table.add_row(name, row.op, row.shape, row.kernel, *_numbers(row))
     return table
 
 

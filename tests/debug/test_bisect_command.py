@@ -1,15 +1,19 @@
 """`lowbit debug bisect` as a command: its status, its files, and models that kill their process."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lowbit_compiler.debug.isolated import _answer
+
 MODEL = """
 import os
 import torch
+from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.lower import Lower
 
 work = Lower.run
@@ -52,6 +56,19 @@ def test_a_pass_that_kills_the_process(tmp_path: Path) -> None:
     assert "aten.linear" in (tmp_path / "lowbit_bisect" / "before.txt").read_text()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_mistake_reaches_the_user_from_a_copy(tmp_path: Path) -> None:
+    """What a copy of the process raises for the user is raised here; another exception is told, not lost."""
+    result = bisect(write(tmp_path, "raise OptionError('not so')"), "--remainder", "eager", "--isolate")
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (2, "lowbit: not so")
+    _, error, _ = pickle.loads(_answer(_raising))
+    assert str(error) == "an attempt failed: KeyError: 'gone'"
+
+
+def _raising() -> None:
+    raise KeyError("gone")
+
+
 def test_nothing_wrong_is_status_0(tmp_path: Path) -> None:
     result = bisect(write(tmp_path, "pass"), "--remainder", "eager")
     assert result.returncode == 0, result.stderr
@@ -63,3 +80,6 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     result = bisect(write(tmp_path, "pass"), "--recipe", "int9")
     assert result.returncode == 2
     assert result.stderr.startswith("lowbit: unknown recipe 'int9'")
+    (tmp_path / "file").touch()
+    result = bisect(write(tmp_path, "pass"), "--out", str(tmp_path / "file" / "below"))
+    assert (result.returncode, result.stderr[:34]) == (2, "lowbit: --out: cannot write to '" + str(tmp_path)[:2])

@@ -1,16 +1,19 @@
 """The profile gives every rewritten site its time inside the compiled model, and a floor below it."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from helpers.compiled import NATIVE
 from lowbit_compiler.dump.files import attach, folders, read
-from lowbit_compiler.errors import OptionError
+from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.profiling.calls import Call, Step
 from lowbit_compiler.profiling.floors import Work, copy_seconds, floor, peak, read_seconds
 from lowbit_compiler.profiling.profile import _attributed, _Op, profile
@@ -35,7 +38,7 @@ class Shared(nn.Module):
 @pytest.mark.parametrize("mode", [None, "reduce-overhead"])
 def test_every_site_has_its_time(mode: str | None) -> None:
     result = profile(Shared().eval(), torch.randn(16, 128), plan="always", mode=mode, rounds=3)
-    assert not result.notes or "cores" in result.notes[0]
+    assert all(note.startswith(("recording takes", "the cores were not free")) for note in result.notes)
     report = result.report
     assert report.graphs == 2
     assert len(report.rewritten) == 6 + NATIVE
@@ -67,13 +70,79 @@ def test_calls_are_told_apart_by_weight_then_by_order() -> None:
     ops = _ops(("a", 1), ("a", 2), ("s", 0), ("s", 0))
     recorded = [_step(("s", 0, 0.1), ("a", 2, 0.5), ("a", 1, 0.3), ("s", 0, 0.2))]  # Inductor took the second product first
     notes: list[str] = []
-    assert [(op.rows[0], seconds) for op, seconds in _attributed(ops, recorded, notes)] == [(0, 0.3), (1, 0.5), (2, 0.1), (3, 0.2)]
+    assert [(op.rows[0], *found) for op, *found in _attributed(ops, recorded, notes)] == [
+        (0, 0.3, 1),
+        (1, 0.5, 1),
+        (2, 0.1, 1),
+        (3, 0.2, 1),
+    ]
     assert not notes
 
 
 def test_a_graph_that_runs_twice_in_a_step() -> None:
     recorded = [_step(("s", 0, 1.0), ("s", 0, 2.0), ("s", 0, 3.0), ("s", 0, 5.0))]
-    assert [seconds for _, seconds in _attributed(_ops(("s", 0), ("s", 0)), recorded, [])] == [4.0, 7.0]
+    ops = _ops(("s", 0), ("s", 0))
+    assert [found for _, *found in _attributed(ops, recorded, [])] == [[4.0, 2], [7.0, 2]]
+    notes: list[str] = []
+    assert _attributed([ops[0], replace(ops[1], graph=1)], recorded, notes) == []  # which of two graphs ran first?
+    assert notes == ["2 sites of s have 4 calls in a step, and get no times"]
+
+
+class Block(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(super().forward(x))
+
+
+class Looped(nn.Module):
+    """A graph of one linear that runs five times in a step: Dynamo leaves the loop alone; it writes to a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = Block(64, 64)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        for _ in range(5):
+            x = self.linear(x)
+            torch._dynamo.graph_break()
+        return x
+
+
+def test_a_site_that_runs_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time and its floor are those of all calls. Buffers are as before."""
+    model = Looped().eval()
+    monkeypatch.setattr("lowbit_compiler.profiling.profile.floor", lambda work, weights: 1.0)
+    result = profile(model, torch.randn(8, 64), plan="always", rounds=2, remainder="eager")
+    assert [(row.calls, row.floor) for row in result.sites] == [(5, 5.0)]
+    assert model.calls == 0
+
+
+def test_without_sites() -> None:
+    result = profile(nn.Conv2d(3, 4, 3).eval(), torch.randn(1, 3, 8, 8), rounds=1, remainder="eager")
+    console = Console(file=io.StringIO(), width=180)
+    console.print(result)
+    assert "no time of a rewritten site: convolution: " in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_dead_graphs_get_no_times() -> None:
+    """A number that changes once makes Dynamo trace again, and the first graph is not run any more."""
+
+    class Counting(nn.Linear):
+        count = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count = min(self.count + 1, 2)
+            return super().forward(x) * self.count
+
+    result = profile(Counting(64, 64).eval(), torch.randn(8, 64), plan="always", rounds=2, remainder="eager")
+    assert [site.measured is None for site in result.report.sites] == [True, *[False] * len(result.sites)], result
+    assert any(note.startswith("graphs that were compiled and are not run any more: 1;") for note in result.notes)
+
+
+def test_a_model_that_fails_in_float() -> None:
+    with pytest.raises(DebugError, match=r"^the float model fails by itself, without lowbit: RuntimeError: mat1 and mat2"):
+        profile(nn.Linear(3, 4), torch.randn(2, 64))
 
 
 def test_unknown_calls_are_said() -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from helpers import zoo
-from helpers.compiled import Products, compiled, cosine, eager, floats, linears, reports_of, within_graphs, work
+from helpers.compiled import Products, compiled, cosine, eager, linears, reports_of, within_graphs, work
 from helpers.minilm import load as load_minilm
+from lowbit_compiler.debug.replay import floats
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.site import Reason
@@ -54,7 +55,8 @@ def check_complete(reports: Sequence[Report], model: torch.nn.Module, inside: Pr
     for report in reports:
         check_report(report, model)
     sites = [site for report in reports for site in report.sites]
-    assert sum(work(site) for site in sites) == inside.work
+    # Each product for itself: of sums, one that is missing and one that is there twice would leave the same.
+    assert sorted(size for site in sites for size in work(site)) == sorted(inside.work)
     assert sum(site.kind in ("softmax", "attention") for site in sites) == inside.softmax
     assert sum(site.kind == "convolution" for site in sites) == inside.convolution
 
@@ -110,7 +112,7 @@ def test_a_site_that_is_not_found_would_be_seen(monkeypatch: pytest.MonkeyPatch)
         return count
 
     monkeypatch.setattr(Find, "run", overlook)
-    with pytest.raises(AssertionError, match="sum"):
+    with pytest.raises(AssertionError, match="Right contains one more item"):
         _report("cells")
 
 
@@ -191,6 +193,6 @@ def test_minilm(minilm: Any, recipe: str, dtype: torch.dtype) -> None:
     want = similarities(model, tokens)
     other = copy.deepcopy(model).to(dtype)
     got, (report,) = reports_of(lambda: similarities(compiled(other, recipe), tokens))
-    check_report(report, model)
+    check_complete([report], model, eager(other, tokens)[1])
     assert len(linears(report)) >= 36
     assert (got - want).abs().max() < 0.01

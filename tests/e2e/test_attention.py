@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers import zoo
-from helpers.compiled import NATIVE, compiled, eager, floats, reports_of, work
+from helpers.compiled import NATIVE, compiled, eager, reports_of, work
+from lowbit_compiler.debug.replay import floats
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime import timings
 
@@ -45,7 +46,7 @@ def test_model(name: str, how: str) -> None:
         assert ((ours - theirs).abs() <= 256 * EPS * theirs.abs().max()).all()
     assert [site.kind for site in report.rewritten] == ["attention"] * attentions
     assert {site.lowered_to for site in report.rewritten} == {"lowbit::sdpa"}
-    assert sum(work(site) for site in report.sites) == products.work
+    assert sorted(size for site in report.sites for size in work(site)) == sorted(products.work)
     assert sum(site.kind in ("softmax", "attention") for site in report.sites) == products.softmax
 
 

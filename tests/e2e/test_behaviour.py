@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import lowbit_compiler
 from helpers import zoo
-from helpers.compiled import NATIVE, compiled, cosine, floats, linears, reports_of
+from helpers.compiled import NATIVE, compiled, cosine, linears, reports_of
+from lowbit_compiler.debug.replay import floats
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.options import ENVIRONMENT
 from lowbit_compiler.passes.graph import emit

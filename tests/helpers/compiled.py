@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler import driver
 from lowbit_compiler.report import Report, SiteReport
@@ -47,29 +46,24 @@ def wholes(report: Report) -> list[SiteReport]:
     return [site for site in report.rewritten if site.kind in ("softmax", "attention")]
 
 
-def floats(output: Any) -> list[Tensor]:
-    """Return every floating-point tensor of a model's output, in order."""
-    leaves = tree_leaves(dict(output) if hasattr(output, "keys") else output)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
 def cosine(got: Tensor, want: Tensor) -> float:
     """Return the cosine of two tensors as vectors, in float64."""
     return float(torch.nn.functional.cosine_similarity(got.double().flatten(), want.double().flatten(), 0))
 
 
 class Products(TorchDispatchMode):
-    """Counts what an eager run multiplies: ``work`` in scalar products, and the calls of softmax and convolution."""
+    """Lists what an eager run multiplies: ``work``, the scalar products of each call; and counts softmaxes and convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.work = self.softmax = self.convolution = 0
+        self.work: list[int] = []
+        self.softmax = self.convolution = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name in FACTORS:
             first = FACTORS[name]
-            self.work += multiplications(args[first].shape, args[first + 1].shape)
+            self.work.append(multiplications(args[first].shape, args[first + 1].shape))
         self.softmax += name in SOFTMAX
         self.convolution += name == "convolution"
         return func(*args, **(kwargs or {}))
@@ -121,18 +115,18 @@ def shapes(site: SiteReport) -> list[list[int]]:
     return [[int(size) for size in operand.split("x")] for operand in site.shape.split(" , ")]
 
 
-def work(site: SiteReport) -> int:
-    """Return the scalar products of a row of the report."""
+def work(site: SiteReport) -> list[int]:
+    """Return the scalar products of each product in a row of the report: an attention has two, a softmax none."""
     operands = shapes(site)
     if site.kind == "attention":
         query, key, value = operands[:3]
-        return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+        pairs = math.prod(query[:-1]) * key[-2]
+        return [pairs * query[-1], pairs * value[-1]]
     if site.op.startswith("einsum") and site.kind == "matmul":
         letters = re.findall("[a-zA-Z]+", site.op.partition("->")[0].removeprefix("einsum "))
-        return math.prod(
-            {c: size for part, shape in zip(letters, operands, strict=True) for c, size in zip(part, shape, strict=True)}.values()
-        )
+        sizes = {c: size for part, shape in zip(letters, operands, strict=True) for c, size in zip(part, shape, strict=True)}
+        return [math.prod(sizes.values())]
     if site.kind in ("linear", "matmul"):
         first = FACTORS.get(site.op, 0) if site.kind == "matmul" else 0
-        return multiplications(*operands[first : first + 2])
-    return 0
+        return [multiplications(*operands[first : first + 2])]
+    return []

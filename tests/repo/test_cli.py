@@ -12,7 +12,13 @@ from lowbit_compiler.cli_arguments import load_function
 from lowbit_compiler.errors import OptionError
 
 MODEL = """
+from __future__ import annotations
+from dataclasses import dataclass
 import torch
+
+@dataclass
+class Settings:
+    width: int
 
 def model():
     layers = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 64), torch.nn.Softmax(-1))
@@ -20,6 +26,24 @@ def model():
 
 def nothing():
     return None
+
+def tensor():
+    return torch.nn.Linear(2, 2), torch.ones(2)
+
+def number():
+    return 1, (torch.ones(2),)
+
+def combined(x, factor=2, bias=None, *, z=0):
+    return x * factor + z
+
+def named():
+    return combined, {"bias": 3, "x": 1}
+
+def misnamed():
+    return combined, {"x": 1, "y": 1}
+
+def named_alone():
+    return combined, {"x": 1, "z": 1}
 """
 
 
@@ -48,8 +72,12 @@ def test_help_does_not_import_torch() -> None:
     [
         ("model.py", "expected FILE.py:FUNCTION, got 'model.py'"),
         ("missing.py:model", "no such file: 'missing.py'"),
-        ("{file}:modle", "has no function 'modle'; it has: model, nothing"),
-        ("{file}:nothing", r"must return \(model, tuple of inputs\), got NoneType"),
+        ("{file}:modle", "has no function 'modle'; it has: dataclass, Settings, model, nothing, "),
+        ("{file}:nothing", r"must return \(model, inputs: a tuple, or a dict of named ones\), got NoneType"),
+        ("{file}:tensor", r"must return .*, got Tensor as the inputs"),
+        ("{file}:number", r"must return .*, got int as the model"),
+        ("{file}:misnamed", r"the model does not take these inputs: got an unexpected keyword argument 'y'"),
+        ("{file}:named_alone", r"the model takes z by name alone"),
     ],
 )
 def test_bad_function(spec: str, message: str, file: Path) -> None:
@@ -77,6 +105,23 @@ def test_failing_user_code_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.py"
     path.write_text("def model():\n    return 1 / 0\n")
     with pytest.raises(OptionError, match=r"bad.py:model raised ZeroDivisionError: division by zero \(.*bad.py, line 2\)"):
+        load_function(f"{path}:model")
+
+
+def test_named_inputs_are_put_in_order(file: Path) -> None:
+    assert load_function(f"{file}:named")[1] == (1, 2, 3)
+
+
+def test_a_file_imports_its_neighbours(file: Path) -> None:
+    beside = file.with_name("beside.py")
+    beside.write_text(f"from {file.stem} import model\n")
+    assert callable(load_function(f"{beside}:model")[0])
+
+
+def test_a_syntax_error_names_the_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text("def model(:\n")
+    with pytest.raises(OptionError, match=r"bad.py raised SyntaxError: invalid syntax \(bad.py, line 1\)$"):
         load_function(f"{path}:model")
 
 
