@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import fx
 
 from lowbit_compiler.debug.metric import Metric, Score
 from lowbit_compiler.debug.names import Layer
 from lowbit_compiler.debug.search import fewest
-from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of, run
+from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of
 from lowbit_compiler.debug.tally import finite
-from lowbit_compiler.driver import last_report
+from lowbit_compiler.driver import compile_dynamo, last_report
 from lowbit_compiler.errors import DebugError, OptionError
-from lowbit_compiler.explaining import alone
+from lowbit_compiler.explaining import alone, joined
 from lowbit_compiler.options import IGNORE_NAMES, parse
 from lowbit_compiler.recipe import RECIPES, Recipe
 from lowbit_compiler.report import Measured, Report
@@ -117,16 +118,29 @@ def accuracy(
         while chosen is not None:
             names = [layer.name for layer in chosen]
             given = {**{key: value for key, value in asked.items() if key not in IGNORE_NAMES}, "ignore": [*parsed.ignore, *names]}
-            with alone():
-                compiled = torch.compile(model, backend="lowbit", options=given)
-                reached = study.judge.score(run(compiled, calls, lambda done: progress("compiled model", done, len(calls))))
-                if fallback := last_report().fallback:  # float outputs meet any budget
-                    raise DebugError(f"compiled with {given}, a graph was left in float: {fallback}; 'lowbit debug bisect' finds out why")
+            reached, fallback = _compiled(study, model, given)
+            if fallback:  # float outputs meet any budget
+                raise DebugError(f"compiled with {given}, a graph was left in float: {fallback}; 'lowbit debug bisect' finds out why")
             result = replace(result, options=given, ignored=names, reached=reached)
             # The compiled model rounds elsewhere than what was searched; on few tokens that alone can miss a budget.
             more = ranked[: math.ceil(len(chosen) * GROWTH) + 1]
             chosen = None if result.met or len(more) <= len(chosen) else more
     return result
+
+
+def _compiled(study: Study, model: Callable[..., Any], options: dict[str, Any]) -> tuple[Score, str]:
+    """Compile ``model`` as torch.compile would; return its score, and why a graph of it was left in float ("" where none was)."""
+    parsed = parse(options)
+    reports: list[Report] = []
+
+    def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+        compiled = compile_dynamo(gm, examples, parsed)
+        reports.append(last_report())
+        return compiled
+
+    with alone():
+        score = study.score_of(torch.compile(model, backend=backend), "compiled model")
+    return score, joined(parsed.recipe.name, reports).fallback
 
 
 def _ranking(study: Study) -> tuple[list[Layer], list[LayerResult], Score]:
@@ -135,7 +149,7 @@ def _ranking(study: Study) -> tuple[list[Layer], list[LayerResult], Score]:
     effects = study.effects()
     results = {layer: _result(study, layer, effects[layer]) for layer in study.layers}
     ranked = sorted(study.layers, key=lambda layer: (results[layer].broken, effects[layer]), reverse=True)
-    return ranked, [results[layer] for layer in ranked], study.score(ranked)
+    return ranked, [results[layer] for layer in ranked], study.score()
 
 
 def _result(study: Study, layer: Layer, effect: float) -> LayerResult:
@@ -165,8 +179,6 @@ def _declined(study: Study, ranked: Sequence[Layer], budget: float, progress: Pr
         nonlocal tried
         tried += 1
         progress(f"search: {len(out)} of {len(ranked)} layers in float", min(tried, most), most)
-        gone = {product for layer in out for product in layer.products}
-        kept = [Layer(layer.name, layer.products - gone) for layer in ranked]
-        return study.score(kept).change <= budget
+        return study.score(out).change <= budget
 
     return fewest(ranked, enough)

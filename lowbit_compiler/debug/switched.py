@@ -55,8 +55,8 @@ class Switched:
     def __init__(self, model: Callable[..., Any], options: Options) -> None:
         if options.free_weights:
             raise OptionError("option 'free_weights' takes False here: the float model is needed to compare with")
-        if options.disable or options.stop_after:
-            raise OptionError("LOWBIT_DISABLE and LOWBIT_STOP_AFTER must not be set here: a part of the passes makes no low-bit product")
+        if options.disable or options.stop_after or options.max_rewrites is not None:
+            raise OptionError("LOWBIT_DISABLE, LOWBIT_STOP_AFTER and LOWBIT_MAX_REWRITES must not be set here: every product is looked at")
         self.low: Collection[Product] = frozenset()
         self.watch: Watch | None = None
         self.products: list[Product] = []
@@ -159,7 +159,8 @@ class _Walk(fx.Interpreter):
         self._given = dict(zip(self._names, values, strict=True))  # weights outlive their last reader in the graph
         first = min((self._at[product] for product in self._switched.low if product in self._at), default=len(self._position))
         self._start = max((cut for cut in self.kept if cut <= first), default=0)
-        self._switched.walked.append(self)
+        if self._switched.keeping:
+            self._switched.walked.append(self)
         state = torch.get_rng_state() if self._switched.keeping else None
         try:
             return self.run(*values, initial_env=dict(self.kept.get(self._start, {})))

@@ -71,7 +71,7 @@ def test_the_list_is_taken_by_other_commands(file: Path, tmp_path: Path) -> None
 def test_a_budget_that_cannot_be_met_is_status_1(file: Path, tmp_path: Path) -> None:
     """The command says so and writes no file; the metric is the user's."""
     metric = tmp_path / "metric.py"
-    metric.write_text("calls = []\ndef rising(output):\n    calls.append(0)\n    return float(len(calls))\n")
+    metric.write_text("calls = []\ndef rising(output):\n    calls.append(0)\n    return float(max(len(calls) - 1, 1))\n")
     out = tmp_path / "ignore.json"
     arguments = ("--plan", "always", "--remainder", "eager", "--metric", f"{metric}:rising", "--out", str(out))
     result = lowbit("debug", "accuracy", f"{file}:model", *arguments)
