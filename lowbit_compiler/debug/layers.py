@@ -35,8 +35,8 @@ class LayerResult:
 
     @property
     def broken(self) -> bool:
-        """Whether an error exceeds its certificate: a weight or a kernel is wrong."""
-        return (self.measured.tightness or 0.0) > 1.0
+        """Whether an error exceeds its bound, the product's or the packed weight's: a kernel or a weight is wrong."""
+        return max(self.measured.tightness or 0.0, self.measured.weight_tightness or 0.0) > 1.0
 
 
 @dataclass
@@ -165,6 +165,7 @@ def _result(study: Study, layer: Layer, effect: float) -> LayerResult:
         error=worst(max, "error"),
         bound=worst(max, "bound"),
         tightness=worst(max, "tightness"),
+        weight_tightness=worst(max, "weight_tightness"),
         effect=finite(effect),
     )
     return LayerResult(layer.name, study.op(layer), measured)

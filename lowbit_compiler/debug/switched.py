@@ -41,8 +41,8 @@ class Product:
     sources: tuple[str, ...] = field(compare=False)
 
 
-Watch = Callable[[Product, Tensor, Tensor, Tensor | None, Tensor], None]
-"""Called with product, x [..., K], weight [N, K], bias [N] and the low-bit result [..., N]."""
+Watch = Callable[[Product, Tensor, Tensor, Tensor | None, Tensor, Tensor], None]
+"""Called with product, x [..., K], weight [N, K], bias [N], the packed weight and the low-bit result [..., N]."""
 
 
 class Switched:
@@ -127,10 +127,10 @@ class Switched:
         """Return what ``op(*args)`` stands for, in low precision or in the float of its operands."""
         if product in self.low and self.watch is None:
             return op(*args)
-        x, _, bias, _, *_, dtype = args
+        x, packed, bias, _, *_, dtype = args
         (weight,) = compute(product.weight, *sources)
         if self.watch is not None:
-            self.watch(product, x, weight, bias, op(*args))
+            self.watch(product, x, weight, bias, packed, op(*args))
         if product in self.low:
             return op(*args)
         result = torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))

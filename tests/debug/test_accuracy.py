@@ -46,6 +46,36 @@ def test_a_spoiled_weight_is_found_first(recipe: str, name: str) -> None:
     assert result.met
 
 
+@pytest.mark.parametrize(("recipe", "inputs"), [("int4-weight-only", 64), ("int8", 4096), ("int8-weight-only", 4096)])
+def test_a_spoiled_weight_that_its_product_hides(recipe: str, inputs: int) -> None:
+    """Its error stays within the product's bound, and its effect is not the largest."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small, self.large = nn.Linear(inputs, 64), nn.Linear(inputs, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.small(x) * 0.001 + self.large(x)
+
+    model = Two().eval()
+    with spoiled(model.small.weight, 1.1):
+        result = accuracy(model, (torch.randn(8, inputs),), recipe=recipe, budget=10.0, **EAGER)
+    assert [(layer.name, layer.broken) for layer in result.layers] == [("small", True), ("large", False)]
+    assert (result.layers[0].measured.tightness or 0.0) <= 1
+    assert (result.layers[0].measured.effect or 0.0) < (result.layers[1].measured.effect or 0.0)
+
+
+def test_scales_that_are_not_a_number() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).eval()
+    with spoiled(model[0].weight, torch.nan):
+        result = accuracy(model, (torch.randn(8, 64),), budget=0.1, **EAGER)
+    assert [layer.broken for layer in result.layers] == [True, False]
+    assert result.ignored == [result.layers[0].name]
+    assert max(map(len, str(result).splitlines()[:3])) < 120
+    json.loads(result.report.to_json(), parse_constant=lambda name: pytest.fail(name))
+
+
 def test_ranked_by_what_each_does_alone() -> None:
     """Not by SQNR: all layers round alike, and what a scale of 3 does to the output is the largest effect, certificate or not."""
     model, inputs = causal()
@@ -213,7 +243,7 @@ def test_not_a_number() -> None:
     result = accuracy(Logarithm().eval(), (x,), recipe="int8-vector", budget=0.5, **EAGER)
     assert result.layers[0].name == "edge"
     assert result.layers[0].measured.effect == pytest.approx(torch.finfo(torch.float64).max)
-    assert "NaN" in str(result)
+    assert "inf" in str(result)
     json.loads(result.report.to_json(), parse_constant=lambda name: pytest.fail(name))
     assert result.ignored == ["edge"]
     with pytest.raises(OptionError, match="no element of the float model's outputs is finite"):
