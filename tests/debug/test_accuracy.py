@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from helpers import zoo
 from helpers.spoiled import spoiled
 from lowbit_compiler import driver
-from lowbit_compiler.debug import Accuracy, accuracy, measure
+from lowbit_compiler.debug import accuracy, measure
 from lowbit_compiler.debug.metric import Judge
 from lowbit_compiler.debug.search import fewest
 from lowbit_compiler.errors import DebugError, LowbitError, OptionError
@@ -108,6 +108,11 @@ def test_the_list_meets_the_budget_when_fed_back(recipe: str | Recipe) -> None:
     given = json.loads(result.to_json())
     assert given["ignore"] == result.ignored
     assert ("recipe" in given) == isinstance(recipe, str)
+
+
+def test_a_recipe_of_the_users_own_is_not_written_as_ours() -> None:
+    result = accuracy(nn.Linear(64, 64).eval(), (torch.randn(8, 64),), recipe=Recipe("int8", treatment="none"), budget=0.5, **EAGER)
+    assert json.loads(result.to_json()) == {**EAGER, "ignore": []}
 
 
 def test_perplexity_is_the_budget_where_there_is_a_loss() -> None:
@@ -376,7 +381,6 @@ def test_fewest() -> None:
     assert fewest([], lambda _: False) is None
 
 
-def test_str_and_type() -> None:
+def test_str() -> None:
     result = accuracy(nn.Linear(64, 64).eval(), (torch.randn(8, 64),), budget=0.5, **EAGER)
-    assert isinstance(result, Accuracy)
     assert 'torch.compile(model, backend="lowbit", options=' in str(result)
