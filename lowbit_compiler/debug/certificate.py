@@ -128,10 +128,10 @@ def bound(x: Activations, w: Weights, bias: Tensor | None, y: Tensor, dtype: tor
         rounded = rounded + FLUSHED * x.count * w.largest.t()
     else:
         k = w.size.shape[1]
-        rounded = 2 * EPS * (k + 2) * x.norm * (w.norm + k**0.5 * w.step.amax(-1, keepdim=True)).t() + 2 * EPS * offset
+        size = x.norm * (w.norm + k**0.5 * w.step.amax(-1, keepdim=True)).t()  # no sum of some terms is larger
+        rounded = 2 * EPS * (k + 2) * size + 2 * EPS * offset
         rounded = rounded + FLUSHED * (w.size.sum(-1) + k * w.largest.squeeze(-1))
-        partial = x.norm * (w.norm + k**0.5 * w.step.amax(-1, keepdim=True)).t() + offset  # no sum of some terms is larger
-        over = over | (partial >= torch.finfo(torch.float32).max)
+        over = over | (size + offset >= torch.finfo(torch.float32).max)
     total = quantized + rounded
     info = torch.finfo(dtype)
     # Conversions to float16 keep subnormal numbers; float32 and bfloat16 ones are flushed by some kernels.
