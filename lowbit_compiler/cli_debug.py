@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -91,7 +91,9 @@ def accuracy(
     from lowbit_compiler.dump import write
     from lowbit_compiler.options import parse
 
-    options = {"recipe": recipe, "plan": plan, "ignore": names} | ({} if remainder == "inductor" else {"remainder": remainder})
+    options: dict[str, Any] = {"recipe": recipe, "plan": plan, "ignore": names} | (
+        {} if remainder == "inductor" else {"remainder": remainder}
+    )
     parse(options)  # before the model is loaded
     model, samples = load_samples(function)
     with bar() as progress:

@@ -24,7 +24,8 @@ def layers(products: Sequence[Product], others: Iterable[str] = ()) -> list[Laye
     name reaches (slices of one parameter) are one layer.
     """
     reached: dict[str, set[Product | str]] = defaultdict(set)
-    for who, names in [*((product, product.names) for product in products), *((name, (name,)) for name in others)]:
+    named: list[tuple[Product | str, tuple[str, ...]]] = [(product, product.names) for product in products]
+    for who, names in [*named, *((name, (name,)) for name in others)]:
         for entry in {entry for name in names for entry in (*_runs(name), _exactly(name))}:
             reached[entry].add(who)
     found: dict[str, Layer] = {}

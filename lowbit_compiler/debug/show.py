@@ -64,8 +64,8 @@ def _table(result: "Accuracy", most: int) -> Table:
             cell(row.error, ".2g"),
             cell(row.bound, ".2g"),
         )
-        name, ratios = Text(layer.name), (ratio(row.tightness), ratio(row.weight_tightness))
-        table.add_row(mark, name, layer.op.removeprefix("lowbit::"), cell(row.effect, ".2%"), *numbers, *ratios)
+        ratios = (ratio(row.tightness), ratio(row.weight_tightness))
+        table.add_row(mark, Text(layer.name), layer.op.removeprefix("lowbit::"), cell(row.effect, ".2%"), *numbers, *ratios)
     return table
 
 
