@@ -19,7 +19,9 @@ RecipeName = Annotated[str, typer.Option(help="int8, llm-int8, int8-vector, int8
 Ignore = Annotated[
     list[str],
     typer.Option(
-        help="name or re: pattern of a module to leave in float, or FILE.json of debug accuracy; repeat for more", show_default=False
+        help="name or re: pattern of a module to leave in float, or FILE.json of debug accuracy (its list alone: give the recipe again); "
+        "repeat for more",
+        show_default=False,
     ),
 ]
 Dynamic = Annotated[
@@ -36,7 +38,7 @@ def load_function(spec: str) -> tuple[Any, tuple[Any, ...]]:
 
 def load_samples(spec: str) -> tuple[Any, Any]:
     """Return the model and the inputs of one call or more, as ``debug.accuracy`` takes them; raises OptionError."""
-    return _pair(spec, (tuple, list, dict), "inputs: a tuple, a dict of named ones, or a list of these")
+    return _pair(spec, (tuple, list, Mapping), "inputs: a tuple, a dict of named ones, or a list of these")
 
 
 def _pair(spec: str, kinds: tuple[type, ...], words: str) -> tuple[Any, Any]:
@@ -115,6 +117,8 @@ def names_to_ignore(items: Iterable[str]) -> list[str]:
             continue
         try:
             found = json.loads(Path(item).read_text())["ignore"]
+            if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+                raise TypeError(f"'ignore' is no list of names but {found!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OptionError(
                 f"--ignore {item}: expected a file that 'lowbit debug accuracy --out' wrote: {type(error).__name__}: {error}"

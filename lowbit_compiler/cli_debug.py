@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,10 +79,10 @@ def accuracy(
     remainder: Annotated[str, typer.Option(help="inductor or eager: what runs the rest of the graph in the final check")] = "inductor",
     all_layers: Annotated[bool, typer.Option("--all-layers", help="print every layer, not only the 20 worst")] = False,
 ) -> None:
-    """Rank layers by the error that low precision makes in each, and find the fewest to leave in float for a budget.
+    """Rank layers by the error that low precision makes in each, and find a short list to leave in float for a budget.
 
     FUNCTION returns (model, inputs): a tuple, a dict of named inputs (with labels, the budget limits the perplexity), or a list of these.
-    Status 1 where the budget is not met.
+    Status 1 where the budget is not met, which also writes no file, or where a kernel or a packed weight is wrong.
     """
     limit = share(budget)
     names = names_to_ignore(ignore)
@@ -92,22 +92,23 @@ def accuracy(
     from lowbit_compiler.debug import accuracy as run
     from lowbit_compiler.debug.show import SHOWN, bar, shown
     from lowbit_compiler.dump import write
+    from lowbit_compiler.options import parse
 
+    options: dict[str, Any] = {"recipe": recipe, "plan": plan, "ignore": names} | (
+        {} if remainder == "inductor" else {"remainder": remainder}
+    )
+    parse(options)  # before the model is loaded
     model, samples = load_samples(function)
-    options = {} if remainder == "inductor" else {"remainder": remainder}
     with bar() as progress:
         result = run(
             model,
             samples,
-            recipe=recipe,
-            plan=plan,
-            ignore=names,
             budget=limit,
             metric=measure,
             progress=progress,
             **options,
         )
     Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.layers) if all_layers else SHOWN), crop=False)
-    if out is not None and result.reached is not None:
+    if out is not None and result.met:
         write(out, result.to_json() + "\n")
-    raise typer.Exit(0 if result.met else 1)
+    raise typer.Exit(0 if result.met and not any(layer.broken for layer in result.layers) else 1)

@@ -13,6 +13,7 @@ from lowbit_compiler.passes.site import Site
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Measured:
     bound: float | None = None
     """Largest certificate of an output element: what its error cannot exceed."""
     tightness: float | None = None
-    """Largest error of an element over that element's own certificate; at most 1."""
+    """Largest error of an output element over that element's own certificate; above 1 only where a weight or a kernel is wrong."""
+    weight_tightness: float | None = None
+    """Largest error of an element of the packed weight over what rounding it allows; above 1 only where it is wrong."""
     effect: float | None = None
     """Relative error of the model's output where this site alone is low-bit."""
     outlier_share: float | None = None
@@ -144,7 +147,19 @@ class Report:
         return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-MEASURED = ("SQNR dB", "error", "bound")
+MEASURED = ("SQNR dB", "error", "bound", "error/bound", "weight")
+
+
+def cell(number: float | None, style: str) -> str:
+    """Return a number of a table, "inf" for one that stands for infinity, or a blank."""
+    return "" if number is None else "inf" if number > 1e300 else format(number, style)
+
+
+def ratio(number: float | None) -> "Text":
+    """Return the cell of an error over its bound, red above 1."""
+    from rich.text import Text
+
+    return Text(cell(number, ".2f"), style="bold red" if (number or 0.0) > 1.0 else "")
 
 
 def _site_table(sites: Sequence[SiteReport]) -> "Table":
@@ -169,10 +184,11 @@ def _site_table(sites: Sequence[SiteReport]) -> "Table":
     return table
 
 
-def _numbers(row: Measured | None) -> tuple[str, ...]:
+def _numbers(row: Measured | None) -> "tuple[str | Text, ...]":
     """Return the cells below MEASURED."""
-    given = ((None, "") for _ in MEASURED) if row is None else ((row.sqnr, ".1f"), (row.error, ".2g"), (row.bound, ".2g"))
-    return tuple("" if number is None else format(number, style) for number, style in given)
+    row = row or Measured()
+    numbers = cell(row.sqnr, ".1f"), cell(row.error, ".2g"), cell(row.bound, ".2g")
+    return *numbers, ratio(row.tightness), ratio(row.weight_tightness)
 
 
 def _footer(report: Report) -> list[Any]:

@@ -1,8 +1,8 @@
 """Certificates: how far a low-bit product can be from the exact one, for the operands at hand (docs/debugging.md).
 
 The bound of vector-wise quantization (LLM.int8(), arXiv 2208.07339, section 2) element by element: a row whose largest magnitude is a moves
-by at most a/254 an element, so |y - x w| <= dx sum |w| + dw sum |x| + K dx dw. Nothing here reads packed weights: an error above the bound
-says that a weight or a kernel is wrong, not that it is coarse.
+by at most a/254 an element, so |y - x w| <= dx sum |w| + dw sum |x| + K dx dw. The bound of a product does not read the packed weight, whose
+elements are compared one by one: an error above either bound says that a kernel or a weight is wrong, not that it is coarse.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.runtime.packing import unpack_s4, unpack_s8
 from lowbit_compiler.runtime.reference.quantize import EMPTY
 from lowbit_compiler.runtime.reference.treatments import rotate, split_columns, split_rows
 
@@ -38,6 +39,8 @@ def step(size: Tensor, levels: int) -> Tensor:
 class Weights:
     """Rows of a float weight as the product quantizes them; G groups along K, one of all K for int8."""
 
+    rows: Tensor
+    """float32 [N, Kp]: the elements that are quantized."""
     step: Tensor
     """float64 [N, G]: largest error of an element."""
     largest: Tensor
@@ -58,7 +61,7 @@ class Weights:
         groups = _groups(rows, plan.group_size) if plan.weights == "int4" else rows.unsqueeze(1)
         top = largest(groups).squeeze(-1)
         size = rows.abs().double() + moved
-        return cls(step(top, levels) + moved, top.amax(-1, keepdim=True), top / levels, size, size.norm(dim=-1, keepdim=True))
+        return cls(rows, step(top, levels) + moved, top.amax(-1, keepdim=True), top / levels, size, size.norm(dim=-1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Activations:
     scale: Tensor
     """float64 [M, 1]; without rows where activations stay in float."""
     active: Tensor
-    """bool [Kp]: where some row's quantized part is not zero."""
+    """bool [Kp]: where some row's quantized part is not zero; rotated, it may be zero in one order of the sums and not in another."""
     group: int
     """Elements of a group."""
     exact: Tensor
@@ -102,7 +105,7 @@ class Activations:
             step=step(top, LEVELS["int8"]) + moved if low else torch.zeros_like(top),
             norm=whole.norm(dim=-1, keepdim=True),
             scale=top / LEVELS["int8"] if low else top[:0],
-            active=(kept != 0).any(0) if low else torch.zeros(whole.shape[1], dtype=torch.bool, device=x.device),
+            active=(kept != 0).any(0) | (plan.treatment == "rotation") if low else torch.zeros_like(whole[0], dtype=torch.bool),
             group=group,
             exact=exact.abs().double().sum(-1, keepdim=True),
             count=(exact != 0).sum(-1, keepdim=True),
@@ -118,19 +121,38 @@ def bound(x: Activations, w: Weights, bias: Tensor | None, y: Tensor, dtype: tor
     offset = torch.zeros((), dtype=torch.float64) if bias is None else bias.double().abs()
     active = _groups(x.active.double().unsqueeze(0), x.group).sum(-1)
     quantized = (x.size + x.step * active) @ w.step.t() + x.step * (w.size[:, x.active].sum(-1))
+    over = x.size.sum(-1, keepdim=True) * 127 >= torch.finfo(torch.float32).max  # of activations times codes
     if x.scale.numel():  # int8 x int8: exact sums, then two scales and the bias; exact elements are a float sum
         split = x.exact * (w.largest + w.step.amax(-1, keepdim=True)).t()
         rounded = 5 * EPS * (y.abs() + quantized + 2 * split + 2 * offset) + 2 * EPS * (x.count + 3) * split
         rounded = rounded + FLUSHED * x.count * w.largest.t()
     else:
         k = w.size.shape[1]
-        rounded = 2 * EPS * (k + 2) * x.norm * (w.norm + k**0.5 * w.step.amax(-1, keepdim=True)).t() + 2 * EPS * offset
+        size = x.norm * (w.norm + k**0.5 * w.step.amax(-1, keepdim=True)).t()  # no sum of some terms is larger
+        rounded = 2 * EPS * (k + 2) * size + 2 * EPS * offset
         rounded = rounded + FLUSHED * (w.size.sum(-1) + k * w.largest.squeeze(-1))
-    over = x.size.sum(-1, keepdim=True) * 127 >= torch.finfo(torch.float32).max  # of activations times codes
+        over = over | (size + offset >= torch.finfo(torch.float32).max)
     total = quantized + rounded
     info = torch.finfo(dtype)
-    total = total + info.eps / 2 * (y.abs() + total) + info.tiny
+    # Conversions to float16 keep subnormal numbers; float32 and bfloat16 ones are flushed by some kernels.
+    total = total + info.eps / 2 * (y.abs() + total) + (info.smallest_normal * info.eps / 2 if dtype is torch.float16 else info.tiny)
     return total.masked_fill(over | (y.abs() + total >= info.max), torch.inf)
+
+
+def unpacked(packed: Tensor, plan: Plan, n: int, k: int) -> tuple[Tensor, Tensor]:
+    """Return codes int8 [n, Kp] and scales float32 [n, G] of a packed weight [n, k]."""
+    return unpack_s4(packed, n, k, plan.group_size) if plan.weights == "int4" else unpack_s8(packed, n)
+
+
+def distance(w: Weights, codes: Tensor, scales: Tensor) -> float:
+    """Return the largest error of a stored element over ``w.step``: at most 1, infinite where one of a finite row is not finite."""
+    k = w.rows.shape[1]
+    group = -(-codes.shape[1] // scales.shape[1])
+    stored = codes[:, :k].double() * scales.double().repeat_interleave(group, 1)[:, :k]
+    allowed = w.step.repeat_interleave(min(group, k), 1)[:, :k]
+    ratio = (stored - w.rows).abs() / allowed
+    ratio = ratio.masked_fill(stored == w.rows, 0.0).nan_to_num(nan=torch.inf, posinf=torch.inf)  # rows of zeros have no step
+    return float(ratio.masked_fill(~torch.isfinite(allowed), 0.0).max()) if ratio.numel() else 0.0
 
 
 def _groups(x: Tensor, group: int) -> Tensor:

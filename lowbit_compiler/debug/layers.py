@@ -1,4 +1,4 @@
-"""Which layers hurt: each low-bit layer alone in the float model, and the fewest that must stay in float for a budget."""
+"""Which layers hurt: each low-bit layer alone in the float model, and a short list of those to leave in float for a budget."""
 
 import json
 import math
@@ -7,17 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import fx
 
 from lowbit_compiler.debug.metric import Metric, Score
 from lowbit_compiler.debug.names import Layer
-from lowbit_compiler.debug.search import fewest
-from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of, run
+from lowbit_compiler.debug.search import MOST_TRIES, fewest
+from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of
 from lowbit_compiler.debug.tally import finite
-from lowbit_compiler.driver import last_report
+from lowbit_compiler.driver import compile_dynamo, last_report
 from lowbit_compiler.errors import DebugError, OptionError
-from lowbit_compiler.explaining import alone
+from lowbit_compiler.explaining import alone, joined
 from lowbit_compiler.options import IGNORE_NAMES, parse
-from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.recipe import RECIPES, Recipe, find_recipe
 from lowbit_compiler.report import Measured, Report
 
 GROWTH = 1.5  # of the list, after a compilation with it that misses the budget
@@ -34,8 +35,8 @@ class LayerResult:
 
     @property
     def broken(self) -> bool:
-        """Whether an error exceeds its certificate: a weight or a kernel is wrong."""
-        return (self.measured.tightness or 0.0) > 1.0
+        """Whether an error exceeds its bound, the product's or the packed weight's: a kernel or a weight is wrong."""
+        return max(self.measured.tightness or 0.0, self.measured.weight_tightness or 0.0) > 1.0
 
 
 @dataclass
@@ -67,9 +68,9 @@ class Accuracy:
 
     def to_json(self) -> str:
         """Return ``options`` as JSON, without a recipe of the user's own, which JSON cannot hold."""
-        named = self.options["recipe"] if isinstance(self.options["recipe"], str) else self.options["recipe"].name
+        recipe = find_recipe(self.options["recipe"])
         rest = {key: value for key, value in self.options.items() if key != "recipe"}
-        return json.dumps({"recipe": named, **rest} if named in RECIPES else rest, indent=1)
+        return json.dumps({"recipe": recipe.name, **rest} if RECIPES.get(recipe.name) == recipe else rest, indent=1)
 
     def __rich__(self) -> Any:
         from lowbit_compiler.debug.show import shown
@@ -92,16 +93,17 @@ def accuracy(
     progress: Progress = lambda *_: None,
     **options: Any,
 ) -> Accuracy:
-    """Rank the low-bit layers of ``model`` by the error they introduce, and find the fewest to decline for ``budget``.
+    """Rank the low-bit layers of ``model`` by the error they introduce, and find few to decline for ``budget``.
 
     ``samples`` are the inputs of one call (a tuple, or a dict of keyword arguments) or a list of such. ``budget`` limits the relative
     growth of the perplexity where outputs have a ``loss`` (inputs with labels), of ``metric`` where one is given, else the relative error
     of the outputs (lowbit_compiler/debug/metric.py). ``options`` are those of the backend.
 
-    The first input shows each product's error and, with one layer at a time low-bit, that layer's effect. All inputs are run some
-    2 log2(layers) times to search, and compiled with the options found; where that misses the budget, with half as many layers more.
-    Inputs are copied before every run; Dynamo is reset before and after, as by ``explain``. Raises OptionError for bad options or samples
-    and where the float model's outputs are no measure, and DebugError where compiling with the options found fails.
+    The first input shows each product's error and, with one layer at a time low-bit, that layer's effect. All inputs are run at
+    most 2 + log2(layers) + 16 times to search, and compiled with the options found; where that misses the budget, with half as many
+    layers more. Every run starts from copies of the inputs, the same buffers and the same random numbers; Dynamo is reset before and after, as by ``explain``. Raises OptionError for bad options or samples
+    and where the float model's outputs are no measure, and DebugError where the float model raises or differs from run to run, and where
+    compiling with the options found leaves a graph in float.
     """
     asked = {"recipe": recipe, **options}
     parsed = parse(asked)
@@ -117,16 +119,29 @@ def accuracy(
         while chosen is not None:
             names = [layer.name for layer in chosen]
             given = {**{key: value for key, value in asked.items() if key not in IGNORE_NAMES}, "ignore": [*parsed.ignore, *names]}
-            with alone():
-                compiled = torch.compile(model, backend="lowbit", options=given)
-                reached = study.judge.score(run(compiled, calls, lambda done: progress("compiled model", done, len(calls))))
-                if fallback := last_report().fallback:  # float outputs meet any budget
-                    raise DebugError(f"compiled with {given}, a graph was left in float: {fallback}; 'lowbit debug bisect' finds out why")
+            reached, fallback = _compiled(study, model, given)
+            if fallback:  # float outputs meet any budget
+                raise DebugError(f"compiled with {given}, a graph was left in float: {fallback}; 'lowbit debug bisect' finds out why")
             result = replace(result, options=given, ignored=names, reached=reached)
             # The compiled model rounds elsewhere than what was searched; on few tokens that alone can miss a budget.
             more = ranked[: math.ceil(len(chosen) * GROWTH) + 1]
             chosen = None if result.met or len(more) <= len(chosen) else more
     return result
+
+
+def _compiled(study: Study, model: Callable[..., Any], options: dict[str, Any]) -> tuple[Score, str]:
+    """Compile ``model`` as torch.compile would; return its score, and why a graph of it was left in float ("" where none was)."""
+    parsed = parse(options)
+    reports: list[Report] = []
+
+    def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+        compiled = compile_dynamo(gm, examples, parsed)
+        reports.append(last_report())
+        return compiled
+
+    with alone():
+        score = study.score_of(torch.compile(model, backend=backend), "compiled model")
+    return score, joined(parsed.recipe.name, reports).fallback
 
 
 def _ranking(study: Study) -> tuple[list[Layer], list[LayerResult], Score]:
@@ -135,7 +150,7 @@ def _ranking(study: Study) -> tuple[list[Layer], list[LayerResult], Score]:
     effects = study.effects()
     results = {layer: _result(study, layer, effects[layer]) for layer in study.layers}
     ranked = sorted(study.layers, key=lambda layer: (results[layer].broken, effects[layer]), reverse=True)
-    return ranked, [results[layer] for layer in ranked], study.score(ranked)
+    return ranked, [results[layer] for layer in ranked], study.score()
 
 
 def _result(study: Study, layer: Layer, effect: float) -> LayerResult:
@@ -151,6 +166,7 @@ def _result(study: Study, layer: Layer, effect: float) -> LayerResult:
         error=worst(max, "error"),
         bound=worst(max, "bound"),
         tightness=worst(max, "tightness"),
+        weight_tightness=worst(max, "weight_tightness"),
         effect=finite(effect),
     )
     return LayerResult(layer.name, study.op(layer), measured)
@@ -158,15 +174,13 @@ def _result(study: Study, layer: Layer, effect: float) -> LayerResult:
 
 def _declined(study: Study, ranked: Sequence[Layer], budget: float, progress: Progress) -> list[Layer] | None:
     """Return the layers to decline for ``budget``, None where there is no such list."""
-    most = 2 * math.ceil(math.log2(len(ranked) + 2))
+    most = 2 + math.ceil(math.log2(max(len(ranked), 1))) + MOST_TRIES
     tried = 0
 
     def enough(out: Sequence[Layer]) -> bool:
         nonlocal tried
         tried += 1
-        progress(f"search: {len(out)} of {len(ranked)} layers in float", min(tried, most), most)
-        gone = {product for layer in out for product in layer.products}
-        kept = [Layer(layer.name, layer.products - gone) for layer in ranked]
-        return study.score(kept).change <= budget
+        progress(f"search: {len(out)} of {len(ranked)} layers in float", tried, most)
+        return study.score(out).change <= budget
 
     return fewest(ranked, enough)

@@ -31,8 +31,8 @@ def tally(switched: Switched, run: Callable[[], Any]) -> dict[Product, Tally]:
     """Call ``run`` and return what each product showed meanwhile."""
     tallies: dict[Product, Tally] = defaultdict(Tally)
 
-    def watch(product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor) -> None:
-        tallies[product].add(x, weight, bias, product.plan, low)
+    def watch(product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, packed: Tensor, low: Tensor) -> None:
+        tallies[product].add(x, weight, bias, product.plan, packed, low)
 
     switched.watch = watch
     try:

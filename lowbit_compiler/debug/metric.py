@@ -23,8 +23,6 @@ class Score:
     """Perplexity, relative error, or mean of the user's metric."""
     change: float
     """What the budget limits: the relative change of ``value``, or the relative error itself."""
-    effect: float
-    """Relative error of the outputs against the float model's."""
 
 
 class Judge:
@@ -50,18 +48,16 @@ class Judge:
 
     def score(self, outputs: Iterable[Any]) -> Score:
         """Return the score of the outputs for the same inputs, in the same order; each is dropped before the next is asked for."""
-        noise = signal = 0.0
-        values = []
-        for number, output in enumerate(outputs):
-            part, of = self.distance(output, number)
-            noise, signal = noise + part, signal + of
-            values.append(self._value(output))
-        effect = relative(noise, signal)
         if self.kind == "relative error":
-            return Score(effect, effect, effect)
-        value = self._mean(values)
+            noise = signal = 0.0
+            for number, output in enumerate(outputs):
+                part, of = self.distance(output, number)
+                noise, signal = noise + part, signal + of
+            error = relative(noise, signal)
+            return Score(error, error)
+        value = self._mean([self._value(output) for output in outputs])
         change = (value - self.before) / abs(self.before)
-        return Score(value, math.inf if math.isnan(change) else change, effect)
+        return Score(value, math.inf if math.isnan(change) else change)
 
     def distance(self, output: Any, number: int) -> tuple[float, float]:
         """Return the squared error of the output for input ``number`` against the float model's, and the squared norm of that."""
@@ -69,7 +65,13 @@ class Judge:
         return want.noise(_tensor(output)), want.signal
 
     def _value(self, output: Any) -> float | None:
-        return _loss(output) if self._metric is None else float(self._metric(output))
+        if self._metric is None:
+            return _loss(output)
+        try:
+            return float(self._metric(output))
+        except Exception as error:
+            name = getattr(self._metric, "__name__", "the metric")
+            raise OptionError(f"{name}, given a {type(output).__name__}, raised {type(error).__name__}: {error}") from error
 
     def _mean(self, values: list[float | None]) -> float:
         mean = sum(math.nan if value is None else value for value in values) / len(values)
@@ -108,6 +110,7 @@ class _Wanted:
 
     @classmethod
     def of(cls, tensor: Tensor) -> "_Wanted":
+        tensor = tensor.clone()  # it may be a buffer or a cache, which the next run writes to
         known = torch.isfinite(tensor)
         mask = None if bool(known.all()) else known
         return cls(tensor, mask, _square(tensor if mask is None else tensor[mask]))

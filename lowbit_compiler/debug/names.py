@@ -1,11 +1,12 @@
 """What to write into ``ignore`` so that one product is declined, and as little else as can be."""
 
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lowbit_compiler.debug.switched import Product
-from lowbit_compiler.passes.plan import matches
 
 
 @dataclass(frozen=True)
@@ -22,19 +23,24 @@ def layers(products: Sequence[Product], others: Iterable[str] = ()) -> list[Laye
     A plain name comes first, then an exact regular expression: the module ``0`` would name ``blocks.0`` too. Products that only a shared
     name reaches (slices of one parameter) are one layer.
     """
+    reached: dict[str, set[Product | str]] = defaultdict(set)
+    named: list[tuple[Product | str, tuple[str, ...]]] = [(product, product.names) for product in products]
+    for who, names in [*named, *((name, (name,)) for name in others)]:
+        for entry in {entry for name in names for entry in (*_runs(name), _exactly(name))}:
+            reached[entry].add(who)
     found: dict[str, Layer] = {}
-    others = list(others)
     for product in products:
-        entries = [*product.names, *(f"re:^{re.escape(name)}$" for name in product.names)]
-        if entries:
-            best = min(entries, key=lambda entry: _reach(entry, products, others))
-            found[best] = Layer(best, frozenset(each for each in products if _names(best, each)))
+        best = min((*product.names, *map(_exactly, product.names)), key=lambda entry: len(reached[entry]))
+        found[best] = Layer(best, frozenset(each for each in reached[best] if isinstance(each, Product)))
     return list(found.values())
 
 
-def _names(entry: str, product: Product) -> bool:
-    return any(matches(entry, name) for name in product.names)
+def _exactly(name: str) -> str:
+    return f"re:^{re.escape(name)}$"
 
 
-def _reach(entry: str, products: Sequence[Product], others: list[str]) -> int:
-    return sum(_names(entry, product) for product in products) + sum(matches(entry, name) for name in others)
+def _runs(name: str) -> Iterator[str]:
+    """Yield every plain entry that names ``name`` (lowbit_compiler/passes/plan.py, ``matches``): the runs of its components."""
+    parts = name.split(".")
+    for start, stop in itertools.combinations(range(len(parts) + 1), 2):
+        yield ".".join(parts[start:stop])

@@ -11,6 +11,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from lowbit_compiler.report import cell, ratio
+
 if TYPE_CHECKING:
     from lowbit_compiler.debug.layers import Accuracy
     from lowbit_compiler.debug.study import Progress
@@ -25,7 +27,7 @@ def shown(result: "Accuracy", most: int = SHOWN) -> Group:
         lines.append(f"and {len(result.layers) - most} more")
     broken = [layer.name for layer in result.layers if layer.broken]
     if broken:
-        lines.append(Text(f"error above its bound, so a weight or a kernel is wrong: {', '.join(broken)}", style="bold red"))
+        lines.append(Text(f"error above its bound, so a kernel or a packed weight is wrong: {', '.join(broken)}", style="bold red"))
     return Group(*lines, "", *(Text(line, no_wrap=True, overflow="ignore") for line in _verdict(result)))
 
 
@@ -51,7 +53,7 @@ def _table(result: "Accuracy", most: int) -> Table:
     table.add_column("")
     table.add_column("layer", overflow="fold")
     table.add_column("op", overflow="fold")
-    for name in ("effect", "SQNR dB", "cosine", "max error", "bound", "error/bound"):
+    for name in ("effect", "SQNR dB", "cosine", "max error", "bound", "error/bound", "weight"):
         table.add_column(name, justify="right", no_wrap=True)
     for layer in result.layers[:most]:
         row = layer.measured
@@ -61,16 +63,10 @@ def _table(result: "Accuracy", most: int) -> Table:
             cell(row.cosine, ".6f"),
             cell(row.error, ".2g"),
             cell(row.bound, ".2g"),
-            cell(row.tightness, ".2f"),
         )
-        effect = "NaN" if row.effect is not None and row.effect > 1e300 else cell(row.effect, ".2%")
-        table.add_row(mark, layer.name, layer.op.removeprefix("lowbit::"), effect, *numbers)
+        ratios = (ratio(row.tightness), ratio(row.weight_tightness))
+        table.add_row(mark, Text(layer.name), layer.op.removeprefix("lowbit::"), cell(row.effect, ".2%"), *numbers, *ratios)
     return table
-
-
-def cell(number: float | None, style: str) -> str:
-    """Return a number, or a blank."""
-    return "" if number is None else format(number, style)
 
 
 def _verdict(result: "Accuracy") -> list[str]:

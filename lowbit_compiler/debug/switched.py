@@ -41,8 +41,8 @@ class Product:
     sources: tuple[str, ...] = field(compare=False)
 
 
-Watch = Callable[[Product, Tensor, Tensor, Tensor | None, Tensor], None]
-"""Called with product, x [..., K], weight [N, K], bias [N] and the low-bit result [..., N]."""
+Watch = Callable[[Product, Tensor, Tensor, Tensor | None, Tensor, Tensor], None]
+"""Called with product, x [..., K], weight [N, K], bias [N], the packed weight and the low-bit result [..., N]."""
 
 
 class Switched:
@@ -55,8 +55,8 @@ class Switched:
     def __init__(self, model: Callable[..., Any], options: Options) -> None:
         if options.free_weights:
             raise OptionError("option 'free_weights' takes False here: the float model is needed to compare with")
-        if options.disable or options.stop_after:
-            raise OptionError("LOWBIT_DISABLE and LOWBIT_STOP_AFTER must not be set here: a part of the passes makes no low-bit product")
+        if options.disable or options.stop_after or options.max_rewrites is not None:
+            raise OptionError("LOWBIT_DISABLE, LOWBIT_STOP_AFTER and LOWBIT_MAX_REWRITES must not be set here: every product is looked at")
         self.low: Collection[Product] = frozenset()
         self.watch: Watch | None = None
         self.products: list[Product] = []
@@ -127,10 +127,10 @@ class Switched:
         """Return what ``op(*args)`` stands for, in low precision or in the float of its operands."""
         if product in self.low and self.watch is None:
             return op(*args)
-        x, _, bias, _, *_, dtype = args
+        x, packed, bias, _, *_, dtype = args
         (weight,) = compute(product.weight, *sources)
         if self.watch is not None:
-            self.watch(product, x, weight, bias, op(*args))
+            self.watch(product, x, weight, bias, packed, op(*args))
         if product in self.low:
             return op(*args)
         result = torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
@@ -159,7 +159,8 @@ class _Walk(fx.Interpreter):
         self._given = dict(zip(self._names, values, strict=True))  # weights outlive their last reader in the graph
         first = min((self._at[product] for product in self._switched.low if product in self._at), default=len(self._position))
         self._start = max((cut for cut in self.kept if cut <= first), default=0)
-        self._switched.walked.append(self)
+        if self._switched.keeping:
+            self._switched.walked.append(self)
         state = torch.get_rng_state() if self._switched.keeping else None
         try:
             return self.run(*values, initial_env=dict(self.kept.get(self._start, {})))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lowbit_compiler.debug.certificate import Activations, Weights, bound
+from lowbit_compiler.debug.certificate import Activations, Weights, bound, distance, unpacked
 from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.report import Measured
 
@@ -26,34 +26,38 @@ class Tally:
     error: float = 0.0
     bound: float = 0.0
     tightness: float = 0.0
+    weight_tightness: float = 0.0
     exact: int = 0
     elements: int = 0
     activation_scales: list[Tensor] = field(default_factory=list)
     weight_scales: Tensor | None = None
 
-    def add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, got: Tensor) -> None:
-        """Compare ``got`` [..., N] with ``x`` [..., K] times ``weight`` [N, K] plus ``bias`` [N]."""
+    def add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, packed: Tensor, got: Tensor) -> None:
+        """Compare ``got`` [..., N] with ``x`` [..., K] times ``weight`` [N, K] plus ``bias`` [N], and ``packed`` with ``weight``."""
         with torch._C._DisableAutocast():
-            self._add(x.reshape(-1, x.shape[-1]), weight, bias, plan, got.reshape(-1, got.shape[-1]))
+            self._add(x.reshape(-1, x.shape[-1]), weight, bias, plan, packed, got.reshape(-1, got.shape[-1]))
 
-    def _add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, got: Tensor) -> None:
+    def _add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, packed: Tensor, got: Tensor) -> None:
         if not got.numel():
             return
-        rows = Activations.of(x, plan)
+        inputs = Activations.of(x, plan)
         wide = x.double()
-        self.exact += int(rows.count.sum())
+        self.exact += int(inputs.count.sum())
         self.elements += x.numel()
-        self.activation_scales.append(rows.scale.flatten())
+        self.activation_scales.append(inputs.scale.flatten())
         scales = []
+        codes, stored = unpacked(packed, plan, *weight.shape)
         columns = max(AT_ONCE // max(x.shape), 1)
         for start in range(0, len(weight), columns):
-            part = weight[start : start + columns]
-            offset = None if bias is None else bias[start : start + columns]
+            rows = slice(start, start + columns)
+            part = weight[rows]
+            offset = None if bias is None else bias[rows]
             w = Weights.of(part, plan)
             scales.append(w.scale.flatten())
+            self.weight_tightness = max(self.weight_tightness, distance(w, codes[rows], stored[rows]))
             y = wide @ part.double().t()
             y = y if offset is None else y + offset.double()
-            self._compare(got[:, start : start + columns], y, bound(rows, w, offset, y, got.dtype))
+            self._compare(got[:, rows], y, bound(inputs, w, offset, y, got.dtype))
         self.weight_scales = torch.cat(scales)
 
     def _compare(self, got: Tensor, y: Tensor, limit: Tensor) -> None:
@@ -61,7 +65,7 @@ class Tally:
         y, limit, given = y[fine], limit[fine], got.double()[fine]
         if not y.numel():
             return
-        error = (given - y).abs().nan_to_num(nan=torch.inf)
+        error = (given - y).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
         self.signal += float(y.square().sum())
         self.noise += float(error.square().sum())
         self.dot += float(given @ y)
@@ -75,12 +79,14 @@ class Tally:
         if not self.elements:
             return Measured(effect=effect)
         scales = torch.cat(self.activation_scales)
+        cosine = self.dot / (self.signal * self.power) ** 0.5 if self.signal and self.power else math.nan
         return Measured(
             sqnr=10 * math.log10(self.signal / self.noise) if 0 < self.noise < math.inf and self.signal else None,
-            cosine=self.dot / (self.signal * self.power) ** 0.5 if self.signal and self.power else None,
+            cosine=cosine if math.isfinite(cosine) else None,
             error=finite(self.error),
             bound=self.bound,
             tightness=finite(self.tightness),
+            weight_tightness=finite(self.weight_tightness),
             effect=effect,
             outlier_share=self.exact / self.elements if self.exact else None,
             activation_scales=_three(scales),

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from helpers import zoo
 from helpers.spoiled import spoiled
-from lowbit_compiler.debug import Accuracy, accuracy, measure
+from lowbit_compiler import driver
+from lowbit_compiler.debug import accuracy, measure
 from lowbit_compiler.debug.metric import Judge
 from lowbit_compiler.debug.search import fewest
-from lowbit_compiler.errors import LowbitError, OptionError
+from lowbit_compiler.errors import DebugError, LowbitError, OptionError
 from lowbit_compiler.recipe import RECIPES, Recipe
 
 EAGER: dict[str, Any] = {"remainder": "eager", "plan": "always"}
@@ -43,6 +44,36 @@ def test_a_spoiled_weight_is_found_first(recipe: str, name: str) -> None:
     assert "error above its bound" in str(result)
     assert result.ignored == [name]
     assert result.met
+
+
+@pytest.mark.parametrize(("recipe", "inputs"), [("int4-weight-only", 64), ("int8", 4096), ("int8-weight-only", 4096)])
+def test_a_spoiled_weight_that_its_product_hides(recipe: str, inputs: int) -> None:
+    """Its error stays within the product's bound, and its effect is not the largest."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small, self.large = nn.Linear(inputs, 64), nn.Linear(inputs, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.small(x) * 0.001 + self.large(x)
+
+    model = Two().eval()
+    with spoiled(model.small.weight, 1.1):
+        result = accuracy(model, (torch.randn(8, inputs),), recipe=recipe, budget=10.0, **EAGER)
+    assert [(layer.name, layer.broken) for layer in result.layers] == [("small", True), ("large", False)]
+    assert (result.layers[0].measured.tightness or 0.0) <= 1
+    assert (result.layers[0].measured.effect or 0.0) < (result.layers[1].measured.effect or 0.0)
+
+
+def test_scales_that_are_not_a_number() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).eval()
+    with spoiled(model[0].weight, torch.nan):
+        result = accuracy(model, (torch.randn(8, 64),), budget=0.1, **EAGER)
+    assert [layer.broken for layer in result.layers] == [True, False]
+    assert result.ignored == [result.layers[0].name]
+    assert max(map(len, str(result).splitlines()[:3])) < 120
+    json.loads(result.report.to_json(), parse_constant=lambda name: pytest.fail(name))
 
 
 def test_ranked_by_what_each_does_alone() -> None:
@@ -79,6 +110,11 @@ def test_the_list_meets_the_budget_when_fed_back(recipe: str | Recipe) -> None:
     assert ("recipe" in given) == isinstance(recipe, str)
 
 
+def test_a_recipe_of_the_users_own_is_not_written_as_ours() -> None:
+    result = accuracy(nn.Linear(64, 64).eval(), (torch.randn(8, 64),), recipe=Recipe("int8", treatment="none"), budget=0.5, **EAGER)
+    assert json.loads(result.to_json()) == {**EAGER, "ignore": []}
+
+
 def test_perplexity_is_the_budget_where_there_is_a_loss() -> None:
     model, inputs = causal()
     result = accuracy(model, inputs, recipe="int4-weight-only", budget=0.0005, **EAGER)
@@ -106,7 +142,7 @@ def test_budget_that_nothing_meets() -> None:
 
     def rising(output: Any) -> float:
         asked.append(output)
-        return float(len(asked))
+        return float(max(len(asked) - 1, 1))  # the float model is asked about twice
 
     result = accuracy(model, inputs, metric=rising, budget=0.0, **EAGER)
     assert result.kind == "metric"
@@ -212,7 +248,7 @@ def test_not_a_number() -> None:
     result = accuracy(Logarithm().eval(), (x,), recipe="int8-vector", budget=0.5, **EAGER)
     assert result.layers[0].name == "edge"
     assert result.layers[0].measured.effect == pytest.approx(torch.finfo(torch.float64).max)
-    assert "NaN" in str(result)
+    assert "inf" in str(result)
     json.loads(result.report.to_json(), parse_constant=lambda name: pytest.fail(name))
     assert result.ignored == ["edge"]
     with pytest.raises(OptionError, match="no element of the float model's outputs is finite"):
@@ -231,10 +267,82 @@ def test_inputs_and_weights_stay_as_they_are() -> None:
             seen.add_(1)
             return self.line(x) * seen
 
-    seen = torch.zeros(1)
+    seen = torch.ones(1)
     result = accuracy(Counting().eval(), (torch.randn(8, 64), seen), budget=1e-6, **EAGER)
     assert result.ignored == ["line"]
-    assert float(seen) == 0
+    assert float(seen) == 1
+
+
+class Buffered(nn.Module):
+    """Counts its runs in a buffer written in place, and in one exchanged for another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(64, 64)
+        self.register_buffer("seen", torch.ones(1))
+        self.register_buffer("last", torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(1)
+        self.last = self.last + 1
+        return self.line(x) * self.seen * self.last
+
+
+def test_buffers_and_random_numbers_are_the_same_in_every_run() -> None:
+    model, inputs = Buffered().eval(), (torch.randn(8, 64),)
+    before = torch.get_rng_state()
+    result = accuracy(model, inputs, budget=1e-6, **EAGER)
+    assert 0 < result.low.change < 0.1
+    assert 0 < (result.layers[0].measured.effect or 0) < 0.1
+    assert result.ignored == ["line"]
+    assert (float(model.seen), float(model.last)) == (1, 1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_model_that_differs_from_run_to_run() -> None:
+    class Restless(nn.Linear):
+        runs = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs += 1
+            return super().forward(x) * self.runs
+
+    with pytest.raises(DebugError, match=r"gives other values when it is run again on the same inputs \(relative error \+100.000%\)"):
+        accuracy(Restless(64, 64).eval(), (torch.randn(8, 64),), **EAGER)
+
+
+def test_a_graph_left_in_float_does_not_count_as_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*args: Any) -> Any:
+        graphs.append(args)
+        if len(graphs) == 1:
+            raise RuntimeError("the first graph fails")
+        return compile_captured(*args)
+
+    graphs: list[Any] = []
+    compile_captured = driver.compile_captured
+    monkeypatch.setattr(driver, "compile_captured", failing)
+    with pytest.raises(DebugError, match="a graph was left in float: RuntimeError: the first graph fails"):
+        accuracy(Broken().eval(), (torch.randint(64, (3, 20)),), budget=1.0, **EAGER)
+    assert len(graphs) == 3
+
+
+def test_an_input_with_a_history() -> None:
+    model = nn.Linear(64, 64).eval()
+    assert accuracy(model, (model(torch.randn(8, 64)),), budget=0.5, **EAGER).met
+
+
+def test_the_users_code_raises() -> None:
+    model, x = nn.Linear(64, 64).eval(), torch.randn(8, 64)
+    with pytest.raises(DebugError, match="the float model fails by itself, without lowbit: RuntimeError: mat1 and mat2"):
+        accuracy(model, (torch.randn(8, 63),), **EAGER)
+    with pytest.raises(OptionError, match="broken, given a Tensor, raised AttributeError: 'Tensor' object has no attribute 'loss'"):
+        accuracy(model, (x,), metric=broken, **EAGER)
+    with pytest.raises(OptionError, match="the inputs cannot be copied, which every run needs: TypeError"):
+        accuracy(model, ((each for each in "ab"),), **EAGER)
+
+
+def broken(output: Any) -> float:
+    return float(output.loss)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +351,8 @@ def test_inputs_and_weights_stay_as_they_are() -> None:
         ({"budget": -0.1}, "budget takes a number >= 0"),
         ({"free_weights": True}, "option 'free_weights' takes False here"),
         ({"recipe": "int9"}, "unknown recipe 'int9'"),
-        ({"samples": ()}, "inputs are a tuple"),
-        ({"samples": 3}, "inputs are a tuple"),
+        ({"samples": ()}, "list of these, got an empty tuple"),
+        ({"samples": 3}, "list of these, got int"),
         ({"ignore": ["nothing"]}, "matches no module or parameter"),
     ],
 )
@@ -273,7 +381,6 @@ def test_fewest() -> None:
     assert fewest([], lambda _: False) is None
 
 
-def test_str_and_type() -> None:
+def test_str() -> None:
     result = accuracy(nn.Linear(64, 64).eval(), (torch.randn(8, 64),), budget=0.5, **EAGER)
-    assert isinstance(result, Accuracy)
     assert 'torch.compile(model, backend="lowbit", options=' in str(result)

@@ -12,6 +12,8 @@ from lowbit_compiler.cli_arguments import names_to_ignore, share
 from lowbit_compiler.errors import OptionError
 
 MODEL = """
+from collections import UserDict
+
 import torch
 
 torch.manual_seed(0)
@@ -26,6 +28,16 @@ def several():
 
 def size(output):
     return float(output.square().mean())
+
+def encoded():
+    layers, (x,) = model()
+    return layers, UserDict(input=x)
+
+def attribute(output):
+    return output.loss
+
+def unused():
+    raise RuntimeError("loaded")
 
 def slow():
     class Slow(torch.nn.Module):
@@ -71,10 +83,10 @@ def test_the_list_is_taken_by_other_commands(file: Path, tmp_path: Path) -> None
 def test_a_budget_that_cannot_be_met_is_status_1(file: Path, tmp_path: Path) -> None:
     """The command says so and writes no file; the metric is the user's."""
     metric = tmp_path / "metric.py"
-    metric.write_text("calls = []\ndef rising(output):\n    calls.append(0)\n    return float(len(calls))\n")
+    metric.write_text("calls = []\ndef rising(output):\n    calls.append(0)\n    return float(max(len(calls) - 1, 1))\n")
     out = tmp_path / "ignore.json"
     arguments = ("--plan", "always", "--remainder", "eager", "--metric", f"{metric}:rising", "--out", str(out))
-    result = lowbit("debug", "accuracy", f"{file}:model", *arguments)
+    result = lowbit("debug", "accuracy", f"{file}:encoded", *arguments)
     assert result.returncode == 1, result.stderr
     assert "not even all layers in float meet the budget" in result.stdout
     assert not out.exists()
@@ -86,7 +98,9 @@ def test_a_budget_that_cannot_be_met_is_status_1(file: Path, tmp_path: Path) -> 
         (("{file}:model", "--budget", "much"), "expected a share such as 0.3% or 0.003, got 'much'"),
         (("{file}:size",), "my_model.py:size raised TypeError"),
         (("{file}:model", "--metric", "{file}:nothing"), "has no function 'nothing'"),
-        (("{file}:model", "--remainder", "fast"), "option 'remainder' takes 'inductor' or 'eager', got 'fast'"),
+        (("{file}:unused", "--remainder", "fast"), "option 'remainder' takes 'inductor' or 'eager', got 'fast'"),
+        (("{file}:unused", "--ignore", "re:("), "'re:(' is not a valid regular expression"),
+        (("{file}:encoded", "--metric", "{file}:attribute"), "attribute, given a Tensor, raised AttributeError"),
     ],
 )
 def test_mistakes_are_one_line(file: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -119,7 +133,7 @@ def test_names_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"recipe": "int8", "ignore": ["b", "re:^c$"]}')
     assert names_to_ignore(["a", str(path)]) == ["a", "b", "re:^c$"]
-    for text in ("[]", "{}", "{"):
+    for text in ("[]", "{}", "{", '{"ignore": "lm_head"}', '{"ignore": [1]}'):
         path.write_text(text)
         with pytest.raises(OptionError, match="expected a file that 'lowbit debug accuracy --out' wrote"):
             names_to_ignore([str(path)])

@@ -15,7 +15,8 @@ def unit(dtype: torch.dtype) -> float:
 
 def rounding(y: Tensor, before: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the error of ``y`` known up to ``before`` and rounded once to ``dtype``."""
-    return before + unit(dtype) * (y.abs() + before) + torch.finfo(dtype).tiny
+    smallest = torch.finfo(dtype).tiny * (unit(dtype) if dtype is torch.float16 else 1.0)  # float16 keeps subnormal numbers
+    return before + unit(dtype) * (y.abs() + before) + smallest
 
 
 def quantization(scale: Tensor) -> Tensor:
