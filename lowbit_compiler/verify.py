@@ -59,7 +59,7 @@ def interpret(interpreter: fx.Interpreter, inputs: Mapping[str, Any]) -> Any:
 @contextlib.contextmanager
 def same_random_numbers() -> Iterator[None]:
     """Draw the same numbers in every such block, and leave the state of the generators as it was."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         yield
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.driver import compile_captured
 from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
@@ -49,7 +50,7 @@ class Replay:
 
     def __init__(self, model: Callable[..., Any], inputs: Sequence[Any]) -> None:
         self._model, self._inputs = model, tuple(inputs)
-        self._restore = saved(model, self._inputs)
+        self._restore = restorer(model, self._inputs)
         self.captured: list[tuple[Captured, list[Any]]] = []
         self._runs: list[Callable[..., Any]] = []
         self._tracing = False
@@ -169,20 +170,6 @@ class Replay:
 
 
 USUAL = "usually because the model keeps something beside its buffers, such as a counter in Python"
-
-
-def saved(model: Callable[..., Any], inputs: Sequence[Any]) -> Callable[[], None]:
-    """Return what gives ``inputs`` and the buffers of ``model`` the values that they have now, wherever these were written to."""
-    buffers = model.buffers() if isinstance(model, torch.nn.Module) else ()
-    copies = [(x, x.detach().clone()) for x in (*tree_leaves(tuple(inputs)), *buffers) if isinstance(x, Tensor)]
-
-    def restore() -> None:
-        with torch.no_grad():
-            for tensor, copy in copies:
-                if not torch.equal(tensor, copy):
-                    tensor.copy_(copy)
-
-    return restore
 
 
 def worst(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:

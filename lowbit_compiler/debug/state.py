@@ -1,18 +1,21 @@
-"""What a run may change beside its outputs: inputs and buffers written in place, buffers exchanged, random numbers drawn."""
+"""What a run may change beside its outputs: inputs and buffers written in place, buffers exchanged."""
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
-def restorer(model: Callable[..., Any], tensors: Iterable[Tensor] = ()) -> Callable[[], None]:
-    """Return a function that gives the buffers of ``model`` (a module or its method) and ``tensors`` the values they have now."""
+def restorer(model: Callable[..., Any], values: Any = ()) -> Callable[[], None]:
+    """Return a function that gives the buffers of ``model`` (a module or its method) and the tensors in ``values`` what they hold now."""
     owner = getattr(model, "__self__", model)
     slots = [(each._buffers, dict(each._buffers)) for each in owner.modules()] if isinstance(owner, nn.Module) else []
-    found = [*tensors, *(buffer for _, buffers in slots for buffer in buffers.values() if buffer is not None)]
+    found = [
+        *(leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)),
+        *(buffer for _, buffers in slots for buffer in buffers.values() if buffer is not None),
+    ]
     saved = [(tensor, tensor.detach().clone()) for tensor in found]
 
     def restore() -> None:
@@ -25,11 +28,3 @@ def restorer(model: Callable[..., Any], tensors: Iterable[Tensor] = ()) -> Calla
                     tensor.copy_(value)
 
     return restore
-
-
-@contextlib.contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Draw the random numbers of one seed inside, and go on afterwards as if none had been drawn."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(0)
-        yield

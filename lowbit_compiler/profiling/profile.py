@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lowbit_compiler.debug.replay import USUAL, describe, saved
+from lowbit_compiler.debug.replay import USUAL, describe
+from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.driver import compile_dynamo, last_report
 from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.executable import Executable
@@ -107,7 +108,7 @@ def profile(
 
     on_gpu = False
     torch._dynamo.reset()
-    restore = saved(model, inputs)
+    restore = restorer(model, inputs)
     try:
         # Inductor's CPU kernels are only recorded where they are told to be.
         with torch.no_grad(), config.patch({"cpp.enable_kernel_profile": True}):
