@@ -228,6 +228,7 @@ function siteDetails(graph, number, several) {
       ["SQNR", measured.sqnr === undefined || measured.sqnr === null ? "" : `${digits(4)(measured.sqnr)} dB`], ["cosine", digits(6)(measured.cosine)],
       ["error", digits(3)(measured.error)], ["bound", digits(3)(measured.bound)],
       ["tightness", measured.tightness === undefined || measured.tightness === null ? "" : [digits(3)(measured.tightness), meter(measured.tightness)]],
+      ["weight", measured.weight_tightness === undefined || measured.weight_tightness === null ? "" : [digits(3)(measured.weight_tightness), meter(measured.weight_tightness)]],
       ["effect", percent(measured.effect)], ["outliers", percent(measured.outlier_share)],
       ["activation scales", scales(measured.activation_scales)], ["weight scales", scales(measured.weight_scales)],
     ]),
