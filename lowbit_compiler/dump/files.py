@@ -21,8 +21,11 @@ def write(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def new_folder(root: Path) -> Path:
@@ -66,7 +69,7 @@ def _index(record: Record) -> str:
 
 def read(folder: Path) -> Record:
     """Return the record of the graph that was dumped to ``folder``; raises FileNotFoundError, or ValueError for another schema."""
-    return Record.from_dict(json.loads((folder / RECORD).read_text()))
+    return Record.from_dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
 
 
 def attach(graphs: Iterable[Path], report: Report) -> None:

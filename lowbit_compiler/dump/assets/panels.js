@@ -274,7 +274,7 @@ function drawSites(graph, panel, sorted, module, pick) {
 
 // Text that may wrap behind dots and underscores.
 function breakable(text) {
-  return String(text).split(/(?<=[._,])/).flatMap((part, i) => (i ? [element("wbr"), part] : [part]));
+  return String(text).split(/(?<=[._,])(?!\d)/).flatMap((part, i) => (i ? [element("wbr"), part] : [part]));
 }
 
 function compare(a, b) {

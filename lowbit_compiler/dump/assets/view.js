@@ -304,13 +304,13 @@ function setTheme(theme) {
 
 function remember() {
   const parts = { graph: state.graph || "", stage: graph.stages[state.stage].name, module: state.module, node: state.node || "", tab: state.tab === "graph" ? "" : state.tab, base: state.base === "capture" ? "" : state.base };
-  const text = new URLSearchParams(Object.entries(parts).filter(([, value]) => value !== "")).toString();
+  const text = new URLSearchParams(Object.entries(parts).filter(([name, value]) => value !== "" || name === "module")).toString();
   history.replaceState(null, "", `#${text}`);
 }
 
 function recall() {
   const given = new URLSearchParams(location.hash.slice(1));
-  const number = Math.min(Number(given.get("graph")) || 0, GRAPHS.length - 1);
+  const number = GRAPHS[given.get("graph")] ? Number(given.get("graph")) : 0;
   graph = null;
   state.graph = number;
   openRecord();
