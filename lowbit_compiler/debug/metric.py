@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from lowbit_compiler.debug.replay import floats
 from lowbit_compiler.errors import OptionError
 
 Metric = Callable[[Any], float]
@@ -91,11 +91,10 @@ def _loss(output: Any) -> float | None:
 
 
 def _tensor(output: Any) -> Tensor:
-    leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
-    floats = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    if not floats:
+    found = [tensor.detach() for tensor in floats(output)]
+    if not found:
         raise OptionError(f"the model's output holds no float tensor, got {type(output).__name__}; return one, or a tuple or dict of them")
-    return next((tensor for tensor in floats if tensor.numel() > 1), floats[0])
+    return next((tensor for tensor in found if tensor.numel() > 1), found[0])
 
 
 @dataclass(frozen=True)
