@@ -12,6 +12,7 @@ from torch import Tensor
 from lowbit_compiler import gpu_timing
 from lowbit_compiler.passes.calls import AttentionCall, Cost, Operand, SoftmaxCall
 from lowbit_compiler.runtime.timings import best
+from lowbit_compiler.torch_internals import autocast
 
 MAX_ELEMENTS = 1 << 24  # of a timed softmax, and of the keys or mask of a timed attention
 MAX_WORK = 1e9  # multiplications of a timed attention: some 50 ms on one core
@@ -28,7 +29,7 @@ def measured(call: SoftmaxCall | AttentionCall, device: str = "cpu") -> Cost:
         return gpu_timing.recorded(calls, device)
 
     # A scale takes no time of its own. Autograd and autocast are the caller's state at compile time, not the compiled graph's.
-    with torch.no_grad(), torch._C._DisableAutocast():
+    with torch.no_grad(), autocast.disabled():
         key = gpu_timing.key(str(replace(call, scale=1.0)), device)
         seconds = best(key, {"lowbit": lambda: made()["lowbit"](), "torch": lambda: made()["torch"]()})
     return Cost(seconds["lowbit"] / gpu_timing.calls(device), seconds["torch"] / gpu_timing.calls(device))

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._dynamo.exc import RestartAnalysis
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
@@ -31,6 +30,7 @@ from lowbit_compiler.remainder import compile_remainder
 from lowbit_compiler.report import Report, site_report
 from lowbit_compiler.runtime import kernels, library
 from lowbit_compiler.runtime.weights import any_freed
+from lowbit_compiler.torch_internals import dynamo
 from lowbit_compiler.verify import Verifier
 
 log = logging.getLogger("lowbit_compiler")
@@ -155,7 +155,7 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
             compiled, report = compile_captured(capture_dynamo(gm, examples), examples, options, seen)
-    except (OptionError, WeightFreedError, RestartAnalysis):  # the last: Dynamo traces again, with Python floats as constants
+    except (OptionError, WeightFreedError, dynamo.restart()):  # the last: Dynamo traces again, with Python floats as constants
         raise
     except Exception as error:
         if options.verify:
@@ -211,7 +211,7 @@ def _finish(
         weights = {name for name in names if name in ctx.parameters or name not in example}
         given = [example[n] if n in example else values[n] for n in names]
         executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)
-    except (WeightFreedError, RestartAnalysis):
+    except (WeightFreedError, dynamo.restart()):
         raise
     except Exception as error:
         if executable.released:

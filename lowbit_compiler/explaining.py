@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._dynamo.exc import BackendCompilerFailed
 
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.driver import declined_report, needs_gradient, rewrite
@@ -14,6 +13,7 @@ from lowbit_compiler.errors import LowbitError
 from lowbit_compiler.options import parse
 from lowbit_compiler.recipe import Recipe
 from lowbit_compiler.report import Report
+from lowbit_compiler.torch_internals.dynamo import inner
 
 
 def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int8", **options: Any) -> Report:
@@ -38,15 +38,15 @@ def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Compile what is inside anew, and forget it afterwards; our own errors come out as they are."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     try:
         yield
-    except BackendCompilerFailed as error:
-        if isinstance(error.inner_exception, LowbitError):
-            raise error.inner_exception from None
+    except Exception as error:
+        if isinstance(ours := inner(error), LowbitError):
+            raise ours from None
         raise
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
 
 
 def joined(recipe: str, reports: Iterable[Report]) -> Report:

@@ -14,6 +14,7 @@ from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.runtime.packing import PANEL, packed_bytes
 from lowbit_compiler.runtime.timings import ROUNDS, best
+from lowbit_compiler.torch_internals import autocast
 
 RING = 32 << 20  # bytes of weights that are read before any is read again: more than a cache keeps between two layers
 MAX_WEIGHT = 16 << 20  # bytes of one timed float weight
@@ -50,7 +51,7 @@ def measured_linear(call: LinearCall, device: str = "cpu") -> dict[str, float]:
     made = functools.cache(lambda: gpu_timing.recorded(candidates(part, device), device, size))  # not for what is remembered
     names = ["float", *(plan.op for plan in part.plans)]
     # Autograd and autocast are the caller's state at compile time, not the compiled graph's.
-    with torch.no_grad(), torch._C._DisableAutocast():
+    with torch.no_grad(), autocast.disabled():
         key = gpu_timing.key(str(part), device)
         seconds = best(key, {name: lambda name=name: made()[name]() for name in names}, LONG)  # type: ignore[misc]
     return {name: share * time / gpu_timing.calls(device, size) for name, time in seconds.items()}

@@ -154,10 +154,10 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
         if given.get(name, values[0]) not in values:
             raise OptionError(f"option {name!r} takes {values[0]!r} or {values[1]!r}, got {given[name]!r}")
     if mode is not None:
-        from torch._inductor import list_mode_options
+        from lowbit_compiler.torch_internals.inductor import modes  # the command line's help must not pay for torch
 
-        if mode not in list_mode_options():
-            raise OptionError(f"mode takes one of {', '.join(list_mode_options())}, got {mode!r}")
+        if mode not in modes():
+            raise OptionError(f"mode takes one of {', '.join(modes())}, got {mode!r}")
     dump = given.get("dump")
     options = Options(
         recipe=recipe,

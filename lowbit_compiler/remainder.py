@@ -12,6 +12,8 @@ from torch import Tensor, fx
 from lowbit_compiler import runtime
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.runtime.weights import any_freed
+from lowbit_compiler.torch_internals import inductor
+from lowbit_compiler.torch_internals.aot import mark_static
 
 
 def compile_remainder(
@@ -29,8 +31,6 @@ def compile_remainder(
         )
     if kind == "eager":
         return gm.forward
-    from torch._inductor.compile_fx import compile_fx
-
     settings = patches(mode, gm)
     for node in gm.graph.find_nodes(op="placeholder"):
         node.meta.pop("val", None)  # for generated C++ compile_fx would take these for its inputs, and know no scalar's value
@@ -38,8 +38,7 @@ def compile_remainder(
         mark_static(gm, weights)
     tag = f"{torch.compiler.config.cache_key_tag} {cache_tag()}".strip()
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
-        compiled: Any = compile_fx(gm, list(examples), config_patches=settings)
-    return compiled  # type: ignore[no-any-return]
+        return inductor.compile_graph(gm, examples, settings)
 
 
 def patches(mode: str | None, gm: fx.GraphModule) -> dict[str, Any] | None:
@@ -48,25 +47,11 @@ def patches(mode: str | None, gm: fx.GraphModule) -> dict[str, Any] | None:
     "reduce-overhead" is CUDA graphs in Inductor, and nothing on a CPU. What costs there between kernels is the generated Python, so it
     becomes C++: at one token a sixth of SmolLM2's time, for two to three times the compile time.
     """
-    from torch._inductor import list_mode_options
-
     if mode is None:
         return None
     values = [node.meta.get("val", node.meta.get("example_value")) for node in gm.graph.nodes]
     on_cpu = all(x.device.type == "cpu" for x in values if isinstance(x, Tensor))
-    return {"cpp_wrapper": True} if mode == "reduce-overhead" and on_cpu else list_mode_options(mode)
-
-
-def mark_static(gm: fx.GraphModule, weights: Collection[str]) -> None:
-    """Tell AOTAutograd which inputs are weights, in the words of Dynamo: CUDA graphs would copy them before each replay."""
-    from torch._dynamo.source import LocalSource
-
-    gm.meta.setdefault("dynamo_compile_id", None)
-    gm._param_name_to_source = {}  # type: ignore[assignment]
-    for node in gm.graph.find_nodes(op="placeholder"):
-        node._dynamo_source = LocalSource(node.name)
-        if node.name in weights:
-            node.meta["tensor_dict"] = {**node.meta.get("tensor_dict", {}), "_dynamo_static_input_type": "unguarded"}
+    return {"cpp_wrapper": True} if mode == "reduce-overhead" and on_cpu else inductor.modes()[mode]
 
 
 @functools.cache

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.recipe import LOW_BIT_SQNR
+from lowbit_compiler.torch_internals.trees import tree_leaves, tree_map_only
 
 SAME_SQNR = 20.0  # dB; what a float model computes in another order has more, in a deep bfloat16 model some 30 dB
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.torch_internals.shapes import statically_known_true
 
 UNKNOWN_SIZE = 128  # of a dimension that nothing is known about before the first run
 

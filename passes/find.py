@@ -5,11 +5,11 @@ import re
 from typing import Any
 
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensor
 
 from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
 from lowbit_compiler.passes.graph import aten, calls, constant_sources, is_constant, is_tensor, numel, value
 from lowbit_compiler.passes.site import Reason, Site
+from lowbit_compiler.torch_internals.fakes import FakeTensor
 
 KINDS: dict[Any, str] = {
     aten.linear.default: "linear",

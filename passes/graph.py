@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._dispatch.python import enable_python_dispatcher
-from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from lowbit_compiler.torch_internals import autocast
+from lowbit_compiler.torch_internals.dispatch import OpOverload, enable_python_dispatcher
+from lowbit_compiler.torch_internals.shapes import statically_known_true
 
 aten = torch.ops.aten
 
@@ -38,7 +40,7 @@ def emit(
         node = gm.graph.call_function(target, args, kwargs)
     fakes = fx.map_arg((args, kwargs), value)
     mode = fake_mode(gm)
-    with enable_python_dispatcher(), mode, torch._C._DisableAutocast():  # sizes stay symbolic; dtypes are those of the operands
+    with enable_python_dispatcher(), mode, autocast.disabled():  # sizes stay symbolic; dtypes are those of the operands
         node.meta["val"] = target(*fakes[0], **fakes[1])
     if like is not None:
         for key in ("nn_module_stack", "stack_trace", "lowbit_op"):
@@ -60,7 +62,7 @@ def is_pure(target: Any) -> bool:
     """Return whether a call of ``target`` gives equal results for equal arguments, writes nothing, and fits any shape."""
     if target is operator.getitem:
         return True
-    if not isinstance(target, torch._ops.OpOverload) or target.namespace not in ("aten", "prims", "lowbit"):
+    if not isinstance(target, OpOverload) or target.namespace not in ("aten", "prims", "lowbit"):
         return False
     impure = {torch.Tag.nondeterministic_seeded, torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output, torch.Tag.inplace_view}
     uninitialised = "empty" in target._schema.name

@@ -9,6 +9,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import FLOATS
 from lowbit_compiler.passes.graph import is_tensor, value
+from lowbit_compiler.torch_internals.dispatch import OpOverload
 
 NAMES = frozenset({
     "add", "sub", "mul", "div", "exp", "log", "sum", "amax", "max", "logsumexp", "detach",
@@ -40,7 +41,7 @@ def raw_name(node: Any) -> str:
         name = str(node.target)
     elif node.op != "call_function":
         return ""
-    elif isinstance(node.target, torch._ops.OpOverload):
+    elif isinstance(node.target, OpOverload):
         namespace, _, name = node.target._schema.name.partition("::")
         if namespace != "aten":
             return ""

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from lowbit_compiler.passes.calls import AttentionCall, SoftmaxCall, equal, operand
 from lowbit_compiler.passes.contract import FLOATS, PassContext
@@ -16,6 +14,8 @@ from lowbit_compiler.passes.heads import unrepeated
 from lowbit_compiler.passes.scores import Scores, read_scores
 from lowbit_compiler.passes.site import Reason, Whole
 from lowbit_compiler.passes.spell import argument, cast
+from lowbit_compiler.torch_internals.fakes import FakeTensor
+from lowbit_compiler.torch_internals.shapes import statically_known_true
 
 MIN_GAIN = 1.02
 Declined = tuple[Reason, str]

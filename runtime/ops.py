@@ -14,6 +14,8 @@ from torch import Tensor
 from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
 from lowbit_compiler.runtime.reference import exported, linear, quantize, softmax, treatments
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS, prologue
+from lowbit_compiler.torch_internals import autocast
+from lowbit_compiler.torch_internals.shapes import guard_or_false, guard_or_true
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 GROUPS = (32, 64, 128)
@@ -85,7 +87,7 @@ def _without_autocast(reference: Callable[..., Any]) -> Callable[..., Any]:
     """Autocast around a compiled model must not lower the products inside an op."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        with torch._C._DisableAutocast():
+        with autocast.disabled():
             return reference(*args, **kwargs)
 
     return call
@@ -175,8 +177,6 @@ def _check_mask(op: str, mask: Tensor | None, shape: tuple[Any, ...]) -> None:
 def _broadcasts(size: Any, to: Any) -> bool:
     if isinstance(size, int) and isinstance(to, int):
         return size in (1, to)
-    from torch.fx.experimental.symbolic_shapes import guard_or_false, guard_or_true  # with sympy, which eager use does without
-
     return guard_or_false(size == 1) or guard_or_true(size == to)  # what is known at run time only is checked then
 
 

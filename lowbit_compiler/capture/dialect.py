@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from lowbit_compiler.torch_internals.dispatch import OpOverload
+
 aten = torch.ops.aten
 
 FUNCTIONS: dict[Any, Any] = {
@@ -136,7 +138,7 @@ def product_name(node: fx.Node) -> str:
 
 def spelling(node: fx.Node) -> str:
     """Return the name that the report gives a call: the ATen op's, or Dynamo's own."""
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         name = str(node.target._schema.name).removeprefix("aten::")
         return f"einsum {node.args[0]!r}" if name == "einsum" else name
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

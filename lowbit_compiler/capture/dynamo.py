@@ -11,14 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler.capture.captured import Captured, dotted
 from lowbit_compiler.capture.dialect import PRODUCTS, product_name, spelling, to_aten
 from lowbit_compiler.capture.expand import COMPOSITE, FUSED, WRAPPERS, inline, splice
 from lowbit_compiler.capture.probe import Probe
 from lowbit_compiler.passes.graph import is_pure, is_tensor, value
+from lowbit_compiler.torch_internals import autocast
+from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, OpOverloadPacket
+from lowbit_compiler.torch_internals.fakes import FakeTensor
+from lowbit_compiler.torch_internals.sources import frame_locals, is_static, source_text
+from lowbit_compiler.torch_internals.trees import tree_leaves
 
 IN_PLACE = (
     operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
@@ -28,11 +31,10 @@ IN_PLACE_METHODS = frozenset(f"__{function.__name__}__" for function in IN_PLACE
 
 
 def _parameter_name(node: fx.Node, example: Any) -> str | None:
-    static = "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {})
-    if not isinstance(example, Tensor) or not (isinstance(example, nn.Parameter) or static):
+    if not isinstance(example, Tensor) or not (isinstance(example, nn.Parameter) or is_static(node)):
         return None
-    source = getattr(node, "_dynamo_source", None)
-    return dotted(source.name if isinstance(source.name, str) else source.name()) if source is not None else node.name
+    source = source_text(node)
+    return node.name if source is None else dotted(source)
 
 
 def _written(node: fx.Node) -> list[fx.Node]:
@@ -71,10 +73,10 @@ def _inplace_position(target: Any) -> int | None:
 @functools.cache
 def _mutable_arguments(target: Any) -> list[tuple[int, str]]:
     """Return position and name of the arguments that an op's schema says it writes to."""
-    if isinstance(target, torch._ops.OpOverloadPacket):
+    if isinstance(target, OpOverloadPacket):
         overloads = [getattr(target, name) for name in target.overloads()]
     else:
-        overloads = [target] if isinstance(target, torch._ops.OpOverload) else []
+        overloads = [target] if isinstance(target, OpOverload) else []
     return [
         (index, argument.name)
         for overload in overloads[:1]
@@ -113,14 +115,8 @@ def mark_written(gm: fx.GraphModule) -> set[str]:
 
 def _model_names() -> frozenset[str]:
     """Return every module and parameter name of the model whose frame Dynamo is tracing (empty where that cannot be told)."""
-    try:
-        from torch._dynamo.symbolic_convert import InstructionTranslator
-
-        frame = InstructionTranslator.current_tx().f_locals
-    except (ImportError, AttributeError):  # not called by Dynamo, or a torch that moved it
-        return frozenset()
     names: set[str] = set()
-    for local in frame.values():
+    for local in frame_locals().values():
         if isinstance(local, nn.Module):
             names.update(name for name, _ in local.named_modules())
             names.update(name for name, _ in local.named_parameters())
@@ -142,7 +138,7 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
                 parameters[new.name] = name
         elif "example_value" in node.meta:
             new.meta["val"] = node.meta["example_value"]
-    # A fresh module: Dynamo's own carries _param_name_to_source, which AOTAutograd wants complete for every input.
+    # A fresh module: Dynamo's own carries a table of sources, which AOTAutograd wants complete for every input.
     copy = fx.GraphModule(gm, graph)
     name_products(copy)
     for name in mark_written(copy):
@@ -157,9 +153,9 @@ def name_products(gm: fx.GraphModule) -> None:
     probe = Probe(gm)
     autocasts: list[fx.Node] = []
     for node in list(gm.graph.nodes):
-        if node.target is torch.amp.autocast_mode._enter_autocast:
+        if node.target is autocast.ENTER:
             autocasts.append(node)
-        elif node.target is torch.amp.autocast_mode._exit_autocast and node.args[0] in autocasts:
+        elif node.target is autocast.EXIT and node.args[0] in autocasts:
             autocasts.remove(node.args[0])
         elif node.op in ("call_function", "call_method"):
             _name(gm, node, probe, autocasts)
@@ -200,9 +196,7 @@ def _computes(node: fx.Node) -> bool:
 
 def _may_inline(node: fx.Node) -> bool:
     """Return whether the call may be taken apart: an op of its own, or a loop over time steps, stays whole."""
-    return not isinstance(node.target, (torch._ops.HigherOrderOperator, torch._ops.OpOverload, torch._ops.OpOverloadPacket)) or (
-        node.target in COMPOSITE
-    )
+    return not isinstance(node.target, (HigherOrderOperator, OpOverload, OpOverloadPacket)) or (node.target in COMPOSITE)
 
 
 def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
@@ -215,7 +209,7 @@ def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
                 constant.add(node)
         elif node.target in PRODUCTS:
             operands += node.all_input_nodes
-        elif node.op in ("call_function", "call_method") and not isinstance(node.target, torch._ops.HigherOrderOperator):
+        elif node.op in ("call_function", "call_method") and not isinstance(node.target, HigherOrderOperator):
             computed = bool(node.all_input_nodes) and all(n in constant for n in node.all_input_nodes) and not _written(node)
             if computed and "lowbit_written" not in node.meta and "val" in node.meta:
                 constant.add(node)

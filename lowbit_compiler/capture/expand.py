@@ -10,10 +10,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from lowbit_compiler.capture.probe import call, tracing
 from lowbit_compiler.passes.graph import aten, value
+from lowbit_compiler.torch_internals import fused
+from lowbit_compiler.torch_internals.tracing import trace
+from lowbit_compiler.torch_internals.trees import tree_flatten, tree_unflatten
 
 log = logging.getLogger("lowbit_compiler")
 PROVENANCE = ("nn_module_stack", "stack_trace")
@@ -81,10 +83,8 @@ def _encoder_layer(
 
 FUSED: dict[Any, Callable[..., Any]] = {
     F.multi_head_attention_forward: F.multi_head_attention_forward,
-    torch._native_multi_head_attention: _native_attention,
-    torch._transformer_encoder_layer_fwd: _encoder_layer,
-    torch.ops.aten._native_multi_head_attention.default: _native_attention,
-    torch.ops.aten._transformer_encoder_layer_fwd.default: _encoder_layer,
+    **dict.fromkeys(fused.NATIVE_ATTENTION, _native_attention),
+    **dict.fromkeys(fused.ENCODER_LAYER, _encoder_layer),
 }
 COMPOSITE: dict[Any, Callable[..., Any]] = {
     op: op.decompose
@@ -135,12 +135,12 @@ def inline(gm: fx.GraphModule, node: fx.Node, autocasts: Sequence[fx.Node] = ())
     if not all(user.target is operator.getitem for user in node.users) and isinstance(value(node), (tuple, list)):
         return None
     function = FUSED.get(node.target) or call(node)
-    flat, spec = torch.utils._pytree.tree_flatten((node.args, node.kwargs))
+    flat, spec = tree_flatten((node.args, node.kwargs))
     inputs = list(dict.fromkeys(arg for arg in flat if isinstance(arg, fx.Node)))
 
     def replay(*values: Any) -> Any:
         known = dict(zip(inputs, values, strict=True))
-        args, kwargs = torch.utils._pytree.tree_unflatten([known.get(a, a) if isinstance(a, fx.Node) else a for a in flat], spec)
+        args, kwargs = tree_unflatten([known.get(a, a) if isinstance(a, fx.Node) else a for a in flat], spec)
         with contextlib.ExitStack() as regions:
             for region in autocasts:
                 regions.enter_context(torch.autocast(*region.args))  # type: ignore[arg-type]
@@ -148,8 +148,7 @@ def inline(gm: fx.GraphModule, node: fx.Node, autocasts: Sequence[fx.Node] = ())
 
     try:
         with tracing(gm):
-            trace = make_fx(replay, decomposition_table=COMPOSITE, pre_dispatch=True, _allow_non_fake_inputs=True)
-            traced = trace(*(value(arg) for arg in inputs))
+            traced = trace(replay, tuple(value(arg) for arg in inputs), COMPOSITE)
     except Exception as error:
         log.debug("%s is left whole: %s: %s", node.format_node(), type(error).__name__, error)
         return None

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._dispatch.python import enable_python_dispatcher
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowbit_compiler.capture.dialect import spelling
 from lowbit_compiler.passes.graph import fake_mode, value
+from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, TorchDispatchMode, enable_python_dispatcher
+from lowbit_compiler.torch_internals.shapes import unmarked
 
 Product = tuple[str, str, str]
 """One product inside a call: its kind (as in the report), its ATen name, and why the call stays whole."""
@@ -31,7 +31,7 @@ CUSTOM = (
 """Words in the name of somebody's own op, which cannot be looked into."""
 
 
-def product_kind(target: torch._ops.OpOverload) -> str | None:
+def product_kind(target: OpOverload) -> str | None:
     """Return the kind of product that one dispatched op is, judged by its name, or None."""
     namespace, _, name = target._schema.name.partition("::")
     if namespace in ("aten", "prims", "mkldnn"):
@@ -58,13 +58,12 @@ class _Watch(TorchDispatchMode):
 def tracing(gm: fx.GraphModule) -> Any:
     """Run the graph's calls on its fake values, without leaving marks in their shape environment."""
     mode = fake_mode(gm)
-    shapes = getattr(mode, "shape_env", None)
     # The python dispatcher keeps sizes symbolic in composite ops, as in Dynamo's own run; without it some would be fixed.
     with (
         enable_python_dispatcher(),
         mode,
         torch.no_grad(),
-        shapes.ignore_fresh_unbacked_symbols() if shapes is not None else contextlib.nullcontext(),
+        unmarked(mode),
     ):
         yield
 
@@ -88,9 +87,9 @@ class Probe:
         """Return the products that ``node`` computes; empty for a call that cannot be run on fake values."""
         if node.target in self._plain:
             return []
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
+        if isinstance(node.target, HigherOrderOperator):
             return _nested(self._gm, node)
-        if isinstance(node.target, torch._ops.OpOverload) and (kind := product_kind(node.target)) is not None:
+        if isinstance(node.target, OpOverload) and (kind := product_kind(node.target)) is not None:
             return [(kind, spelling(node), f"no rule for {spelling(node)}")]
         args, kwargs = fx.map_arg((node.args, node.kwargs), value)
         try:

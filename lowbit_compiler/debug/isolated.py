@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler.debug.bisect import Bench
 from lowbit_compiler.debug.region import Region
@@ -16,6 +15,7 @@ from lowbit_compiler.debug.replay import Outcome, Plans, describe
 from lowbit_compiler.errors import DebugError, LowbitError, OptionError
 from lowbit_compiler.options import Options
 from lowbit_compiler.runtime import timings
+from lowbit_compiler.torch_internals.trees import tree_leaves
 
 
 class Isolated(Bench):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.driver import rewrite
@@ -17,6 +16,7 @@ from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import SiteReport, site_report
+from lowbit_compiler.torch_internals.trees import tree_leaves
 from lowbit_compiler.verify import SAME_SQNR, inputs_of, interpret, sqnr
 
 

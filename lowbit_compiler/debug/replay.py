@@ -8,9 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._dynamo.exc import BackendCompilerFailed
-from torch._inductor import config
-from torch.utils._pytree import tree_leaves
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
@@ -19,6 +16,8 @@ from lowbit_compiler.driver import compile_captured
 from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.report import Report
+from lowbit_compiler.torch_internals import dynamo, inductor
+from lowbit_compiler.torch_internals.trees import tree_leaves
 from lowbit_compiler.verify import SAME_SQNR, same_random_numbers, sqnr
 
 Plans = Sequence[Options]
@@ -100,7 +99,7 @@ class Replay:
 
     def _trace(self) -> Callable[..., Any]:
         """Return the model with its graphs taken from ``_runs`` at every call."""
-        torch._dynamo.reset()
+        torch.compiler.reset()
         self.captured, self._runs = [], []
 
         def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
@@ -145,12 +144,12 @@ class Replay:
 
     def _reset(self) -> None:
         """Forget what Dynamo has compiled: it would count every backend as one more recompilation of the same code."""
-        torch._dynamo.reset()
+        torch.compiler.reset()
         self._traced = None
 
     def _run(self, run: Callable[..., Any]) -> list[Tensor]:
         # Inductor would draw other random numbers than eager mode does.
-        with torch.no_grad(), same_random_numbers(), config.patch(fallback_random=True):
+        with torch.no_grad(), same_random_numbers(), inductor.settings({"fallback_random": True}):
             self._restore()
             return [x.detach().clone() for x in floats(run(*self._inputs))]
 
@@ -197,19 +196,15 @@ def fresh(captured: Captured) -> Captured:
 
 def describe(error: BaseException) -> str:
     """Return one line: the error below what Dynamo wraps around it, by its type and message."""
-    inner = _inner(error)
+    inner = dynamo.inner(error)
     message = next(iter(str(inner).strip().splitlines()), "")
     return f"{type(inner).__name__}: {message}" if message else type(inner).__name__
 
 
-def _inner(error: BaseException) -> BaseException:
-    return error.inner_exception if isinstance(error, BackendCompilerFailed) else error
-
-
 def _raise_if_told(error: BaseException) -> None:
     """Raise what says by itself what the user can do; no pass is at fault there."""
-    if isinstance(_inner(error), OptionError | DebugError | WeightFreedError):
-        raise _inner(error) from None
+    if isinstance(dynamo.inner(error), OptionError | DebugError | WeightFreedError):
+        raise dynamo.inner(error) from None
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+
+from lowbit_compiler.torch_internals.trees import tree_leaves
 
 
 def restorer(model: Callable[..., Any], values: Any = ()) -> Callable[[], None]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from lowbit_compiler.debug.measure import filled, tally
 from lowbit_compiler.debug.metric import Judge, Metric, Score, relative
@@ -17,6 +16,7 @@ from lowbit_compiler.debug.tally import Tally, finite
 from lowbit_compiler.errors import DebugError, LowbitError, OptionError
 from lowbit_compiler.options import Options
 from lowbit_compiler.report import Report
+from lowbit_compiler.torch_internals.trees import tree_map_only
 from lowbit_compiler.verify import same_random_numbers
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -10,6 +10,7 @@ from torch import Tensor
 from lowbit_compiler.debug.certificate import Activations, Weights, bound, distance, unpacked
 from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.report import Measured
+from lowbit_compiler.torch_internals import autocast
 
 AT_ONCE = 1 << 22
 """Elements of the output and of the weight that are looked at together: their float64 temporaries take some 200 MB."""
@@ -34,7 +35,7 @@ class Tally:
 
     def add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, packed: Tensor, got: Tensor) -> None:
         """Compare ``got`` [..., N] with ``x`` [..., K] times ``weight`` [N, K] plus ``bias`` [N], and ``packed`` with ``weight``."""
-        with torch._C._DisableAutocast():
+        with autocast.disabled():
             self._add(x.reshape(-1, x.shape[-1]), weight, bias, plan, packed, got.reshape(-1, got.shape[-1]))
 
     def _add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, packed: Tensor, got: Tensor) -> None:

@@ -15,6 +15,7 @@ from lowbit_compiler.demo.engine import WINDOW, Engine
 from lowbit_compiler.demo.model import LoadedModel
 from lowbit_compiler.demo.run import measure_perplexity, measure_steps, measure_windows
 from lowbit_compiler.recipe import RECIPES
+from lowbit_compiler.torch_internals.dynamo import allow_recompilations
 
 ROUNDS = 5
 STEPS = 16
@@ -36,7 +37,7 @@ class Contestant:
 def run_comparison(loaded: LoadedModel, question: str, first: str, console: Console) -> None:
     """Compile all contestants, `first` before the other recipes, measure them in turns, and print one table."""
     names = ["inductor", first, *(name for name in RECIPES if name != first)]
-    torch._dynamo.config.recompile_limit = 4 * len(names)  # two graphs each of one and the same forward function
+    allow_recompilations(4 * len(names))  # two graphs each of one and the same forward function
     console.print(f"{2 * len(names)} graphs to compile, about a minute each when the caches are cold")
     ids = text.token_ids(loaded.tokenizer, "english")
     contestants = [_compile(name, loaded, ids, question, console) for name in names]

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import fx
-from torch._logging._internal import LazyTraceHandler, trace_log, trace_structured
 
 from lowbit_compiler.dump.diff import file_name, stage_diff
 from lowbit_compiler.dump.files import new_folder, write_rest, write_stage
@@ -15,6 +13,9 @@ from lowbit_compiler.dump.text import stage_text
 from lowbit_compiler.passes.contract import Pass, PassContext
 from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.report import Report
+from lowbit_compiler.torch_internals import inductor
+from lowbit_compiler.torch_internals.dynamo import compile_id
+from lowbit_compiler.torch_internals.logs import artifact, tracing
 
 
 class Recording:
@@ -22,7 +23,7 @@ class Recording:
 
     def __init__(self, folders: list[Path], gm: fx.GraphModule, ctx: PassContext, note: str) -> None:
         self.folders = folders
-        self.record = Record(ctx.recipe.name, compile_id=_compile_id())
+        self.record = Record(ctx.recipe.name, compile_id=compile_id())
         self._recorder = Recorder(self.record, ctx.parameters, ctx.sites)
         self._recorder.stage("capture", gm, note)
         self._written()
@@ -50,7 +51,7 @@ class Recording:
     def _written(self) -> None:
         for folder in self.folders:
             write_stage(folder, self.record)
-        if _tracing():
+        if tracing():
             number = len(self.record.stages) - 1
             if number == 0:
                 _artifact("00_capture", stage_text(self.record.nodes_of(0)))
@@ -61,8 +62,9 @@ class Recording:
 @contextmanager
 def recording(folder: str | None, gm: fx.GraphModule, ctx: PassContext, note: str) -> Iterator[Recording | None]:
     """Record the rewriting of ``gm`` in the block; None where nobody asked. What an error leaves unfinished is written too."""
-    roots = [Path(root) for root in (folder, _debug_folder()) if root]
-    if not roots and not _tracing():
+    debug = inductor.debug_folder()
+    roots = [Path(root) for root in (folder, debug and f"{debug}/lowbit") if root]
+    if not roots and not tracing():
         yield None
         return
     result = Recording([new_folder(root) for root in roots], gm, ctx, note)
@@ -74,25 +76,7 @@ def recording(folder: str | None, gm: fx.GraphModule, ctx: PassContext, note: st
         raise
 
 
-def _tracing() -> bool:
-    """Return whether torch writes its structured trace (its handler goes at the first event where no folder is set)."""
-    return any(isinstance(handler, LazyTraceHandler) for handler in trace_log.handlers)
-
-
-def _debug_folder() -> str | None:
-    """Return the folder beside Inductor's of this process where TORCH_COMPILE_DEBUG=1 asks for one."""
-    from torch._dynamo.utils import get_debug_dir
-    from torch._inductor import config
-
-    return f"{config.trace.debug_dir or get_debug_dir()}/lowbit" if config.trace.enabled else None
-
-
-def _compile_id() -> str:
-    current = torch._guards.CompileContext.current_compile_id()
-    return "" if current is None else str(current)
-
-
 def _artifact(name: str, text: str) -> None:
     """Hand ``text`` to torch's structured trace, where one is written."""
-    if _tracing():
-        trace_structured("artifact", metadata_fn=lambda: {"name": f"lowbit_{name}", "encoding": "string"}, payload_fn=lambda: text)
+    if tracing():
+        artifact(f"lowbit_{name}", text)

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.find import module_path
+from lowbit_compiler.torch_internals.dispatch import OpOverload
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _target(node: fx.Node) -> str:
     if isinstance(node.target, str):
         return node.target if node.op == "placeholder" else f".{node.target}"
     name = str(node.target)
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         return name
     module = getattr(node.target, "__module__", "") or ""
     return f"{module}.{getattr(node.target, '__name__', name)}".lstrip(".")

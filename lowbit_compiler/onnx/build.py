@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
-from torch.utils import _pytree as pytree
 
 from lowbit_compiler.capture.dynamo import mark_written
 from lowbit_compiler.capture.export import capture_export
@@ -31,6 +30,8 @@ from lowbit_compiler.passes.pipeline import onnx_exit, waist
 from lowbit_compiler.passes.runner import run_passes
 from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.report import Report, site_report
+from lowbit_compiler.torch_internals import logs, trees
+from lowbit_compiler.torch_internals.shapes import any_size_at_one
 
 Progress = Callable[[str], None]
 WHOLE_KINDS = ("softmax", "attention")
@@ -98,7 +99,7 @@ def build(request: Request, progress: Progress) -> Built:
 def _trace(request: Request) -> ExportedProgram:
     dynamic = shapes.for_export(request.model, request.dynamic_shapes)
     try:
-        with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # an example size of 1 is any size
+        with any_size_at_one():
             program = torch.export.export(request.model, request.args, request.kwargs, dynamic_shapes=dynamic)
     except Exception as error:
         text = str(error).strip().partition("\n\nFrom user code")[0][:MESSAGE]
@@ -116,7 +117,7 @@ def _require_exportable(program: ExportedProgram) -> None:
     for name, result in zip(shapes.output_names(program), user_outputs(program), strict=True):
         if not isinstance(result, TensorArgument) and getattr(result, "value", result) is not None:
             raise ExportError(f"output {name!r} is a number, and an ONNX file returns tensors: return a tensor, or leave it out")
-    results = pytree.tree_leaves(program.graph.output_node().args)
+    results = trees.tree_leaves(program.graph.output_node().args)
     for node in (*program.graph.find_nodes(op="placeholder"), *results):
         if isinstance(node, fx.Node) and isinstance(node.meta["val"], Tensor) and node.meta["val"].is_complex():
             raise ExportError(
@@ -178,13 +179,12 @@ def _info(request: Request, program: ExportedProgram) -> dict[str, Any]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what torch's exporter says of its own insides (a missing torchvision, a deprecated spelling) from users."""
-    logger = logging.getLogger("torch.onnx._internal.exporter")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    level = logs.exporter.level
+    logs.exporter.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            logs.exporter.setLevel(level)

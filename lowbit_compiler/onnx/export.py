@@ -8,7 +8,6 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lowbit_compiler.errors import ExportError, OptionError
 from lowbit_compiler.onnx import verify as verifying
@@ -19,6 +18,7 @@ from lowbit_compiler.onnx.stored import Staged
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.recipe import Recipe
 from lowbit_compiler.report import Report
+from lowbit_compiler.torch_internals import trees
 
 FORMS = ("integer", "qdq")
 OPSETS = range(21, 24)
@@ -129,7 +129,7 @@ def require_runnable(request: Request) -> None:
 
 
 def _bfloat16(request: Request) -> bool:
-    leaves = [*pytree.tree_leaves((request.args, request.kwargs)), *request.model.parameters(), *request.model.buffers()]
+    leaves = [*trees.tree_leaves((request.args, request.kwargs)), *request.model.parameters(), *request.model.buffers()]
     return any(isinstance(leaf, Tensor) and leaf.dtype is torch.bfloat16 for leaf in leaves)
 
 

@@ -10,11 +10,11 @@ import onnx
 import onnx_ir as ir
 from torch import Tensor
 from torch.export import Dim
-from torch.utils import _pytree as pytree
 
 from lowbit_compiler.errors import ExportError, OptionError
 from lowbit_compiler.onnx.build import INFO
 from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.torch_internals import trees
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Origin:
 
     def shapes(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return which sizes of the arguments ``given`` may change in the file; raises OptionError where they do not fit it."""
-        tensors = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in trees.tree_leaves(given) if isinstance(leaf, Tensor)]
         if len(tensors) != len(self.inputs):
             names = ", ".join(value.name for value in self.inputs)
             raise OptionError(f"the file takes {len(self.inputs)} tensors ({names}), inputs hold {len(tensors)}")
@@ -50,7 +50,7 @@ class Origin:
                 got = f"{tensor.dtype} {tuple(tensor.shape)}"
                 raise OptionError(f"input {value.name!r} of the file is torch.{dtype} ({', '.join(map(str, want))}), got {got}")
         left = iter(self.inputs)
-        return {name: pytree.tree_map(lambda leaf: _axes(next(left)) if isinstance(leaf, Tensor) else None, given[name]) for name in given}
+        return {name: trees.tree_map(lambda leaf: _axes(next(left)) if isinstance(leaf, Tensor) else None, given[name]) for name in given}
 
 
 def _axes(value: onnx.ValueInfoProto) -> dict[int, Any]:

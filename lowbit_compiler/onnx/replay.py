@@ -8,7 +8,6 @@ import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx.build import Built, Request
@@ -17,6 +16,7 @@ from lowbit_compiler.onnx.quantizers import LEVELS
 from lowbit_compiler.onnx.session import FOLDER, session
 from lowbit_compiler.runtime.reference.exported import ZERO
 from lowbit_compiler.runtime.reference.treatments import hit_columns
+from lowbit_compiler.torch_internals import trees
 
 NOISE = 1e-4
 """How far sums and exponentials in another order may move a value, against the largest of its row (of its column, for the threshold)."""
@@ -69,7 +69,7 @@ class Inside:
 def _outputs(interpreter: fx.Interpreter, program: torch.export.ExportedProgram, request: Request) -> list[Tensor]:
     with torch.no_grad():
         results = interpreter.run(*program._graph_module_flat_inputs(request.args, request.kwargs))
-    return [result for result in pytree.tree_leaves(results) if isinstance(result, Tensor)]
+    return [result for result in trees.tree_leaves(results) if isinstance(result, Tensor)]
 
 
 def _decides(node: fx.Node) -> bool:
@@ -133,7 +133,7 @@ class _Stepwise(fx.Interpreter):
 
 def feeds(running: ort.InferenceSession, request: Request) -> dict[str, Any]:
     """Return the inputs of ``request`` by the names of the session's inputs."""
-    leaves = [leaf for leaf in pytree.tree_leaves((request.args, request.kwargs)) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in trees.tree_leaves((request.args, request.kwargs)) if isinstance(leaf, Tensor)]
     return {given.name: leaf.detach().cpu().contiguous().numpy() for given, leaf in zip(running.get_inputs(), leaves, strict=True)}
 
 

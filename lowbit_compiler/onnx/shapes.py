@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils import _pytree as pytree
 
 from lowbit_compiler.errors import OptionError
+from lowbit_compiler.torch_internals import trees
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -52,7 +52,7 @@ def arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 def require_rows(given: dict[str, Any]) -> None:
     """Raise OptionError for inputs without rows: a first dimension of 0, or no element in any of them (a cache may be empty)."""
-    tensors = [(name, leaf) for name, value in given.items() for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    tensors = [(name, leaf) for name, value in given.items() for leaf in trees.tree_leaves(value) if isinstance(leaf, Tensor)]
     filled = any(tensor.numel() for _, tensor in tensors)
     for name, tensor in tensors:
         if not tensor.numel() and (tensor.shape[0] == 0 or not filled):
@@ -63,7 +63,7 @@ def constants(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     """Return what the arguments of ``model.forward``, defaults among them, hold beside tensors, as text: it is part of the exported graph."""
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     bound.apply_defaults()
-    leaves, _ = pytree.tree_flatten_with_path(dict(bound.arguments))
+    leaves, _ = trees.tree_flatten_with_path(dict(bound.arguments))
     return {".".join(map(_key, path)): repr(leaf) for path, leaf in leaves if leaf is None or isinstance(leaf, (bool, int, float, str))}
 
 
@@ -75,7 +75,7 @@ def _keywords(model: nn.Module) -> str:
 
 def for_export(model: nn.Module, shapes: dict[str, Any]) -> Any:
     """Return the shapes of ``by_argument`` as torch.export takes them: a dimension given by its name alone may be any size."""
-    if all(part is None for part in pytree.tree_leaves(shapes)):
+    if all(part is None for part in trees.tree_leaves(shapes)):
         return None
     if rest := [name for name in shapes if name not in inspect.signature(model.forward).parameters]:
         kind = type(model).__name__
@@ -83,7 +83,7 @@ def for_export(model: nn.Module, shapes: dict[str, Any]) -> Any:
             f"dynamic_shapes: {kind}.forward takes {rest[0]!r} by **{_keywords(model)}, for which torch.export has no dynamic shapes; "
             f"export a module whose forward names {rest[0]!r}"
         )
-    return pytree.tree_map(lambda item: Dim.DYNAMIC if isinstance(item, str) else item, shapes)
+    return trees.tree_map(lambda item: Dim.DYNAMIC if isinstance(item, str) else item, shapes)
 
 
 def by_argument(given: dict[str, Any], dynamic_shapes: Any) -> dict[str, Any]:
@@ -101,15 +101,15 @@ def by_argument(given: dict[str, Any], dynamic_shapes: Any) -> dict[str, Any]:
             f"dynamic_shapes takes a mapping by argument, or one entry for each of: {', '.join(given)}; got {dynamic_shapes!r}"
         )
     for name, value in given.items():
-        for leaf, part in zip(pytree.tree_leaves(value), _parts(shapes[name], value), strict=True):
+        for leaf, part in zip(trees.tree_leaves(value), _parts(shapes[name], value), strict=True):
             _check(name, leaf, part)
     return shapes
 
 
 def _parts(shapes: Any, value: Any) -> list[Any]:
     """Return what ``shapes`` says of each leaf of ``value``: None where it does not have the same structure, which torch.export explains."""
-    count = len(pytree.tree_leaves(value))
-    parts = pytree.tree_leaves(shapes, is_leaf=_is_shape) if shapes is not None else []
+    count = len(trees.tree_leaves(value))
+    parts = trees.tree_leaves(shapes, is_leaf=_is_shape) if shapes is not None else []
     return parts if len(parts) == count else [None] * count
 
 
@@ -149,8 +149,8 @@ def output_names(program: ExportedProgram) -> list[str]:
     spec = program.call_spec.out_spec
     count = spec.num_leaves if spec is not None else 0
     try:
-        tree = pytree.tree_unflatten(list(range(count)), spec)
-        paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+        tree = trees.tree_unflatten(list(range(count)), spec)
+        paths = [path for path, _ in trees.tree_flatten_with_path(tree)[0]]
     except Exception:  # a container that only flattens
         return [f"output_{i}" for i in range(count)]
     names = [".".join(_key(key) for key in path) for path in paths]

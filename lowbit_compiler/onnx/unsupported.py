@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import fx
 from torch.export import ExportedProgram
 
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.passes.find import module_path
+from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload
 
 
 def explain_failure(error: Exception, program: ExportedProgram) -> ExportError:
@@ -44,6 +44,6 @@ def _nodes(program: ExportedProgram) -> Iterator[fx.Node]:
 
 def _mentioned(node: fx.Node, text: str) -> bool:
     target: Any = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload | torch._ops.HigherOrderOperator):
+    if node.op != "call_function" or not isinstance(target, OpOverload | HigherOrderOperator):
         return False
     return f"No ONNX function found for {target!r}." in text or f"%{node.name} :" in text

@@ -11,13 +11,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx.build import INFO, Built, Progress, Request
 from lowbit_compiler.onnx.origin import read
 from lowbit_compiler.onnx.replay import NOISE, Inside, feeds, run
 from lowbit_compiler.onnx.session import session
+from lowbit_compiler.torch_internals import trees
 from lowbit_compiler.verify import sqnr
 
 TOLERANCE = 1e-3  # of outputs in float32
@@ -89,9 +89,9 @@ def compare(
     """Compare the outputs of the file at ``path`` with those of ``built``, on the inputs of ``request``."""
     progress("running PyTorch")
     with torch.no_grad():
-        expected = pytree.tree_leaves(built.program.module(check_guards=False)(*request.args, **request.kwargs))
-        args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (request.args, request.kwargs))  # a model may write to a cache
-        own = pytree.tree_leaves(request.model(*args, **kwargs))
+        expected = trees.tree_leaves(built.program.module(check_guards=False)(*request.args, **request.kwargs))
+        args, kwargs = trees.tree_map_only(Tensor, torch.clone, (request.args, request.kwargs))  # a model may write to a cache
+        own = trees.tree_leaves(request.model(*args, **kwargs))
     tensors, originals = ([value.detach() for value in values if isinstance(value, Tensor)] for values in (expected, own))
     progress("running ONNX Runtime")
     try:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowbit_compiler.torch_internals.profiler import DeviceType, roots, tensors
+
 ROUND = "lowbit::profiled_step"
 KERNELS = ("cpp_fused", "triton_", "cpp_CppMicroGemm")
 
@@ -33,10 +35,9 @@ def steps(profiler: Any, on_device: bool = False) -> list[Step]:
 
     On a GPU a call takes the time of the kernels it started, and kernels that no op started (Triton's) are calls of their own.
     """
-    roots = profiler.profiler.kineto_results.experimental_event_tree()
     kernel_seconds, stray = _device_times(profiler) if on_device else ({}, {})
     result = []
-    for root in _named(roots, ROUND):
+    for root in _named(roots(profiler), ROUND):
         calls = tuple(_calls(root.children, kernel_seconds if on_device else None))
         result.append(Step(root.duration_time_ns / 1e9, calls))
     if stray and result:
@@ -70,18 +71,15 @@ def _short(name: str) -> str:
 
 
 def _key(event: Any) -> Key | None:
-    inputs = event.typed[1].inputs
-    tensors = [x for x in inputs[:2] if hasattr(x, "storage_data_ptr")]
-    if not tensors:
+    given = tensors(event, 2)
+    if not given:
         return None
-    linear = event.name.startswith("lowbit::linear_") and len(tensors) == 2
-    return event.name, tensors[1].storage_data_ptr or 0 if linear else 0, tuple(tensors[0].sizes)
+    linear = event.name.startswith("lowbit::linear_") and len(given) == 2
+    return event.name, given[1][1] if linear else 0, given[0][0]
 
 
 def _device_times(profiler: Any) -> tuple[dict[int, float], dict[str, float]]:
     """Return the kernel seconds of every op by its correlation number, and those of kernels without an op by name."""
-    from torch._C._autograd import DeviceType
-
     events = profiler.events()
     by_op = {event.id: event.device_time_total / 1e6 for event in events if event.device_type == DeviceType.CPU}
     started = {kernel.name for event in events if event.device_type == DeviceType.CPU for kernel in event.kernels}

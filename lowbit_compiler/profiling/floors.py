@@ -16,6 +16,7 @@ from lowbit_compiler.passes.graph import value
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.runtime.packing import pack_s8
 from lowbit_compiler.runtime.timings import best
+from lowbit_compiler.torch_internals import autocast, fused
 
 LARGEST = 1 << 30  # bytes of a timed read
 SCALES = 1 << 20  # bytes from which on twice as many take twice as long; below, a part of the time is that of the call
@@ -103,7 +104,7 @@ def peak(format: str, device: str = "cpu") -> float:
         x = codes.to(torch.bfloat16)
         return {
             "lowbit": lambda: torch.ops.lowbit.linear_s8s8(x, packed, None, N, None),
-            "torch": lambda: torch._int_mm(codes, factor.t()),
+            "torch": lambda: fused.int_mm(codes, factor.t()),
         }
 
     def floats() -> dict[str, Callable[[], object]]:
@@ -117,6 +118,6 @@ def peak(format: str, device: str = "cpu") -> float:
 
 def _best(key: str, names: tuple[str, ...], make: Callable[[], dict[str, Callable[[], object]]], device: str) -> dict[str, float]:
     made = functools.cache(lambda: gpu_timing.recorded(make(), device))  # not for what is remembered
-    with torch.no_grad(), torch._C._DisableAutocast():
+    with torch.no_grad(), autocast.disabled():
         seconds = best(gpu_timing.key(key, device), {name: lambda name=name: made()[name]() for name in names})  # type: ignore[misc]
     return {name: time / gpu_timing.calls(device) for name, time in seconds.items()}

@@ -27,6 +27,7 @@ from lowbit_compiler.profiling.show import Row, tables
 from lowbit_compiler.recipe import Recipe
 from lowbit_compiler.report import Measured, Report
 from lowbit_compiler.runtime import timings
+from lowbit_compiler.torch_internals import inductor
 
 WARM_UP = 3  # runs after compiling: the first ones allocate, and CUDA graphs are recorded
 
@@ -100,18 +101,16 @@ def profile(
         reports.append(last_report())
         return run
 
-    from torch._inductor import config
-
     def synchronize() -> None:
         if on_gpu:
             torch.cuda.synchronize()
 
     on_gpu = False
-    torch._dynamo.reset()
+    torch.compiler.reset()
     restore = restorer(model, inputs)
     try:
         # Inductor's CPU kernels are only recorded where they are told to be.
-        with torch.no_grad(), config.patch({"cpp.enable_kernel_profile": True}):
+        with torch.no_grad(), inductor.settings({"cpp.enable_kernel_profile": True}):
             progress("running the float model")
             _try(model, inputs)
             restore()
@@ -151,7 +150,7 @@ def profile(
                 notes.append("the cores were not free: another process was running, so times and floors are rough")
             return replace(result, notes=tuple(notes))
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         restore()
 
 

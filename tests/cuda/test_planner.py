@@ -1,15 +1,12 @@
 """What the compiler does for a GPU that can be seen without one; tensors of the meta device stand in for its tensors."""
 
-import operator
-
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import nn
 
 from helpers.graphs import calls, capture, context, run_until
 from lowbit_compiler import gpu_timing, linear_costs, machine
 from lowbit_compiler.passes.contract import Target
-from lowbit_compiler.remainder import mark_static
 from lowbit_compiler.runtime import cuda_library
 
 META = Target(device="meta", attention=False)
@@ -68,24 +65,3 @@ def test_times_of_a_gpu_are_of_larger_parts():
     assert linear_costs.limits_of("cuda").rows > linear_costs.limits_of("cpu").rows
     made = {"one": lambda: 1}
     assert gpu_timing.recorded(made, "cpu") is made
-
-
-def test_weights_are_static_inputs_of_a_cuda_graph():
-    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-
-    graph = fx.Graph()
-    x, weight = graph.placeholder("x"), graph.placeholder("weight")
-    graph.output((graph.call_function(operator.matmul, (x, weight)),))
-    gm = fx.GraphModule(nn.Module(), graph)
-    mark_static(gm, {"weight"})
-    seen = []
-
-    def inner(*args, **kwargs):
-        seen.append(list(kwargs["static_input_idxs"]))
-        return compile_fx_inner(*args, **kwargs)
-
-    inputs = [torch.randn(3, 4), torch.randn(4, 5)]
-    with torch.no_grad():
-        (y,) = compile_fx(gm, inputs, inner_compile=inner)(*inputs)
-    torch.testing.assert_close(y, inputs[0] @ inputs[1])
-    assert seen == [[1]]

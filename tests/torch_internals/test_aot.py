@@ -1,0 +1,25 @@
+import operator
+
+import torch
+from torch import fx, nn
+
+
+def test_weights_are_static_inputs(surface):
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    graph = fx.Graph()
+    x, weight = graph.placeholder("x"), graph.placeholder("weight")
+    graph.output((graph.call_function(operator.matmul, (x, weight)),))
+    gm = fx.GraphModule(nn.Module(), graph)
+    surface.mark_static(gm, {"weight"})
+    seen = []
+
+    def inner(*args, **kwargs):
+        seen.append(list(kwargs["static_input_idxs"]))
+        return compile_fx_inner(*args, **kwargs)
+
+    inputs = [torch.randn(3, 4), torch.randn(4, 5)]
+    with torch.no_grad():
+        (y,) = compile_fx(gm, inputs, inner_compile=inner)(*inputs)
+    torch.testing.assert_close(y, inputs[0] @ inputs[1])
+    assert seen == [[1]]
