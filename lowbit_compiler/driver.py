@@ -68,6 +68,10 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         ignore=options.ignore,
         max_rewrites=options.max_rewrites,
         known_names=captured.known_names,
+        other_names=captured.other_names,
+        all_known=captured.all_known,
+        tables=captured.tables,
+        quantize_tables=options.buffers == "quantized",
     )
     facts: set[Fact] = set()
 
@@ -237,7 +241,7 @@ def declined_report(
 ) -> Report:
     """Return the report of a graph that is left in float: every site found, none rewritten."""
     report = Report(options.recipe.name, fallback=reason.value)
-    ctx = PassContext(options.recipe, Target(), captured.parameters)
+    ctx = PassContext(options.recipe, Target(), captured.parameters, tables=captured.tables)
     report.passes = run_passes([Normalize(), Find()], captured.gm, ctx)
     for site in ctx.sites:
         site.decline(reason, detail)

@@ -42,6 +42,7 @@ class Options:
     stop_after: str | None = None
     max_rewrites: int | None = None
     verify: bool = False
+    buffers: str = "float"
 
 
 DESCRIPTIONS: dict[str, str] = {
@@ -52,11 +53,16 @@ DESCRIPTIONS: dict[str, str] = {
     "llm_int8_skip_modules": "the same, under the name that transformers uses",
     "modules_to_not_convert": "the same, under another name that transformers uses",
     "free_weights": "release the float storage of every fully replaced parameter; default False",
+    "buffers": "'float' (default) or 'quantized': products with a constant that is no nn.Parameter (filter banks, Fourier matrices, frozen weights)",
     "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
     "plan": "'measured' (default): a product, softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel",
     "dump": "folder to write every stage of the rewriting to, with an HTML page",
 }
-CHOICES = {"remainder": ("inductor", "eager"), "plan": ("measured", "always")}  # the first is the default
+CHOICES = {
+    "buffers": ("float", "quantized"),
+    "remainder": ("inductor", "eager"),
+    "plan": ("measured", "always"),
+}  # the first is the default
 IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")
 
 
@@ -163,6 +169,7 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
         recipe=recipe,
         ignore=ignore,
         free_weights=_typed("free_weights", given.get("free_weights", False), bool, "True or False"),
+        buffers=given.get("buffers", "float"),
         remainder=given.get("remainder", "inductor"),
         plan=given.get("plan", "measured"),
         dump=None if dump is None else writable("option 'dump'", str(_typed("dump", dump, (str, Path), "a folder"))),

@@ -1,5 +1,6 @@
 """What a pass is: facts it needs, facts it leaves, and one function that rewrites in place."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -74,6 +75,14 @@ class PassContext:
     max_rewrites: int | None = None
     known_names: frozenset[str] = frozenset()
     """Every module and parameter name of the model, where the caller knows them; ``ignore`` is checked against these too."""
+    other_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The further names of what the model holds in more than one place, by its first; ``ignore`` may use any."""
+    all_known: bool = True
+    """Whether a name that is not among the known ones is none of the model's; else ``ignore`` may mean something in a later graph."""
+    tables: frozenset[str] = frozenset()
+    """Those of ``parameters`` that are no nn.Parameter."""
+    quantize_tables: bool = False
+    """Whether products with a weight that comes from tables alone are rewritten."""
     costs: Costs | None = None
     """Times a softmax or attention on the machine; None: take it wherever there is a kernel."""
     linear_costs: LinearCosts | None = None

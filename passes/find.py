@@ -1,6 +1,5 @@
 """Find every product, softmax, attention and convolution, and give each a row of the report."""
 
-import functools
 import re
 from typing import Any
 
@@ -85,7 +84,9 @@ def _site(index: int, kind: str, node: fx.Node, ctx: PassContext) -> Site:
     site.shape = f"{numel(xv.shape[:-1])} x {xv.shape[-1]} -> {wv.shape[0] if wv.dim() == 2 else 1}"
     site.element_size = wv.element_size()
     if is_constant(weight, ctx.parameters):
-        site.parameters = tuple(ctx.parameters[source.name] for source in constant_sources(weight))  # type: ignore[arg-type]
+        sources = constant_sources(weight)  # type: ignore[arg-type]
+        site.parameters = tuple(ctx.parameters[source.name] for source in sources)
+        site.table = all(source.name in ctx.tables for source in sources)
         site.module = _closest(site.module, site.parameters)
     _check_linear(site, xv, wv, weight, ctx)
     _decline_constant(site, node, ctx)
@@ -96,11 +97,17 @@ def _closest(module: str, parameters: tuple[str, ...]) -> str:
     """Return the module that owns the weight where it lies inside ``module`` (a fused forward calls no submodule), else ``module``."""
     if not parameters:
         return module
-    owners = {name.rpartition(".")[0] for name in parameters}
+    owners = {_owner(name) for name in parameters}
     owner = owners.pop() if len(owners) == 1 else ""
     if owner.startswith(f"{module}." if module else ""):
         return owner or parameters[0]
     return module
+
+
+def _owner(parameter: str) -> str:
+    """Return the module that a parameter is of; of a parametrized weight (weight_norm) the module that reads it, not the parts."""
+    module = parameter.rpartition(".")[0]
+    return re.sub(r"(^|\.)parametrizations(\..*)?$", "", module)
 
 
 def _decline_constant(site: Site, node: fx.Node, ctx: PassContext) -> None:
@@ -162,10 +169,4 @@ def module_path(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return ""
-    return module_name(str(next(reversed(stack.values()))[0]))
-
-
-@functools.lru_cache(maxsize=1 << 12)
-def module_name(path: str) -> str:
-    """Return a module's path without the variable of the caller's that holds the model."""
-    return re.sub(r"_modules\['([^']+)'\]", r"\1", re.sub(r"^[LG]\['([^']+)'\]\.?", "", path))
+    return str(next(reversed(stack.values()))[0])

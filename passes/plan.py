@@ -55,7 +55,8 @@ class PlanSites:
 
 def ignored(ctx: PassContext, *names: str) -> str | None:
     """Return the user's pattern that names one of ``names``."""
-    return next((pattern for pattern in ctx.ignore if any(matches(pattern, name) for name in names)), None)
+    every = [name for first in names for name in (first, *ctx.other_names.get(first, ()))]
+    return next((pattern for pattern in ctx.ignore if any(matches(pattern, name) for name in every)), None)
 
 
 def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined:
@@ -66,6 +67,8 @@ def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined
 
 
 def _linear(ctx: PassContext, site: Site, head: bool) -> Plan | Declined:
+    if site.table and not ctx.quantize_tables:
+        return Reason.TABLE, f"{', '.join(site.parameters)}: no nn.Parameter; options={{'buffers': 'quantized'}} takes it for a weight"
     if site.k < MIN_K or site.n < MIN_N:
         return Reason.TOO_SMALL, f"K = {site.k}, N = {site.n}; from K = {MIN_K}, N = {MIN_N} on"
     if site.k > MAX_K and ctx.recipe.activations == "int8":
@@ -125,6 +128,8 @@ def matches(pattern: str, name: str) -> bool:
 def _check_ignore(ctx: PassContext) -> None:
     names = {name for site in ctx.sites for name in (site.module, *site.parameters) if name}
     names |= ctx.known_names | set(ctx.parameters.values())
+    if not ctx.all_known:
+        return
     for pattern in ctx.ignore:
         if not any(matches(pattern, name) for name in names):
             near = difflib.get_close_matches(pattern, [part for name in names for part in (name, name.rpartition(".")[2])], 3)

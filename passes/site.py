@@ -19,6 +19,7 @@ class Reason(Enum):
     TOO_SMALL = "too small"
     TOO_LONG = "K too long for int32 sums"
     NON_CONST_WEIGHT = "no constant operand"
+    TABLE = "constant table"
     NEEDS_GRADIENT = "graph needs gradients"
     NO_KERNEL = "no kernel"
     SLOWER = "slower here"
@@ -85,6 +86,8 @@ class Site:
     """Which sites were priced as one product: only those may be merged."""
     constant: bool = False
     """Computed from parameters alone: it may leave the graph when the weight that it belongs to is folded."""
+    table: bool = False
+    """Of a linear: its weight comes from buffers alone, from no nn.Parameter."""
     prologue: str = ""
     """What the op does to its rows before it quantizes them, in words."""
     exact: fx.Node | None = None

@@ -1,7 +1,7 @@
 """What capture delivers to the passes."""
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import fx
 
@@ -16,11 +16,10 @@ class Captured:
     gm: fx.GraphModule
     parameters: dict[str, str]
     known_names: frozenset[str] = frozenset()
-
-
-def dotted(source: str) -> str:
-    """Return the dotted path of a Dynamo source: ``L['self']._modules['a']._parameters['w']`` -> ``a.w``."""
-    parts = re.findall(r"_(?:modules|parameters|buffers)\['([^']+)'\]", source)
-    if parts:
-        return ".".join(parts)
-    return re.sub(r"^[LG]\['([^']+)'\]", r"\1", source)
+    """Every module and tensor name of the model, where they can be told."""
+    other_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The further names of what the model holds in more than one place, by its first."""
+    all_known: bool = True
+    """Whether a name that is not among these is none of the model's: not where more modules may come to light after a graph break."""
+    tables: frozenset[str] = frozenset()
+    """Those of ``parameters`` that are no nn.Parameter, but a buffer or another tensor that a module holds."""

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lowbit_compiler.capture.captured import Captured, dotted
+from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dialect import PRODUCTS, product_name, spelling, to_aten
 from lowbit_compiler.capture.expand import COMPOSITE, FUSED, WRAPPERS, inline, splice
+from lowbit_compiler.capture.names import Names, spelled
 from lowbit_compiler.capture.probe import Probe
+from lowbit_compiler.capture.running import find_names
 from lowbit_compiler.passes.graph import is_pure, is_tensor, value
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, OpOverloadPacket
 from lowbit_compiler.torch_internals.fakes import FakeTensor
-from lowbit_compiler.torch_internals.sources import frame_locals, is_static, source_text
+from lowbit_compiler.torch_internals.sources import is_static, source_text
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
 IN_PLACE = (
@@ -30,11 +32,11 @@ IN_PLACE = (
 IN_PLACE_METHODS = frozenset(f"__{function.__name__}__" for function in IN_PLACE)
 
 
-def _parameter_name(node: fx.Node, example: Any) -> str | None:
+def _parameter_name(node: fx.Node, example: Any, names: Names) -> str | None:
     if not isinstance(example, Tensor) or not (isinstance(example, nn.Parameter) or is_static(node)):
         return None
     source = source_text(node)
-    return node.name if source is None else dotted(source)
+    return names.tensor(example) or (node.name if source is None else spelled(source))
 
 
 def _written(node: fx.Node) -> list[fx.Node]:
@@ -113,29 +115,23 @@ def mark_written(gm: fx.GraphModule) -> set[str]:
     return {node.name for node in marked if node.op == "placeholder"}
 
 
-def _model_names() -> frozenset[str]:
-    """Return every module and parameter name of the model whose frame Dynamo is tracing (empty where that cannot be told)."""
-    names: set[str] = set()
-    for local in frame_locals().values():
-        if isinstance(local, nn.Module):
-            names.update(name for name, _ in local.named_modules())
-            names.update(name for name, _ in local.named_parameters())
-    return frozenset(names)
-
-
 def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     """Return a copy of Dynamo's graph ``gm`` in the common dialect; ``examples`` are its inputs, one per placeholder."""
     graph = fx.Graph()
     environment: dict[fx.Node, fx.Node] = {}
     parameters: dict[str, str] = {}
+    tables: set[str] = set()
+    names = find_names()
     values = iter(examples)
     for node in gm.graph.nodes:
         new = environment[node] = graph.node_copy(node, lambda n: environment[n])
         if node.op == "placeholder":
             example = next(values)
             new.meta["val"] = node.meta.get("example_value", example)
-            if name := _parameter_name(node, example):
+            if name := _parameter_name(node, example, names):
                 parameters[new.name] = name
+                if not isinstance(example, nn.Parameter):
+                    tables.add(new.name)
         elif "example_value" in node.meta:
             new.meta["val"] = node.meta["example_value"]
     # A fresh module: Dynamo's own carries a table of sources, which AOTAutograd wants complete for every input.
@@ -144,8 +140,19 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     for name in mark_written(copy):
         parameters.pop(name, None)
     trace_weights(copy, set(parameters))
+    for node in copy.graph.nodes:
+        name_modules(node, names)
     copy.recompile()
-    return Captured(copy, parameters, _model_names())
+    return Captured(copy, parameters, names.known, names.others, names.whole, frozenset(tables))
+
+
+def name_modules(node: fx.Node, names: Names) -> None:
+    """Write the model's own names for the modules that made ``node``; what no submodule made is the traced module's."""
+    stack = names.stack(node.meta.get("nn_module_stack") or {})
+    if not stack and names.here and node.op not in ("placeholder", "output"):
+        stack = {names.here: (names.here, nn.Module)}
+    if stack:
+        node.meta["nn_module_stack"] = stack
 
 
 def name_products(gm: fx.GraphModule) -> None:

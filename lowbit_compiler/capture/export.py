@@ -6,7 +6,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from lowbit_compiler.capture.captured import Captured
-from lowbit_compiler.capture.dynamo import mark_written, name_products, trace_weights
+from lowbit_compiler.capture.dynamo import mark_written, name_modules, name_products, trace_weights
+from lowbit_compiler.capture.names import Names
 
 STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -29,9 +30,12 @@ def capture_export(program: ExportedProgram) -> Captured:
     for name in mark_written(copy):
         parameters.pop(name, None)
     trace_weights(copy, set(parameters))
+    for node in graph.nodes:
+        name_modules(node, Names())
     copy.recompile()
     names = {entry.fqn for entry in program.module_call_graph} | set(program.state_dict)
-    return Captured(copy, parameters, frozenset(names - {""}))
+    tables = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind in STORED and spec.kind is not InputKind.PARAMETER}
+    return Captured(copy, parameters, frozenset(names - {""}), tables=frozenset(tables))
 
 
 def _tensor(program: ExportedProgram, target: str) -> object:

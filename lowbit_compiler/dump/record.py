@@ -10,7 +10,6 @@ from torch import fx
 
 from lowbit_compiler.dump.source import Source, source_of
 from lowbit_compiler.dump.text import Node, describe
-from lowbit_compiler.passes.find import module_name
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import Measured, Report, SiteReport
 
@@ -128,7 +127,7 @@ class Recorder:
         if place == len(self.record.nodes):
             self.record.nodes.append(described)
             for path, kind in (node.meta.get("nn_module_stack") or {}).values():
-                self.record.modules.setdefault(module_name(path), str(getattr(kind, "__name__", kind)).rpartition(".")[2])
+                self.record.modules.setdefault(path, str(getattr(kind, "__name__", kind)).rpartition(".")[2])
         return place
 
     def _source(self, trace: str | None) -> int | None:

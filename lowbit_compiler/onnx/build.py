@@ -18,6 +18,7 @@ from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
 from lowbit_compiler.capture.dynamo import mark_written
 from lowbit_compiler.capture.export import capture_export
+from lowbit_compiler.capture.names import Names
 from lowbit_compiler.dump import recording
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx import labels, shapes, stored
@@ -132,13 +133,17 @@ def user_outputs(program: ExportedProgram) -> list[Any]:
 
 def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgram, Report]:
     captured = capture_export(program)
-    options = request.options
+    options, names = request.options, Names()
+    names.add(request.model)
     ctx = PassContext(
         recipe=options.recipe,
         target=Target(has_kernels=False),  # ONNX has softmax of its own, and its readers fuse attention as they like
         parameters=captured.parameters,
         ignore=options.ignore,
-        known_names=captured.known_names,
+        known_names=captured.known_names | names.known,
+        other_names=names.others,
+        tables=captured.tables,
+        quantize_tables=options.buffers == "quantized",
     )
     with recording(options.dump, captured.gm, ctx, "the exported graph") as record:
         observe = record.observe if record is not None else None

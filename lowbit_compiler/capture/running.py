@@ -1,0 +1,155 @@
+"""Which methods of modules are running while Dynamo traces, and what torch.compile was given: where to look for the whole model."""
+
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+from torch import nn
+
+from lowbit_compiler.capture.names import Names, walk
+from lowbit_compiler.torch_internals import sources
+
+CALLING = os.path.join("torch", "nn", "modules", "module.py")
+Frame = tuple[CodeType, dict[str, Any], dict[str, Any]]
+"""Code, variables, globals."""
+
+
+@dataclass
+class Running:
+    """The modules whose methods are running, outermost first."""
+
+    outer: list[nn.Module] = field(default_factory=list)
+    """Down to what was compiled."""
+    inner: list[nn.Module] = field(default_factory=list)
+    """From there to the traced function."""
+    variables: dict[str, nn.Module] = field(default_factory=dict)
+    """Of what was compiled, where that is a function: its arguments, cells and globals that are modules."""
+    complete: bool = True
+    """Whether ``variables`` are those of a call that begins: no other module has come to light since."""
+
+
+def find_names() -> Names:
+    """Return the names of all modules that the function which Dynamo is tracing belongs to; none outside of any.
+
+    They are those of the outermost module whose method is running: after a graph break Dynamo sees a submodule alone. In a function they
+    are those of the modules among its variables, below the variable's name where these are several.
+    """
+    names = Names()
+    now = sources.traced()
+    if now is None:
+        return names
+    met = sources.met_modules()
+    here = _receiver(now.code, now.variables)
+    roots = _Roots([module for module, _ in met] + ([] if here is None else [here]))
+    running = _running((now.code, now.variables, now.globals))
+    for module in running.outer:
+        roots.take(module)
+    if not roots.taken and running.variables:
+        for variable, module in running.variables.items():
+            roots.take(module, variable if len(running.variables) > 1 else "", always=True)
+        names.whole = running.complete
+    for module in running.inner:
+        roots.take(module)
+    for module, text in sorted(met, key=lambda pair: -len(_ids(pair[0]))):
+        roots.take(module, sources.variable(text) if roots.taken else "")
+    for module, name in roots.taken:
+        names.add(module, name)
+    if here is not None:
+        names.here = next(iter(names.modules.get(id(here), ())), "")
+    return names
+
+
+class _Roots:
+    """Modules that hold, together, all that are to be named."""
+
+    def __init__(self, wanted: list[nn.Module]) -> None:
+        self.taken: list[tuple[nn.Module, str]] = []
+        self._missing = {id(module) for module in wanted}
+
+    def take(self, module: nn.Module, name: str = "", *, always: bool = False) -> None:
+        """Add ``module``, called ``name``, where it holds something that no other does."""
+        held = _ids(module)
+        if always or held & self._missing:
+            self.taken.append((module, name))
+            self._missing -= held
+
+
+def _ids(module: nn.Module) -> set[int]:
+    return {id(each) for _, each in walk(module)}
+
+
+def _running(traced: Frame) -> Running:
+    frames = [traced, *_callers()]  # innermost first
+    compiled = next((index for index in reversed(range(len(frames))) if sources.is_entry(frames[index][0].co_filename)), 1)
+    first = next((i for i in reversed(range(compiled)) if not _calls_only(frames[i][0].co_filename)), 0)
+    modules = [_receiver(code, variables) for code, variables, _ in frames]
+    result = Running()
+    result.outer = [module for module in reversed(modules[first:]) if module is not None]
+    result.inner = [module for module in reversed(modules[:first]) if module is not None]
+    if modules[first] is None:
+        result.variables = _maximal(_modules(*frames[first]))
+        result.complete = first == 0 and not sources.is_continuation(traced[0])
+    return result
+
+
+def _calls_only(file: str) -> bool:
+    """Return whether code of ``file`` stands between torch.compile and what was compiled."""
+    return sources.is_entry(file) or file.endswith(CALLING)
+
+
+def _callers() -> list[Frame]:
+    """Return the running functions that led to the traced one, without Dynamo's own; innermost first."""
+    frames: list[Frame] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if sources.is_dynamo(frame.f_code.co_filename):
+            frames.clear()  # what is further in is the compiler
+        else:
+            frames.append((frame.f_code, frame.f_locals, frame.f_globals))
+        frame = frame.f_back  # type: ignore[assignment]
+    return frames
+
+
+def _receiver(code: CodeType, variables: dict[str, Any]) -> nn.Module | None:
+    """Return the module that ``code`` is a method of; ``(*args)`` of a decorator counts."""
+    names = code.co_varnames
+    if sources.is_continuation(code):
+        candidates = [variables.get("self"), *variables.values()]
+    elif code.co_argcount:
+        candidates = [variables.get(names[0])]
+    elif code.co_flags & inspect.CO_VARARGS:
+        candidates = [variables.get(names[code.co_kwonlyargcount])]
+    else:
+        candidates = []
+    for candidate in candidates:
+        first = candidate[0] if isinstance(candidate, tuple) and candidate else candidate
+        if isinstance(first, nn.Module):
+            return unwrapped(first)
+    return None
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return what torch.compile was given, where ``module`` is what it returned."""
+    inner = module._modules.get(sources.WRAPPED)
+    return module if inner is None else unwrapped(inner)
+
+
+def _modules(code: CodeType, variables: dict[str, Any], globals: dict[str, Any]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules among the variables of a function, those in a list, tuple or dictionary too, and among the globals it names."""
+    for name, value in [*variables.items(), *((name, globals[name]) for name in code.co_names if name in globals)]:
+        if isinstance(value, nn.Module):
+            yield name, unwrapped(value)
+        elif isinstance(value, list | tuple | dict):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            yield from ((f"{name}.{key}", unwrapped(item)) for key, item in items if isinstance(item, nn.Module))
+
+
+def _maximal(modules: Iterator[tuple[str, nn.Module]]) -> dict[str, nn.Module]:
+    """Return each module once, and none that another one holds."""
+    found = {id(module): (name, module) for name, module in reversed(list(modules))}
+    inside = {held for _, module in found.values() for held in _ids(module) - {id(module)}}
+    return {name: module for name, module in reversed(found.values()) if id(module) not in inside}
