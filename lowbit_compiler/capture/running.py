@@ -1,6 +1,7 @@
 """Which methods of modules are running while Dynamo traces, and what torch.compile was given: where to look for the whole model."""
 
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from torch import nn
 from lowbit_compiler.capture.names import Names, walk
 from lowbit_compiler.torch_internals import sources
 
+log = logging.getLogger("lowbit_compiler")
 CALLING = os.path.join("torch", "nn", "modules", "module.py")
 Frame = tuple[CodeType, dict[str, Any], dict[str, Any]]
 """Code, variables, globals."""
@@ -38,10 +40,18 @@ def find_names() -> Names:
     They are those of the outermost module whose method is running: after a graph break Dynamo sees a submodule alone. In a function they
     are those of the modules among its variables, below the variable's name where these are several.
     """
-    names = Names()
     now = sources.traced()
     if now is None:
-        return names
+        return Names()
+    try:
+        return _names(now)
+    except Exception as error:  # in a release of torch that shows us something else: names are spelled after Dynamo's sources
+        log.warning("the model's own names cannot be found, and those of torch's tracer are used: %s: %s", type(error).__name__, error)
+        return Names(whole=False)
+
+
+def _names(now: sources.Traced) -> Names:
+    names = Names()
     met = sources.met_modules()
     here = _receiver(now.code, now.variables)
     roots = _Roots([module for module, _ in met] + ([] if here is None else [here]))

@@ -53,8 +53,8 @@ def met_modules() -> list[tuple[nn.Module, str]]:
         variables = list(InstructionTranslator.current_tx().output.side_effects.id_to_variable.values())
     except (ImportError, AttributeError):
         return []
-    found = [(getattr(variable, "value", None), _text(getattr(variable, "source", None)) or "") for variable in variables]
-    return [(value, text) for value, text in found if isinstance(value, nn.Module)]
+    found = [(_value(variable), getattr(variable, "source", None)) for variable in variables]
+    return [(value, _text(source) or "") for value, source in found if isinstance(value, nn.Module)]
 
 
 def module_id(key: str) -> int | None:
@@ -83,7 +83,16 @@ def variable(text: str) -> str:
     return re.sub(r"\[(?:'([^']*)'|(\d+))\]", r".\1\2", re.sub(r"^[LG]\['(\w+)'\]", r"\1", text)).strip(".")
 
 
-def _text(source: Any) -> str | None:
-    if source is None:
+def _value(variable: Any) -> Any:
+    try:
+        return variable.value
+    except Exception:  # of some kinds it is computed, or missing
         return None
-    return str(source.name if isinstance(source.name, str) else source.name())
+
+
+def _text(source: Any) -> str | None:
+    try:
+        name = source.name
+        return str(name if isinstance(name, str) else name())
+    except (AttributeError, NotImplementedError):  # no source, or one that has no expression
+        return None
