@@ -91,8 +91,8 @@ def accuracy(
 
     from lowbit_compiler.debug import accuracy as run
     from lowbit_compiler.debug.show import SHOWN, bar, shown
-    from lowbit_compiler.dump import write
     from lowbit_compiler.options import parse
+    from lowbit_compiler.runtime.files import write
 
     options: dict[str, Any] = {"recipe": recipe, "plan": plan, "ignore": names} | (
         {} if remainder == "inductor" else {"remainder": remainder}

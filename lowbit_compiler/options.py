@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.recipe import GROUP_SIZES, Recipe, find_recipe
+from lowbit_compiler.recipe import Recipe, find_recipe, finite_positive, group_size
 
 ENVIRONMENT: dict[str, str] = {
     "LOWBIT_DUMP": "folder: write every stage of the rewriting there, with an HTML page (same as options={'dump': folder})",
@@ -63,7 +63,20 @@ CHOICES = {
     "remainder": ("inductor", "eager"),
     "plan": ("measured", "always"),
 }  # the first is the default
+MAX_DIGITS = 18  # of a number in the environment
 IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")
+
+
+def _recipe(name: str, value: Any) -> Recipe:
+    return find_recipe(value)
+
+
+def _threshold(name: str, value: Any) -> float:
+    return finite_positive(f"option {name!r}", value)
+
+
+def _group_size(name: str, value: Any) -> int:
+    return group_size(f"option {name!r}", value)
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:
@@ -79,10 +92,36 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _typed(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise OptionError(f"option {name!r} takes {words}, got {value!r}")
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise OptionError(f"option {name!r} takes True or False, got {value!r}")
     return value
+
+
+def _choice(name: str, value: Any) -> str:
+    if not isinstance(value, str) or value not in CHOICES[name]:
+        raise OptionError(f"option {name!r} takes {' or '.join(map(repr, CHOICES[name]))}, got {value!r}")
+    return value
+
+
+def _folder(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise OptionError(f"option {name!r} takes a folder, got {value!r}")
+    return writable(f"option {name!r}", str(value))
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "recipe": _recipe,
+    "llm_int8_threshold": _threshold,
+    "group_size": _group_size,
+    **dict.fromkeys(IGNORE_NAMES, _strings),
+    "free_weights": _flag,
+    **dict.fromkeys(CHOICES, _choice),
+    "dump": _folder,
+}
+"""What each option accepts: takes name and value, returns the value as it is used; raises OptionError."""
 
 
 def writable(name: str, folder: str) -> str:
@@ -95,7 +134,7 @@ def writable(name: str, folder: str) -> str:
         with contextlib.suppress(OSError):  # another process may be writing there already
             for each in made:  # nothing is left behind where nothing is written
                 each.rmdir()
-    except OSError:
+    except (OSError, ValueError):  # the second: a name with a null byte
         accessible = False
     if not accessible:
         raise OptionError(f"{name}: cannot write to {folder!r}; give a folder that exists or can be made")
@@ -123,7 +162,7 @@ def _environment(options: Options, env: Mapping[str, str]) -> Options:
             raise OptionError(f"LOWBIT_STOP_AFTER: unknown pass {text!r}; accepted: {', '.join(PASS_NAMES)}")
         options = replace(options, stop_after=text)
     if text := env.get("LOWBIT_MAX_REWRITES"):
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > MAX_DIGITS:
             raise OptionError(f"LOWBIT_MAX_REWRITES takes a number >= 0, got {text!r}")
         options = replace(options, max_rewrites=int(text))
     if text := env.get("LOWBIT_VERIFY"):
@@ -133,46 +172,52 @@ def _environment(options: Options, env: Mapping[str, str]) -> Options:
     return options
 
 
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options as they are used; raises OptionError for an unknown one and for a value that is not accepted."""
+    if not isinstance(given, Mapping):
+        raise OptionError(f"options takes a dictionary, got {given!r}")
+    for name in given:
+        if name not in CHECKS:
+            near = get_close_matches(str(name), CHECKS, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise OptionError(f"unknown option {name!r}{hint}; accepted: {', '.join(CHECKS)}")
+    return {name: CHECKS[name](name, value) for name, value in given.items()}
+
+
+def _adjusted(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return ``recipe`` with the options that change it; raises OptionError where it has no use for one."""
+    if "llm_int8_threshold" in values:
+        if recipe.treatment != "columns":
+            raise OptionError(f"option 'llm_int8_threshold' needs a recipe with treatment 'columns' (llm-int8), got {recipe.name!r}")
+        recipe = replace(recipe, threshold=values["llm_int8_threshold"])
+    if "group_size" in values:
+        if recipe.weights != "int4":
+            raise OptionError(f"option 'group_size' needs an int4 recipe (int4-weight-only), got {recipe.name!r}")
+        recipe = replace(recipe, group_size=values["group_size"])
+    return recipe
+
+
+def _require_mode(mode: Any) -> None:
+    from lowbit_compiler.torch_internals.inductor import modes  # the command line's help must not pay for torch
+
+    if not isinstance(mode, str) or mode not in modes():
+        raise OptionError(f"mode takes one of {', '.join(modes())}, got {mode!r}")
+
+
 def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: Mapping[str, str] | None = None) -> Options:
     """Check a user's options and the environment, and return them as :class:`Options`.
 
     Raises OptionError, with what was got and what is accepted, before anything is compiled.
     """
-    given = dict(given or {})
-    for name in given:
-        if name not in DESCRIPTIONS:
-            near = get_close_matches(str(name), DESCRIPTIONS, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise OptionError(f"unknown option {name!r}{hint}; accepted: {', '.join(DESCRIPTIONS)}")
-    recipe = find_recipe(_typed("recipe", given.get("recipe", "int8"), (str, Recipe), "a recipe's name or a Recipe"))
-    if "llm_int8_threshold" in given:
-        if recipe.treatment != "columns":
-            raise OptionError(f"option 'llm_int8_threshold' needs a recipe with treatment 'columns' (llm-int8), got {recipe.name!r}")
-        recipe = replace(recipe, threshold=float(_typed("llm_int8_threshold", given["llm_int8_threshold"], (int, float), "a number")))
-    if "group_size" in given:
-        if recipe.weights != "int4":
-            raise OptionError(f"option 'group_size' needs an int4 recipe (int4-weight-only), got {recipe.name!r}")
-        if given["group_size"] not in GROUP_SIZES:
-            raise OptionError(f"option 'group_size' takes one of {GROUP_SIZES}, got {given['group_size']!r}")
-        recipe = replace(recipe, group_size=given["group_size"])
-    ignore = tuple(item for name in IGNORE_NAMES if name in given for item in _strings(name, given[name]))
-    for name, values in CHOICES.items():
-        if given.get(name, values[0]) not in values:
-            raise OptionError(f"option {name!r} takes {values[0]!r} or {values[1]!r}, got {given[name]!r}")
+    values = _checked({} if given is None else given)
     if mode is not None:
-        from lowbit_compiler.torch_internals.inductor import modes  # the command line's help must not pay for torch
-
-        if mode not in modes():
-            raise OptionError(f"mode takes one of {', '.join(modes())}, got {mode!r}")
-    dump = given.get("dump")
+        _require_mode(mode)
     options = Options(
-        recipe=recipe,
-        ignore=ignore,
-        free_weights=_typed("free_weights", given.get("free_weights", False), bool, "True or False"),
-        buffers=given.get("buffers", "float"),
-        remainder=given.get("remainder", "inductor"),
-        plan=given.get("plan", "measured"),
-        dump=None if dump is None else writable("option 'dump'", str(_typed("dump", dump, (str, Path), "a folder"))),
+        recipe=_adjusted(values.get("recipe", find_recipe("int8")), values),
+        ignore=tuple(item for name in IGNORE_NAMES for item in values.get(name, ())),
+        free_weights=values.get("free_weights", False),
+        **{name: values.get(name, accepted[0]) for name, accepted in CHOICES.items()},
+        dump=values.get("dump"),
         mode=mode,
     )
     return _environment(options, os.environ if env is None else env)

@@ -1,15 +1,34 @@
 """Recipes: what is stored in how many bits, and what is done with outliers. Plain data."""
 
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 from lowbit_compiler.errors import OptionError
 
+Weights = Literal["int8", "int4"]
+Activations = Literal["int8", "float"]
 Treatment = Literal["none", "rotation", "columns", "rows"]
 Head = Literal["float", "weight-only", "same"]
+_WORDS = {"weights": get_args(Weights), "activations": get_args(Activations), "treatment": get_args(Treatment), "head": get_args(Head)}
 
 GROUP_SIZES = (32, 64, 128)
 LOW_BIT_SQNR = 10.0  # dB; a wrong scale or a swapped operand is far below, every recipe here far above
+
+
+def finite_positive(what: str, value: Any) -> float:
+    """Return ``value`` as a float; raises OptionError, about ``what``, where it is no finite number above 0."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+        raise OptionError(f"{what} takes a finite number above 0, got {value!r}")
+    return float(value)
+
+
+def group_size(what: str, value: Any) -> int:
+    """Return ``value`` as an int; raises OptionError, about ``what``, where it is no size of an int4 group."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value not in GROUP_SIZES:
+        raise OptionError(f"{what} takes one of {GROUP_SIZES}, got {value!r}")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -23,30 +42,26 @@ class Recipe:
     """
 
     name: str
-    weights: Literal["int8", "int4"] = "int8"
-    activations: Literal["int8", "float"] = "int8"
+    weights: Weights = "int8"
+    activations: Activations = "int8"
     treatment: Treatment = "none"
     threshold: float = 6.0
     group_size: int = 64
     head: Head = "float"
 
     def __post_init__(self) -> None:
-        accepted = {
-            "weights": ("int8", "int4"),
-            "activations": ("int8", "float"),
-            "treatment": ("none", "rotation", "columns", "rows"),
-            "head": ("float", "weight-only", "same"),
-            "group_size": GROUP_SIZES,
-        }
-        for field, values in accepted.items():
-            if getattr(self, field) not in values:
-                raise OptionError(f"recipe {self.name!r}: {field} must be one of {values}, got {getattr(self, field)!r}")
+        if not isinstance(self.name, str):
+            raise OptionError(f"a recipe's name is a string, got {self.name!r}")
+        for field, accepted in _WORDS.items():
+            value = getattr(self, field)
+            if not isinstance(value, str) or value not in accepted:
+                raise OptionError(f"recipe {self.name!r}: {field} takes one of {accepted}, got {value!r}")
+        for field, check in {"threshold": finite_positive, "group_size": group_size}.items():
+            object.__setattr__(self, field, check(f"recipe {self.name!r}: {field}", getattr(self, field)))
         if self.weights == "int4" and self.activations != "float":
             raise OptionError(f"recipe {self.name!r}: int4 weights need activations='float', got {self.activations!r}")
         if self.activations == "float" and self.treatment != "none":
             raise OptionError(f"recipe {self.name!r}: a weight-only recipe takes treatment='none', got {self.treatment!r}")
-        if not self.threshold > 0:
-            raise OptionError(f"recipe {self.name!r}: threshold must be positive, got {self.threshold!r}")
 
 
 RECIPES: dict[str, Recipe] = {
@@ -62,9 +77,11 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(recipe: str | Recipe) -> Recipe:
-    """Return ``recipe`` itself or the one of that name; raises OptionError for an unknown name."""
+    """Return ``recipe`` itself or the one of that name; raises OptionError for anything else."""
     if isinstance(recipe, Recipe):
         return recipe
+    if not isinstance(recipe, str):
+        raise OptionError(f"recipe takes the name of a recipe or a Recipe, got {recipe!r}")
     if recipe not in RECIPES:
         raise OptionError(f"unknown recipe {recipe!r}; accepted: {', '.join(RECIPES)} or a Recipe")
     return RECIPES[recipe]

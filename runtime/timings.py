@@ -1,17 +1,20 @@
 """Times candidates on this machine, and remembers the results on disk: what the planner's "slower here" rests on.
 
-One JSON file for each machine state (CPU, instruction sets in use, library, torch, threads) under $XDG_CACHE_HOME/lowbit. What cannot be
-read is measured again; what cannot be written is kept in memory.
+One JSON file for each machine state (CPU, instruction sets in use, library, torch, threads) under $XDG_CACHE_HOME/lowbit. A file that does
+not hold timings of this machine is renamed to ``<file>.bad``, with a warning, and its timings are measured again; what cannot be written is
+kept in memory.
 """
 
 import contextlib
 import functools
 import hashlib
 import json
+import logging
+import math
 import os
 import platform
+import stat
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +22,9 @@ from typing import Any
 
 import torch
 
-from lowbit_compiler.runtime import cuda_library, library
+from lowbit_compiler.runtime import cuda_library, files, library
 
+log = logging.getLogger("lowbit_compiler")
 FORMAT = 1
 BUDGET = 0.02  # seconds for each candidate, and ...
 ROUNDS = (15, 100)  # at least, at most; but at least FEW ...
@@ -28,10 +32,14 @@ FEW, LONG = 3, 0.3  # where those take this many seconds
 HOPELESS = 4.0  # slower than the best by this factor: measured no further
 WAIT = 1e-3  # seconds; some 20 microseconds are enough on a quiet machine
 STALE = 60.0  # seconds; a file beside ours that is older was left by a process that was killed
+MOST_BYTES = 1 << 24  # of a file: thousands of models have less
+LEAST = 1e-9  # seconds; a clock that does not advance says no more
+BAD = ".bad"
 NOISE = 2.0  # median to fastest round: above, something else was running
 
 Seconds = dict[str, float]
 _known: dict[Path | int, dict[str, Seconds]] = {}  # by file, or by threads where there can be none
+_in_the_way: set[Path] = set()  # files that could be neither used nor set aside
 
 
 def best(key: str, candidates: dict[str, Callable[[], object]], long: float = LONG) -> Seconds:
@@ -44,7 +52,7 @@ def best(key: str, candidates: dict[str, Callable[[], object]], long: float = LO
         calm = quiet()
         with contextlib.nullcontext() if calm else _one_thread():
             times = measure(candidates, long=long)
-        here[key] = {name: min(seconds) for name, seconds in times.items()}
+        here[key] = {name: max(min(seconds), LEAST) for name, seconds in times.items()}
         if path is not None and calm and steady(times) and quiet():
             _write(path, key, here[key])
     return dict(here[key])
@@ -154,27 +162,56 @@ def _cpu() -> str:
 
 
 def _read(path: Path) -> dict[str, Seconds]:
-    """Return what the file holds for this machine; nothing where it is missing, damaged or of another format."""
+    """Return what the file holds for this machine; a file that is damaged, foreign or not to be read is set aside."""
     try:
-        stored = json.loads(path.read_text())
-        if stored["machine"] != machine():
-            return {}
-        return {str(key): {str(name): float(s) for name, s in seconds.items()} for key, seconds in stored["seconds"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _parsed(_text(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        _set_aside(path, error)
         return {}
 
 
-def _write(path: Path, key: str, seconds: Seconds) -> None:
-    """Add one entry to the file: written beside it and renamed, so that a reader sees the old file or the new one."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+def _text(path: Path) -> str:
+    """Return the text of a regular file: a FIFO is not waited for, and nothing endless is read."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
-        content = {"machine": machine(), "seconds": {**_read(path), key: seconds}}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(content, indent=1))
-        beside.replace(path)
-        for old in path.parent.glob("timings-*.json.*"):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            raise ValueError(f"no regular file of at most {MOST_BYTES >> 20} MB")
+        return os.read(descriptor, MOST_BYTES).decode()
+    finally:
+        os.close(descriptor)
+
+
+def _parsed(text: str) -> dict[str, Seconds]:
+    stored = json.loads(text)
+    if stored["machine"] != machine():
+        raise ValueError("timings of another machine")
+    found = {str(key): {str(name): float(s) for name, s in seconds.items()} for key, seconds in stored["seconds"].items()}
+    if not all(0 < s < math.inf for seconds in found.values() for s in seconds.values()):
+        raise ValueError("a time that is no finite number of seconds above 0")
+    return found
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Rename a file that cannot be used, so that there is one warning and not one for each timing."""
+    aside = path.with_name(path.name + BAD)
+    try:
+        path.replace(aside)
+        what = f"it is set aside as {aside.name!r}"
+    except OSError as why:
+        if path in _in_the_way:
+            return
+        _in_the_way.add(path)
+        what = f"it stays, because it cannot be renamed ({why})"
+    log.warning("the timings in %s cannot be used (%s: %s): %s, and measured again", path, type(error).__name__, str(error)[:200], what)
+
+
+def _write(path: Path, key: str, seconds: Seconds) -> None:
+    """Add one entry to the file."""
+    with contextlib.suppress(OSError):
+        files.write(path, json.dumps({"machine": machine(), "seconds": {**_read(path), key: seconds}}, indent=1))
+        for old in path.parent.glob(f"{files.PREFIX}timings-*.json.*"):
             if time.time() - old.stat().st_mtime > STALE:
                 old.unlink()
-    except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()

@@ -230,7 +230,7 @@ def tables(device: str) -> dict[str, Callable[[], Iterator[Row]]]:
 
 def main(device: str, folder: Path) -> None:
     """Time everything; each row is in the file of results as soon as it is there."""
-    from lowbit_compiler.dump import write
+    from lowbit_compiler.runtime.files import write
 
     gpu = device == "cuda"
     name = torch.cuda.get_device_name() if gpu else "cpu"

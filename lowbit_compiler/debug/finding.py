@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.table import Table
 
-from lowbit_compiler.dump import write
 from lowbit_compiler.report import SiteReport
+from lowbit_compiler.runtime.files import write
 
 
 @dataclass

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from lowbit_compiler.debug.measure import measure as run_measure
-from lowbit_compiler.dump.files import PAGE, attach, folders, read, write
+from lowbit_compiler.dump.files import PAGE, attach, folders, read
 from lowbit_compiler.dump.page import page
 from lowbit_compiler.dump.region import draw, require
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.explaining import explain
 from lowbit_compiler.report import Report
+from lowbit_compiler.runtime.files import write
 
 
 def dump(
@@ -36,6 +37,8 @@ def dump(
     with torch.no_grad():
         report = explain(model, *inputs, recipe=recipe, plan=plan, dump=str(out))
     new = folders(out, before)
+    if not new and report.passes:
+        raise OptionError(f"--out: nothing could be written to {str(out)!r}")
     if not new:
         raise OptionError("the model gave Dynamo no graph to compile: it computes nothing with tensors")
     if measure:

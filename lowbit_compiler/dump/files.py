@@ -1,8 +1,7 @@
-"""The files of one compiled graph in a folder of its own; each is written beside and renamed, so that none is half there."""
+"""The files of one compiled graph in a folder of its own."""
 
 import itertools
 import json
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +11,10 @@ from lowbit_compiler.dump.page import page
 from lowbit_compiler.dump.record import Record
 from lowbit_compiler.dump.text import stage_text
 from lowbit_compiler.report import Report
+from lowbit_compiler.runtime.files import write
 
 RECORD = "graph.json"
 PAGE = "view.html"
-
-
-def write(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def new_folder(root: Path) -> Path:

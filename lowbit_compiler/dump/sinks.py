@@ -1,6 +1,7 @@
 """Who asked to see a compilation: a dump folder, TORCH_TRACE (tlparse) or TORCH_COMPILE_DEBUG; and a record for them all."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +18,19 @@ from lowbit_compiler.torch_internals import inductor
 from lowbit_compiler.torch_internals.dynamo import compile_id
 from lowbit_compiler.torch_internals.logs import artifact, tracing
 
+log = logging.getLogger("lowbit_compiler")
+
 
 class Recording:
-    """One compilation as it happens: fills the record, and writes each stage to wherever somebody looks."""
+    """One compilation as it happens: fills the record, and writes each stage to wherever somebody looks.
 
-    def __init__(self, folders: list[Path], gm: fx.GraphModule, ctx: PassContext, note: str) -> None:
-        self.folders = folders
+    A folder that cannot be written to (a full disk, say) gets nothing more, with a warning: the compilation goes on.
+    """
+
+    def __init__(self, roots: Sequence[Path], gm: fx.GraphModule, ctx: PassContext, note: str) -> None:
+        self.folders: list[Path] = []
+        for root in roots:
+            self._writing(root, lambda root=root: self.folders.append(new_folder(root)))  # type: ignore[misc]
         self.record = Record(ctx.recipe.name, compile_id=compile_id())
         self._recorder = Recorder(self.record, ctx.parameters, ctx.sites)
         self._recorder.stage("capture", gm, note)
@@ -44,19 +52,29 @@ class Recording:
         """Write what needs the whole compilation."""
         self.record.conclude(report)
         text = str(report)
-        for folder in self.folders:
-            write_rest(folder, self.record, text)
+        self._to_folders(lambda folder: write_rest(folder, self.record, text))
         _artifact("report", text)
 
     def _written(self) -> None:
-        for folder in self.folders:
-            write_stage(folder, self.record)
+        self._to_folders(lambda folder: write_stage(folder, self.record))
         if tracing():
             number = len(self.record.stages) - 1
             if number == 0:
                 _artifact("00_capture", stage_text(self.record.nodes_of(0)))
             elif self.record.stages[number].edits:
                 _artifact(file_name(self.record, number, "diff"), stage_diff(self.record, number))
+
+    def _to_folders(self, write: Callable[[Path], None]) -> None:
+        self.folders = [folder for folder in self.folders if self._writing(folder, lambda folder=folder: write(folder))]  # type: ignore[misc]
+
+    def _writing(self, where: Path, write: Callable[[], None]) -> bool:
+        """Return whether ``write`` could write to ``where``; says so where it could not."""
+        try:
+            write()
+        except (OSError, UnicodeError) as error:
+            log.warning("the dump in %s is not complete: %s", where, error)
+            return False
+        return True
 
 
 @contextmanager
@@ -67,7 +85,7 @@ def recording(folder: str | None, gm: fx.GraphModule, ctx: PassContext, note: st
     if not roots and not tracing():
         yield None
         return
-    result = Recording([new_folder(root) for root in roots], gm, ctx, note)
+    result = Recording(roots, gm, ctx, note)
     try:
         yield result
     except Exception as error:

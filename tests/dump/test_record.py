@@ -12,7 +12,7 @@ from torch import nn
 
 import lowbit_compiler as lowbit
 from helpers.dumps import Model, dumped, record_of
-from lowbit_compiler.dump import sinks
+from lowbit_compiler.dump import files, sinks
 from lowbit_compiler.dump.command import dump
 from lowbit_compiler.dump.files import attach, folders, new_folder, read
 from lowbit_compiler.dump.record import Record
@@ -152,6 +152,36 @@ def test_folders_are_never_shared(tmp_path: Path) -> None:
     (tmp_path / "graph_1").mkdir()
     assert [new_folder(tmp_path).name for _ in range(3)] == ["graph_2", "graph_3", "graph_4"]
     assert new_folder(tmp_path / "new").name == "graph_0"
+
+
+@pytest.mark.parametrize("first", [0, 3], ids=["no folder", "half of it"])
+def test_a_full_disk_costs_the_dump_and_nothing_else(
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model is rewritten all the same, and one warning says that the dump is not whole."""
+    left = [first]
+
+    def mkdir(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def text_of(*given: Any) -> str:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        return stage_text(*given)
+
+    stage_text = files.stage_text
+    monkeypatch.setattr(sinks, "new_folder", mkdir) if first == 0 else monkeypatch.setattr(files, "stage_text", text_of)
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval(), torch.randn(2, 64)
+    compiled = torch.compile(model, backend="lowbit", options={"plan": "always", "remainder": "eager", "dump": str(tmp_path / "dump")})
+    with torch.no_grad():
+        compiled(x)
+    report = lowbit.last_report()
+    assert [site.decision for site in report.sites] == ["rewritten"] * 2
+    assert not report.fallback
+    (record,) = (record for record in caplog.records if record.name == "lowbit_compiler" and record.levelname == "WARNING")
+    assert "the dump in " in record.getMessage()
+    assert "is not complete: [Errno 28] No space left on device" in record.getMessage()
 
 
 def test_symbolic_sizes(tmp_path: Path) -> None:

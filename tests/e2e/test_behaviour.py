@@ -296,13 +296,13 @@ def test_special_rows(recipe: str) -> None:
 BAD_OPTIONS = [
     ({"recepie": "int8"}, r"unknown option 'recepie' \(did you mean 'recipe'\?\); accepted: recipe, "),
     ({"recipe": "int3"}, r"unknown recipe 'int3'; accepted: int8, llm-int8, "),
-    ({"recipe": 8}, r"option 'recipe' takes a recipe's name or a Recipe, got 8"),
+    ({"recipe": 8}, r"recipe takes the name of a recipe or a Recipe, got 8"),
     (
         {"recipe": "int8", "llm_int8_threshold": 5.0},
         r"'llm_int8_threshold' needs a recipe with treatment 'columns' \(llm-int8\), got 'int8'",
     ),
-    ({"recipe": "llm-int8", "llm_int8_threshold": "six"}, r"'llm_int8_threshold' takes a number, got 'six'"),
-    ({"recipe": "llm-int8", "llm_int8_threshold": -1.0}, r"threshold must be positive, got -1.0"),
+    ({"recipe": "llm-int8", "llm_int8_threshold": "six"}, r"'llm_int8_threshold' takes a finite number above 0, got 'six'"),
+    ({"recipe": "llm-int8", "llm_int8_threshold": -1.0}, r"'llm_int8_threshold' takes a finite number above 0, got -1.0"),
     ({"recipe": "int8", "group_size": 64}, r"'group_size' needs an int4 recipe \(int4-weight-only\), got 'int8'"),
     ({"recipe": "int4-weight-only", "group_size": 48}, r"'group_size' takes one of \(32, 64, 128\), got 48"),
     ({"ignore": 3}, r"'ignore' takes a string or a list of strings, got 3"),

@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all, and only in the place of regular files: written beside, then renamed."""
+
+import errno
+import os
+import shutil
+import stat
+import threading
+from pathlib import Path
+
+PREFIX = "."
+"""Begins the names of files that are being written."""
+
+
+def replaceable(path: Path) -> Path:
+    """Return the file that writing to ``path`` makes or replaces: where it is a link, what that points to.
+
+    Raises OSError where something else than a regular file is there (a folder, a device, a FIFO, a socket), or a link to itself.
+    """
+    try:
+        target = path.resolve()
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return target
+    except RuntimeError as error:  # of Python up to 3.12, for links in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, and only a regular file is replaced", str(path))
+    return target
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link in a circle"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def write(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` in UTF-8, whole or not at all, with the folders above it; a file that is replaced keeps its permissions.
+
+    Raises OSError where that fails, as :func:`replaceable` does too; nothing is left beside then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = replaceable(path)
+    beside = target.with_name(f"{PREFIX}{target.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with beside.open("x", encoding="utf-8") as file:
+            file.write(text)
+        if target.exists():
+            shutil.copymode(target, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
