@@ -11,6 +11,10 @@
 
 #include "linear/linear.h"
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch 2.11 and 2.12
+#define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
+
 namespace lowbit {
 
 using torch::headeronly::ScalarType;
