@@ -9,7 +9,7 @@ namespace {
 Tensor dense_rows(const Tensor& x) {
   if (is_misaligned(x)) return dense_rows(torch::stable::clone(x));
   const int64_t last = x.dim() - 1;
-  return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
+  return x.size(last) <= 1 || x.stride(last) == 1 ? x : made_contiguous(x);
 }
 
 Heads heads_of(const Tensor& x) { return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)}; }

@@ -9,9 +9,8 @@ struct Cpu {
   static int32_t type() { return aoti_torch_device_type_cpu(); }
   explicit Cpu(const Tensor&) {}
   void check_padding(const char* op, const int8_t* w, int64_t n, int64_t k, int64_t group, bool rotated) const {
-    EXPECT(op, n == 0 || rows_end(w, n, k, group), "w packed for n = ", n, ", got one of more rows");
-    const bool ends = n == 0 || rotated || columns_end(w, k, group);  // the rotation leaves no padding
-    EXPECT(op, ends, "w packed for K = ", k, ", got one of more columns");
+    EXPECT(op, rows_end(w, n, k, group), "w packed for n = ", n, ", got one of more rows");
+    EXPECT(op, rotated || columns_end(w, k, group), "w packed for K = ", k, ", got one of more columns");  // the rotation leaves no padding
   }
   void check_codes(const char* op, const int8_t* q, int64_t count, int64_t group) const {
     int least = 0, most = 0;

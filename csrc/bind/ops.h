@@ -45,19 +45,20 @@ struct Ops {
     EXPECT(op, is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
     EXPECT(op, threshold >= 0, "threshold of at least 0, got ", threshold);
     check_memory(op, arguments);
+    check_result(op, x.numel() / k, n);
     Device device(x);
+    if (x.numel() == 0 || n == 0) return device.allocate(x, n, out_type);
     Rows rows = rows_of(x);
     const PrologueOwner owner = prologue ? set_prologue(op, x, *prologue, rows.matrix) : PrologueOwner{};
     EXPECT(op, Device::kPrologue || is_plain(rows.matrix), "no prologue on this device, got one");
-    const Tensor weight = device.aligned(w.is_contiguous() ? w : torch::stable::contiguous(w));
+    const Tensor weight = device.aligned(w.is_contiguous() ? w : made_contiguous(w));
     device.check_padding(op, (const int8_t*)weight.const_data_ptr(), n, k, group, run == &integers<kRotation>);
     std::optional<Tensor> flat_bias;
     if (bias) flat_bias = dense(*bias);
-    check_result(op, rows.matrix.rows, n);
     Tensor out = device.allocate(x, n, out_type);
     const Linear call = {rows.matrix, (const int8_t*)weight.const_data_ptr(), n, flat_bias ? flat_bias->const_data_ptr() : nullptr,
                          flat_bias ? dtype_of(flat_bias->scalar_type()) : kF32, out.mutable_data_ptr(), dtype_of(out_type)};
-    if (out.numel()) run(device, call, group, threshold);
+    run(device, call, group, threshold);
     return out;
   }
 

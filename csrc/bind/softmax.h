@@ -77,7 +77,7 @@ Operand mask_operand(Device& device, const Tensor& mask, const int64_t* sizes, i
   Operand made;
   if (reads(&made, mask, sizes, dims, dim, rows)) return made;
   // Adjacent in its own sizes first, which are often those of a fraction of x; all of x only where that is not enough.
-  const Tensor own = torch::stable::contiguous(mask);
+  const Tensor own = made_contiguous(mask);
   if (reads(&made, own, sizes, dims, dim, rows)) return made;
   made.owner = device.expanded(own, sizes, made.strides, dims, contiguous);
   made.data = made.owner->const_data_ptr();
@@ -142,7 +142,7 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   const int64_t inner = inner_stride(sizes, x_strides, dims, dim, &columns);
   const bool rows = columns == 1, adjacent = rows ? sizes[dim] == 1 || x_strides.of[dim] == 1 : inner == 1;
   if (!adjacent) {
-    source = torch::stable::contiguous(x);
+    source = made_contiguous(x);
     x_strides = out_strides;
   }
   op.x = source.const_data_ptr();
@@ -166,7 +166,7 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   set_outer(&op.outer, sizes, dim, x_strides, m.strides, out_strides, op.spec);
   if (op.outer.dims > Device::kMostOuter) {  // whole copies have one
     if (mask) m.owner = device.expanded(*m.owner, sizes, m.strides, dims, out_strides);
-    return op_softmax<Device>(torch::stable::contiguous(x), dim, scale, m.owner, log, dtype);
+    return op_softmax<Device>(made_contiguous(x), dim, scale, m.owner, log, dtype);
   }
   device.softmax(op);
   return out;

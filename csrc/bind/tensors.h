@@ -41,7 +41,8 @@ Tensor allocate(const Tensor& x, int64_t last, ScalarType type);
 // [batch, heads, rows, columns] with the heads of a row side by side.
 Tensor allocate_heads(int64_t batch, int64_t rows, int64_t heads, int64_t columns, ScalarType type);
 
-// Contiguous, and where its elements may lie: memory that torch was lent may start anywhere. Copied only where it is not.
+// Contiguous; dense: and where its elements may lie: memory that torch was lent may start anywhere. Copied only where it is not.
+Tensor made_contiguous(const Tensor& t);
 bool is_misaligned(const Tensor& t);
 Tensor dense(const Tensor& t);
 
