@@ -2,7 +2,7 @@
 
 The arithmetic of every op is in docs/arithmetic.md. ``x`` is float32, bfloat16 or float16 of shape [..., K] with any strides;
 ``w`` is a packed weight (runtime/packing.py) and ``n`` its number of output rows; ``dtype`` defaults to that of ``x``. The product is that
-of ``prologue(x) * times + plus`` (runtime/reference/prologue.py).
+of ``prologue(x) * times + plus`` (runtime/reference/prologue.py). What an op accepts is in runtime/checks.py, and raises RuntimeError otherwise.
 """
 
 from collections.abc import Callable
@@ -11,76 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowbit_compiler.runtime import contents
+from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
 from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
 from lowbit_compiler.runtime.reference import exported, linear, quantize, softmax, treatments
-from lowbit_compiler.runtime.reference.prologue import FUNCTIONS, prologue
+from lowbit_compiler.runtime.reference.prologue import prologue
 from lowbit_compiler.torch_internals import autocast
-from lowbit_compiler.torch_internals.shapes import guard_or_false, guard_or_true
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-GROUPS = (32, 64, 128)
-MAX_K = 133_144  # largest K whose int8 products cannot overflow int32: floor((2^31 - 1) / 127^2)
 
 LIBRARY = torch.library.Library("lowbit", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
 
-def _require(op: str, condition: Any, expected: str, got: object) -> None:
-    if not condition:
-        raise RuntimeError(f"lowbit::{op}: expected {expected}, got {got}")
+def _before(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The product of what the prologue makes of x."""
 
-
-def _check_linear(op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None, group: int | None = None) -> None:
-    _require(op, x.dtype in FLOATS, "x in float32, bfloat16 or float16", x.dtype)
-    _require(op, x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
-    k = x.shape[-1]
-    largest = MAX_K if op.startswith("linear_s8s8") else None
-    _require(op, k >= 1 and (largest is None or k <= largest), f"K from 1 to {largest or 'any'}", k)
-    _require(op, group is None or group in GROUPS, f"group in {GROUPS}", group)
-    _require(op, w.dtype == torch.int8 and w.dim() == 2, "w packed as int8 [panels, bytes]", f"{w.dtype} of {w.dim()} dimensions")
-    _require(op, w.shape[0] == -(-n // PANEL), f"{-(-n // PANEL)} panels for n = {n}", f"{w.shape[0]}")
-    _require(op, w.shape[1] == packed_bytes(k, group), f"panels of {packed_bytes(k, group)} bytes for K = {k}", f"{w.shape[1]}")
-    _require(op, bias is None or tuple(bias.shape) == (n,), f"bias of shape ({n},)", None if bias is None else tuple(bias.shape))
-    _require(op, bias is None or bias.dtype in FLOATS, "bias in float32, bfloat16 or float16", None if bias is None else bias.dtype)
-    _require(op, dtype is None or dtype in FLOATS, "dtype float32, bfloat16 or float16", dtype)
-
-
-def _check_before(op: str, x: Tensor, function: str, times: Tensor | None, plus: Tensor | None) -> None:
-    k = x.shape[-1]
-    _require(op, function in FUNCTIONS, f"prologue one of {', '.join(filter(None, FUNCTIONS))} or empty", repr(function))
-    for name, tensor in {"times": times, "plus": plus}.items():
-        _require(
-            op, tensor is None or tensor.dtype in FLOATS, f"{name} in float32, bfloat16 or float16", tensor is not None and tensor.dtype
-        )
-    fits = times is None or _same(times, (k,)) or _same(times, x.shape)
-    _require(op, fits, f"times of shape ({k},) or that of x, {tuple(x.shape)}", times is not None and tuple(times.shape))
-    _require(op, plus is None or _same(plus, (k,)), f"plus of shape ({k},)", plus is not None and tuple(plus.shape))
-
-
-def _same(tensor: Tensor, shape: tuple[Any, ...]) -> bool:
-    return tensor.dim() == len(shape) and tensor.shape == shape  # lengths first: comparing symbolic sizes would guard
-
-
-def _linear_fake(op: str) -> Callable[..., Tensor]:
-    def fake(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any, **fused: Any) -> Tensor:
-        _check_linear(op, x, w, bias, n, rest[-1], rest[0] if op == "linear_fs4" else None)
-        if fused:
-            _check_before(op, x, fused.get("prologue", ""), fused.get("times"), fused.get("plus"))
-        return x.new_empty((*x.shape[:-1], n), dtype=rest[-1] or x.dtype)
-
-    return fake
-
-
-def _checked(op: str, reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def call(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any, **fused: Any) -> Tensor:
-        _check_linear(op, x, w, bias, n, rest[-1], rest[0] if op == "linear_fs4" else None)
         if not fused:
             return reference(x, w, bias, n, *rest)
         function, times, plus, eps = (fused.get(name, default) for name, default in PROLOGUE.items())
-        _check_before(op, x, function, times, plus)
         return reference(prologue(x, function, times, plus, eps), w, bias, n, *rest[:-1], rest[-1] or x.dtype)
 
     return call
+
+
+def _linear_fake(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any, **_: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], n), dtype=rest[-1] or x.dtype)
 
 
 def _without_autocast(reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,10 +49,22 @@ def _without_autocast(reference: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    name = schema.partition("(")[0]
+    name, _, arguments = schema.partition(" -> ")[0].removesuffix(")").partition("(")
+    names = [argument.partition("=")[0].split()[-1] for argument in arguments.split(",") if argument.strip() != "*"]
+
+    def shape(*args: Any, **kwargs: Any) -> Any:
+        CHECKS[name](**dict(zip(names, args, strict=False)), **kwargs)
+        return fake(*args, **kwargs)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        CHECKS[name](**given)
+        contents.check(name, given)
+        return reference(*args, **kwargs)
+
     LIBRARY.define(schema, tags=_TAGS)
-    LIBRARY.impl(name, _without_autocast(reference), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"lowbit::{name}", fake, lib=LIBRARY)
+    LIBRARY.impl(name, _without_autocast(call), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"lowbit::{name}", shape, lib=LIBRARY)
 
 
 def _quantize_s8_fake(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +111,6 @@ _define(
     lambda q, scale, group: q.new_empty((-(-q.shape[0] // PANEL), packed_bytes(q.shape[1], group)), dtype=torch.int8),
 )
 
-PROLOGUE: dict[str, Any] = {"prologue": "", "times": None, "plus": None, "eps": 0.0}
 _PROLOGUE = ', *, str prologue="", Tensor? times=None, Tensor? plus=None, float eps=0.0'
 LINEAR_SCHEMAS = {
     "linear_s8s8": f"(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype{_PROLOGUE}) -> Tensor",
@@ -155,65 +121,20 @@ LINEAR_SCHEMAS = {
     "linear_fs4": "(Tensor x, Tensor w, Tensor? bias, int n, int group, ScalarType? dtype) -> Tensor",
 }
 for _name, _arguments in LINEAR_SCHEMAS.items():
-    _define(_name + _arguments, _checked(_name, getattr(linear, _name)), _linear_fake(_name))
-
-
-def _check_softmax(x: Tensor, dim: int, mask: Tensor | None, dtype: torch.dtype | None) -> None:
-    _require("softmax", x.dtype in FLOATS, "x in float32, bfloat16 or float16", x.dtype)
-    dims = max(x.dim(), 1)  # a number has a dimension to name, as in torch
-    _require("softmax", -dims <= dim < dims, f"dim from {-dims} to {dims - 1}", dim)
-    _require("softmax", dtype is None or dtype in FLOATS, "dtype float32, bfloat16 or float16", dtype)
-    _check_mask("softmax", mask, tuple(x.shape))
-
-
-def _check_mask(op: str, mask: Tensor | None, shape: tuple[Any, ...]) -> None:
-    if mask is None:
-        return
-    _require(op, mask.dtype in (*FLOATS, torch.bool), "mask in bool, float32, bfloat16 or float16", mask.dtype)
-    fits = mask.dim() <= len(shape) and all(_broadcasts(m, s) for m, s in zip(reversed(mask.shape), reversed(shape), strict=False))
-    _require(op, fits, f"mask that broadcasts to {shape}", tuple(mask.shape))
-
-
-def _broadcasts(size: Any, to: Any) -> bool:
-    if isinstance(size, int) and isinstance(to, int):
-        return size in (1, to)
-    return guard_or_false(size == 1) or guard_or_true(size == to)  # what is known at run time only is checked then
+    _define(_name + _arguments, _before(getattr(linear, _name)), _linear_fake)
 
 
 def _softmax_fake(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:
-    _check_softmax(x, dim, mask, dtype)
     return x.new_empty(x.shape, dtype=dtype or x.dtype)
 
 
-def _softmax(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:
-    _check_softmax(x, dim, mask, dtype)
-    return softmax.softmax(x, dim, scale, mask, log, dtype)
-
-
-def _check_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
-    for name, tensor in {"q": q, "k": k, "v": v}.items():
-        _require("sdpa", tensor.dtype in FLOATS and tensor.dtype == q.dtype, "q, k, v in one of float32, bfloat16, float16", tensor.dtype)
-        _require("sdpa", tensor.dim() == 4, f"{name} of 4 dimensions", tensor.dim())
-    b, h, _, e = q.shape
-    _require("sdpa", k.shape[0] == b and k.shape[3] == e, f"k of shape ({b}, G, S, {e})", tuple(k.shape))
-    _require("sdpa", v.shape[:3] == k.shape[:3], f"v of shape ({b}, {k.shape[1]}, {k.shape[2]}, F)", tuple(v.shape))
-    _require("sdpa", k.shape[1] > 0 and h % k.shape[1] == 0, "query heads that are a multiple of key heads", f"{h} and {k.shape[1]}")
-    _check_mask("sdpa", mask, (b, h, q.shape[2], k.shape[2]))
-
-
 def _sdpa_fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    _check_sdpa(q, k, v, mask)
     b, h, rows, _ = q.shape
     return q.new_empty((b, rows, h, v.shape[3])).transpose(1, 2)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    _check_sdpa(q, k, v, mask)
-    return softmax.sdpa(q, k, v, mask, causal, scale)
-
-
-_define("softmax(Tensor x, int dim, float scale, Tensor? mask, bool log, ScalarType? dtype) -> Tensor", _softmax, _softmax_fake)
-_define("sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor", _sdpa, _sdpa_fake)
+_define("softmax(Tensor x, int dim, float scale, Tensor? mask, bool log, ScalarType? dtype) -> Tensor", softmax.softmax, _softmax_fake)
+_define("sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor", softmax.sdpa, _sdpa_fake)
 
 _define(
     "quantize_u8(Tensor x) -> (Tensor, Tensor)",

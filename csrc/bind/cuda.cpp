@@ -31,10 +31,10 @@ class Gpu {
 
   explicit Gpu(const Tensor& x) : index_(x.get_device_index()), guard_(index_), stream_(current_stream(index_)) {}
 
-  void require_same(const char* op, const Tensor& other) const {
-    EXPECT(op, other.is_cuda() && other.get_device_index() == index_, "all tensors on cuda:", index_, ", got one on ",
-           other.is_cuda() ? "cuda:" : "another device: ", other.get_device_index());
-  }
+  static int32_t type() { return aoti_torch_device_type_cuda(); }
+  // Values would have to be waited for.
+  void check_padding(const char*, const int8_t*, int64_t, int64_t, int64_t, bool) const {}
+  void check_codes(const char*, const int8_t*, int64_t, int64_t) const {}
   // Kernels read 16 bytes at a time; a part of a larger tensor may start anywhere.
   Tensor aligned(const Tensor& weight) const {
     return (uintptr_t)weight.const_data_ptr() % 16 ? torch::stable::clone(weight) : weight;

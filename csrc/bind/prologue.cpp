@@ -28,6 +28,7 @@ PrologueOwner set_prologue(const char* op, const Tensor& x, const PrologueArgume
   PrologueOwner owner;
   Prologue& prologue = matrix.prologue;
   prologue.function = function_of(op, arguments.function);
+  EXPECT(op, arguments.eps >= 0, "eps of at least 0, got ", arguments.eps);
   prologue.eps = (float)arguments.eps;
   const int64_t k = matrix.columns;
   if (const auto& times = arguments.times) {

@@ -15,8 +15,8 @@ void copy_strided(const char* from, const int64_t* sizes, const int64_t* strides
 
 struct Cpu {
   static constexpr int64_t kMostOuter = kMostSoftmaxDims;
+  static int32_t type() { return aoti_torch_device_type_cpu(); }
   explicit Cpu(const Tensor&) {}
-  void require_same(const char*, const Tensor&) const {}
   Tensor empty(const int64_t* sizes, const int64_t* strides, int64_t dims, ScalarType type) const {
     return lowbit::empty(sizes, strides, dims, shim_dtype(type));
   }

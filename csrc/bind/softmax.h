@@ -77,7 +77,7 @@ Operand mask_operand(Device& device, const Tensor& mask, const int64_t* sizes, i
   Operand made;
   if (reads(&made, mask, sizes, dims, dim, rows)) return made;
   // Adjacent in its own sizes first, which are often those of a fraction of x; all of x only where that is not enough.
-  const Tensor own = torch::stable::contiguous(mask);
+  const Tensor own = made_contiguous(mask);
   if (reads(&made, own, sizes, dims, dim, rows)) return made;
   made.owner = device.expanded(own, sizes, made.strides, dims, contiguous);
   made.data = made.owner->const_data_ptr();
@@ -105,23 +105,10 @@ inline void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, co
   }
 }
 
-inline std::string shape(const int64_t* sizes, int64_t dims) {
-  std::string text = "(";
-  for (int64_t d = 0; d < dims; ++d) text += (d ? ", " : "") + std::to_string(sizes[d]);
-  return text + (dims == 1 ? ",)" : ")");
-}
-
-inline bool broadcasts(const Tensor& mask, const int64_t* sizes, int64_t dims) {
-  const int64_t own = mask.dim();
-  if (own > dims) return false;
-  for (int64_t d = 0; d < own; ++d) {
-    if (mask.size(d) != 1 && mask.size(d) != sizes[dims - own + d]) return false;
-  }
-  return true;
-}
-
 template <class Device>
 Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optional<Tensor>& mask, bool log, std::optional<ScalarType> dtype) {
+  const Arguments arguments = {{"x", x}, {"mask", mask}};
+  check_tensors("softmax", Device::type(), arguments);
   const ScalarType type = x.scalar_type(), out_type = dtype ? *dtype : type;
   int64_t dims = x.dim();
   EXPECT("softmax", is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
@@ -132,17 +119,15 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   int64_t sizes[kMostSoftmaxDims];
   sizes[0] = 1;
   for (int64_t d = 0; d < dims; ++d) sizes[d] = x_sizes[d];
-  if (mask) {
-    const ScalarType kind = mask->scalar_type();
-    EXPECT("softmax", is_float(kind) || kind == ScalarType::Bool, "mask in bool, float32, bfloat16 or float16, got ", name(kind));
-    EXPECT("softmax", broadcasts(*mask, sizes, dims), "mask that broadcasts to ", shape(sizes, dims), ", got ",
-           shape(mask->sizes().data(), mask->dim()));
-  }
+  if (mask) check_mask("softmax", *mask, sizes, dims);
   if (dim < 0) dim += named;
 
   const Strides out_strides = contiguous_strides(sizes, dims);
+  check_memory("softmax", arguments);
+  if (is_misaligned(x)) return op_softmax<Device>(torch::stable::clone(x), dim, scale, mask, log, dtype);
+  if (mask && is_misaligned(*mask)) return op_softmax<Device>(x, dim, scale, torch::stable::clone(*mask), log, dtype);
+
   Device device(x);
-  if (mask) device.require_same("softmax", *mask);
   Tensor out = device.empty(sizes, out_strides.of, dims, out_type);
   Softmax op;
   op.spec = {dtype_of(type), dtype_of(out_type), scale, kNoMask, kF32, false, log, false};
@@ -157,7 +142,7 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   const int64_t inner = inner_stride(sizes, x_strides, dims, dim, &columns);
   const bool rows = columns == 1, adjacent = rows ? sizes[dim] == 1 || x_strides.of[dim] == 1 : inner == 1;
   if (!adjacent) {
-    source = torch::stable::contiguous(x);
+    source = made_contiguous(x);
     x_strides = out_strides;
   }
   op.x = source.const_data_ptr();
@@ -181,7 +166,7 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
   set_outer(&op.outer, sizes, dim, x_strides, m.strides, out_strides, op.spec);
   if (op.outer.dims > Device::kMostOuter) {  // whole copies have one
     if (mask) m.owner = device.expanded(*m.owner, sizes, m.strides, dims, out_strides);
-    return op_softmax<Device>(torch::stable::contiguous(x), dim, scale, m.owner, log, dtype);
+    return op_softmax<Device>(made_contiguous(x), dim, scale, m.owner, log, dtype);
   }
   device.softmax(op);
   return out;

@@ -1,4 +1,4 @@
-#include "bind/tensors.h"
+#include "bind/checks.h"
 
 #include <sys/mman.h>
 
@@ -16,10 +16,10 @@ int32_t shim_dtype(ScalarType type) {
   }
 }
 
-std::string shape(const Tensor& t) {
+std::string shape(const int64_t* sizes, int64_t dims) {
   std::string text = "(";
-  for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
-  return text + (t.dim() == 1 ? ",)" : ")");
+  for (int64_t d = 0; d < dims; ++d) text += (d ? ", " : "") + std::to_string(sizes[d]);
+  return text + (dims == 1 ? ",)" : ")");
 }
 
 std::string name(ScalarType type) {
@@ -34,6 +34,7 @@ std::string name(ScalarType type) {
     case ScalarType::Int: return "torch.int32";
     case ScalarType::Long: return "torch.int64";
     case ScalarType::Bool: return "torch.bool";
+    case ScalarType::ComplexFloat: return "torch.complex64";
     default: return torch::headeronly::toString(type);
   }
 }
@@ -51,15 +52,14 @@ static void ask_for_large_pages(void* data, uintptr_t bytes) {
 
 Tensor empty(const int64_t* sizes, const int64_t* strides, int64_t dims, int32_t type) {
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
+  const AOTITorchError error = aoti_torch_empty_strided(dims, sizes, strides, type, aoti_torch_device_type_cpu(), 0, &handle);
+  STD_TORCH_CHECK(error == AOTI_TORCH_SUCCESS, "lowbit: not enough memory for a tensor of shape ", shape(sizes, dims));
   Tensor tensor(handle);
   uintptr_t bytes = aoti_torch_dtype_element_size(type);
   for (int64_t d = 0; d < dims; ++d) bytes *= (uintptr_t)sizes[d];
   ask_for_large_pages(tensor.mutable_data_ptr(), bytes);
   return tensor;
 }
-
-constexpr int64_t kMostDims = 64;  // torch's own limit
 
 Tensor allocate(const Tensor& x, int64_t last, ScalarType type) {
   int64_t sizes[kMostDims], strides[kMostDims];
@@ -79,7 +79,23 @@ Tensor allocate_heads(int64_t batch, int64_t rows, int64_t heads, int64_t column
   return empty(sizes, strides, 4, shim_dtype(type));
 }
 
+Tensor made_contiguous(const Tensor& t) {
+  try {
+    return torch::stable::contiguous(t);
+  } catch (const std::exception&) {  // the C interface of torch 2.11 does not say why
+    STD_TORCH_CHECK(false, "lowbit: not enough memory for a tensor of shape ", shape(t));
+  }
+}
+
+bool is_misaligned(const Tensor& t) { return (uintptr_t)t.const_data_ptr() % t.element_size() != 0; }
+
+Tensor dense(const Tensor& t) {
+  const Tensor made = t.is_contiguous() ? t : made_contiguous(t);
+  return is_misaligned(made) ? torch::stable::clone(made) : made;
+}
+
 Rows rows_of(const Tensor& x) {
+  if (is_misaligned(x)) return rows_of(torch::stable::clone(x));
   const int64_t dims = x.dim(), k = x.size(dims - 1);
   const auto sizes = x.sizes(), strides = x.strides();
   int64_t rows = 1, stride = k, expected = -1;
@@ -91,7 +107,7 @@ Rows rows_of(const Tensor& x) {
     else regular = regular && strides[d] == expected;
     expected = strides[d] * sizes[d];
   }
-  Tensor owner = regular || rows == 0 ? x : torch::stable::contiguous(x);
+  Tensor owner = regular || rows == 0 ? x : made_contiguous(x);
   return {owner, {owner.const_data_ptr(), regular ? stride : k, rows, k, dtype_of(x.scalar_type()), {}, 0}};
 }
 

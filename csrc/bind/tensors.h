@@ -11,6 +11,10 @@
 
 #include "linear/linear.h"
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch 2.11 and 2.12
+#define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
+
 namespace lowbit {
 
 using torch::headeronly::ScalarType;
@@ -24,7 +28,8 @@ inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? kF32
 #define EXPECT(op, condition, ...) STD_TORCH_CHECK(condition, "lowbit::", op, ": expected ", __VA_ARGS__)
 
 std::string name(ScalarType type);  // as Python prints it
-std::string shape(const Tensor& t);
+std::string shape(const int64_t* sizes, int64_t dims);
+inline std::string shape(const Tensor& t) { return shape(t.sizes().data(), t.dim()); }
 int32_t shim_dtype(ScalarType type);
 
 // On the CPU; `type` as the shim numbers it. The C shim costs half of a call through the dispatcher.
@@ -35,6 +40,11 @@ Tensor allocate(const Tensor& x, int64_t last, ScalarType type);
 
 // [batch, heads, rows, columns] with the heads of a row side by side.
 Tensor allocate_heads(int64_t batch, int64_t rows, int64_t heads, int64_t columns, ScalarType type);
+
+// Contiguous; dense: and where its elements may lie: memory that torch was lent may start anywhere. Copied only where it is not.
+Tensor made_contiguous(const Tensor& t);
+bool is_misaligned(const Tensor& t);
+Tensor dense(const Tensor& t);
 
 // x [..., K] as rows of one stride, copied only where its strides do not allow that.
 struct Rows {

@@ -40,6 +40,11 @@ void rotate(const Matrix& x, float* out);
 // Codes [n, k] and their scales ([n], or [n, groups]) to panels; group 0: int8.
 void pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out);
 
+// Whether panels hold zeros where a weight [n, k], n > 0, is padded: the scales of the last panel, the codes of the first. A weight of more
+// rows or columns does not, unless those are zero themselves.
+bool rows_end(const int8_t* w, int64_t n, int64_t k, int64_t group);
+bool columns_end(const int8_t* w, int64_t k, int64_t group);
+
 const float* widened_bias(const Linear& op);  // padded to whole panels, in scratch of the calling thread; or null
 
 }  // namespace lowbit

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lowbit_compiler.runtime import ops
+from lowbit_compiler.runtime.checks import MAX_K
 from lowbit_compiler.runtime.packing import packed_bytes
 
 
 @pytest.mark.parametrize("fake", [False, True])
-@pytest.mark.parametrize("k", [0, ops.MAX_K + 1])
+@pytest.mark.parametrize("k", [0, MAX_K + 1])
 @pytest.mark.parametrize("op", ["linear_s8s8", "linear_s8s8_rotated", "linear_s8s8_rows"])
 def test_k_of_integer_products(op: str, k: int, fake: bool) -> None:
     with FakeTensorMode() if fake else torch.no_grad():

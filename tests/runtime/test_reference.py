@@ -69,6 +69,6 @@ def test_weight_only_products(m, k, n, dtype):
 
 
 def test_largest_k_fits_int32():
-    from lowbit_compiler.runtime import ops
+    from lowbit_compiler.runtime.checks import MAX_K
 
-    assert ops.MAX_K * 127 * 127 <= 2**31 - 1 < (ops.MAX_K + 1) * 127 * 127
+    assert MAX_K * 127 * 127 <= 2**31 - 1 < (MAX_K + 1) * 127 * 127

@@ -1,0 +1,26 @@
+// What every op asks of its tensors, whatever they are for. Checks and their words are those of runtime/checks.py and runtime/contents.py.
+#pragma once
+#include "bind/tensors.h"
+
+namespace lowbit {
+
+constexpr int64_t kMostDims = 64;                    // arrays of sizes and strides have this length
+constexpr int64_t kMostElements = (int64_t)1 << 47;  // more than an address space holds: counts and sizes in bytes stay far from 2^63
+
+struct Argument {
+  const char* name;
+  const Tensor* tensor;  // null: not given
+
+  Argument(const char* name, const Tensor& tensor) : name(name), tensor(&tensor) {}
+  Argument(const char* name, const std::optional<Tensor>& tensor) : name(name), tensor(tensor ? &*tensor : nullptr) {}
+};
+using Arguments = std::initializer_list<Argument>;
+
+// Dense tensors of sizes that can be counted, all on one device of this type.
+void check_tensors(const char* op, int32_t device_type, Arguments arguments);
+void check_mask(const char* op, const Tensor& mask, const int64_t* sizes, int64_t dims);
+// All of every tensor lies in its storage; that of a freed weight is gone.
+void check_memory(const char* op, Arguments arguments);
+void check_result(const char* op, int64_t rows, int64_t columns);
+
+}  // namespace lowbit
