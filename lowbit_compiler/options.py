@@ -34,6 +34,7 @@ class Options:
     recipe: Recipe = field(default_factory=lambda: find_recipe("int8"))
     ignore: tuple[str, ...] = ()
     free_weights: bool = False
+    weights: str = "checked"
     remainder: str = "inductor"
     dump: str | None = None
     mode: str | None = None
@@ -52,11 +53,12 @@ DESCRIPTIONS: dict[str, str] = {
     "llm_int8_skip_modules": "the same, under the name that transformers uses",
     "modules_to_not_convert": "the same, under another name that transformers uses",
     "free_weights": "release the float storage of every fully replaced parameter; default False",
+    "weights": "'checked' (default): every call looks whether a weight was written to; 'frozen': none does",
     "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
     "plan": "'measured' (default): a product, softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel",
     "dump": "folder to write every stage of the rewriting to, with an HTML page",
 }
-CHOICES = {"remainder": ("inductor", "eager"), "plan": ("measured", "always")}  # the first is the default
+CHOICES = {"remainder": ("inductor", "eager"), "plan": ("measured", "always"), "weights": ("checked", "frozen")}  # the first is the default
 IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")
 
 
@@ -165,6 +167,7 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
         free_weights=_typed("free_weights", given.get("free_weights", False), bool, "True or False"),
         remainder=given.get("remainder", "inductor"),
         plan=given.get("plan", "measured"),
+        weights=given.get("weights", "checked"),
         dump=None if dump is None else writable("option 'dump'", str(_typed("dump", dump, (str, Path), "a folder"))),
         mode=mode,
     )

@@ -1,0 +1,1 @@
+"""All uses of private parts of torch and transformers, one file for each surface."""
