@@ -36,7 +36,7 @@ def compute(graph: fx.Graph, *sources: Tensor) -> tuple[Tensor, ...]:
     return _in_chunks([step for step in steps if step in chain], outputs, entry, [values[operand] for operand in operands])
 
 
-def fingerprint(graph: fx.Graph) -> str:
+def text_of(graph: fx.Graph) -> str:
     """Return a text that is equal where the computation is equal: the graph's calls with positions for names."""
     names: dict[fx.Node, str] = {}
     lines = []

@@ -209,9 +209,9 @@ def _finish(
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
     example = dict(zip(inputs, examples, strict=True))
     values = {node.name: node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder" and node.name not in example}
-    executable = Executable(inputs, names, ctx.constants)
+    executable = Executable(inputs, names, ctx.constants, frozen=options.weights == "frozen", release=options.free_weights)
     try:
-        executable.load(examples, options.free_weights)
+        executable.load(examples)
         weights = {name for name in names if name in ctx.parameters or name not in example}
         given = [example[n] if n in example else values[n] for n in names]
         executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)

@@ -1,90 +1,129 @@
 """A compiled graph with its weights: what torch.compile calls."""
 
 import functools
-import operator
-import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from lowbit_compiler.constants import compute, fingerprint
+from lowbit_compiler.constants import compute, text_of
 from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.freed import refuse_use
 from lowbit_compiler.passes.contract import Constant
-from lowbit_compiler.runtime.weights import STORE, Stamps, free, stamps, trim
+from lowbit_compiler.runtime.weights import LOADING, STORE, Watch, free, is_freed, trim
 
-TRIM_EVERY = 1 << 24
-"""Bytes of released weights after which freed memory goes back to the system, which takes some milliseconds."""
+Key = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """The packed weights of one set of parameters, and what these were when they were packed."""
+
+    watch: Watch
+    values: list[Tensor]
 
 
 class Executable:
     """Calls ``inner`` with the inputs it still reads and with the packed weights.
 
-    Before every call each source parameter is compared with what its packed weight was made from (object, version counter, address),
-    so a changed or exchanged weight is packed again. Nothing but weak references to parameters is kept.
+    One graph serves every module of the same code (layers compiled one by one, the models of a server), so there is a state for each
+    set of parameters, found by their identity. Before a call these are compared with what their packed weights were made from, and
+    packed again where they differ; ``frozen`` leaves that out. No parameter is kept alive, and a state goes with the memory it is of.
     """
 
     inner: Callable[..., Any]
     """The compiled graph; set once the weights are loaded, so that float weights are gone before Inductor needs memory."""
 
-    def __init__(self, inputs: Sequence[str], names: Sequence[str], constants: Sequence[Constant]) -> None:
-        """``inputs`` are the names of what the caller passes, ``names`` those that ``inner`` takes, in order."""
-        position = {name: index for index, name in enumerate(inputs)}
-        self._kept = [position[name] for name in names if name in position]
-        self._constants = list(constants)
-        self._sources = [tuple(position[name] for name in constant.sources) for constant in constants]
-        self._watched = sorted({i for sources in self._sources for i in sources})
-        self._recipes = [fingerprint(constant.graph) for constant in constants]
-        outputs = [name for constant in constants for name in constant.outputs]
-        self._packed = [name for name in names if name not in position]
-        self._order = [outputs.index(name) for name in self._packed]
-        self.released = 0
-        """Bytes of float weights released so far."""
-        # One attribute, so that a thread never pairs new stamps with old values.
-        self._state: tuple[list[weakref.ref[Tensor]], Stamps, list[Tensor]] = ([], ([], []), [])
-
-    def load(self, args: Sequence[Any], release: bool = False) -> None:
-        """Take packed weights from the store for the parameters among ``args``, computing what is missing.
+    def __init__(
+        self, inputs: Sequence[str], names: Sequence[str], constants: Sequence[Constant], *, frozen: bool = False, release: bool = False
+    ) -> None:
+        """``inputs`` are the names of what the caller passes, ``names`` those that ``inner`` takes, in order.
 
         With ``release`` the float storage of a source goes as soon as its last constant is computed, unless ``inner`` reads it too:
         at no time are all weights there twice.
         """
-        read = [args[i] for indices in (self._kept, *self._sources) for i in indices] if release else []
-        readers = Counter(_storage(x) for x in read if isinstance(x, Tensor))
+        position = {name: index for index, name in enumerate(inputs)}
+        self._kept = [position[name] for name in names if name in position]
+        self._constants = [(constant, text_of(constant.graph)) for constant in constants]
+        self._sources = [tuple(position[name] for name in constant.sources) for constant in constants]
+        self._watched = sorted({i for sources in self._sources for i in sources})
+        outputs = [name for constant in constants for name in constant.outputs]
+        self._packed = [name for name in names if name not in position]
+        self._order = [outputs.index(name) for name in self._packed]
+        self._frozen, self._release = frozen, release
+        self._states: dict[Key, State] = {}
+        self._keys: dict[Key, Key] = {}
+        """Identities of memory -> those of the tensors on it that there is a state for: new tensors on old memory replace it."""
+        self.released = 0
+        """Bytes of float weights released so far."""
+
+    def load(self, args: Sequence[Any]) -> State:
+        """Take packed weights from the store for the parameters among ``args``, computing what is missing; returns what a call needs.
+
+        Raises WeightFreedError where a float weight that is needed was released.
+        """
+        watched: list[Tensor] = [args[i] for i in self._watched]
+        key, memory = tuple(map(id, watched)), tuple(map(_memory, watched))
+        with LOADING:
+            old = self._keys.pop(memory, None)
+            for each in (old, key):  # the old values go before the new ones come
+                self._states.pop(each, None)  # type: ignore[arg-type]
+            states, keys = self._states, self._keys
+
+            def dead() -> None:
+                states.pop(key, None)
+                keys.pop(memory, None)
+
+            going = self._going(args)
+            skip = [is_freed(tensor) or _memory(tensor) in going for tensor in watched]
+            watch = Watch(watched, dead, skip)  # before packing: a write meanwhile is a difference at the next call
+            values = self._values(args, going)
+            state = State(watch, [values[i] for i in self._order])
+            self._states[key], self._keys[memory] = state, key
+        return state
+
+    def _values(self, args: Sequence[Any], going: set[int]) -> list[Tensor]:
+        """Return the outputs of all constants, releasing the memory that is ``going`` with its last reader."""
+        readers = Counter(_memory(args[i]) for indices in self._sources for i in indices)
         values: list[Tensor] = []
-        kept_back = 0  # bytes released that the C library may still hold
-        for constant, recipe, indices in zip(self._constants, self._recipes, self._sources, strict=True):
+        before = self.released
+        for (constant, text), indices in zip(self._constants, self._sources, strict=True):
             sources = [args[i] for i in indices]
             try:
-                values += STORE.get(recipe, functools.partial(compute, constant.graph), sources)
+                values += STORE.get(text, functools.partial(compute, constant.graph), sources)
             except WeightFreedError as error:
                 raise WeightFreedError(f"{', '.join(constant.sources)}: {error}") from None
-            if release:
-                readers.subtract(map(_storage, sources))
-                size = sum(free(source) for source in sources if not readers[_storage(source)])
-                self.released += size
-                kept_back += size
-                if kept_back > TRIM_EVERY or constant is self._constants[-1]:
-                    trim()
-                    kept_back = 0
-        watched = [args[i] for i in self._watched]
-        self._state = [weakref.ref(tensor) for tensor in watched], stamps(watched), [values[i] for i in self._order]
+            readers.subtract(map(_memory, sources))
+            for source in sources:
+                if _memory(source) in going and not readers[_memory(source)] and not is_freed(source):
+                    self.released += free(source)
+                    refuse_use(source)
+        if self.released != before:
+            trim()
+        return values
+
+    def _going(self, args: Sequence[Any]) -> set[int]:
+        """Return the memory to release: that of sources which ``inner`` does not read and which torch can release."""
+        if not self._release:
+            return set()
+        kept = {_memory(args[i]) for i in self._kept if isinstance(args[i], Tensor)}
+        return {_memory(args[i]) for i in self._watched if args[i].untyped_storage().resizable()} - kept
 
     @property
     def packed(self) -> dict[str, Tensor]:
-        """The values computed from parameters, by the names of their placeholders in the rewritten graph."""
-        return dict(zip(self._packed, self._state[2], strict=True))
+        """The values computed from the parameters loaded last, by the names of their placeholders in the rewritten graph."""
+        return dict(zip(self._packed, next(reversed(self._states.values())).values, strict=True))
 
     def __call__(self, *args: Any) -> Any:
-        refs, seen, values = self._state
         watched = [args[i] for i in self._watched]
-        if not all(map(operator.is_, map(operator.call, refs), watched)) or stamps(watched) != seen:
-            self.load(args)
-            _, _, values = self._state
-        return self.inner(*[args[i] for i in self._kept], *values)
+        state = self._states.get(tuple(map(id, watched)))
+        if state is None or not (self._frozen or state.watch.same(watched)):
+            state = self.load(args)
+        return self.inner(*[args[i] for i in self._kept], *state.values)
 
 
-def _storage(tensor: Tensor) -> int:
+def _memory(tensor: Tensor) -> int:
     """Return what is equal for tensors that share memory, also once it is released."""
     return int(tensor.untyped_storage()._cdata)

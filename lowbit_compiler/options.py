@@ -34,6 +34,7 @@ class Options:
     recipe: Recipe = field(default_factory=lambda: find_recipe("int8"))
     ignore: tuple[str, ...] = ()
     free_weights: bool = False
+    weights: str = "checked"
     remainder: str = "inductor"
     dump: str | None = None
     mode: str | None = None
@@ -54,6 +55,7 @@ DESCRIPTIONS: dict[str, str] = {
     "modules_to_not_convert": "the same, under another name that transformers uses",
     "free_weights": "release the float storage of every fully replaced parameter; default False",
     "buffers": "'float' (default) or 'quantized': products with a constant that is no nn.Parameter (filter banks, Fourier matrices, frozen weights)",
+    "weights": "'checked' (default): every call looks whether a weight was written to; 'frozen': none does",
     "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
     "plan": "'measured' (default): a product, softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel",
     "dump": "folder to write every stage of the rewriting to, with an HTML page",
@@ -62,6 +64,7 @@ CHOICES = {
     "buffers": ("float", "quantized"),
     "remainder": ("inductor", "eager"),
     "plan": ("measured", "always"),
+    "weights": ("checked", "frozen"),
 }  # the first is the default
 MAX_DIGITS = 18  # of a number in the environment
 IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")

@@ -3,24 +3,61 @@
 import contextlib
 import ctypes
 import operator
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.runtime.fingerprint import Places, can_read, content, sampled
 
-Stamps = tuple[list[int], list[int]]
+FREED = (
+    "a float weight was released by free_weights=True and is needed again, by another recipe, a new shape that is not rewritten, or after a "
+    "change; load the model anew, or compile without free_weights"
+)
+TRIM_EVERY = 1 << 24
+"""Bytes of weights packed after which freed memory goes back to the system, which takes some milliseconds."""
+LOADING = threading.RLock()
+"""Held while weights are packed and released: no thread releases what another one reads, and none packs what another one has packed."""
 _version = operator.attrgetter("_version")
 
 
-def stamps(tensors: Sequence[Tensor]) -> Stamps:
-    """Return what changes when one of ``tensors`` is written to: their version counters and their addresses.
+class Watch:
+    """What changes when one of some weights is written to or gets other memory: every call of a compiled model asks.
 
-    Every call of a compiled model asks this of all its weights, hence no Python code for each of them.
+    That is the version counters, the addresses, and on the CPU a hash of a few lines of each (runtime/fingerprint.py): fused optimizers,
+    collectives and whatever goes through ``.data`` or NumPy leave the counters as they are. An address is not taken again
+    while the memory lives; ``dead`` is called as soon as some of it is given back. No Python code runs for each weight of a call. Nothing
+    refers to the tensors themselves, which torch.utils.swap_tensors would refuse.
     """
+
+    def __init__(self, tensors: Sequence[Tensor], dead: Callable[[], object], skip: Sequence[bool] | None = None) -> None:
+        """Read the weights as they are now, but for those to ``skip``, because they are released or about to be."""
+        skip = skip or [False] * len(tensors)
+        self._read = [i for i, out in enumerate(skip) if not out]
+        read = [tensors[i] for i in self._read]
+        places = Places([place for tensor in read if can_read(tensor) for place in sampled(tensor)])
+
+        def gone(_: object) -> None:
+            places.forget()
+            dead()
+
+        self._memory = [weakref.ref(tensor.untyped_storage(), gone) for tensor in tensors]
+        self._stamps = _stamps(read)
+        self._places, self._hash = places, places.hash()
+
+    def same(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether ``tensors``, the same objects in the same order, hold what they held then."""
+        read = tensors if len(self._read) == len(tensors) else [tensors[i] for i in self._read]
+        return _stamps(read) == self._stamps and self._places.hash() == self._hash
+
+
+def _stamps(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """Return the version counters and the addresses of ``tensors``."""
     try:
         versions = list(map(_version, tensors))
     except RuntimeError:  # a tensor made under inference_mode has no counter
@@ -28,42 +65,54 @@ def stamps(tensors: Sequence[Tensor]) -> Stamps:
     return versions, list(map(Tensor.data_ptr, tensors))
 
 
+def _where(tensor: Tensor) -> tuple[Any, ...]:
+    """Return which part of its memory ``tensor`` is, and how it is read."""
+    storage = id(tensor.untyped_storage())  # one object as long as the memory lives
+    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
+
+
 @dataclass
 class _Entry:
-    sources: tuple[weakref.ref[Tensor], ...]
-    stamps: tuple[Stamps, ...]
+    memory: tuple[weakref.ref[torch.UntypedStorage], ...]
+    contents: tuple[Any, ...]
     values: tuple[Tensor, ...]
 
     def is_of(self, sources: Sequence[Tensor]) -> bool:
-        """Return whether the values come from these very tensors, unchanged since (a freed one cannot change)."""
-        same = all(ref() is source for ref, source in zip(self.sources, sources, strict=True))
-        return same and all(is_freed(source) or stamps([source]) == seen for source, seen in zip(sources, self.stamps, strict=True))
+        """Return whether the values come from this memory, unchanged since (what was freed cannot change)."""
+        same = all(ref() is source.untyped_storage() for ref, source in zip(self.memory, sources, strict=True))
+        return same and all(is_freed(source) or _content(source) == seen for source, seen in zip(sources, self.contents, strict=True))
+
+
+def _content(tensor: Tensor) -> Any:
+    """Return what is equal where all elements of ``tensor`` are; of memory that is not read, its version counter and address."""
+    return content(tensor) if can_read(tensor) else _stamps([tensor])
 
 
 class WeightStore:
-    """Values computed from parameters, found again by what computes them and which parameters they come from."""
+    """Values computed from parameters, found again by what computes them and which memory they come from."""
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[str, tuple[int, ...]], _Entry] = {}
+        self._entries: dict[tuple[Any, ...], _Entry] = {}
 
     def get(self, recipe: str, compute: Callable[..., tuple[Tensor, ...]], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return ``compute(*sources)``, computed anew only where no up-to-date result of the same ``recipe`` text is kept."""
-        key = (recipe, tuple(id(source) for source in sources))
+        """Return ``compute(*sources)``, computed anew only where no up-to-date result of the same ``recipe`` text is kept.
+
+        Contents are compared in full: that takes some hundredth of the time that packing takes, and happens only where weights are loaded.
+        """
+        key = (recipe, *map(_where, sources))
         entry = self._entries.get(key)
         if entry is not None and entry.is_of(sources):
             return entry.values
-        for source in sources:
-            if is_freed(source):
-                raise WeightFreedError(
-                    "a float weight was released by free_weights=True and is needed again, by another recipe, a new shape that is "
-                    "not rewritten, or after a change; load the model anew, or compile without free_weights"
-                )
-        before = tuple(stamps([source]) for source in sources)  # a write while they are computed makes the values old
+        del entry  # with the values in it, if no one else has them
+        self._entries.pop(key, None)
+        if any(map(is_freed, sources)):
+            raise WeightFreedError(FREED)
+        before = tuple(map(_content, sources))  # a write while they are computed makes the values old
         with torch.no_grad():
             values = compute(*(source.detach() for source in sources))
         drop = lambda _, key=key: self._entries.pop(key, None)
-        refs = tuple(weakref.ref(source, drop) for source in sources)
-        self._entries[key] = _Entry(refs, before, values)
+        self._entries[key] = _Entry(tuple(weakref.ref(source.untyped_storage(), drop) for source in sources), before, values)
+        _count_for_trim(sum(source.nbytes for source in sources))
         return values
 
     def nbytes(self) -> int:
@@ -82,7 +131,7 @@ def any_freed(values: Iterable[object]) -> bool:
 
 
 def free(tensor: Tensor) -> int:
-    """Release the storage of ``tensor``, which keeps its shape; returns the bytes. Reading it afterwards raises in torch.
+    """Release the storage of ``tensor``, which keeps its shape; returns the bytes.
 
     Memory that torch does not own (a NumPy array, a mapped file) stays, and counts 0.
     """
@@ -94,8 +143,23 @@ def free(tensor: Tensor) -> int:
     return size
 
 
+_packed_since_trim = 0
+
+
+def _count_for_trim(nbytes: int) -> None:
+    global _packed_since_trim
+    _packed_since_trim += nbytes
+    if _packed_since_trim > TRIM_EVERY:
+        trim()
+
+
 def trim() -> None:
-    """Give memory that was freed back to the system; glibc keeps what lies below the end of its heap, most of a model's weights."""
+    """Give memory that was freed back to the system; glibc keeps what lies below the end of its heap, most of a model's weights.
+
+    And it finds no place there for new weights where packed ones lie between: a server whose weights are exchanged would grow.
+    """
+    global _packed_since_trim
+    _packed_since_trim = 0
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 

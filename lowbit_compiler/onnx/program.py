@@ -15,7 +15,7 @@ from torch.export.graph_signature import (
 )
 
 from lowbit_compiler.capture.captured import Captured
-from lowbit_compiler.constants import compute, fingerprint
+from lowbit_compiler.constants import compute, text_of
 from lowbit_compiler.passes.contract import Constant
 from lowbit_compiler.passes.find import module_path
 
@@ -35,7 +35,7 @@ def rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[Co
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     nodes = {node.name: node for node in gm.graph.nodes if node.op == "placeholder"}
     for constant in constants:
-        key = (fingerprint(constant.graph), constant.sources)
+        key = (text_of(constant.graph), constant.sources)
         if key in known:
             for name, first in zip(constant.outputs, known[key], strict=True):
                 nodes[name].replace_all_uses_with(nodes[first])
