@@ -44,10 +44,11 @@ lint: $(STAMPS)/native $(STAMPS)/dev
 headers: $(STAMPS)/torch
 	$(PY) tools/check_headers.py
 
-# Runs from the checkout with whatever torch $(PYTHON) has; only where it has none is one set up.
+# Runs from the checkout with whatever torch $(PYTHON) has; only where it has none is one set up. make gpu-check ARGS="--budget 900"; without a
+# GPU ARGS=--cpu tries the script.
 gpu-check:
-	@if $(PYTHON) -c "import torch" 2>/dev/null; then exec $(PYTHON) tools/gpu_check.py; \
-	else $(MAKE) --no-print-directory $(STAMPS)/native && exec $(PY) tools/gpu_check.py; fi
+	@if $(PYTHON) -c "import torch" 2>/dev/null; then exec $(PYTHON) tools/gpu_check.py $(ARGS); \
+	else $(MAKE) --no-print-directory $(STAMPS)/native && exec $(PY) tools/gpu_check.py $(ARGS); fi
 
 # Our kernels alone (they are in namespace lowbit), watched for accesses out of bounds and for races: slow. Each tensor has memory of its own, so
 # that what is beside it is out of bounds.

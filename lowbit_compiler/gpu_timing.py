@@ -51,16 +51,16 @@ def recorded(candidates: Calls, device: str, size: int | None = None) -> Calls:
 
 
 def _graph(call: Callable[[], object], device: str, count: int) -> Callable[[], object]:
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # of this device: the one that torch.cuda.graph takes by itself is of the first GPU that was recorded on
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(side):  # around the recording too: where that fails to end, torch leaves its stream the current one
         for _ in range(WARM_UP):
             call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
-        for _ in range(count):
-            call()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
+            for _ in range(count):
+                call()
 
     def replay() -> None:
         graph.replay()

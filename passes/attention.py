@@ -37,7 +37,8 @@ class FuseAttention:
 
     No intermediate may have another reader: attention weights that are returned keep the graph as it is. A fill with -Inf becomes a
     boolean mask, and a row that sees nothing is then 0, as in torch's own attention, where the softmax gave NaN. A large finite fill
-    becomes an added mask, so that such a row stays uniform.
+    becomes an added mask, so that such a row stays uniform. Where the target has no attention kernel the graph stays, and its softmax too:
+    Inductor knows the spelling, and makes torch's own attention of it.
     """
 
     name = "attention"

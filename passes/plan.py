@@ -79,6 +79,8 @@ def _linear(ctx: PassContext, site: Site, head: bool) -> Plan | Declined:
 
 
 def _whole(ctx: PassContext, site: Site) -> Whole | Declined:
+    if not ctx.target.attention and "lowbit_unfused" in site.node.meta:
+        return Reason.NO_KERNEL, "a softmax of ours would keep Inductor from making one attention of it"
     found = read_softmax(site.node, ctx) if site.kind == "softmax" else read_attention(site.node, ctx)
     return found if isinstance(found, tuple) else decide(ctx, found.call())
 

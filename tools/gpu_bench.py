@@ -4,36 +4,29 @@ Products and softmax are recorded in CUDA graphs, so their times are the GPU's; 
 their weights in turn, which together are more than the L2 cache holds: a model's next layer has other weights.
 """
 
+import functools
 import importlib
+import importlib.util
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from gpu_models import Llama, llama_1b, small_llama
+from gpu_steps import Step
 from torch import Tensor
 
-WIDTHS = (
-    768,
-    1024,
-    1536,
-    2048,
-    2560,
-    4096,
-    5120,
-    12288,
-)  # of the models in the speed table of the LLM.int8() paper; outputs are 4 times that
+WIDTHS = (4096, 768, 1024, 1536, 2048, 2560, 5120, 12288)
+"""Of the models in the speed table of the LLM.int8() paper, the most usual one first; outputs are 4 times that."""
 ROWS = (1, 16, 512, 4096)
 SOFTMAX_ROWS = ((4096, 128), (4096, 1024), (4096, 4096), (512, 32000), (32, 1 << 20))
 RECIPES = ("int8", "llm-int8", "int8-weight-only", "int4-weight-only")
 SHOWN = ("s8s8", "s8s8_columns", "fs8", "fs4")
 PROMPT, CACHED = 512, 512
-ROUNDS = 20
+ROUNDS, WARM_UP = 20, 5  # the first ones compile and record
 
 Calls = dict[str, Callable[[], object]]
 Row = dict[str, Any]
@@ -84,34 +77,49 @@ def product_calls(x: Tensor, weights: list[Tensor]) -> Calls:
     return calls
 
 
-def peer_calls(x: Tensor, weights: list[Tensor]) -> Calls:
-    """Int8 linears of bitsandbytes and torchao by the same weights, where they are installed and work."""
+def _bitsandbytes(x: Tensor, weights: list[Tensor]) -> Callable[[], object]:
+    bnb: Any = importlib.import_module("bitsandbytes")
     n, k = weights[0].shape
+    layers: list[Any] = [bnb.nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False, threshold=6.0) for _ in weights]
+    for layer, w in zip(layers, weights, strict=True):
+        layer.weight = bnb.nn.Int8Params(w.half().cpu(), requires_grad=False, has_fp16_weights=False)
+        layer.to(x.device)
+    half = x.half()
+    return in_turn(lambda layer: layer(half), layers)
+
+
+def _torchao(x: Tensor, weights: list[Tensor]) -> Callable[[], object]:
+    ao: Any = importlib.import_module("torchao.quantization")
+    n, k = weights[0].shape
+    quantized = []
+    for w in weights:
+        linear = torch.nn.Linear(k, n, bias=False, device="meta")
+        linear.weight = torch.nn.Parameter(w, requires_grad=False)
+        ao.quantize_(linear, ao.Int8DynamicActivationInt8WeightConfig())
+        quantized.append(linear.weight)
+    compiled = torch.compile(torch.nn.functional.linear)
+    return in_turn(lambda w: compiled(x, w), quantized)
+
+
+PEERS: dict[str, Callable[[Tensor, list[Tensor]], Callable[[], object]]] = {"bitsandbytes": _bitsandbytes, "torchao": _torchao}
+"""Int8 linears that others make of the same weights, by the package that must be installed for them."""
+
+
+def installed_peers() -> list[str]:
+    """Return those of :data:`PEERS` that are here."""
+    return [name for name in PEERS if importlib.util.find_spec(name) is not None]
+
+
+def peer_calls(x: Tensor, weights: list[Tensor]) -> Calls:
+    """The products of every peer that is installed and works."""
     calls: Calls = {}
-    try:
-        bnb: Any = importlib.import_module("bitsandbytes")
-        layers: list[Any] = [bnb.nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False, threshold=6.0) for _ in weights]
-        for layer, w in zip(layers, weights, strict=True):
-            layer.weight = bnb.nn.Int8Params(w.half().cpu(), requires_grad=False, has_fp16_weights=False)
-            layer.to(x.device)
-        half = x.half()
-        calls["bitsandbytes"] = in_turn(lambda layer: layer(half), layers)
-        calls["bitsandbytes"]()
-    except Exception as error:
-        _left_out("bitsandbytes", error)
-    try:
-        ao: Any = importlib.import_module("torchao.quantization")
-        quantized = []
-        for w in weights:
-            linear = torch.nn.Linear(k, n, bias=False, device="meta")
-            linear.weight = torch.nn.Parameter(w, requires_grad=False)
-            ao.quantize_(linear, ao.Int8DynamicActivationInt8WeightConfig())
-            quantized.append(linear.weight)
-        compiled = torch.compile(torch.nn.functional.linear)
-        calls["torchao"] = in_turn(lambda w: compiled(x, w), quantized)
-        calls["torchao"]()
-    except Exception as error:
-        _left_out("torchao", error)
+    for name in installed_peers():
+        try:
+            call = PEERS[name](x, weights)
+            call()
+            calls[name] = call
+        except Exception as error:
+            _left_out(name, error)
     return calls
 
 
@@ -136,67 +144,72 @@ def seconds_of(calls: Calls, device: str, size: int | None = None) -> dict[str, 
     return {name: min(times) / gpu_timing.calls(device, size) for name, times in timings.measure(ready).items()} if ready else {}
 
 
-def products(device: str, widths: tuple[int, ...], rows: tuple[int, ...], peers: bool = False) -> Iterator[Row]:
-    """The rows of the table of products, or of that of ``peers``; a size that does not fit in memory is left out."""
-    for width, m in itertools.product(widths, rows):
-        n = 4 * width
-        try:
-            x, weights = operands(m, width, n, copies_of(width, n, device), device)
-            with torch.no_grad():
-                own = product_calls(x, weights)
-                calls = {name: own[name] for name in ("bfloat16", "float16", *SHOWN)} | peer_calls(x, weights) if peers else own
-                seconds = seconds_of(calls, device, width * n // 2)
-        except torch.OutOfMemoryError as error:
-            _left_out(f"{m} x {width} x {n}", error)
-            continue
-        _show(f"{m} x {width} x {n}", seconds, "bfloat16")
-        yield {"rows": m, "k": width, "n": n, "seconds": seconds}
+def product(device: str, rows: int, width: int, peers: bool = False) -> Row:
+    """The row of one size in the table of products, or in that of ``peers``.
+
+    Raises:
+        RuntimeError: it does not fit in memory. In an op of ours that is no torch.OutOfMemoryError: torch's stable ABI has no such class.
+    """
+    n = 4 * width
+    x, weights = operands(rows, width, n, copies_of(width, n, device), device)
+    with torch.no_grad():
+        own = product_calls(x, weights)
+        calls = {name: own[name] for name in ("bfloat16", "float16", *SHOWN)} | peer_calls(x, weights) if peers else own
+        seconds = seconds_of(calls, device, width * n // 2)
+    _show(size(rows, width), seconds, "bfloat16")
+    return {"seconds": seconds}
 
 
-def softmaxes(device: str, shapes: tuple[tuple[int, int], ...]) -> Iterator[Row]:
-    """The rows of the table of softmax."""
-    for shape in shapes:
-        x = torch.randn(shape, device=device, dtype=torch.bfloat16)
-        calls: Calls = {
-            "torch": partial(torch.softmax, x, -1),
-            "lowbit": partial(torch.ops.lowbit.softmax, x, -1, 1.0, None, False, None),
-        }
-        seconds = seconds_of(calls, device)
-        _show(f"softmax {shape[0]} x {shape[1]}", seconds, "torch")
-        yield {"rows": shape[0], "n": shape[1], "seconds": seconds}
+def size(rows: int, width: int) -> str:
+    """Return the name of a product."""
+    return f"{rows} x {width} x {4 * width}"
 
 
-def model_runs(net: Llama, mode: str | None) -> dict[str, Callable[..., Any]]:
-    """The model compiled by Inductor alone and with each recipe."""
+def softmax(device: str, shape: tuple[int, int]) -> Row:
+    """The row of one shape in the table of softmax."""
+    x = torch.randn(shape, device=device, dtype=torch.bfloat16)
+    calls: Calls = {
+        "torch": partial(torch.softmax, x, -1),
+        "lowbit": partial(torch.ops.lowbit.softmax, x, -1, 1.0, None, False, None),
+    }
+    seconds = seconds_of(calls, device)
+    _show(f"softmax {shape[0]} x {shape[1]}", seconds, "torch")
+    return {"seconds": seconds}
+
+
+@functools.cache
+def large_model(device: str) -> Llama:
+    """The model that is timed: on the CPU a small one, to try this script."""
+    with torch.device(device):
+        net = llama_1b() if device == "cuda" else small_llama()
+    return net.eval().requires_grad_(False).to(torch.bfloat16)
+
+
+def model(device: str, part: str, recipe: str) -> Row:
+    """Times a recipe beside Inductor alone: ``part`` is "prefill" of a prompt, or "decode" of one token after a cache, by CUDA graphs."""
     from lowbit_compiler.backend import lowbit
 
-    runs: dict[str, Callable[..., Any]] = {"bfloat16": torch.compile(net, mode=mode, fullgraph=True)}
-    for recipe in RECIPES:
-        runs[recipe] = torch.compile(net, backend=partial(lowbit, mode=mode, options={"recipe": recipe}), fullgraph=True)
-    return runs
-
-
-def model(device: str, net: Llama, vocabulary: int) -> Iterator[Row]:
-    """Prefill of a prompt, and one token after a cache, by CUDA graphs."""
-    net = net.eval().requires_grad_(False).to(device, torch.bfloat16)
-    caches = net.caches(CACHED)
-    prompt = torch.randint(vocabulary, (1, PROMPT), device=device)
-    for title, args, mode in (("prefill", (prompt,), None), ("decode", (prompt[:, :1], caches), "reduce-overhead")):
-        torch._dynamo.reset()
-        runs = model_runs(net, mode)
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        with torch.no_grad():
-            for turn in range(ROUNDS + 5):  # the first ones compile and record
-                for name, run in runs.items():
-                    wait(device)
-                    start = time.perf_counter()
-                    run(*args)
-                    wait(device)
-                    if turn >= 5:
-                        times[name].append(time.perf_counter() - start)
-        seconds = {name: median(taken) for name, taken in times.items()}
-        _show(title, seconds, "bfloat16")
-        yield {"model": title, "seconds": seconds}
+    net = large_model(device)
+    prompt = torch.randint(net.embedding.num_embeddings, (1, PROMPT), device=device)
+    args, mode = ((prompt,), None) if part == "prefill" else ((prompt[:, :1], net.caches(CACHED)), "reduce-overhead")
+    torch._dynamo.reset()
+    runs: dict[str, Callable[..., Any]] = {
+        "bfloat16": torch.compile(net, mode=mode, fullgraph=True),
+        recipe: torch.compile(net, backend=partial(lowbit, mode=mode, options={"recipe": recipe}), fullgraph=True),
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    with torch.no_grad():
+        for turn in range(ROUNDS + WARM_UP):
+            for name, run in runs.items():
+                wait(device)
+                start = time.perf_counter()
+                run(*args)
+                wait(device)
+                if turn >= WARM_UP:
+                    times[name].append(time.perf_counter() - start)
+    seconds = {name: median(taken) for name, taken in times.items()}
+    _show(part, seconds, "bfloat16")
+    return {"seconds": seconds}
 
 
 def wait(device: str) -> None:
@@ -216,46 +229,27 @@ def _show(title: str, seconds: dict[str, float], base: str) -> None:
     print(f"{title:<24}{base} {seconds[base] * 1e6:.1f} us; {ratios}")
 
 
-def tables(device: str) -> dict[str, Callable[[], Iterator[Row]]]:
-    """What is timed, in this order; on the CPU a little of it, to try this script. Peers come last: what they break, they break for nobody."""
+def tables(device: str) -> dict[str, list[Step]]:
+    """The rows of each table, the most telling first; on the CPU a few of them, to try this script."""
     gpu = device == "cuda"
-    widths, rows, shapes = (WIDTHS, ROWS, SOFTMAX_ROWS) if gpu else (WIDTHS[:1], ROWS[:2], SOFTMAX_ROWS[:1])
+    widths, rows, shapes = (WIDTHS, ROWS, SOFTMAX_ROWS) if gpu else (WIDTHS[1:2], ROWS[:2], SOFTMAX_ROWS[:1])
+    sizes = [(m, width) for width in widths for m in rows]
+    models = [(part, recipe) for part in ("decode", "prefill") for recipe in (RECIPES if gpu else RECIPES[:1])]
+    peers = sizes if installed_peers() else []
     return {
-        "products": partial(products, device, widths, rows),
-        "softmax": partial(softmaxes, device, shapes),
-        "model": lambda: model(device, llama_1b(), 32000) if gpu else model(device, small_llama(), 1000),
-        "peers": partial(products, device, widths, rows, peers=True),
+        "products": [Step(size(*case), partial(product, device, *case), "products", expected=5) for case in sizes],
+        "softmax": [Step(f"softmax {a} x {b}", partial(softmax, device, (a, b)), "softmax", expected=3) for a, b in shapes],
+        "model": [Step(", ".join(case), partial(model, device, *case), "model", expected=60) for case in models],
+        "peers": [Step(size(*case), partial(product, device, *case, peers=True), "peers", expected=10) for case in peers],
     }
-
-
-def main(device: str, folder: Path) -> None:
-    """Time everything; each row is in the file of results as soon as it is there."""
-    from lowbit_compiler.runtime.files import write
-
-    gpu = device == "cuda"
-    name = torch.cuda.get_device_name() if gpu else "cpu"
-    file = folder / f"gpu_{name.lower().replace(' ', '-')}.json"
-    results: Row = {"device": name, "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d")}
-    for table, timed in tables(device).items():
-        results[table] = []
-        try:
-            for row in timed():
-                results[table].append(row)
-                if gpu:
-                    write(file, json.dumps(results, indent=1) + "\n")
-        except Exception as error:
-            print(f"gpu-check: the table {table} ends here: {type(error).__name__}: {str(error)[:200]}")
-    if gpu:
-        print(f"gpu-check: all results are in {file}")
-    summary(results)
 
 
 def summary(results: Row) -> None:
     """Print the short table: how many times faster than bfloat16."""
     print(f"\n{results['device']}, torch {results['torch']}: times faster than bfloat16")
     print(f"{'rows x K x N':<24}" + "".join(f"{column:>14}" for column in SHOWN))
-    for row in results["products"]:
+    for row in results.get("products", ()):
         ratios = _ratios(row["seconds"], "bfloat16")
-        print(f"{row['rows']} x {row['k']} x {row['n']:<16}" + "".join(f"{ratios.get(column, float('nan')):>14.2f}" for column in SHOWN))
-    for row in results["model"]:
-        print(f"{row['model']:<24}" + "  ".join(f"{recipe} {ratio:.2f}" for recipe, ratio in _ratios(row["seconds"], "bfloat16").items()))
+        print(f"{row['name']:<24}" + "".join(f"{ratios[column]:>14.2f}" if column in ratios else f"{'-':>14}" for column in SHOWN))
+    for row in results.get("model", ()):
+        print(f"{row['name']:<32}" + "  ".join(f"{ratio:.2f}" for ratio in _ratios(row["seconds"], "bfloat16").values()))

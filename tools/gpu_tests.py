@@ -1,6 +1,6 @@
 """What must hold on a GPU, as plain functions: no test framework is needed. Each yields what is wrong; nothing, where all is well."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -102,13 +102,14 @@ def opcheck(device: str) -> Iterator[str]:
 
 def graphs_record(device: str) -> Iterator[str]:
     """A CUDA graph records each op, and gives new results for new inputs."""
+    cuda: Any = torch.cuda  # in parts untyped
 
     def records(op: str, args: tuple[Any, ...]) -> bool:
         moved = tuple(_moved(a, device) for a in args)
         _results(op, moved)
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        graph, side = torch.cuda.CUDAGraph(), cuda.Stream()
+        with cuda.stream(side), torch.cuda.graph(graph, stream=side):  # the outer one puts the stream back where recording fails
             recorded = _results(op, moved)
         if moved[0].is_floating_point():
             moved[0].mul_(-0.5)
@@ -153,40 +154,38 @@ def devices_are_respected(device: str) -> Iterator[str]:
     yield from _wrong(op_calls(9, 576, 200, torch.bfloat16), respects)
 
 
-def models() -> dict[str, tuple[nn.Module, Tensor]]:
-    """The models that every recipe compiles, with their input."""
-    mlp = nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024))
-    return {"llama": (small_llama(), torch.randint(1000, (1, 64))), "mlp": (mlp, torch.randn(256, 1024))}
+MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "llama": lambda: (small_llama(), torch.randint(1000, (1, 64))),
+    "mlp": lambda: (nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024)), torch.randn(256, 1024)),
+}
+"""The models that every recipe compiles, with their input."""
 
 
-def models_compile(device: str) -> Iterator[str]:
-    """Every recipe compiles whole graphs, with and without CUDA graphs, whose results are those of the float model but for rounding."""
+def compiles(name: str, recipe: str, mode: str | None, device: str) -> Iterator[str]:
+    """A recipe compiles a whole graph, with or without CUDA graphs, whose results are those of the float model but for rounding."""
     from lowbit_compiler.backend import lowbit  # nothing is installed, so no entry point finds "lowbit" by name
     from lowbit_compiler.driver import last_report
-    from lowbit_compiler.recipe import RECIPES
 
-    for name, (model, x) in models().items():
-        net = model.eval().requires_grad_(False).to(device, torch.bfloat16)
-        inputs = x.to(device, torch.bfloat16) if x.is_floating_point() else x.to(device)
-        with torch.no_grad():
-            want = net(inputs).double().flatten()
-            for recipe in RECIPES:
-                for mode in MODES:
-                    torch._dynamo.reset()
-                    run = torch.compile(
-                        net, backend=partial(lowbit, mode=mode, options={"recipe": recipe, "plan": "always"}), fullgraph=True
-                    )
-                    try:
-                        results = [
-                            run(inputs).double().flatten() for _ in range(4)
-                        ]  # CUDA graphs record in the second, replay from the third
-                    except Exception as error:
-                        yield f"{name}, {recipe}, mode {mode}: {type(error).__name__}: {error}"
-                        continue
-                    cosine = min(float(nn.functional.cosine_similarity(y, want, 0)) for y in results)
-                    if last_report().fallback or not cosine > COSINE:
-                        yield f"{name}, {recipe}, mode {mode}: cosine {cosine:.5f}, fallback {last_report().fallback}"
+    torch.manual_seed(0)
+    model, x = MODELS[name]()
+    net = model.eval().requires_grad_(False).to(device, torch.bfloat16)
+    inputs = x.to(device, torch.bfloat16) if x.is_floating_point() else x.to(device)
+    torch._dynamo.reset()
+    run = torch.compile(net, backend=partial(lowbit, mode=mode, options={"recipe": recipe, "plan": "always"}), fullgraph=True)
+    with torch.no_grad():
+        want = net(inputs).double().flatten()
+        results = [run(inputs).double().flatten() for _ in range(4)]  # CUDA graphs record in the second, replay from the third
+    cosine = min(float(nn.functional.cosine_similarity(y, want, 0)) for y in results)
+    if last_report().fallback or not cosine > COSINE:
+        yield f"cosine {cosine:.5f}, fallback {last_report().fallback}"
 
 
-CHECKS: tuple[Callable[[str], Iterator[str]], ...] = (ops_agree, opcheck, models_compile)
-GPU_CHECKS: tuple[Callable[[str], Iterator[str]], ...] = (graphs_record, streams_are_respected, devices_are_respected)
+Check = Callable[[str], Iterator[str]]
+CHECKS: tuple[Check, ...] = (ops_agree, opcheck)
+GPU_CHECKS: tuple[Check, ...] = (graphs_record, streams_are_respected, devices_are_respected)
+
+
+def compile_checks(recipes: Iterable[str]) -> dict[str, Check]:
+    """One check for each model, recipe and mode, by name; the most telling first."""
+    cases = [(name, recipe, mode) for mode in reversed(MODES) for name in MODELS for recipe in recipes]
+    return {f"{name}, {recipe}, {mode or 'default'}": partial(compiles, name, recipe, mode) for name, recipe, mode in cases}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,24 @@ sys.path.insert(0, str(ROOT / "tools"))
 import gpu_bench
 import gpu_check
 import gpu_models
+import gpu_steps
 import gpu_tests
+
+from lowbit_compiler.recipe import RECIPES
+
+COMPILED = gpu_tests.compile_checks(RECIPES)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 @pytest.mark.parametrize("check", [*gpu_tests.CHECKS, *gpu_tests.GPU_CHECKS], ids=lambda check: check.__name__)
 def test_check(check):
     assert list(check("cuda")) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+@pytest.mark.parametrize("name", COMPILED)
+def test_compile_check(name):
+    assert list(COMPILED[name]("cuda")) == []
 
 
 @pytest.fixture
@@ -71,25 +83,33 @@ def test_every_way_to_multiply_gives_the_product_of_each_weight_in_turn():
             assert error < (0.3 if name == "fs4" else 0.1), (name, float(error))
 
 
-def test_what_does_not_fit_leaves_the_other_results(monkeypatch, capsys):
-    def no_memory(rows, *rest):
-        if rows == 16:
-            raise torch.OutOfMemoryError("no room")
-        return operands(rows, *rest)
+def test_what_does_not_fit_is_an_error_of_any_kind_and_leaves_the_other_results(monkeypatch, capsys):
+    """Out of memory in torch is an OutOfMemoryError, in an op of ours its base class."""
 
-    def no_model(*args):
-        raise torch.OutOfMemoryError("no room either")
+    def no_memory(rows, *rest):
+        if rows > 1:
+            raise (torch.OutOfMemoryError if rows == 16 else RuntimeError)("no room")
+        return operands(rows, *rest)
 
     operands = gpu_bench.operands
     monkeypatch.setattr(gpu_bench, "operands", no_memory)
-    monkeypatch.setattr(gpu_bench, "small_llama", no_model)
-    monkeypatch.setattr(gpu_bench, "WIDTHS", (96,))
-    gpu_bench.main("cpu", ROOT)
+    log = gpu_steps.Log({"device": "cpu", "torch": "any"}, [])
+    steps = [gpu_steps.Step(gpu_bench.size(rows, 96), partial(gpu_bench.product, "cpu", rows, 96), "products") for rows in (16, 8, 1)]
+    assert gpu_steps.run(steps, log, 60) == []
+    gpu_bench.summary(log.content)
     said = capsys.readouterr().out
     assert "16 x 96 x 384 left out: OutOfMemoryError: no room" in said
-    assert "the table model ends here: OutOfMemoryError: no room either" in said
+    assert "8 x 96 x 384 left out: RuntimeError: no room" in said
     assert said.splitlines()[-1].startswith("1 x 96 x 384")
-    assert "nan" not in said
+    assert "-" not in said.splitlines()[-1]
+
+
+def test_peers_that_are_not_installed_or_fail_are_left_out(monkeypatch, capsys):
+    x, weights = gpu_bench.operands(3, 96, 64, 1, "cpu")
+    monkeypatch.setattr(gpu_bench, "PEERS", {"no_such_package": gpu_bench.PEERS["torchao"], "json": lambda x, weights: lambda: 1 / 0})
+    assert gpu_bench.installed_peers() == ["json"]
+    assert gpu_bench.peer_calls(x, weights) == {}
+    assert capsys.readouterr().out == "  json left out: ZeroDivisionError: division by zero\n"
 
 
 def test_the_model_decodes_what_it_would_prefill():

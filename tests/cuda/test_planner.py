@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers.graphs import calls, capture, context, run_until
-from lowbit_compiler import gpu_timing, linear_costs, machine
+from lowbit_compiler import driver, gpu_timing, linear_costs, machine
 from lowbit_compiler.passes.contract import Target
+from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.runtime import cuda_library
 
 META = Target(device="meta", attention=False)
@@ -34,6 +35,34 @@ def test_passes_take_any_device_and_leave_attention_to_torch():
     assert "lowbit.sdpa" not in made
     details = {site.kind: site.detail for site in ctx.sites}
     assert details["attention"] == "no attention kernel for meta; torch's own is kept"
+
+
+def by_hand(q, k, v):
+    return (torch.matmul(q, k.transpose(-1, -2)) / 4).softmax(-1) @ v
+
+
+def test_a_softmax_of_attention_by_hand_is_left_to_inductor():
+    captured, _ = capture(lambda q, k, v: by_hand(q, k, v).softmax(-1), *torch.randn(3, 2, 4, 8, 16, device="meta"))
+    ctx = context(captured)
+    ctx.target = META
+    run_until(captured, ctx)
+    assert calls(captured.gm).count("lowbit.softmax") == 1  # the second, which is in no attention
+    inner, outer = (site for site in ctx.sites if site.kind == "softmax")
+    assert outer.whole is not None
+    assert inner.reason is Reason.NO_KERNEL
+    assert "keep Inductor from making one attention" in inner.detail
+    assert "no attention kernel for meta" in inner.detail
+
+
+def test_inductor_makes_one_attention_of_it(monkeypatch):
+    """With the target of a GPU, so to speak, on the CPU."""
+    monkeypatch.setattr(driver, "target_for", lambda inputs: Target(attention=False))
+    q, k, v = torch.randn(3, 2, 4, 8, 16)
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad():
+        got = torch.compile(by_hand, backend="lowbit", fullgraph=True, options={"plan": "always"})(q, k, v)
+    torch.testing.assert_close(got, by_hand(q, k, v))
+    assert torch._dynamo.utils.counters["inductor"]["fuse_attention"] == 1
 
 
 def test_what_is_declined_says_why():

@@ -1,5 +1,7 @@
 """Timing on a GPU, as far as it can be seen without one: how much a recorded graph reads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -59,3 +61,62 @@ def test_the_planner_reads_as_many_copies(gpu: list[str]) -> None:
 
 def test_timings_are_kept_under_the_name_of_the_gpu_that_was_timed() -> None:
     assert gpu_timing.key("a call", "cuda:1") == "GPU of cuda:1: a call"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_graph_is_recorded_on_a_stream_of_its_device_and_the_current_one_is_put_back(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """A recorded stream of another GPU, or left current, would send this thread's later work there."""
+    current, ran = ["the caller's"], []
+
+    class Recording:
+        """As torch.cuda.graph: it makes its stream the current one, and leaves it so where the recording cannot be ended."""
+
+        def __init__(self, graph: object, stream: str | None = None, **modes: str) -> None:
+            current.append(stream or "of the first GPU")
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *raised: object) -> None:
+            if fails:
+                raise RuntimeError("not recorded")
+            current.pop()
+
+    @contextmanager
+    def made_current(stream: str) -> Iterator[None]:
+        before = len(current)
+        current.append(stream)
+        try:
+            yield
+        finally:
+            del current[before:]
+
+    fakes = {
+        "Stream": lambda: Stream("new"),
+        "current_stream": lambda: current[-1],
+        "stream": made_current,
+        "synchronize": lambda *device: None,
+        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: ran.append("replayed")),
+        "graph": Recording,
+        "device": nullcontext,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    call = {"op": lambda: ran.append(current[-1])}
+    if fails:
+        with pytest.raises(RuntimeError, match="not recorded"):
+            gpu_timing.recorded(call, "cuda:1")
+    else:
+        gpu_timing.recorded(call, "cuda:1")["op"]()
+        assert ran.pop() == "replayed"
+    assert ran == ["new"] * (gpu_timing.WARM_UP + gpu_timing.RECORDED)
+    assert current == ["the caller's"]
+
+
+class Stream(str):
+    """A stream by its name."""
+
+    def wait_stream(self, other: str) -> None:
+        assert other == "the caller's"
