@@ -6,7 +6,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from lowbit_compiler.capture.captured import Captured
-from lowbit_compiler.capture.dynamo import mark_written, name_products, trace_weights
+from lowbit_compiler.capture.dynamo import name_products, trace_weights
+from lowbit_compiler.passes.writes import mark_written
 
 STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
