@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lowbit_compiler.attempts import attempts, notes
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.costs import measured
@@ -53,8 +54,13 @@ def last_report() -> Report:
 def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tuple[PassContext, Report]:
     """Run the passes over ``captured.gm`` in place, up to the runtime exit; returns the context and the report.
 
-    Writes the dump and verifies each pass on ``examples``, where the options ask for it.
+    Where a pass fails at one call, that call is left in float. Writes the dump and verifies each pass on ``examples``, where the options
+    ask for it; then what fails raises PassError at once, as does what fails at no call in particular.
     """
+    return attempts(captured.gm, lambda refused: _rewrite(captured, options, examples, refused), options.verify)
+
+
+def _rewrite(captured: Captured, options: Options, examples: Sequence[Any], refused: dict[str, str]) -> tuple[PassContext, Report]:
     observers: list[Observer] = [Verifier(captured.gm, examples).observe] if options.verify else []
     # A freed weight is there in one packed form alone: every graph must use that one, whatever its rows.
     one_form = options.free_weights or any_freed(examples)
@@ -72,6 +78,7 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         all_known=captured.all_known,
         tables=captured.tables,
         quantize_tables=options.buffers == "quantized",
+        refused=refused,
     )
     facts: set[Fact] = set()
 
@@ -99,7 +106,7 @@ def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tu
         site.kernel = _kernel(site)
         if site.kind == "softmax" and site.kernel:
             site.detail = "; ".join(filter(None, (_algorithm(site), site.detail)))
-    report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
+    report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs, notes=notes(refused))
     if one_form and options.plan == "measured":
         report.notes.append("linears were not timed: freed weights are there in the recipe's form alone")
     if record is not None:

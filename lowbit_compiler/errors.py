@@ -16,6 +16,9 @@ class WeightFreedError(LowbitError, RuntimeError):
 class PassError(LowbitError, RuntimeError):
     """A pass failed or broke a fact it promised; names pass, fact and node."""
 
+    origins: frozenset[str] = frozenset()
+    """The calls of the captured graph that it was at, where that is known: without them the passes may well succeed."""
+
 
 class ExportError(LowbitError, RuntimeError):
     """A model cannot be exported as asked, or the exported file does not compute what the model does; no file was left behind."""

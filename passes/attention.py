@@ -7,9 +7,10 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.calls import AttentionCall, operand
-from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
+from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext, origin
 from lowbit_compiler.passes.find import module_path
-from lowbit_compiler.passes.graph import as_dense, aten, calls, emit, erase_unused, is_constant, is_tensor, same, undisturbed, value
+from lowbit_compiler.passes.graph import aten, calls, emit, erase_unused, is_constant, is_tensor, same, substitute, undisturbed, value
+from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.plan import ignored
 from lowbit_compiler.passes.scores import Mask, Scores, emit_mask, read_scores
 from lowbit_compiler.passes.spell import cast, idle_dropout, scaled, untransposed, widened
@@ -50,7 +51,7 @@ class FuseAttention:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fuse every attention that pays; returns their number."""
         fused = 0
-        for node in list(gm.graph.nodes):
+        for node in ctx.each(list(gm.graph.nodes)):
             match = _match(node) if calls(node, *PRODUCTS) else None
             if match is not None and _taken(ctx, node, match, fused):
                 _fuse(gm, node, match)
@@ -59,7 +60,7 @@ class FuseAttention:
 
 
 def _taken(ctx: PassContext, node: fx.Node, match: "_Match", fused: int) -> bool:
-    if ctx.max_rewrites is not None and fused >= ctx.max_rewrites:
+    if (ctx.max_rewrites is not None and fused >= ctx.max_rewrites) or any(origin(link) in ctx.refused for link in match.chain):
         return False
     if unsupported(ctx, match.q) is not None or is_constant(node, ctx.parameters) or ignored(ctx, module_path(match.softmax)) is not None:
         return False
@@ -178,6 +179,6 @@ def _fuse(gm: fx.GraphModule, out: fx.Node, match: _Match) -> None:
             options["enable_gqa"] = True
         whole = emit(gm, aten.scaled_dot_product_attention.default, match.q, keys, match.v, mask, 0.0, False, like=like, **options)
         whole.meta["lowbit_op"] = "matmul-softmax-matmul"
-        result = as_dense(gm, out, whole)
-    out.replace_all_uses_with(result)
+        result = laid_out(gm, whole, out)
+    substitute(out, result)
     erase_unused(match.chain)

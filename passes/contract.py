@@ -1,6 +1,6 @@
 """What a pass is: facts it needs, facts it leaves, and one function that rewrites in place."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.calls import Costs, LinearCosts
-from lowbit_compiler.passes.site import Reason, Site
+from lowbit_compiler.passes.site import Site
 from lowbit_compiler.recipe import Recipe
 
 
@@ -87,14 +87,24 @@ class PassContext:
     """Times a softmax or attention on the machine; None: take it wherever there is a kernel."""
     linear_costs: LinearCosts | None = None
     """Times a linear on the machine; None: rewrite it as the recipe says."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Captured calls that every pass leaves alone, and what went wrong at them."""
+    at: fx.Node | None = None
+    """The node that the running pass is at."""
     sites: list[Site] = field(default_factory=list)
     constants: list[Constant] = field(default_factory=list)
 
-    def skip(self, node: fx.Node, reason: Reason, detail: str = "") -> None:
-        """Decline the sites at ``node``."""
-        for site in self.sites:
-            if site.node is node:
-                site.decline(reason, detail)
+    def each(self, nodes: Iterable[fx.Node]) -> Iterator[fx.Node]:
+        """Yield ``nodes`` but for the refused ones, and remember at which of them the pass is."""
+        for node in nodes:
+            if origin(node) not in self.refused:
+                self.at = node
+                yield node
+        self.at = None
+
+    def origins(self, node: fx.Node) -> frozenset[str]:
+        """Return the captured calls that ``node`` computes: of a merged product, several."""
+        return frozenset(site.origin for site in self.sites if site.node is node) or frozenset({origin(node)})
 
     def planned(self) -> list[Site]:
         """Return the products that are to be rewritten."""
@@ -109,6 +119,11 @@ class PassContext:
         for site in self.sites:
             if site.node is old:
                 site.node = new
+
+
+def origin(node: fx.Node) -> str:
+    """Return the name of the captured call that ``node`` was made for."""
+    return str(node.meta.get("lowbit_origin", node.name))
 
 
 class Pass(Protocol):

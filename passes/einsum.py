@@ -2,7 +2,7 @@
 
 from torch import fx
 
-from lowbit_compiler.passes.graph import aten, emit, numel, value
+from lowbit_compiler.passes.graph import aten, emit, emit_linear, numel, value
 
 
 def _letters(equation: str, x_dim: int, w_dim: int) -> tuple[str, str, str] | None:
@@ -49,8 +49,7 @@ def einsum_as_linear(gm: fx.GraphModule, node: fx.Node, equation: str, x: fx.Nod
         x = emit(gm, aten.reshape.default, x, [*_sizes(gm, node, x, len(x_free), x_size, x_free), k], like=node)
     if len(summed) > 1 or len(w_free) > 1:
         weight = emit(gm, aten.reshape.default, weight, [n, k], like=node)
-    product = emit(gm, aten.linear.default, x, weight, like=node)
-    product.meta["val"] = product.meta["val"].to(value(node).dtype)  # autocast may have another dtype than the operands
+    product = emit_linear(gm, x, weight, like=node, dtype=value(node).dtype)
     if len(w_free) > 1:
         sizes = [*_sizes(gm, node, product, len(x_free), x_size, x_free), *(w_size[c] for c in w_free)]
         product = emit(gm, aten.reshape.default, product, sizes, like=node)

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, PassContext, origin
 from lowbit_compiler.passes.graph import aten, calls, is_constant, is_tensor
 from lowbit_compiler.passes.site import Plan
 
 ops = torch.ops.lowbit
+Broken = tuple[fx.Node, str]
+"""The first node that breaks a fact, and how."""
 DEQUANTIZE = (ops.dequantize_s8.default, ops.dequantize_s4.default)
 
 
@@ -17,97 +19,96 @@ def _planned(ctx: PassContext) -> dict[fx.Node, Plan]:
     return {site.node: site.plan for site in ctx.planned() if site.plan is not None}
 
 
-def _canonical(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _canonical(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for node in gm.graph.nodes:
         if calls(node, aten.matmul.default, aten.mm.default):
             x, weight = node.args[:2]
             matrix = is_tensor(weight) and weight.meta["val"].dim() == 2 and is_constant(weight, ctx.parameters)
-            if matrix and not is_constant(x, ctx.parameters):
-                return f"{node.format_node()} has a constant operand"
+            if matrix and not is_constant(x, ctx.parameters) and origin(node) not in ctx.refused:
+                return node, f"{node.format_node()} has a constant operand"
     return None
 
 
-def _found(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _found(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     alive = set(gm.graph.nodes)
-    return next(
-        (f"site {site.module or site.op} has left the graph" for site in ctx.sites if site.node not in alive and not site.constant), None
-    )
+    lost = (site for site in ctx.sites if site.node not in alive and not site.constant and not site.unused)
+    return next(((site.node, f"site {site.module or site.op} has left the graph") for site in lost), None)
 
 
-def _planned_or_declined(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _planned_or_declined(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     undecided = (site for site in ctx.sites if bool(site.lowered_to) == (site.reason is not None))
-    return next((f"site {site.module or site.op} has neither plan nor reason" for site in undecided), None)
+    return next(((site.node, f"site {site.module or site.op} has neither plan nor reason") for site in undecided), None)
 
 
-def _wide(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _wide(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for node in _planned(ctx):
         if any(n.meta["val"].dtype is not torch.float32 for n in (node, *node.all_input_nodes)):
-            return f"{node.format_node()} has another dtype"
+            return node, f"{node.format_node()} has another dtype"
     return None
 
 
-def _rotated(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _rotated(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for node, plan in _planned(ctx).items():
         if plan.treatment == "rotation" and not all(calls(arg, ops.rotate.default) for arg in node.args[:2]):
-            return f"{node.format_node()} has an operand that is not rotated"
+            return node, f"{node.format_node()} has an operand that is not rotated"
     return None
 
 
-def _split(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _split(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for site in ctx.planned():
         if site.plan is not None and site.plan.treatment in ("columns", "rows") and site.exact is None:
-            return f"{site.node.format_node()} has no product of the exact elements"
+            return site.node, f"{site.node.format_node()} has no product of the exact elements"
     return None
 
 
-def _quantized(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _quantized(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for node, plan in _planned(ctx).items():
         x, weight = node.args[:2]
         if not calls(weight, *DEQUANTIZE) or (plan.activations == "int8" and not calls(x, ops.dequantize_s8.default)):
-            return f"{node.format_node()} has a float operand"
+            return node, f"{node.format_node()} has a float operand"
     return None
 
 
-def _folded(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _folded(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for node in _planned(ctx):
         weight = node.args[1]
         if isinstance(weight, fx.Node) and any(arg.op != "placeholder" for arg in weight.all_input_nodes):
-            return f"the weight of {node.format_node()} is computed in the graph"
+            return node, f"the weight of {node.format_node()} is computed in the graph"
     return None
 
 
-def _lowered(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _lowered(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for node, plan in _planned(ctx).items():
         if not calls(node, getattr(ops, plan.op).default):
-            return f"{node.format_node()} is not a lowbit::{plan.op}"
+            return node, f"{node.format_node()} is not a lowbit::{plan.op}"
     return None
 
 
-def _packed(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _packed(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for node in _planned(ctx):
         weight = node.args[1]
         if not isinstance(weight, fx.Node) or weight.op != "placeholder":
-            return f"the weight of {node.format_node()} is packed at run time"
+            return node, f"the weight of {node.format_node()} is packed at run time"
     return None
 
 
-def _opened(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _opened(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for node in gm.graph.nodes:
         if calls(node, ops.quantize_s8.default, *DEQUANTIZE) and not is_constant(node, ctx.parameters):
             readers = [user for user in node.users if calls(user, aten.linear.default)]
             if readers:
-                return f"{readers[0].format_node()} is a whole product of quantized operands"
+                return readers[0], f"{readers[0].format_node()} is a whole product of quantized operands"
     return None
 
 
-def _whole(gm: fx.GraphModule, ctx: PassContext) -> str | None:
+def _whole(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for site in ctx.wholes():
         if not calls(site.node, getattr(ops, site.lowered_to).default):
-            return f"{site.node.format_node()} is not a lowbit::{site.lowered_to}"
+            return site.node, f"{site.node.format_node()} is not a lowbit::{site.lowered_to}"
     return None
 
 
-CHECKS: dict[Fact, Callable[[fx.GraphModule, PassContext], str | None]] = {
+CHECKS: dict[Fact, Callable[[fx.GraphModule, PassContext], Broken | None]] = {
     Fact.CANONICAL: _canonical,
     Fact.FOUND: _found,
     Fact.PLANNED: _planned_or_declined,

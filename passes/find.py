@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import fx
 
-from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
-from lowbit_compiler.passes.graph import aten, calls, constant_sources, is_constant, is_tensor, numel, value
+from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext, origin
+from lowbit_compiler.passes.graph import aten, calls, constant_sources, dead, is_constant, is_tensor, numel, value
 from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.torch_internals.fakes import FakeTensor
 
@@ -53,7 +53,10 @@ class Find:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fill ``ctx.sites``; rewrites nothing."""
+        unread = dead(gm)
         for node in gm.graph.nodes:
+            first = len(ctx.sites)
+            ctx.at = node
             kind = KINDS.get(node.target) if node.op == "call_function" else None
             if kind is not None and is_tensor(node):
                 ctx.sites.append(_site(len(ctx.sites), kind, node, ctx))
@@ -62,6 +65,13 @@ class Find:
                 site.decline(Reason.UNSUPPORTED_OP, why)
                 _decline_constant(site, node, ctx)
                 ctx.sites.append(site)
+            for site in ctx.sites[first:]:
+                site.origin = origin(node)
+                if site.origin in ctx.refused:
+                    site.decline(Reason.INTERNAL_ERROR, ctx.refused[site.origin])
+                elif node in unread or not node.users:
+                    site.unused = node in unread
+                    site.decline(Reason.UNUSED, "computed and dropped")
         return 0
 
 

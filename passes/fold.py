@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Constant, Fact, PassContext
-from lowbit_compiler.passes.graph import calls, constant_sources, is_constant
+from lowbit_compiler.passes.graph import calls, constant_sources, is_constant, placeholder
 
 ops = torch.ops.lowbit
 
@@ -35,7 +35,7 @@ class FoldWeights:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fold every weight and computed bias of the planned sites; returns the number of constants."""
         before = len(ctx.constants)
-        for site_node in dict.fromkeys(site.node for site in ctx.planned()):
+        for site_node in ctx.each(dict.fromkeys(site.node for site in ctx.planned())):
             index = len(ctx.constants)
             arguments: Any = site_node.args
             weight, *bias = arguments[1:]
@@ -58,11 +58,10 @@ def fold(gm: fx.GraphModule, ctx: PassContext, outputs: dict[str, fx.Node]) -> N
     last = gm.graph.find_nodes(op="placeholder")[-1]
     names: list[str] = []
     for name, node in reversed(outputs.items()):
-        with gm.graph.inserting_after(last):
-            placeholder = gm.graph.placeholder(name)
-        names.insert(0, placeholder.name)  # another one where a node of the model has it already
-        placeholder.meta.update(node.meta)
-        node.replace_all_uses_with(placeholder)
+        folded = placeholder(gm, name, after=last)
+        names.insert(0, folded.name)
+        folded.meta.update(node.meta)
+        node.replace_all_uses_with(folded)
     ctx.constants.append(Constant(graph, tuple(source.name for source in sources), tuple(names)))
 
 

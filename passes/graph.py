@@ -11,7 +11,9 @@ from torch import Tensor, fx
 
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import OpOverload, enable_python_dispatcher
+from lowbit_compiler.torch_internals.fakes import FakeTensor
 from lowbit_compiler.torch_internals.shapes import statically_known_true
+from lowbit_compiler.torch_internals.trees import tree_leaves
 
 aten = torch.ops.aten
 
@@ -32,20 +34,73 @@ def calls(node: Any, *targets: Any) -> bool:
 
 
 def emit(
-    gm: fx.GraphModule, target: Callable[..., Any], *args: Any, like: fx.Node | None = None, before: fx.Node | None = None, **kwargs: Any
+    gm: fx.GraphModule,
+    target: Callable[..., Any],
+    *args: Any,
+    like: fx.Node | None = None,
+    before: fx.Node | None = None,
+    cast: torch.dtype | None = None,
+    **kwargs: Any,
 ) -> fx.Node:
-    """Append a call at the insertion point (or just ``before`` a node), with its fake value and the provenance of ``like``."""
+    """Append a call at the insertion point (or just ``before`` a node), with its fake value and the provenance of ``like``.
+
+    ``cast`` is the dtype that autocast gives the operands when the graph runs.
+    """
     where = before.graph.inserting_before(before) if before is not None else contextlib.nullcontext()
     with where:
         node = gm.graph.call_function(target, args, kwargs)
-    fakes = fx.map_arg((args, kwargs), value)
+    fakes = fx.map_arg((args, kwargs), lambda n: value(n) if cast is None else value(n).to(cast))
     mode = fake_mode(gm)
     with enable_python_dispatcher(), mode, autocast.disabled():  # sizes stay symbolic; dtypes are those of the operands
         node.meta["val"] = target(*fakes[0], **fakes[1])
     if like is not None:
-        for key in ("nn_module_stack", "stack_trace", "lowbit_op"):
+        for key in ("nn_module_stack", "stack_trace", "lowbit_op", "lowbit_origin"):
             if key in like.meta:
                 node.meta[key] = like.meta[key]
+    if any(source.meta.get("lowbit_written") and shares_memory(source, node) for source in node.all_input_nodes):
+        node.meta["lowbit_written"] = True
+    return node
+
+
+def emit_linear(gm: fx.GraphModule, x: fx.Node, weight: fx.Node, *bias: fx.Node, like: fx.Node, dtype: torch.dtype) -> fx.Node:
+    """Emit a product whose result is in ``dtype``: under autocast, which casts the operands as the graph runs, another than theirs."""
+    product = emit(gm, aten.linear.default, x, weight, *bias, like=like, cast=dtype)
+    product.meta["val"] = product.meta["val"].to(dtype)
+    return product
+
+
+def substitute(old: fx.Node, new: fx.Node, but: fx.Node | None = None) -> None:
+    """Let the readers of ``old`` (but for one) read ``new``; what the model writes to in place is marked so in the new memory too."""
+    if old.meta.get("lowbit_written"):
+        mark_memory(new)
+    old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not but)
+
+
+def mark_memory(node: fx.Node) -> None:
+    """Mark ``node``, and what it is a view of, as written to in place."""
+    todo = [node]
+    while todo:
+        item = todo.pop()
+        item.meta["lowbit_written"] = True
+        todo += [source for source in item.all_input_nodes if not source.meta.get("lowbit_written") and shares_memory(source, item)]
+
+
+def shares_memory(a: fx.Node, b: fx.Node) -> bool:
+    """Return whether two nodes are known to share memory."""
+    return not storages(a).isdisjoint(storages(b))
+
+
+def storages(node: Any) -> set[int]:
+    """Return what is equal for values that share memory."""
+    leaves = tree_leaves(value(node))
+    return {x.untyped_storage()._cdata for x in leaves if isinstance(x, FakeTensor) and x.layout is torch.strided}
+
+
+def placeholder(gm: fx.GraphModule, name: str, after: fx.Node) -> fx.Node:
+    """Add an input, whose name gets a number where the model has that name already."""
+    with gm.graph.inserting_after(after):
+        node = gm.graph.placeholder(name)
+    node.target = node.name  # the name of the argument in generated code: it must not be a variable of the model's
     return node
 
 
@@ -100,40 +155,6 @@ def constant_sources(node: fx.Node) -> list[fx.Node]:
     return sorted(item for item in seen if item.op == "placeholder")
 
 
-MOST_VIEWS = 8  # in a row, before a dense copy is the simpler answer
-
-
-def takes_strided(user: fx.Node, old: fx.Node, new: fx.Node) -> bool:
-    """Return whether ``user`` accepts the strides of ``new`` in place of those of ``old`` (a view may not), and what reads its result too."""
-    return same_shape(value(old).stride(), value(new).stride()) or _accepts(user, old, value(new), MOST_VIEWS)
-
-
-def _accepts(user: fx.Node, old: fx.Node, new: Any, depth: int) -> bool:
-    if user.op == "output" or depth == 0:
-        return False  # the caller may rely on a dense result
-    arguments = fx.map_arg((user.args, user.kwargs), lambda n: new if n is old else value(n))
-    try:
-        with new.fake_mode:
-            if user.op == "call_method":
-                result = getattr(arguments[0][0], str(user.target))(*arguments[0][1:], **arguments[1])
-            else:
-                result = user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
-    except Exception:  # a view that strides forbid, or a call that cannot be tried like this: a dense tensor fits any
-        return False
-    if not isinstance(result, Tensor) or not is_tensor(user):
-        return not isinstance(result, tuple | list)  # parts of a tensor: their readers are not followed
-    if same_shape(result.stride(), value(user).stride()):
-        return True
-    return all(_accepts(reader, user, result, depth - 1) for reader in user.users)
-
-
-def as_dense(gm: fx.GraphModule, old: fx.Node, new: fx.Node) -> fx.Node:
-    """Return ``new``, or a dense copy of it where a user of ``old`` needs the memory order that it had."""
-    if all(takes_strided(user, old, new) for user in old.users):
-        return new
-    return emit(gm, aten.contiguous.default, new, like=old)
-
-
 def numel(shape: Iterable[Any]) -> Any:
     """Return the product of ``shape`` (1 for a scalar); symbolic sizes stay symbolic."""
     total: Any = 1
@@ -150,6 +171,21 @@ def undisturbed(first: fx.Node, last: fx.Node, ours: Container[fx.Node]) -> bool
             return False
         node = node.next
     return True
+
+
+def dead(gm: fx.GraphModule) -> set[fx.Node]:
+    """Return the ATen and lowbit calls whose results nobody reads; Dynamo's own may have effects that fx cannot see."""
+    ours = ("aten.", "lowbit.", "<built-in function getitem")
+    unread: set[fx.Node] = set()
+    for node in reversed(gm.graph.nodes):
+        if node.op == "call_function" and unread.issuperset(node.users) and str(node.target).startswith(ours) and not _effects(node):
+            unread.add(node)
+    return unread
+
+
+def _effects(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def erase_unused(nodes: Iterable[fx.Node]) -> None:

@@ -6,8 +6,10 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, calls, emit, value
+from lowbit_compiler.passes.graph import aten, calls, emit, substitute, value
+from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.site import Plan, Site
+from lowbit_compiler.passes.widen import Widen
 
 ops = torch.ops.lowbit
 
@@ -37,14 +39,15 @@ class Lower:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Lower every planned site; returns the number of products."""
         sites = {site.node: site for site in ctx.planned()}
-        for node, site in sites.items():
-            _lower(gm, ctx, node, site)
+        for node in ctx.each(sites):
+            _lower(gm, ctx, node, sites[node])
         return len(sites)
 
 
 def _uncast(node: Any) -> Any:
-    """Return the operand below a widening cast."""
-    return node.args[0] if calls(node, aten.to.dtype) and value(node).dtype is torch.float32 else node
+    """Return the operand below a widening cast of ours; what the model casts, it may write to before the product reads the cast."""
+    ours = calls(node, aten.to.dtype) and node.meta.get("lowbit_pass") == Widen.name
+    return node.args[0] if ours and value(node).dtype is torch.float32 else node
 
 
 def _activation(node: Any, plan: Plan) -> Any:
@@ -84,7 +87,8 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> N
         else:
             packed = emit(gm, ops.pack_s8.default, q, scale, like=node)
         lowered = emit(gm, getattr(ops, plan.op).default, x, packed, bias, n, *plan.arguments, out, like=node)
-    root.replace_all_uses_with(lowered)
+        result = laid_out(gm, lowered, root)
+    substitute(root, result)
     ctx.replaced(node, lowered)
     released = not still_read(gm, ctx, q)
     for member in ctx.sites:

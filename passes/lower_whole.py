@@ -4,7 +4,8 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import as_dense, aten, emit, erase_unused, value
+from lowbit_compiler.passes.graph import aten, emit, erase_unused, substitute, value
+from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.scores import emit_mask
 from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.passes.whole import AttentionSite, SoftmaxSite, read_attention, read_softmax
@@ -38,7 +39,8 @@ class LowerWhole:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Lower every planned softmax and attention; returns their number."""
-        return sum(_lower(gm, ctx, site) for site in ctx.wholes())
+        sites = {site.node: site for site in ctx.wholes()}
+        return sum(_lower(gm, ctx, sites[node]) for node in ctx.each(sites))
 
 
 def _lower(gm: fx.GraphModule, ctx: PassContext, site: Site) -> bool:
@@ -59,7 +61,8 @@ def _lower_softmax(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, found: S
     with gm.graph.inserting_before(node):
         mask = emit_mask(gm, scores, node)
         whole = emit(gm, ops.softmax.default, scores.source, found.dim, scores.scale, mask, found.log, dtype, like=node)
-    root.replace_all_uses_with(whole)
+        result = laid_out(gm, whole, root)
+    substitute(root, result)
     ctx.replaced(node, whole)
     erase_unused([root, node, *scores.chain])
 
@@ -70,7 +73,7 @@ def _lower_attention(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, found:
         q, k, v = (emit(gm, aten.unsqueeze.default, x, 0, like=node) if flat else x for x in (found.q, found.k, found.v))
         whole = emit(gm, ops.sdpa.default, q, k, v, found.mask, found.causal, found.scale, like=node)
         result = emit(gm, aten.squeeze.dim, whole, 0, like=node) if flat else whole
-        result = as_dense(gm, node, result)
-    node.replace_all_uses_with(result)
+        result = laid_out(gm, result, node)
+    substitute(node, result)
     ctx.replaced(node, whole)
     erase_unused([node, *found.chain])

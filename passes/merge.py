@@ -7,7 +7,8 @@ from typing import Any
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, emit, is_constant, takes_strided, value
+from lowbit_compiler.passes.graph import aten, emit, emit_linear, is_constant, substitute, value
+from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.site import Site
 
 
@@ -26,6 +27,9 @@ class MergeSiblings:
         %s = aten.split_with_sizes(%y, [576, 192], -1)
         %q = getitem(%s, 0)
         %k = getitem(%s, 1)
+
+    The results are views of one product, as is seen by readers of strides, by ops of somebody's own and by the graph's caller: for those
+    they are copied.
     """
 
     name = "merge"
@@ -38,6 +42,7 @@ class MergeSiblings:
         """Merge every group of at least two siblings; returns the number of groups."""
         merged = [sites for sites in siblings(ctx) if len({site.node for site in sites}) > 1]
         for sites in merged:
+            ctx.at = sites[0].node
             _merge(gm, sites)
         return len(merged)
 
@@ -72,15 +77,12 @@ def _merge(gm: fx.GraphModule, sites: list[Site]) -> None:
     with gm.graph.inserting_before(first):
         weight = emit(gm, aten.cat.default, [node.args[1] for node in nodes], like=first)
         biases = [] if bias is None else [emit(gm, aten.cat.default, [node.args[2] for node in nodes], like=first)]
-        product = emit(gm, aten.linear.default, x, weight, *biases, like=first)
-        product.meta["val"] = product.meta["val"].to(first.meta["val"].dtype)
+        product = emit_linear(gm, x, weight, *biases, like=first, dtype=value(first).dtype)
         parts = emit(gm, aten.split_with_sizes.default, product, [site.n for site in sites], -1, like=first)
         outputs = [emit(gm, operator.getitem, parts, i, like=node) for i, node in enumerate(nodes)]
-    for site, node, output in zip(sites, nodes, outputs, strict=True):
-        if not all(takes_strided(user, node, output) for user in node.users):
-            with gm.graph.inserting_after(output):
-                output = emit(gm, aten.contiguous.default, output, like=node)
-        node.replace_all_uses_with(output)
+        for node, output in zip(nodes, outputs, strict=True):
+            substitute(node, laid_out(gm, output, node))
+    for site, node in zip(sites, nodes, strict=True):
         gm.graph.erase_node(node)
         site.node = product
         site.merged_with = [other.module for other in sites if other is not site]

@@ -8,7 +8,8 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.einsum import einsum_as_linear
-from lowbit_compiler.passes.graph import aten, calls, emit, is_constant, is_tensor, takes_strided, value
+from lowbit_compiler.passes.graph import aten, calls, emit, emit_linear, is_constant, is_tensor, substitute, value
+from lowbit_compiler.passes.layout import laid_out
 
 
 class Normalize:
@@ -39,7 +40,7 @@ class Normalize:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rewrite every product that has a two-dimensional constant operand."""
         rewritten = 0
-        for node in list(gm.graph.nodes):
+        for node in ctx.each(list(gm.graph.nodes)):
             rule = RULES.get(node.target) if node.op == "call_function" else None
             if rule is None or not is_tensor(node):
                 continue
@@ -47,13 +48,12 @@ class Normalize:
                 new = rule(gm, node, ctx)
             if new is None:
                 continue
-            if new.meta["val"].dtype != node.meta["val"].dtype:  # autocast: the product's dtype is the graph's word
-                new.meta["val"] = node.meta["val"]
-            if calls(new, aten.mT.default, aten.permute.default) and not all(takes_strided(user, node, new) for user in node.users):
-                with gm.graph.inserting_before(node):
-                    new = emit(gm, aten.contiguous.default, new, like=node)
+            with gm.graph.inserting_before(node):
+                if value(new).dtype != value(node).dtype:  # autocast: what is added to the product, in float32, would make it float32
+                    new = emit(gm, aten.to.dtype, new, value(node).dtype, like=node)
+                new = laid_out(gm, new, node)
             new.meta["lowbit_op"] = node.meta.get("lowbit_op", str(node.target))
-            node.replace_all_uses_with(new)
+            substitute(node, new)
             gm.graph.erase_node(node)
             rewritten += 1
         return rewritten
@@ -78,9 +78,7 @@ def transposed(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
 
 
 def _linear(gm: fx.GraphModule, node: fx.Node, x: fx.Node, weight: fx.Node, *bias: fx.Node) -> fx.Node:
-    product = emit(gm, aten.linear.default, x, weight, *bias, like=node)
-    product.meta["val"] = product.meta["val"].to(node.meta["val"].dtype)  # under autocast the graph's word counts, not the operands'
-    return product
+    return emit_linear(gm, x, weight, *bias, like=node, dtype=value(node).dtype)
 
 
 def _matmul(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | None:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import PassContext
-from lowbit_compiler.passes.graph import aten, emit, fake_mode, value
+from lowbit_compiler.passes.graph import aten, emit, fake_mode, substitute, value
 from lowbit_compiler.passes.lower import still_read
 from lowbit_compiler.passes.site import Plan
 
@@ -64,7 +64,7 @@ class Writer:
         for site in self.ctx.planned():
             if product.root in (site.node, *site.node.users):
                 site.exact = None
-        product.root.replace_all_uses_with(result)
+        substitute(product.root, result)
         self.ctx.replaced(product.root, result)
         released = not still_read(self.gm, self.ctx, product.codes)
         for member in self.ctx.sites:

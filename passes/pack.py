@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Constant, Fact, PassContext
-from lowbit_compiler.passes.graph import calls
+from lowbit_compiler.passes.graph import calls, placeholder
 
 ops = torch.ops.lowbit
 
@@ -31,7 +31,7 @@ class Pack:
         """Pack every weight that a constant computes; returns their number."""
         producer = {constant.outputs: constant for constant in ctx.constants}
         packed = 0
-        for node in list(gm.graph.nodes):
+        for node in ctx.each(list(gm.graph.nodes)):
             if not calls(node, ops.pack_s8.default, ops.pack_s4.default):
                 continue
             constant = producer.get(tuple(arg.name for arg in node.all_input_nodes))
@@ -50,11 +50,10 @@ def _pack(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, constant: Constan
     output.args = ((blob,),)
     name = constant.outputs[0].removesuffix("_q")
     inputs = list(node.all_input_nodes)
-    with gm.graph.inserting_after(inputs[-1]):
-        placeholder = gm.graph.placeholder(name)
-    placeholder.meta.update(node.meta)
-    node.replace_all_uses_with(placeholder)
+    packed = placeholder(gm, name, after=inputs[-1])
+    packed.meta.update(node.meta)
+    node.replace_all_uses_with(packed)
     gm.graph.erase_node(node)
     for old in inputs:
         gm.graph.erase_node(old)
-    ctx.constants[ctx.constants.index(constant)] = Constant(constant.graph, constant.sources, (placeholder.name,))
+    ctx.constants[ctx.constants.index(constant)] = Constant(constant.graph, constant.sources, (packed.name,))

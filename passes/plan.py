@@ -38,11 +38,13 @@ class PlanSites:
         candidates = [site for site in ctx.sites if site.reason is None]
         head = _output_head(gm, [site for site in candidates if site.kind == "linear"])
         for site in candidates:
+            ctx.at = site.node
             plan = _decide(ctx, site, site in head)
             if isinstance(plan, tuple):
                 site.decline(*plan)
             else:
                 site.take(plan)
+        ctx.at = None
         price(ctx)
         taken = [site for site in candidates if site.reason is None]
         for site in taken[len(taken) if ctx.max_rewrites is None else ctx.max_rewrites :]:

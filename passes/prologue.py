@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
-from lowbit_compiler.passes.graph import calls, emit, erase_unused, is_tensor, same, same_shape, undisturbed, value
+from lowbit_compiler.passes.graph import calls, emit, erase_unused, is_tensor, same, same_shape, substitute, undisturbed, value
 from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
 
 ops = torch.ops.lowbit
@@ -42,14 +42,14 @@ class FusePrologue:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fuse wherever the input is computed for one product alone; returns the number of products."""
         fused = 0
-        for node in {site.node: None for site in ctx.planned()}:
+        for node in ctx.each({site.node: None for site in ctx.planned()}):
             if ctx.target.device != "cpu" or not calls(node, *LINEARS) or node.kwargs or (found := _prologue(node)) is None:
                 continue
             arguments, dtype = node.args[1:-1], value(node).dtype
             with gm.graph.inserting_before(node):
                 out = None if value(found.x).dtype is dtype else dtype
                 new = emit(gm, node.target, found.x, *arguments, out, like=node, **found.arguments)  # type: ignore[arg-type]
-            node.replace_all_uses_with(new)
+            substitute(node, new)
             ctx.replaced(node, new)
             for site in ctx.planned():
                 if site.node is new:

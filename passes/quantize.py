@@ -41,7 +41,8 @@ class InsertQuantize:
         """Insert the nodes; returns the number of products."""
         sites = {site.node: site for site in ctx.planned()}
         quantized_inputs: dict[Any, fx.Node] = {}
-        for node, site in sites.items():
+        for node in ctx.each(sites):
+            site = sites[node]
             assert site.plan is not None
             x, weight, *bias = node.args
             with gm.graph.inserting_before(node):

@@ -32,7 +32,7 @@ class Rotate:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rotate the operands of every site planned with the treatment ``rotation``."""
         nodes = dict.fromkeys(site.node for site in ctx.planned() if site.plan and site.plan.treatment == "rotation")
-        for node in nodes:
+        for node in ctx.each(nodes):
             with gm.graph.inserting_before(node):
                 x, weight = (emit(gm, rotate, operand, like=node) for operand in node.args[:2])
             node.args = (x, weight, *node.args[2:])

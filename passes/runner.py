@@ -9,6 +9,8 @@ from torch import fx
 from lowbit_compiler.errors import LowbitError, PassError
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.facts import CHECKS
+from lowbit_compiler.passes.graph import dead
+from lowbit_compiler.passes.writes import unmarked
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ def run_passes(
 
     A disabled pass, and every pass that needs what it would have established, is skipped and says so. After each pass the runner
     removes dead code, lints, checks that new nodes carry ``meta["val"]``, marks them with the pass's name, and checks the facts that
-    hold. ``strict`` also checks that 0 rewrites means an unchanged graph. Raises PassError, naming pass, fact and node.
+    hold. ``strict`` also checks that 0 rewrites means an unchanged graph. Raises PassError, naming pass, fact and node, after which the
+    graph is of no use: to go on, start again with the error's origins among ``ctx.refused``.
     """
     holding = set() if facts is None else facts
     runs: list[PassRun] = []
+    for node in gm.graph.nodes:
+        node.meta.setdefault("lowbit_origin", node.name)
     for position in passes:
         missing = position.requires - holding
         if position.name in disable:
@@ -63,6 +68,7 @@ def run_passes(
 
 def _run(p: Pass, gm: fx.GraphModule, ctx: PassContext, holding: set[Fact], strict: bool) -> PassRun:
     before = set(gm.graph.nodes)
+    ctx.at = None
     text = str(gm.graph) if strict else ""
     start = time.perf_counter()
     try:
@@ -70,7 +76,7 @@ def _run(p: Pass, gm: fx.GraphModule, ctx: PassContext, holding: set[Fact], stri
     except LowbitError:
         raise
     except Exception as error:
-        raise PassError(f"pass {p.name}: {type(error).__name__}: {error}") from error
+        raise _failure(p, ctx, ctx.at, f"{type(error).__name__}: {error}") from error
     if strict and rewrites == 0 and str(gm.graph) != text:
         raise PassError(f"pass {p.name}: reports 0 rewrites and changed the graph")
     if rewrites:
@@ -79,27 +85,29 @@ def _run(p: Pass, gm: fx.GraphModule, ctx: PassContext, holding: set[Fact], stri
             if node not in before:
                 node.meta["lowbit_pass"] = p.name
                 if node.op == "call_function" and "val" not in node.meta:
-                    raise PassError(f"pass {p.name}: {node.format_node()} has no meta['val']")
+                    raise _failure(p, ctx, node, f"{node.format_node()} has no meta['val']")
         gm.graph.lint()
+        if (node := unmarked(gm)) is not None:
+            raise _failure(p, ctx, node, f"{node.format_node()} writes to a value that is not marked as written")
     holding -= p.destroys
     holding |= p.establishes
     for fact in sorted(holding, key=lambda fact: fact.name):
         if (broken := CHECKS[fact](gm, ctx)) is not None:
-            raise PassError(f"pass {p.name}: fact {fact.name} does not hold ({fact.value}): {broken}")
+            raise _failure(p, ctx, broken[0], f"fact {fact.name} does not hold ({fact.value}): {broken[1]}")
     return PassRun(p.name, rewrites, time.perf_counter() - start)
 
 
+def _failure(p: Pass, ctx: PassContext, node: fx.Node | None, text: str) -> PassError:
+    error = PassError(f"pass {p.name}: {text}")
+    error.origins = frozenset() if node is None else ctx.origins(node)
+    return error
+
+
 def _erase_dead(gm: fx.GraphModule) -> None:
-    # Only what passes left behind: Dynamo's own nodes without users may have effects that fx cannot see.
-    ours = ("aten.", "lowbit.", "<built-in function getitem")
+    unread = dead(gm)
     for node in reversed(gm.graph.nodes):
-        if not node.users and node.op == "call_function" and str(node.target).startswith(ours) and not _effects(node):
+        if node in unread:
             gm.graph.erase_node(node)
-
-
-def _effects(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
 
 
 def _names(facts: Collection[Fact]) -> str:

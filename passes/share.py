@@ -5,7 +5,7 @@ from torch import fx
 
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import emit, is_tensor, same_shape, value
+from lowbit_compiler.passes.graph import emit, is_tensor, same_shape, substitute, value
 from lowbit_compiler.passes.spell import cast, name_of, scaled
 
 prims = torch.ops.prims
@@ -40,17 +40,15 @@ class ShareTables:
         kept = 0
         if ctx.target.device != "cpu":
             return kept
-        for node in list(gm.graph.nodes):
+        for node in ctx.each(list(gm.graph.nodes)):
             if len(node.users) < 2 or not _is_table(node) or node.meta.get("lowbit_written"):
                 continue
-            readers = list(node.users)
             # Inductor reads no more than the order of the strides, which must be numbers.
             with gm.graph.inserting_after(node):
                 table = emit(
                     gm, prims.inductor_force_stride_order.default, node, [hint(stride) for stride in value(node).stride()], like=node
                 )
-            for reader in readers:
-                reader.replace_input_with(node, table)
+            substitute(node, table, but=table)
             kept += 1
         return kept
 

@@ -25,7 +25,9 @@ class Reason(Enum):
     SLOWER = "slower here"
     LIMIT = "LOWBIT_MAX_REWRITES reached"
     KEPT_WHOLE = "kept whole"
+    UNUSED = "its result is not used"
     DISABLED = "a pass was disabled or failed"
+    INTERNAL_ERROR = "internal error"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class Site:
     saved_bytes: int = 0
     group: int = 0
     """Which sites were priced as one product: only those may be merged."""
+    origin: str = ""
+    """Name of the call in the captured graph."""
+    unused: bool = False
+    """Nobody reads its result: it may leave the graph."""
     constant: bool = False
     """Computed from parameters alone: it may leave the graph when the weight that it belongs to is folded."""
     table: bool = False

@@ -6,7 +6,8 @@ from typing import Any
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, calls, emit, erase_unused, is_tensor, same_shape, takes_strided, undisturbed, value
+from lowbit_compiler.passes.graph import aten, calls, emit, erase_unused, is_tensor, same_shape, substitute, undisturbed, value
+from lowbit_compiler.passes.layout import reads_elements
 from lowbit_compiler.passes.spell import argument, name_of
 
 
@@ -43,7 +44,7 @@ class CanonicalSoftmax:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rewrite every spelling; returns the number of softmaxes made or turned into their logarithm."""
         rewritten = 0
-        for node in list(gm.graph.nodes):
+        for node in ctx.each(list(gm.graph.nodes)):
             rule = RULES.get(name_of(node))
             if rule is None or not is_tensor(node) or (found := rule(node)) is None:
                 continue
@@ -53,10 +54,10 @@ class CanonicalSoftmax:
             with gm.graph.inserting_before(node):
                 new = emit(gm, target, *arguments, like=node)
             unlike = value(new).dtype is not value(node).dtype or not same_shape(value(new).shape, value(node).shape)
-            if unlike or not all(takes_strided(user, node, new) for user in node.users):
+            if unlike or not all(reads_elements(gm, user, node, new) for user in node.users):
                 gm.graph.erase_node(new)  # autocast, a sum that broadcasts, or a view of the memory order that is written out
                 continue
-            node.replace_all_uses_with(new)
+            substitute(node, new)
             erase_unused([node, *chain])
             rewritten += 1
         return rewritten

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, emit
+from lowbit_compiler.passes.graph import aten, emit, substitute
 
 
 class SplitOutliers:
@@ -35,7 +35,7 @@ class SplitOutliers:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Split the input of every site planned with the treatment ``columns`` or ``rows``."""
         nodes = dict.fromkeys(site.node for site in ctx.planned() if site.plan and site.plan.treatment in ("columns", "rows"))
-        for node in nodes:
+        for node in ctx.each(nodes):
             _split(gm, ctx, node)
         return len(nodes)
 
@@ -56,7 +56,7 @@ def _split(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> None:
         partner = emit(gm, aten.linear.default, exact, weight, like=node)
     with gm.graph.inserting_after(partner):
         total = emit(gm, aten.add.Tensor, node, partner, like=node)
-    node.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
+    substitute(node, total, but=total)
     node.args = (kept, weight, *node.args[2:])
     for site in sites:
         site.exact = partner

@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, emit, value
+from lowbit_compiler.passes.graph import aten, emit, substitute, value
 
 
 class Widen:
@@ -32,7 +32,7 @@ class Widen:
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rewrite the planned products that are not float32 throughout."""
         nodes = dict.fromkeys(site.node for site in ctx.planned())
-        return sum(_widen(gm, ctx, node) for node in nodes)
+        return sum(_widen(gm, ctx, node) for node in ctx.each(nodes))
 
 
 def _widen(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> bool:
@@ -45,7 +45,7 @@ def _widen(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> bool:
         ]
         wide = emit(gm, aten.linear.default, *operands, like=node)
         result = wide if dtype is torch.float32 else emit(gm, aten.to.dtype, wide, dtype, like=node)
-    node.replace_all_uses_with(result)
+    substitute(node, result)
     ctx.replaced(node, wide)
     gm.graph.erase_node(node)
     return True

@@ -87,10 +87,17 @@ def _bound(node: fx.Node, overload: Any) -> tuple[tuple[Any, ...], dict[str, Any
             return None
     if overload in SOFTMAX and args[1] is None:
         return None  # the dimension that F.softmax guesses
+    args = [_as_declared(argument, arg) for argument, arg in zip(overload._schema.arguments, args, strict=False)]
     defaults = {argument.name: argument.default_value for argument in overload._schema.arguments if argument.has_default_value()}
     while args and len(args) > 1 and names[len(args) - 1] in defaults and args[-1] == defaults[names[len(args) - 1]]:
         args.pop()  # the printed graph stays short
     return tuple(args), kwargs
+
+
+def _as_declared(argument: torch.Argument, given: Any) -> Any:
+    """Return what Python's spelling of an argument means to the schema: a number for a list stands for each of its elements."""
+    number = isinstance(given, int) or (isinstance(given, fx.Node) and isinstance(given.meta.get("val"), int | torch.SymInt))
+    return [given] * argument.N if argument.N is not None and number else given
 
 
 def _einsum(node: fx.Node) -> bool:

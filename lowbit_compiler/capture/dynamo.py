@@ -3,13 +3,9 @@
 Renaming costs almost nothing, where a second trace of the whole graph would add seconds and lose dynamic shapes.
 """
 
-import functools
-import inspect
-import operator
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from lowbit_compiler.capture.captured import Captured
@@ -19,17 +15,11 @@ from lowbit_compiler.capture.names import Names, spelled
 from lowbit_compiler.capture.probe import Probe
 from lowbit_compiler.capture.running import find_names
 from lowbit_compiler.passes.graph import is_pure, is_tensor, value
+from lowbit_compiler.passes.writes import mark_written, written
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, OpOverloadPacket
-from lowbit_compiler.torch_internals.fakes import FakeTensor
 from lowbit_compiler.torch_internals.sources import is_static, source_text
 from lowbit_compiler.torch_internals.trees import tree_leaves
-
-IN_PLACE = (
-    operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
-    operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift,
-)  # fmt: skip
-IN_PLACE_METHODS = frozenset(f"__{function.__name__}__" for function in IN_PLACE)
 
 
 def _parameter_name(node: fx.Node, example: Any, names: Names) -> str | None:
@@ -37,82 +27,6 @@ def _parameter_name(node: fx.Node, example: Any, names: Names) -> str | None:
         return None
     source = source_text(node)
     return names.tensor(example) or (node.name if source is None else spelled(source))
-
-
-def _written(node: fx.Node) -> list[fx.Node]:
-    """Return what the call ``node`` writes to in place."""
-    targets: list[Any] = []
-    if node.op == "call_method":
-        name = str(node.target)
-        if (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_METHODS:
-            targets.append(node.args[0])
-    elif node.op == "call_function":
-        targets.append(node.kwargs.get("out"))
-        position = _inplace_position(node.target)
-        asked = node.kwargs.get("inplace") is True or (position is not None and node.args[position : position + 1] == (True,))
-        if asked or node.target in IN_PLACE or _named_in_place(node.target):
-            targets.append(node.args[0] if node.args else node.kwargs.get("input"))
-        for index, name in _mutable_arguments(node.target):
-            targets.append(node.args[index] if index < len(node.args) else node.kwargs.get(name))
-    return [target for target in tree_leaves(targets) if isinstance(target, fx.Node)]
-
-
-def _named_in_place(target: Any) -> bool:
-    name = getattr(target, "__name__", "")
-    return name.endswith("_") and not name.endswith("__") and getattr(target, "__module__", "") != "_operator"  # operator.and_
-
-
-@functools.cache
-def _inplace_position(target: Any) -> int | None:
-    """Return the position of the parameter ``inplace`` of a function (nn.LeakyReLU and others pass it so), or None."""
-    try:
-        names = list(inspect.signature(target).parameters)
-    except (TypeError, ValueError):
-        return None
-    return names.index("inplace") if "inplace" in names else None
-
-
-@functools.cache
-def _mutable_arguments(target: Any) -> list[tuple[int, str]]:
-    """Return position and name of the arguments that an op's schema says it writes to."""
-    if isinstance(target, OpOverloadPacket):
-        overloads = [getattr(target, name) for name in target.overloads()]
-    else:
-        overloads = [target] if isinstance(target, OpOverload) else []
-    return [
-        (index, argument.name)
-        for overload in overloads[:1]
-        for index, argument in enumerate(overload._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-
-
-def _storage(node: fx.Node) -> int | None:
-    """Return what is equal for two values that share memory."""
-    tensor = value(node)
-    return tensor.untyped_storage()._cdata if isinstance(tensor, FakeTensor) and tensor.layout is torch.strided else None
-
-
-def mark_written(gm: fx.GraphModule) -> set[str]:
-    """Mark every value that some in-place call writes to, what it is a view of, and other views of that.
-
-    Returns the names of the placeholders among these.
-    """
-    written = []
-    for node in gm.graph.nodes:
-        if targets := _written(node):
-            node.meta["lowbit_writes"] = True
-            written += targets
-    shared = {_storage(target) for target in written} - {None}
-    marked = {node for node in gm.graph.nodes if shared and _storage(node) in shared}
-    for target in written:
-        marked.add(target)
-        while target.all_input_nodes:
-            target = target.all_input_nodes[0]
-            marked.add(target)
-    for node in marked:
-        node.meta["lowbit_written"] = True
-    return {node.name for node in marked if node.op == "placeholder"}
 
 
 def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
@@ -178,7 +92,7 @@ def _name(gm: fx.GraphModule, node: fx.Node, probe: Probe, autocasts: Sequence[f
             _name_or_mark(inner, probe)
     elif to_aten(node):
         node.meta["lowbit_op"] = spelling(node)
-    elif _written(node):
+    elif written(node):
         if name := product_name(node):
             node.meta["lowbit_opaque"] = [("matmul", name, f"{name} writes into an existing tensor")]
     elif _computes(node) and (products := probe.products(node)):
@@ -217,7 +131,7 @@ def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
         elif node.target in PRODUCTS:
             operands += node.all_input_nodes
         elif node.op in ("call_function", "call_method") and not isinstance(node.target, HigherOrderOperator):
-            computed = bool(node.all_input_nodes) and all(n in constant for n in node.all_input_nodes) and not _written(node)
+            computed = bool(node.all_input_nodes) and all(n in constant for n in node.all_input_nodes) and not written(node)
             if computed and "lowbit_written" not in node.meta and "val" in node.meta:
                 constant.add(node)
     wanted: set[fx.Node] = set()
@@ -231,4 +145,4 @@ def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
             inline(gm, node)
 
 
-__all__ = ["PRODUCTS", "capture_dynamo", "mark_written", "name_products", "trace_weights"]
+__all__ = ["PRODUCTS", "capture_dynamo", "name_products", "trace_weights"]

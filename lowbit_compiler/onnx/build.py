@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
-from lowbit_compiler.capture.dynamo import mark_written
+from lowbit_compiler.attempts import attempts, notes
+from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.export import capture_export
 from lowbit_compiler.capture.names import Names
 from lowbit_compiler.dump import recording
@@ -30,6 +31,7 @@ from lowbit_compiler.passes.contract import PassContext, Target
 from lowbit_compiler.passes.pipeline import onnx_exit, waist
 from lowbit_compiler.passes.runner import run_passes
 from lowbit_compiler.passes.site import Reason
+from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.report import Report, site_report
 from lowbit_compiler.torch_internals import logs, trees
 from lowbit_compiler.torch_internals.shapes import any_size_at_one
@@ -133,6 +135,11 @@ def user_outputs(program: ExportedProgram) -> list[Any]:
 
 def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgram, Report]:
     captured = capture_export(program)
+    ctx, report = attempts(captured.gm, lambda refused: _passes(captured, request, refused), request.options.verify)
+    return rebuild(program, captured, ctx.constants), report
+
+
+def _passes(captured: Captured, request: Request, refused: dict[str, str]) -> tuple[PassContext, Report]:
     options, names = request.options, Names()
     names.add(request.model)
     ctx = PassContext(
@@ -144,6 +151,7 @@ def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgra
         other_names=names.others,
         tables=captured.tables,
         quantize_tables=options.buffers == "quantized",
+        refused=refused,
     )
     with recording(options.dump, captured.gm, ctx, "the exported graph") as record:
         observe = record.observe if record is not None else None
@@ -151,10 +159,10 @@ def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgra
     for site in ctx.sites:
         if site.kind in WHOLE_KINDS and not site.constant:
             site.decline(Reason.KEPT_WHOLE, "ONNX has operators for it")
-    report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs)
+    report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs, notes=notes(refused))
     if record is not None:
         record.finish(report)
-    return rebuild(program, captured, ctx.constants), report
+    return ctx, report
 
 
 def _name(model: ir.Model, program: ExportedProgram, request: Request) -> None:

@@ -1,0 +1,49 @@
+"""Rewriting that goes on where a pass fails at some call of the model: that call stays in float, the others are rewritten."""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import fx
+
+from lowbit_compiler.errors import PassError
+
+log = logging.getLogger("lowbit_compiler")
+MOST = 32  # failures, each of which costs a run of all passes, before the graph is given up whole
+T = TypeVar("T")
+
+
+def attempts(gm: fx.GraphModule, rewrite: Callable[[dict[str, str]], T], strict: bool = False) -> T:
+    """Return ``rewrite(refused)``, which rewrites ``gm`` in place, for as few refused calls as it takes.
+
+    ``refused`` are calls of the captured graph, by name, and what went wrong there; before each attempt ``gm`` has the graph as captured.
+    Raises the PassError where it is at no call that could be refused, and at once where ``strict``.
+    """
+    refused: dict[str, str] = {}
+    for _ in range(MOST):
+        captured = _copy(gm.graph)
+        try:
+            return rewrite(refused)
+        except PassError as error:
+            new = error.origins - refused.keys()
+            if strict or not new:
+                raise
+            for name in sorted(new):
+                log.warning("%s is left in float: %s", name, error)
+                refused[name] = str(error)
+            gm.graph = captured
+    return rewrite(refused)
+
+
+def notes(refused: dict[str, str]) -> list[str]:
+    """Return what a report says of refused calls."""
+    return [f"internal error at %{name}, which is left in float: {error}" for name, error in refused.items()]
+
+
+def _copy(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = copy.node_copy(node, lambda n: copies[n])
+        copies[node].name = node.name
+    return copy

@@ -1,0 +1,89 @@
+"""The memory of a result: a reader that sees strides, offset or storage gets those that the model's own op would have given it."""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lowbit_compiler.passes.calls import hint
+from lowbit_compiler.passes.graph import aten, emit, fake_mode, same, same_shape, value
+from lowbit_compiler.torch_internals.dispatch import TorchDispatchMode, enable_python_dispatcher
+
+MOST_VIEWS = 8  # in a row, before a copy is the simpler answer
+NAMESPACES = ("aten", "prims", "lowbit")
+MEMORY = re.compile(r"(^|_)(as_strided|set|resize|stride|strides|storage|offset)(_|$)")
+"""Words in the names of the ops that address memory themselves; every other op of torch's own reads elements by their index."""
+
+
+def laid_out(gm: fx.GraphModule, new: fx.Node, old: fx.Node) -> fx.Node:
+    """Return what takes the place of ``old``: ``new``, or a copy of it in the memory order of ``old`` where a reader may tell the two apart.
+
+    Raises ValueError where the memory of ``old`` has gaps or overlaps, and no copy can be like it.
+    """
+    if all(reads_elements(gm, user, old, new) for user in old.users):
+        return new
+    was = value(old)
+    order = sorted(range(was.dim()), key=lambda dim: -hint(was.stride(dim)))
+    step: Any = 1
+    for dim in reversed(order):
+        if not same(was.shape[dim], 1) and not same(was.stride(dim), step):
+            raise ValueError(f"{old.format_node()} has strides {tuple(was.stride())}, which no copy has")
+        step = step * (max(was.shape[dim], 1) if isinstance(was.shape[dim], int) else was.shape[dim])
+    if order == sorted(order):
+        return emit(gm, aten.clone.default, new, like=old, memory_format=torch.contiguous_format)
+    turned = emit(gm, aten.permute.default, new, order, like=old)
+    copied = emit(gm, aten.clone.default, turned, like=old, memory_format=torch.contiguous_format)
+    return emit(gm, aten.permute.default, copied, [order.index(dim) for dim in range(len(order))], like=old)
+
+
+def reads_elements(gm: fx.GraphModule, user: fx.Node, old: fx.Node, new: fx.Node) -> bool:
+    """Return whether ``user``, and whoever reads a view of what it is given, gets the same from ``new`` as from ``old``.
+
+    Shown by running it on fake values: only ops that read elements by their index are let through, so an op of somebody's own, the caller
+    of the graph, and as_strided are not.
+    """
+    return _same_memory(value(new), value(old)) or _accepts(gm, user, old, value(new), MOST_VIEWS)
+
+
+class _Elements(TorchDispatchMode):
+    """Stops, before it runs, every op that may look at memory."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        namespace, _, name = func._schema.name.partition("::")
+        if namespace not in NAMESPACES or MEMORY.search(name) or torch.Tag.inplace_view in func.tags:
+            raise TypeError(f"{name} may look at memory")
+        return func(*args, **(kwargs or {}))
+
+
+def _accepts(gm: fx.GraphModule, user: fx.Node, old: fx.Node, new: Any, depth: int) -> bool:
+    if user.op == "output" or depth == 0:
+        return False  # the caller may rely on what it gets
+    arguments = fx.map_arg((user.args, user.kwargs), lambda n: new if n is old else value(n))
+    try:
+        with torch.no_grad(), enable_python_dispatcher(), fake_mode(gm), _Elements():
+            if user.op == "call_method":
+                result = getattr(arguments[0][0], str(user.target))(*arguments[0][1:], **arguments[1])
+            else:
+                result = user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
+    except Exception:  # a view that strides forbid, an op that may look at memory, or a call that cannot be tried like this
+        return False
+    return _same(result, value(user)) or (
+        isinstance(result, Tensor | tuple | list) and all(_accepts(gm, reader, user, result, depth - 1) for reader in user.users)
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Return whether two results are the same to all readers."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and _same_memory(a, b)
+    if isinstance(a, tuple | list):
+        return isinstance(b, tuple | list) and len(a) == len(b) and all(map(_same, a, b))
+    return a is b or (isinstance(a, int | torch.SymInt) and isinstance(b, int | torch.SymInt) and same(a, b))
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors of one shape lie the same way, each in a storage of the same size."""
+    if not same_shape(a.stride(), b.stride()) or not same(a.storage_offset(), b.storage_offset()):
+        return False
+    return a.dtype is b.dtype and same(a.untyped_storage().nbytes(), b.untyped_storage().nbytes())

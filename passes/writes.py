@@ -1,0 +1,94 @@
+"""Which calls write to a tensor in place, and which values change by it."""
+
+import functools
+import inspect
+import operator
+from typing import Any
+
+from torch import fx
+
+from lowbit_compiler.passes.graph import storages
+from lowbit_compiler.torch_internals.dispatch import OpOverload, OpOverloadPacket
+from lowbit_compiler.torch_internals.trees import tree_leaves
+
+IN_PLACE = (
+    operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
+    operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift,
+)  # fmt: skip
+IN_PLACE_METHODS = frozenset(f"__{function.__name__}__" for function in IN_PLACE)
+
+
+def written(node: fx.Node) -> list[fx.Node]:
+    """Return what the call ``node`` writes to in place."""
+    targets: list[Any] = []
+    if node.op == "call_method":
+        name = str(node.target)
+        if (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_METHODS:
+            targets.append(node.args[0])
+    elif node.op == "call_function":
+        targets.append(node.kwargs.get("out"))
+        position = _inplace_position(node.target)
+        asked = node.kwargs.get("inplace") is True or (position is not None and node.args[position : position + 1] == (True,))
+        if asked or node.target in IN_PLACE or _named_in_place(node.target):
+            targets.append(node.args[0] if node.args else node.kwargs.get("input"))
+        for index, name in _mutable_arguments(node.target):
+            targets.append(node.args[index] if index < len(node.args) else node.kwargs.get(name))
+    return [target for target in tree_leaves(targets) if isinstance(target, fx.Node)]
+
+
+def _named_in_place(target: Any) -> bool:
+    name = getattr(target, "__name__", "")
+    return name.endswith("_") and not name.endswith("__") and getattr(target, "__module__", "") != "_operator"  # operator.and_
+
+
+@functools.cache
+def _inplace_position(target: Any) -> int | None:
+    """Return the position of the parameter ``inplace`` of a function (nn.LeakyReLU and others pass it so), or None."""
+    try:
+        names = list(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+@functools.cache
+def _mutable_arguments(target: Any) -> list[tuple[int, str]]:
+    """Return position and name of the arguments that an op's schema says it writes to."""
+    if isinstance(target, OpOverloadPacket):
+        overloads = [getattr(target, name) for name in target.overloads()]
+    else:
+        overloads = [target] if isinstance(target, OpOverload) else []
+    return [
+        (index, argument.name)
+        for overload in overloads[:1]
+        for index, argument in enumerate(overload._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+
+
+def mark_written(gm: fx.GraphModule) -> set[str]:
+    """Mark every value that some in-place call writes to, what it is a view of, and other views of that.
+
+    Returns the names of the placeholders among these.
+    """
+    targets: list[fx.Node] = []
+    for node in gm.graph.nodes:
+        if found := written(node):
+            node.meta["lowbit_writes"] = True
+            targets += found
+    shared = set().union(*map(storages, targets))
+    marked = {node for node in gm.graph.nodes if shared and not shared.isdisjoint(storages(node))}
+    for target in targets:
+        marked.add(target)
+        while target.all_input_nodes:
+            target = target.all_input_nodes[0]
+            marked.add(target)
+    for node in marked:
+        node.meta["lowbit_written"] = True
+    return {node.name for node in marked if node.op == "placeholder"}
+
+
+def unmarked(gm: fx.GraphModule) -> fx.Node | None:
+    """Return a call that writes to a value without the mark: a pass put a node there and did not use :func:`graph.substitute`."""
+    writing = (node for node in gm.graph.nodes if node.meta.get("lowbit_writes"))
+    return next((node for node in writing if not all("lowbit_written" in target.meta for target in written(node))), None)
