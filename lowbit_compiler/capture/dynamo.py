@@ -22,7 +22,7 @@ from lowbit_compiler.passes.graph import is_pure, is_tensor, value
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, OpOverloadPacket
 from lowbit_compiler.torch_internals.fakes import FakeTensor
-from lowbit_compiler.torch_internals.sources import is_static, source_text
+from lowbit_compiler.torch_internals.sources import is_static, source_text, variable
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
 IN_PLACE = (
@@ -36,7 +36,7 @@ def _parameter_name(node: fx.Node, example: Any, names: Names) -> str | None:
     if not isinstance(example, Tensor) or not (isinstance(example, nn.Parameter) or is_static(node)):
         return None
     source = source_text(node)
-    return names.tensor(example) or (node.name if source is None else spelled(source))
+    return names.tensor(example) or (node.name if source is None else spelled(source) or variable(source))
 
 
 def _written(node: fx.Node) -> list[fx.Node]:
@@ -214,9 +214,10 @@ def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
         if node.op == "placeholder":
             if node.name in parameters:
                 constant.add(node)
-        elif node.target in PRODUCTS:
+            continue
+        if node.target in PRODUCTS:
             operands += node.all_input_nodes
-        elif node.op in ("call_function", "call_method") and not isinstance(node.target, HigherOrderOperator):
+        if node.op in ("call_function", "call_method") and not isinstance(node.target, HigherOrderOperator):
             computed = bool(node.all_input_nodes) and all(n in constant for n in node.all_input_nodes) and not _written(node)
             if computed and "lowbit_written" not in node.meta and "val" in node.meta:
                 constant.add(node)
@@ -231,4 +232,4 @@ def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
             inline(gm, node)
 
 
-__all__ = ["PRODUCTS", "capture_dynamo", "mark_written", "name_products", "trace_weights"]
+__all__ = ["PRODUCTS", "capture_dynamo", "mark_written", "name_modules", "name_products", "trace_weights"]
