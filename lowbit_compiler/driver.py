@@ -27,6 +27,7 @@ from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.pipeline import runtime_exit, waist
 from lowbit_compiler.passes.runner import Observer, PassRun, run_passes
 from lowbit_compiler.passes.site import Reason, Site
+from lowbit_compiler.places import compile_places
 from lowbit_compiler.remainder import compile_remainder
 from lowbit_compiler.report import Report, site_report
 from lowbit_compiler.runtime import kernels, library
@@ -165,7 +166,9 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             )
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
-            compiled, report = compile_captured(capture_dynamo(gm, examples), examples, options, seen)
+            compiled, (*elsewhere, report) = compile_places(gm, examples, options, compile_captured, seen)
+            for other in elsewhere:
+                _remember(other)
     except (OptionError, WeightFreedError, dynamo.restart()):  # the last: Dynamo traces again, with Python floats as constants
         raise
     except Exception as error:

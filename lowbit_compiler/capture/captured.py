@@ -1,9 +1,10 @@
 """What capture delivers to the passes."""
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import fx
+from torch import fx, nn
 
 
 @dataclass
@@ -23,3 +24,7 @@ class Captured:
     """Whether a name that is not among these is none of the model's: not where more modules may come to light after a graph break."""
     tables: frozenset[str] = frozenset()
     """Those of ``parameters`` that are no nn.Parameter, but a buffer or another tensor that a module holds."""
+    here: str = ""
+    """The module whose forward this graph is of; "" for the whole model."""
+    elsewhere: Mapping[str, weakref.ref[nn.Module]] = field(default_factory=dict)
+    """The other modules of its class, by name: Dynamo may use this graph for them too."""

@@ -18,7 +18,7 @@ from lowbit_compiler.passes.graph import is_pure, is_tensor, value
 from lowbit_compiler.passes.writes import mark_written, written
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, OpOverloadPacket
-from lowbit_compiler.torch_internals.sources import is_static, source_text
+from lowbit_compiler.torch_internals.sources import is_static, source_text, variable
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
 
@@ -26,7 +26,7 @@ def _parameter_name(node: fx.Node, example: Any, names: Names) -> str | None:
     if not isinstance(example, Tensor) or not (isinstance(example, nn.Parameter) or is_static(node)):
         return None
     source = source_text(node)
-    return names.tensor(example) or (node.name if source is None else spelled(source))
+    return names.tensor(example) or (node.name if source is None else spelled(source) or variable(source))
 
 
 def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
@@ -57,7 +57,7 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     for node in copy.graph.nodes:
         name_modules(node, names)
     copy.recompile()
-    return Captured(copy, parameters, names.known, names.others, names.whole, frozenset(tables))
+    return Captured(copy, parameters, names.known, names.others, names.whole, frozenset(tables), names.here, names.elsewhere)
 
 
 def name_modules(node: fx.Node, names: Names) -> None:
@@ -128,9 +128,10 @@ def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
         if node.op == "placeholder":
             if node.name in parameters:
                 constant.add(node)
-        elif node.target in PRODUCTS:
+            continue
+        if node.target in PRODUCTS:
             operands += node.all_input_nodes
-        elif node.op in ("call_function", "call_method") and not isinstance(node.target, HigherOrderOperator):
+        if node.op in ("call_function", "call_method") and not isinstance(node.target, HigherOrderOperator):
             computed = bool(node.all_input_nodes) and all(n in constant for n in node.all_input_nodes) and not written(node)
             if computed and "lowbit_written" not in node.meta and "val" in node.meta:
                 constant.add(node)
@@ -145,4 +146,4 @@ def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
             inline(gm, node)
 
 
-__all__ = ["PRODUCTS", "capture_dynamo", "name_products", "trace_weights"]
+__all__ = ["PRODUCTS", "capture_dynamo", "name_modules", "name_products", "trace_weights"]

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ class Names:
     """Whether these are all names of all that was compiled: in a function some may come to light in a later graph."""
     here: str = ""
     """The module whose forward Dynamo traces: it made what was made in no submodule."""
+    elsewhere: dict[str, weakref.ref[nn.Module]] = field(default_factory=dict)
+    """The other modules of its class."""
 
     def add(self, root: nn.Module, name: str = "") -> None:
         """Name ``root``, and all that it holds, below ``name``."""

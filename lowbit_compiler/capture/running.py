@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import CodeType
@@ -68,8 +69,10 @@ def _names(now: sources.Traced) -> Names:
         roots.take(module, sources.variable(text) if roots.taken else "")
     for module, name in roots.taken:
         names.add(module, name)
-    if here is not None:
-        names.here = next(iter(names.modules.get(id(here), ())), "")
+    if here is not None and (own := names.modules.get(id(here))):
+        names.here = own[0]
+        alike = {id(each): each for root, _ in roots.taken for _, each in walk(root) if type(each) is type(here) and each is not here}
+        names.elsewhere = {names.modules[key][0]: weakref.ref(each) for key, each in alike.items()} if names.here else {}
     return names
 
 

@@ -1,0 +1,295 @@
+"""Reports and ``ignore`` speak of modules and parameters as the model does, however it was wrapped, broken up or compiled."""
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers import zoo
+from helpers.compiled import compiled, cosine, linears, reports_of
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.report import Report, SiteReport
+
+OPTIONS = {"remainder": "eager", "plan": "always"}
+X = (8, 64)
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As transformers does with ``forward``, which then has no argument called self."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+class Layer(nn.Module):
+    """``scale`` is a number that Dynamo guards on: layers of other scales get graphs of their own."""
+
+    def __init__(self, breaks: bool = False, scale: int = 1) -> None:
+        super().__init__()
+        self.inner, self.breaks, self.scale = nn.Linear(64, 64), breaks, scale
+        self.mix = nn.Parameter(torch.randn(64, 64) / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x @ self.mix * self.scale
+        if self.breaks:
+            torch._dynamo.graph_break()
+        return torch.relu(self.inner(x)) * self.scale
+
+
+class Model(nn.Module):
+    """Layers in a list, others by name, a head, and a module that this forward does not call."""
+
+    def __init__(self, breaks: bool = False, alike: bool = False) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList([Layer(breaks), Layer(breaks, 1 if alike else 2)])
+        self.by_name = nn.ModuleDict({"a": nn.Linear(64, 64), "b": nn.Sequential(nn.Linear(64, 64), nn.ReLU())})
+        self.classifier = nn.Linear(64, 32)
+        self.unused = nn.Linear(64, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encoder[1](self.encoder[0](x))
+        return self.classifier(self.by_name["b"](self.by_name["a"](x)))
+
+
+class Decorated(Model):
+    forward = decorated(Model.forward)
+
+
+class Answering(Model):
+    """Asks for attributes itself, as ModelMixin of diffusers and PeftModel do."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "of_old":
+            return {}
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("classifier"), name)
+
+
+class Around(nn.Module):
+    """Passes everything on, as PEFT and DataParallel do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.base_model = model
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base_model, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base_model(*args, **kwargs)
+
+
+def sites(run: Callable[[], Any]) -> list[SiteReport]:
+    with torch.no_grad():
+        _, reports = reports_of(run)
+    assert not any(report.fallback for report in reports)
+    return [site for report in reports for site in report.sites]
+
+
+def modules(found: list[SiteReport]) -> list[str]:
+    return sorted({site.module for site in found})
+
+
+PRODUCTS = ["by_name.a", "by_name.b.0", "classifier", "encoder.0", "encoder.0.inner", "encoder.1", "encoder.1.inner"]
+OWN = ["by_name.a", "by_name.b.0", "classifier", "encoder.0.inner", "encoder.0.mix", "encoder.1.inner", "encoder.1.mix"]
+"""A parameter of its own that a module multiplies with is named itself."""
+
+
+@pytest.mark.parametrize("kind", [Model, Decorated, Answering], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize("how", ["torch.compile", "in place", "forward", "function", "argument", "container"])
+def test_names_are_those_of_the_whole_model(kind: type[Model], breaks: bool, how: str) -> None:
+    model, x = kind(breaks).eval(), torch.randn(X)
+    options = {"backend": "lowbit", "options": OPTIONS}
+    if how == "torch.compile":
+        run = functools.partial(torch.compile(model, **options), x)
+    elif how == "in place":
+        model.compile(**options)
+        run = functools.partial(model, x)
+    elif how == "forward":
+        model.forward = torch.compile(model.forward, **options)  # type: ignore[method-assign]
+        run = functools.partial(model, x)
+    elif how == "function":
+        run = functools.partial(torch.compile(lambda x: model(x) + 1, **options), x)
+    elif how == "argument":
+        run = functools.partial(torch.compile(lambda m, x: m(x) + 1, **options), model, x)
+    else:
+        run = functools.partial(torch.compile(lambda held, x: held["model"](x) + 1, **options), {"model": model}, x)
+    found = sites(run)
+    assert modules(found) == PRODUCTS
+    assert set(modules(found)) <= set(dict(model.named_modules()))
+    assert all(site.decision == "rewritten" for site in found)
+
+
+def test_modules_around_a_model_are_part_of_its_names() -> None:
+    model = Around(Decorated(breaks=True).eval())
+    assert modules(sites(lambda: compiled(model, fullgraph=False)(torch.randn(X)))) == [f"base_model.{name}" for name in PRODUCTS]
+
+
+@pytest.mark.parametrize("how", ["replaced", "in place"])
+@pytest.mark.parametrize("breaks", [False, True])
+def test_blocks_compiled_one_by_one_have_their_names_in_the_model(how: str, breaks: bool) -> None:
+    model, x = Model(breaks).eval(), torch.randn(X)
+    for index, layer in enumerate(model.encoder):
+        if how == "in place":
+            layer.compile(backend="lowbit", options=OPTIONS)
+        else:
+            model.encoder[index] = torch.compile(layer, backend="lowbit", options=OPTIONS)
+    found = modules(sites(lambda: model(x)))
+    assert {"encoder.0", "encoder.0.inner"} <= set(found) <= set(PRODUCTS)
+    torch._dynamo.reset()
+    alone = Layer(breaks).eval()
+    assert modules(sites(lambda: compiled(alone, fullgraph=False)(x))) == ["inner", "mix"]
+
+
+def test_functions_name_several_modules_by_their_variables() -> None:
+    up, down = nn.Linear(64, 128), nn.Sequential(nn.Linear(128, 64))
+
+    def both(x: Tensor) -> Tensor:
+        hidden = up(x)
+        torch._dynamo.graph_break()
+        return down(hidden)
+
+    found = sites(lambda: compiled(both, fullgraph=False)(torch.randn(X)))
+    assert modules(found) == ["down.0", "up"]
+    torch._dynamo.reset()
+    found = sites(lambda: compiled(lambda blocks, x: blocks[1](blocks[0](x)))([up, down], torch.randn(X)))
+    assert modules(found) == ["blocks.0", "blocks.1.0"]
+    torch._dynamo.reset()
+    left = sites(lambda: compiled(both, fullgraph=False, ignore=["down"])(torch.randn(X)))
+    assert [(site.module, site.decision) for site in left] == [("up", "rewritten"), ("down.0", "declined")]
+
+
+class Shared(nn.Module):
+    """One block under two names, a weight under two, and a parametrized one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Sequential(nn.Linear(64, 64))
+        self.first, self.second = block, block
+        self.table, self.head = nn.Embedding(48, 64), nn.Linear(64, 48, bias=False)
+        self.head.weight = self.table.weight
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(64, 64))
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(64, 64))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.first(self.table(ids))
+        return self.head(self.spectral(self.normed(self.second(x))))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        (None, []),
+        ("first", ["first.0"]),
+        ("second.0", ["first.0"]),
+        ("re:^second", ["first.0"]),
+        ("head", ["head"]),
+        ("head.weight", ["head"]),
+        ("table.weight", ["head"]),
+        ("normed", ["normed"]),
+        ("normed.parametrizations.weight.original0", ["normed"]),
+        ("spectral", ["spectral"]),
+    ],
+)
+def test_every_name_of_what_is_shared_counts(pattern: str | None, left: list[str]) -> None:
+    model = Shared().eval()
+    ignore = [] if pattern is None else [pattern]
+    found = sites(lambda: compiled(model, ignore=ignore)(torch.arange(8)))
+    linear = [site for site in found if site.kind == "linear" and site.detail != "computed from parameters alone"]
+    assert modules(linear) == ["first.0", "head", "normed", "spectral"]
+    assert set(modules(linear)) <= set(dict(model.named_modules()))
+    assert modules([site for site in linear if site.reason == "filtered by the user"]) == left
+    assert all(site.decision == "rewritten" for site in linear if site.module not in left)
+
+
+@pytest.mark.parametrize("name", ["classifier", "encoder.0.inner", "encoder.1", "encoder.1.inner.weight", "unused", "re:^encoder\\.0"])
+@pytest.mark.parametrize("kind", [Decorated, Answering], ids=lambda kind: kind.__name__)
+def test_ignore_holds_across_graph_breaks(kind: type[Model], name: str) -> None:
+    model, x = kind(breaks=True).eval(), torch.randn(X)
+    left = {product for product in PRODUCTS if product.startswith(name.removeprefix("re:^").replace("\\", "").removesuffix(".weight"))}
+    with torch.no_grad():
+        want = model(x)
+        run = compiled(model, fullgraph=False, modules_to_not_convert=[name])
+        got, reports = reports_of(lambda: run(x))
+    found = [site for report in reports for site in report.sites]
+    assert {site.module for site in found if site.reason == "filtered by the user"} == left
+    assert {site.module for site in found if site.decision == "rewritten"} == set(PRODUCTS) - left
+    assert cosine(got, want) > 0.99
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_name_that_is_nowhere_is_an_error_before_anything_is_compiled(breaks: bool) -> None:
+    model, x = Decorated(breaks).eval(), torch.randn(X)
+    with torch.no_grad(), pytest.raises(Exception, match="matches no module or parameter of the model") as raised:
+        compiled(model, fullgraph=False, ignore=["clasifier"])(x)
+    assert "close: classifier" in str(raised.value)
+    assert isinstance(getattr(raised.value, "inner_exception", raised.value), OptionError)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int8-weight-only"])
+@pytest.mark.parametrize("ignore", ["encoder.1", "encoder.0.inner", "re:\\.1\\.inner$", "classifier"])
+@pytest.mark.parametrize("how", ["replaced", "in place"])
+def test_a_graph_that_serves_several_layers_leaves_the_ignored_ones_in_float(how: str, ignore: str, recipe: str) -> None:
+    """Dynamo compiles equal layers once; what is left in float is exact, the other layers are not."""
+    model, x = Model(alike=True).eval(), torch.randn(X)
+    truth, inputs = copy.deepcopy(model), [torch.randn(X), torch.randn(X)]
+    with torch.no_grad():
+        want = [layer(x) for layer, x in zip(truth.encoder, inputs, strict=True)]
+    options = {**OPTIONS, "recipe": recipe, "ignore": [ignore]}
+    for index, layer in enumerate(list(model.encoder)):
+        if how == "in place":
+            layer.compile(backend="lowbit", options=options)
+        else:
+            model.encoder[index] = torch.compile(layer, backend="lowbit", options=options)
+    with torch.no_grad():
+        for _ in range(2):
+            model(x)
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        got = [layer(x) for layer, x in zip(model.encoder, inputs, strict=True)]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs == 1
+    for index, (ours, theirs) in enumerate(zip(got, want, strict=True)):
+        assert cosine(ours, theirs) > 0.99
+        assert torch.equal(ours, theirs) == (ignore == f"encoder.{index}")
+
+
+def test_weights_released_with_layers_compiled_one_by_one_are_ignored_at_all_places() -> None:
+    model, x = Model(alike=True).eval(), torch.randn(X)
+    for layer in model.encoder:
+        layer.compile(backend="lowbit", options={**OPTIONS, "ignore": ["encoder.1.inner"], "free_weights": True})
+    found = sites(lambda: model(x))
+    assert {site.module: site.decision for site in found} == {"encoder.0": "rewritten", "encoder.0.inner": "declined"}
+
+
+def names_in(reports: list[Report]) -> set[str]:
+    return {site.module for report in reports for site in report.sites}
+
+
+@pytest.mark.parametrize("family", ["bert", "vit", "gpt2"])
+def test_transformers_models_and_the_same_in_a_decorator(family: str) -> None:
+    model, inputs = getattr(zoo, family)()
+    again = copy.deepcopy(model)
+    type(again.base_model).forward  # noqa: B018  decorated or not, as the installed release has it
+
+    class Wrapped(type(again)):  # type: ignore[misc]
+        forward = decorated(decorated(type(again).forward))
+
+    again.__class__ = Wrapped
+    for each in (model, again):
+        torch._dynamo.reset()
+        with torch.no_grad():
+            _, reports = reports_of(lambda: compiled(each, fullgraph=False)(**inputs))  # noqa: B023  called at once
+        assert names_in(reports) <= set(dict(each.named_modules())), names_in(reports) - set(dict(each.named_modules()))
+        assert sum(len(linears(report)) for report in reports) >= 8
