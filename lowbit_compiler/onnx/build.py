@@ -55,9 +55,13 @@ class Request:
 
 @dataclass
 class Built:
-    """An ONNX model with the PyTorch program that it must equal, before (``program``) and after torch's decompositions."""
+    """An ONNX model with the PyTorch program that it must equal, before (``program``) and after torch's decompositions.
+
+    ``traced`` is the model itself as it was traced, in float.
+    """
 
     model: ir.Model
+    traced: ExportedProgram
     program: ExportedProgram
     decomposed: ExportedProgram
     report: Report
@@ -65,14 +69,12 @@ class Built:
 
 def build(request: Request, progress: Progress) -> Built:
     """Return the ONNX model of ``request``; raises ExportError with module and op where something cannot be exported."""
-    progress("tracing")
-    with _quiet(), torch.no_grad():
+    with _quiet(), _any_size(), torch.no_grad():
+        progress("tracing")
         program = _trace(request)
-    progress("rewriting")
-    with _quiet(), torch.no_grad():
+        progress("rewriting")
         rewritten, report = _rewrite(program, request)
-    progress("translating")
-    with _quiet(), torch.no_grad():
+        progress("translating")
         try:
             translated = torch.onnx.export(
                 rewritten, custom_translation_table=table(request.form), opset_version=request.opset, optimize=False, verbose=False
@@ -92,19 +94,32 @@ def build(request: Request, progress: Progress) -> Built:
     _name(model, program, request)
     model.producer_name, model.producer_version = "lowbit", version("lowbit-compiler")
     model.metadata_props[INFO] = json.dumps(_info(request, translated.exported_program))
-    return Built(model, rewritten, translated.exported_program, report)
+    return Built(model, program, rewritten, translated.exported_program, report)
 
 
 def _trace(request: Request) -> ExportedProgram:
+    """Return the program of the model; where it cannot be traced for example sizes of 1 that may change, it is for sizes of 2."""
+    try:
+        program = _export(request, request.args, request.kwargs)
+    except ExportError as error:
+        given = shapes.arguments(request.model, request.args, request.kwargs)
+        if (larger := shapes.without_ones(request.args, request.kwargs, given, request.dynamic_shapes)) is None:
+            raise
+        try:
+            program = _export(request, *larger)
+        except ExportError:
+            raise error from None
+    _require_exportable(program)
+    return program
+
+
+def _export(request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     dynamic = shapes.for_export(request.model, request.dynamic_shapes)
     try:
-        with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # an example size of 1 is any size
-            program = torch.export.export(request.model, request.args, request.kwargs, dynamic_shapes=dynamic)
+        return torch.export.export(request.model, args, kwargs, dynamic_shapes=dynamic)
     except Exception as error:
         text = str(error).strip().partition("\n\nFrom user code")[0][:MESSAGE]
         raise ExportError(f"torch.export cannot trace {type(request.model).__name__}: {type(error).__name__}: {text}") from error
-    _require_exportable(program)
-    return program
 
 
 def _require_exportable(program: ExportedProgram) -> None:
@@ -173,6 +188,12 @@ def _info(request: Request, program: ExportedProgram) -> dict[str, Any]:
         "opset": request.opset,
         "torch": torch.__version__,
     }
+
+
+def _any_size() -> contextlib.AbstractContextManager[None]:
+    """Take an example size of 1 for any size, where it may change; also in the decompositions that torch's exporter traces again."""
+    patch: contextlib.AbstractContextManager[None] = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return patch
 
 
 @contextlib.contextmanager

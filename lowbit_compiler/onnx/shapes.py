@@ -2,27 +2,42 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from lowbit_compiler.errors import OptionError
 
+Structure = TypeVar("Structure")
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def split_inputs(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments: a tensor or sequence is positional, a mapping holds keywords, in the model's order."""
+    """Return positional and keyword arguments: a tensor or sequence is positional, a mapping holds keywords, in the model's order.
+
+    Each tensor is copied to memory of its own, in rows, as a reader of a file hands it over: the trace would merge inputs that share it.
+    """
     if isinstance(inputs, Tensor):
-        return (inputs,), {}
+        return apart((inputs,)), {}
     if isinstance(inputs, Mapping):
         order = [name for name in inspect.signature(model.forward).parameters if name in inputs]
-        return (), {name: inputs[name] for name in dict.fromkeys([*order, *inputs])}
+        return (), apart({name: inputs[name] for name in dict.fromkeys([*order, *inputs])})
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
-        return tuple(inputs), {}
+        return apart(tuple(inputs)), {}
     raise OptionError(f"inputs takes a tensor, a sequence of arguments or a mapping of keywords, got {type(inputs).__name__}")
+
+
+def apart(values: Structure) -> Structure:
+    """Return ``values`` with each tensor in memory of its own, in rows."""
+
+    def copy(x: Tensor) -> Tensor:
+        return x.detach().clone(memory_format=torch.contiguous_format) if x.layout is torch.strided else x
+
+    copied: Structure = pytree.tree_map_only(Tensor, copy, values)
+    return copied
 
 
 def _is_dimension(item: Any) -> bool:
@@ -131,6 +146,27 @@ def _check(argument: str, leaf: Any, part: Any) -> None:
 def dimension_names(given: dict[str, Any], shapes: dict[str, Any]) -> list[dict[int, str]]:
     """Return, for each leaf of the inputs in order, the names that its dimensions were given."""
     return [_names(part) for name, value in given.items() for part in _parts(shapes[name], value)]
+
+
+def without_ones(args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any], shapes: dict[str, Any]) -> Any:
+    """Return (args, kwargs) with each size of 1 that may change by ``shapes`` doubled; None where there is none.
+
+    ``given`` are the same arguments by name, ``shapes`` what :func:`by_argument` returns for them.
+    """
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    parts = [part for name, value in given.items() for part in _parts(shapes[name], value)]
+    if len(parts) != len(leaves):
+        return None
+    doubled = [_doubled(leaf, part) if isinstance(leaf, Tensor) else leaf for leaf, part in zip(leaves, parts, strict=True)]
+    return pytree.tree_unflatten(doubled, spec) if any(a is not b for a, b in zip(doubled, leaves, strict=True)) else None
+
+
+def _doubled(leaf: Tensor, part: Any) -> Tensor:
+    items = part.items() if isinstance(part, Mapping) else enumerate(part if isinstance(part, (list, tuple)) else ())
+    for axis in [axis for axis, item in items if item is not None and item != Dim.STATIC and not isinstance(item, int)]:
+        if leaf.shape[axis] == 1:
+            leaf = torch.cat([leaf, leaf], axis)
+    return leaf
 
 
 def _names(shape: Any) -> dict[int, str]:
