@@ -69,7 +69,7 @@ class Causal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.linear(x)
-        return nn.functional.scaled_dot_product_attention(y, y, y, is_causal=x.shape[1] > 1)
+        return nn.functional.scaled_dot_product_attention(y, y, y, is_causal=bool(x.shape[1] > 1))
 
 
 def test_what_one_cannot_be_traced_for_is_traced_for_two(tmp_path: Path) -> None:

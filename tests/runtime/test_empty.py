@@ -145,7 +145,7 @@ def called_without_rows() -> list[str]:
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="lowbit", options={"recipe": recipe, "plan": "always", "remainder": "eager"})
         with torch.no_grad():
-            for shape in ((0, 64), (3, 64), (0, 5, 64), (2, 0, 64)):
+            for shape in ((0, 64), (3, 64), (2, 0, 64)):
                 assert compiled(torch.randn(shape)).shape == shape, (recipe.name, shape)
         done += [recipe.name] * (sum(site.kind == "linear" for site in lowbit.last_report().rewritten) == 2)
     return done
