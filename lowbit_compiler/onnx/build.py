@@ -99,27 +99,31 @@ def build(request: Request, progress: Progress) -> Built:
 
 def _trace(request: Request) -> ExportedProgram:
     """Return the program of the model; where it cannot be traced for example sizes of 1 that may change, it is for sizes of 2."""
+    given = shapes.arguments(request.model, request.args, request.kwargs)
     try:
-        program = _export(request, request.args, request.kwargs)
+        program = _export(request, request.args, request.kwargs, given)
     except ExportError as error:
-        given = shapes.arguments(request.model, request.args, request.kwargs)
         if (larger := shapes.without_ones(request.args, request.kwargs, given, request.dynamic_shapes)) is None:
             raise
         try:
-            program = _export(request, *larger)
+            program = _export(request, larger[0], larger[1], given)
         except ExportError:
             raise error from None
     _require_exportable(program)
     return program
 
 
-def _export(request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _export(request: Request, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any]) -> ExportedProgram:
+    model = type(request.model).__name__
     dynamic = shapes.for_export(request.model, request.dynamic_shapes)
     try:
-        return torch.export.export(request.model, args, kwargs, dynamic_shapes=dynamic)
+        program = torch.export.export(request.model, args, kwargs, dynamic_shapes=dynamic)
     except Exception as error:
         text = str(error).strip().partition("\n\nFrom user code")[0][:MESSAGE]
-        raise ExportError(f"torch.export cannot trace {type(request.model).__name__}: {type(error).__name__}: {text}") from error
+        raise ExportError(f"torch.export cannot trace {model}: {type(error).__name__}: {text}") from error
+    if constant := shapes.fixed(program, given, request.dynamic_shapes):
+        raise ExportError(f"torch.export cannot trace {model} for every size of {constant}: its code depends on that size; leave it out")
+    return program
 
 
 def _require_exportable(program: ExportedProgram) -> None:

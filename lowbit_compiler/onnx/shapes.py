@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 from lowbit_compiler.errors import OptionError
@@ -129,7 +130,7 @@ def _parts(shapes: Any, value: Any) -> list[Any]:
 
 
 def _check(argument: str, leaf: Any, part: Any) -> None:
-    items = dict(part if isinstance(part, Mapping) else enumerate(part if isinstance(part, (list, tuple)) else ()))
+    items = _items(part)
     if not isinstance(leaf, Tensor):
         if part is not None and part != {} and not (items and _all_none(list(items.values()))):
             raise OptionError(
@@ -162,16 +163,42 @@ def without_ones(args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str,
 
 
 def _doubled(leaf: Tensor, part: Any) -> Tensor:
-    items = part.items() if isinstance(part, Mapping) else enumerate(part if isinstance(part, (list, tuple)) else ())
-    for axis in [axis for axis, item in items if item is not None and item != Dim.STATIC and not isinstance(item, int)]:
-        if leaf.shape[axis] == 1:
+    for axis, item in _items(part).items():
+        if leaf.shape[axis] == 1 and item is not None and item != Dim.STATIC and not isinstance(item, int):
             leaf = torch.cat([leaf, leaf], axis)
     return leaf
 
 
+def fixed(program: ExportedProgram, given: dict[str, Any], shapes: dict[str, Any]) -> str:
+    """Return the first dimension that ``shapes`` says may change and the trace made a constant, in words; "" where there is none."""
+    leaves = [
+        (name, leaf, part)
+        for name, value in given.items()
+        for leaf, part in zip(pytree.tree_leaves(value), _parts(shapes[name], value), strict=True)
+    ]
+    for node, (name, leaf, part) in zip(input_nodes(program, len(leaves)), leaves, strict=True):
+        for axis, item in _items(part).items():
+            if node is not None and (isinstance(item, str) or item == Dim.DYNAMIC):
+                size = node.meta["val"].shape[axis]
+                if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
+                    return f"dimension {axis} of {name!r}, which is {leaf.shape[axis]} in the example"
+    return ""
+
+
+def input_nodes(program: ExportedProgram, count: int) -> list[fx.Node | None]:
+    """Return the placeholder of each of the ``count`` leaves of the inputs; None for what is no tensor."""
+    by_name = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    given = [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    found = [by_name.get(arg.name) if isinstance(arg, TensorArgument) else None for arg in given]
+    return found if len(found) == count else [None] * count
+
+
+def _items(shape: Any) -> dict[int, Any]:
+    return dict(shape if isinstance(shape, Mapping) else enumerate(shape if isinstance(shape, (list, tuple)) else ()))
+
+
 def _names(shape: Any) -> dict[int, str]:
-    items = shape.items() if isinstance(shape, Mapping) else enumerate(shape if isinstance(shape, (list, tuple)) else ())
-    return {position: name for position, item in items if (name := _name(item))}
+    return {position: name for position, item in _items(shape).items() if (name := _name(item))}
 
 
 def _name(item: Any) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 from lowbit_compiler.onnx.build import Request
+from lowbit_compiler.onnx.shapes import input_nodes
 from lowbit_compiler.passes.graph import aten, calls
 
 SEED = 0
@@ -36,7 +36,7 @@ def varied(request: Request, program: ExportedProgram, sizes: bool) -> Request:
     where all is visible, with ends that are not.
     """
     flat, spec = pytree.tree_flatten((request.args, request.kwargs))
-    nodes = _nodes(program, len(flat))
+    nodes = input_nodes(program, len(flat))
     shapes = _shapes(program, nodes, flat) if sizes else [tuple(x.shape) if isinstance(x, Tensor) else () for x in flat]
     generator = torch.Generator().manual_seed(SEED)
     leaves = [
@@ -45,14 +45,6 @@ def varied(request: Request, program: ExportedProgram, sizes: bool) -> Request:
     ]
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     return replace(request, args=args, kwargs=kwargs)
-
-
-def _nodes(program: ExportedProgram, count: int) -> list[fx.Node | None]:
-    """Return the placeholder of each leaf of the inputs; None for what is no tensor."""
-    by_name = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
-    given = [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    found = [by_name.get(arg.name) if isinstance(arg, TensorArgument) else None for arg in given]
-    return found if len(found) == count else [None] * count
 
 
 def _shapes(program: ExportedProgram, nodes: list[fx.Node | None], flat: list[Any]) -> list[tuple[int, ...]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.onnx_files import Exported
+from lowbit_compiler.errors import ExportError
 from lowbit_compiler.recipe import RECIPES
 
 
@@ -61,22 +62,35 @@ def test_one_sequence_of_one_token(recipe: str, form: str, tmp_path: Path) -> No
 
 
 class Causal(nn.Module):
-    """What cannot be traced for one token, because Python asks whether there are more."""
+    """What is traced otherwise for one token, because Python asks whether there are more."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: bool) -> None:
         super().__init__()
         self.linear = nn.Linear(64, 64)
+        self.most = most
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(x)
-        return nn.functional.scaled_dot_product_attention(y, y, y, is_causal=bool(x.shape[1] > 1))
+        y = self.linear(x).unsqueeze(1)
+        if self.most and x.shape[1] < 4:
+            return y.squeeze(1)
+        return nn.functional.scaled_dot_product_attention(y, y, y, is_causal=bool(x.shape[1] > 1)).squeeze(1)
 
 
-def test_what_one_cannot_be_traced_for_is_traced_for_two(tmp_path: Path) -> None:
-    exported = Exported(tmp_path, Causal().eval(), torch.randn(1, 1, 64), dynamic_shapes={"x": {0: "batch", 1: "length"}}, verify=True)
+CAUSAL = {"x": {0: "batch", 1: "length"}}
+
+
+def test_what_one_is_not_traced_for_is_traced_for_two(tmp_path: Path) -> None:
+    exported = Exported(tmp_path, Causal(False).eval(), torch.randn(1, 1, 64), dynamic_shapes=CAUSAL, verify=True)
     assert declared(exported)["output"] == ["batch", "length", 64]
     for shape in ((1, 1, 64), (2, 7, 64)):
         assert exported.agreement(torch.randn(shape)).agrees
+
+
+def test_a_size_that_the_code_depends_on_is_said(tmp_path: Path) -> None:
+    """Nothing that may change becomes a constant in silence."""
+    with pytest.raises(ExportError, match=r"torch\.export cannot trace Causal"):
+        Exported(tmp_path, Causal(True).eval(), torch.randn(1, 1, 64), dynamic_shapes=CAUSAL)
+    assert not list(tmp_path.iterdir())
 
 
 def test_sizes_that_stay_are_declared_as_numbers(tmp_path: Path) -> None:
