@@ -125,7 +125,9 @@ def export_onnx(
     ignore: Ignore = (),  # type: ignore[assignment]
     llm_int8_threshold: Annotated[float | None, typer.Option("--llm-int8-threshold", help="of the outlier columns; default 6.0")] = None,
     group_size: Annotated[int | None, typer.Option("--group-size", help="of int4 scales: 32, 64 or 128; default 64")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="run the file in ONNX Runtime and compare it with PyTorch")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="run the file in ONNX Runtime, on other inputs too, and compare it with PyTorch")
+    ] = False,
 ) -> None:
     """Write a model to an ONNX file in low precision, and print every product with its decision."""
     from rich.console import Console
@@ -159,7 +161,11 @@ def verify_onnx(
     function: Function,
     tolerance: Annotated[float | None, typer.Option(help="largest difference against the largest value of the row or column")] = None,
 ) -> None:
-    """Run an exported file in ONNX Runtime and compare it with the same arithmetic in PyTorch; status 1 where they differ."""
+    """Run an exported file in ONNX Runtime and compare it with the same arithmetic in PyTorch; status 1 where they differ.
+
+    It runs on the function's inputs, and on others made from them with one seed: of other sizes where these may change, floats drawn
+    column by column, integers from the same range or from the rows of their embedding; masks stay masks.
+    """
     from rich.console import Console
 
     from lowbit_compiler.onnx.export import verify_onnx as run

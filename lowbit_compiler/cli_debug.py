@@ -91,13 +91,15 @@ def accuracy(
 
     from lowbit_compiler.debug import accuracy as run
     from lowbit_compiler.debug.show import SHOWN, bar, shown
-    from lowbit_compiler.options import parse
+    from lowbit_compiler.options import parse, writable_file
     from lowbit_compiler.runtime.files import write
 
     options: dict[str, Any] = {"recipe": recipe, "plan": plan, "ignore": names} | (
         {} if remainder == "inductor" else {"remainder": remainder}
     )
     parse(options)  # before the model is loaded
+    if out is not None:
+        writable_file("--out", out)
     model, samples = load_samples(function)
     with bar() as progress:
         result = run(

@@ -12,6 +12,7 @@ from typing import Any
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.recipe import Recipe, find_recipe, finite_positive, group_size
+from lowbit_compiler.runtime.files import replaceable
 
 ENVIRONMENT: dict[str, str] = {
     "LOWBIT_DUMP": "folder: write every stage of the rewriting there, with an HTML page (same as options={'dump': folder})",
@@ -142,6 +143,22 @@ def writable(name: str, folder: str) -> str:
     if not accessible:
         raise OptionError(f"{name}: cannot write to {folder!r}; give a folder that exists or can be made")
     return folder
+
+
+def writable_file(name: str, path: str | os.PathLike[str]) -> Path:
+    """Return the file that a write to ``path`` makes or replaces; raises OptionError where it can be no file."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise OptionError(f"{name} takes a file, got {path!r}")
+    folder = Path(path).parent
+    try:
+        target = replaceable(Path(path))
+        if not folder.is_dir() or not os.access(target.parent, os.W_OK):
+            raise OptionError(f"{name}: cannot write {str(path)!r}: {str(folder)!r} is no folder that can be written to")
+    except (OSError, ValueError) as error:
+        if isinstance(error, OptionError):
+            raise
+        raise OptionError(f"{name}: cannot write {str(path)!r}: {error}") from error
+    return target
 
 
 def _passes(name: str, text: str) -> frozenset[str]:

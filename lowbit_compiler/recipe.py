@@ -19,7 +19,8 @@ LOW_BIT_SQNR = 10.0  # dB; a wrong scale or a swapped operand is far below, ever
 
 def finite_positive(what: str, value: Any) -> float:
     """Return ``value`` as a float; raises OptionError, about ``what``, where it is no finite number above 0."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < value <= sys.float_info.max:
         raise OptionError(f"{what} takes a finite number above 0, got {value!r}")
     return float(value)
 

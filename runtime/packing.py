@@ -32,15 +32,17 @@ def pack_s8(q: Tensor, scale: Tensor) -> Tensor:
     n, k = q.shape
     q = torch.nn.functional.pad(q, (0, padded_k(k) - k, 0, -n % PANEL))
     scale = torch.nn.functional.pad(scale.reshape(-1), (0, -n % PANEL))
-    panels = q.reshape(-1, PANEL, q.shape[1] // 4, 4).transpose(1, 2).reshape(-1, PANEL * q.shape[1])
-    sums = q.sum(1, dtype=torch.int32).reshape(-1, PANEL)
-    return torch.cat([panels, sums.view(torch.int8), scale.reshape(-1, PANEL).view(torch.int8)], 1)
+    number = q.shape[0] // PANEL
+    panels = q.reshape(number, PANEL, q.shape[1] // 4, 4).transpose(1, 2).reshape(number, PANEL * q.shape[1])
+    sums = q.sum(1, dtype=torch.int32).reshape(number, PANEL)
+    return torch.cat([panels, sums.view(torch.int8), scale.reshape(number, PANEL).view(torch.int8)], 1)
 
 
 def unpack_s8(packed: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Invert :func:`pack_s8`: int8 [N, Kp] and float32 [N, 1]."""
     kp = (packed.shape[1] - 2 * PANEL * 4) // PANEL
-    q = packed[:, : PANEL * kp].reshape(-1, kp // 4, PANEL, 4).transpose(1, 2).reshape(-1, kp)
+    number = packed.shape[0]
+    q = packed[:, : PANEL * kp].reshape(number, kp // 4, PANEL, 4).transpose(1, 2).reshape(number * PANEL, kp)
     scale = packed[:, -PANEL * 4 :].contiguous().view(torch.float32).reshape(-1, 1)
     return q[:n], scale[:n]
 
@@ -51,17 +53,19 @@ def pack_s4(q: Tensor, scale: Tensor, group: int) -> Tensor:
     kp = padded_k(k, group)
     q = torch.nn.functional.pad(q, (0, kp - k, 0, -n % PANEL))
     scale = torch.nn.functional.pad(scale, (0, kp // group - scale.shape[1], 0, -n % PANEL))
-    codes = (q + 8).to(torch.uint8).reshape(-1, PANEL, kp // 8, 2, 4).permute(0, 2, 3, 1, 4)
-    nibbles = (codes[:, :, 0] | (codes[:, :, 1] << 4)).reshape(-1, PANEL * kp // 2)
-    scales = scale.reshape(-1, PANEL, kp // group).transpose(1, 2).reshape(-1, kp // group * PANEL)
+    number = q.shape[0] // PANEL
+    codes = (q + 8).to(torch.uint8).reshape(number, PANEL, kp // 8, 2, 4).permute(0, 2, 3, 1, 4)
+    nibbles = (codes[:, :, 0] | (codes[:, :, 1] << 4)).reshape(number, PANEL * kp // 2)
+    scales = scale.reshape(number, PANEL, kp // group).transpose(1, 2).reshape(number, kp // group * PANEL)
     return torch.cat([nibbles.view(torch.int8), scales.contiguous().view(torch.int8)], 1)
 
 
 def unpack_s4(packed: Tensor, n: int, k: int, group: int) -> tuple[Tensor, Tensor]:
     """Invert :func:`pack_s4`: int8 [N, Kp] and float32 [N, Kp/group]."""
     kp = padded_k(k, group)
-    nibbles = packed[:, : PANEL * kp // 2].contiguous().view(torch.uint8).reshape(-1, kp // 8, 1, PANEL, 4)
-    codes = torch.cat([nibbles & 15, nibbles >> 4], 2).permute(0, 3, 1, 2, 4).reshape(-1, kp)
+    number = packed.shape[0]
+    nibbles = packed[:, : PANEL * kp // 2].contiguous().view(torch.uint8).reshape(number, kp // 8, 1, PANEL, 4)
+    codes = torch.cat([nibbles & 15, nibbles >> 4], 2).permute(0, 3, 1, 2, 4).reshape(number * PANEL, kp)
     scale = packed[:, PANEL * kp // 2 :].contiguous().view(torch.float32)
-    scale = scale.reshape(-1, kp // group, PANEL).transpose(1, 2).reshape(-1, kp // group)
+    scale = scale.reshape(number, kp // group, PANEL).transpose(1, 2).reshape(number * PANEL, kp // group)
     return codes[:n].to(torch.int8) - 8, scale[:n]

@@ -34,7 +34,6 @@ from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.report import Report, site_report
 from lowbit_compiler.torch_internals import logs, trees
-from lowbit_compiler.torch_internals.shapes import any_size_at_one
 
 Progress = Callable[[str], None]
 WHOLE_KINDS = ("softmax", "attention")
@@ -59,9 +58,13 @@ class Request:
 
 @dataclass
 class Built:
-    """An ONNX model with the PyTorch program that it must equal, before (``program``) and after torch's decompositions."""
+    """An ONNX model with the PyTorch program that it must equal, before (``program``) and after torch's decompositions.
+
+    ``traced`` is the model itself as it was traced, in float.
+    """
 
     model: ir.Model
+    traced: ExportedProgram
     program: ExportedProgram
     decomposed: ExportedProgram
     report: Report
@@ -69,14 +72,12 @@ class Built:
 
 def build(request: Request, progress: Progress) -> Built:
     """Return the ONNX model of ``request``; raises ExportError with module and op where something cannot be exported."""
-    progress("tracing")
-    with _quiet(), torch.no_grad():
+    with _quiet(), _any_size(), torch.no_grad():
+        progress("tracing")
         program = _trace(request)
-    progress("rewriting")
-    with _quiet(), torch.no_grad():
+        progress("rewriting")
         rewritten, report = _rewrite(program, request)
-    progress("translating")
-    with _quiet(), torch.no_grad():
+        progress("translating")
         try:
             translated = torch.onnx.export(
                 rewritten, custom_translation_table=table(request.form), opset_version=request.opset, optimize=False, verbose=False
@@ -96,18 +97,35 @@ def build(request: Request, progress: Progress) -> Built:
     _name(model, program, request)
     model.producer_name, model.producer_version = "lowbit", version("lowbit-compiler")
     model.metadata_props[INFO] = json.dumps(_info(request, translated.exported_program))
-    return Built(model, rewritten, translated.exported_program, report)
+    return Built(model, program, rewritten, translated.exported_program, report)
 
 
 def _trace(request: Request) -> ExportedProgram:
+    """Return the program of the model; where it cannot be traced for example sizes of 1 that may change, it is for sizes of 2."""
+    given = shapes.arguments(request.model, request.args, request.kwargs)
+    try:
+        program = _export(request, request.args, request.kwargs, given)
+    except ExportError as error:
+        if (larger := shapes.without_ones(request.args, request.kwargs, given, request.dynamic_shapes)) is None:
+            raise
+        try:
+            program = _export(request, larger[0], larger[1], given)
+        except ExportError:
+            raise error from None
+    _require_exportable(program)
+    return program
+
+
+def _export(request: Request, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any]) -> ExportedProgram:
+    model = type(request.model).__name__
     dynamic = shapes.for_export(request.model, request.dynamic_shapes)
     try:
-        with any_size_at_one():
-            program = torch.export.export(request.model, request.args, request.kwargs, dynamic_shapes=dynamic)
+        program = torch.export.export(request.model, args, kwargs, dynamic_shapes=dynamic)
     except Exception as error:
         text = str(error).strip().partition("\n\nFrom user code")[0][:MESSAGE]
-        raise ExportError(f"torch.export cannot trace {type(request.model).__name__}: {type(error).__name__}: {text}") from error
-    _require_exportable(program)
+        raise ExportError(f"torch.export cannot trace {model}: {type(error).__name__}: {text}") from error
+    if constant := shapes.fixed(program, given, request.dynamic_shapes):
+        raise ExportError(f"torch.export cannot trace {model} for every size of {constant}: its code depends on that size; leave it out")
     return program
 
 
@@ -187,6 +205,12 @@ def _info(request: Request, program: ExportedProgram) -> dict[str, Any]:
         "opset": request.opset,
         "torch": torch.__version__,
     }
+
+
+def _any_size() -> contextlib.AbstractContextManager[None]:
+    """Take an example size of 1 for any size, where it may change; also in the decompositions that torch's exporter traces again."""
+    patch: contextlib.AbstractContextManager[None] = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return patch
 
 
 @contextlib.contextmanager

@@ -2,27 +2,43 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.torch_internals import trees
 
+Structure = TypeVar("Structure")
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def split_inputs(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments: a tensor or sequence is positional, a mapping holds keywords, in the model's order."""
+    """Return positional and keyword arguments: a tensor or sequence is positional, a mapping holds keywords, in the model's order.
+
+    Each tensor is copied to memory of its own, in rows, as a reader of a file hands it over: the trace would merge inputs that share it.
+    """
     if isinstance(inputs, Tensor):
-        return (inputs,), {}
+        return apart((inputs,)), {}
     if isinstance(inputs, Mapping):
         order = [name for name in inspect.signature(model.forward).parameters if name in inputs]
-        return (), {name: inputs[name] for name in dict.fromkeys([*order, *inputs])}
+        return (), apart({name: inputs[name] for name in dict.fromkeys([*order, *inputs])})
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
-        return tuple(inputs), {}
+        return apart(tuple(inputs)), {}
     raise OptionError(f"inputs takes a tensor, a sequence of arguments or a mapping of keywords, got {type(inputs).__name__}")
+
+
+def apart(values: Structure) -> Structure:
+    """Return ``values`` with each tensor in memory of its own, in rows."""
+
+    def copy(x: Tensor) -> Tensor:
+        return x.detach().clone(memory_format=torch.contiguous_format) if x.layout is torch.strided else x
+
+    copied: Structure = trees.tree_map_only(Tensor, copy, values)
+    return copied
 
 
 def _is_dimension(item: Any) -> bool:
@@ -114,7 +130,7 @@ def _parts(shapes: Any, value: Any) -> list[Any]:
 
 
 def _check(argument: str, leaf: Any, part: Any) -> None:
-    items = dict(part if isinstance(part, Mapping) else enumerate(part if isinstance(part, (list, tuple)) else ()))
+    items = _items(part)
     if not isinstance(leaf, Tensor):
         if part is not None and part != {} and not (items and _all_none(list(items.values()))):
             raise OptionError(
@@ -133,9 +149,56 @@ def dimension_names(given: dict[str, Any], shapes: dict[str, Any]) -> list[dict[
     return [_names(part) for name, value in given.items() for part in _parts(shapes[name], value)]
 
 
+def without_ones(args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any], shapes: dict[str, Any]) -> Any:
+    """Return (args, kwargs) with each size of 1 that may change by ``shapes`` doubled; None where there is none.
+
+    ``given`` are the same arguments by name, ``shapes`` what :func:`by_argument` returns for them.
+    """
+    leaves, spec = trees.tree_flatten((args, kwargs))
+    parts = [part for name, value in given.items() for part in _parts(shapes[name], value)]
+    if len(parts) != len(leaves):
+        return None
+    doubled = [_doubled(leaf, part) if isinstance(leaf, Tensor) else leaf for leaf, part in zip(leaves, parts, strict=True)]
+    return trees.tree_unflatten(doubled, spec) if any(a is not b for a, b in zip(doubled, leaves, strict=True)) else None
+
+
+def _doubled(leaf: Tensor, part: Any) -> Tensor:
+    for axis, item in _items(part).items():
+        if leaf.shape[axis] == 1 and item is not None and item != Dim.STATIC and not isinstance(item, int):
+            leaf = torch.cat([leaf, leaf], axis)
+    return leaf
+
+
+def fixed(program: ExportedProgram, given: dict[str, Any], shapes: dict[str, Any]) -> str:
+    """Return the first dimension that ``shapes`` says may change and the trace made a constant, in words; "" where there is none."""
+    leaves = [
+        (name, leaf, part)
+        for name, value in given.items()
+        for leaf, part in zip(trees.tree_leaves(value), _parts(shapes[name], value), strict=True)
+    ]
+    for node, (name, leaf, part) in zip(input_nodes(program, len(leaves)), leaves, strict=True):
+        for axis, item in _items(part).items():
+            if node is not None and (isinstance(item, str) or item == Dim.DYNAMIC):
+                size = node.meta["val"].shape[axis]
+                if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
+                    return f"dimension {axis} of {name!r}, which is {leaf.shape[axis]} in the example"
+    return ""
+
+
+def input_nodes(program: ExportedProgram, count: int) -> list[fx.Node | None]:
+    """Return the placeholder of each of the ``count`` leaves of the inputs; None for what is no tensor."""
+    by_name = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    given = [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    found = [by_name.get(arg.name) if isinstance(arg, TensorArgument) else None for arg in given]
+    return found if len(found) == count else [None] * count
+
+
+def _items(shape: Any) -> dict[int, Any]:
+    return dict(shape if isinstance(shape, Mapping) else enumerate(shape if isinstance(shape, (list, tuple)) else ()))
+
+
 def _names(shape: Any) -> dict[int, str]:
-    items = shape.items() if isinstance(shape, Mapping) else enumerate(shape if isinstance(shape, (list, tuple)) else ())
-    return {position: name for position, item in items if (name := _name(item))}
+    return {position: name for position, item in _items(shape).items() if (name := _name(item))}
 
 
 def _name(item: Any) -> str:

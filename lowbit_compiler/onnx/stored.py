@@ -18,6 +18,7 @@ from onnxscript.optimizer import fold_constants_ir
 
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.onnx.translations import PACKED
+from lowbit_compiler.runtime.files import replaceable
 
 LARGE = 3 << 29
 """Bytes of weights from which they go into a file of their own: protobuf ends at 2 GB."""
@@ -121,7 +122,7 @@ class Staged:
         size = sum(file.stat().st_size for file in files)
         with _writing(self._target):
             for file in files:
-                os.replace(file, self._target.with_name(file.name))
+                os.replace(file, replaceable(self._target.with_name(file.name)))
         ours = re.compile(rf"{re.escape(self._target.name)}\.[0-9a-f]{{16}}\.{DATA}")
         for other in self._target.parent.iterdir():
             if ours.fullmatch(other.name) and other.name not in {file.name for file in files}:

@@ -2,8 +2,10 @@
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -11,12 +13,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.export.graph_signature import TensorArgument
 
 from lowbit_compiler.errors import ExportError
-from lowbit_compiler.onnx.build import INFO, Built, Progress, Request
+from lowbit_compiler.onnx.build import INFO, Built, Progress, Request, user_outputs
 from lowbit_compiler.onnx.origin import read
 from lowbit_compiler.onnx.replay import NOISE, Inside, feeds, run
 from lowbit_compiler.onnx.session import session
+from lowbit_compiler.onnx.shapes import apart, output_names
+from lowbit_compiler.onnx.varied import varied
 from lowbit_compiler.torch_internals import trees
 from lowbit_compiler.verify import sqnr
 
@@ -24,6 +29,8 @@ TOLERANCE = 1e-3  # of outputs in float32
 UNITS = 8  # of roundoff, for outputs in float16: a different sum rounds differently
 SPREAD = 2.0**-11
 """The least that an element is compared with, against the largest of its tensor: with TOLERANCE, four units of float32."""
+TRACED = 10
+"""Times the tolerance of outputs: how far the traced float program may be from the model, which may choose other kernels than its trace."""
 SHOWN = 20
 
 
@@ -50,6 +57,9 @@ class Verification:
     Float noise of 1e-7 moves a value across the border between two codes now and then, which deep models carry to their outputs. So a
     file is right where every output agrees: as it is, or with ONNX Runtime's code wherever PyTorch's value lies at such a border
     (``followed``). ``inside`` tells where a wrong file is wrong: each value against the same computed from ONNX Runtime's inputs to it.
+
+    What the trace or the file took from the example as a constant shows on other inputs alone: ``other`` is the same on these (``note``
+    says which), with ``traced``, the traced float program against the model itself.
     """
 
     outputs: list[Difference]
@@ -57,11 +67,15 @@ class Verification:
     inside: list[Difference] = field(default_factory=list)
     sqnr: dict[str, float] = field(default_factory=dict)
     """dB of each output in floating point against what the model itself returns: what low precision costs on these inputs."""
+    traced: list[Difference] = field(default_factory=list)
+    other: "Verification | None" = None
+    note: str = ""
 
     @property
     def agrees(self) -> bool:
-        """Whether the file computes what PyTorch computes."""
-        return _all_agree(self.outputs) or _all_agree(self.followed)
+        """Whether the file computes what PyTorch computes, and the traced program what the model does."""
+        here = (_all_agree(self.outputs) or _all_agree(self.followed)) and all(row.agrees for row in self.traced)
+        return here and (self.other is None or self.other.agrees)
 
     def __rich__(self) -> Table:
         return _table(self)
@@ -78,9 +92,69 @@ def _all_agree(rows: list[Difference]) -> bool:
 
 def check(path: Path, built: Built, request: Request, progress: Progress) -> None:
     """Raise ExportError, with the differences, where the file at ``path`` does not agree with PyTorch."""
-    result = compare(path, built, request, None, progress)
+    result = verify(path, built, request, None, progress)
     if not result.agrees:
         raise ExportError(f"the exported file does not compute what PyTorch does\n{result}")
+
+
+def verify(path: Path, built: Built, request: Request, tolerance: float | None, progress: Progress) -> Verification:
+    """Compare the file at ``path`` with PyTorch on the inputs of ``request``; where it agrees, on others made from them too."""
+    result = compare(path, built, request, tolerance, progress)
+    if not result.agrees:
+        return result
+    progress("running the model on other inputs")
+    other, own, result.note = _other(built, request)
+    if other is not None:
+        traced = _traced(built, other, own)
+        same = all(row.agrees for row in traced)
+        result.other = compare(path, built, other, tolerance, progress) if same else Verification([])
+        result.other.traced = traced
+    return result
+
+
+def _other(built: Built, request: Request) -> tuple[Request | None, list[Tensor], str]:
+    """Return other inputs that the model takes, what it returns for them, and what they are in words; None where it takes none."""
+    why = "all of them are the same"
+    for sizes in (True, False):
+        other = varied(request, built.traced, sizes)
+        given, drawn = (_tensors((each.args, each.kwargs)) for each in (request, other))
+        if all(torch.equal(a, b) for a, b in zip(given, drawn, strict=True)):
+            continue
+        try:
+            return other, _outputs(request.model, other), "other inputs: " + ", ".join(str(tuple(x.shape)) for x in drawn)
+        except Exception as error:
+            why = f"the model refuses them: {_first_line(error)}"
+    return None, [], f"only the inputs given were tried, no others made from them ({why}): verify with others of your own"
+
+
+def _traced(built: Built, request: Request, own: list[Tensor]) -> list[Difference]:
+    """Compare the traced float program with what the model itself returns."""
+    try:
+        got = _outputs(built.traced.module(check_guards=False), request)
+    except Exception as error:
+        raise ExportError(
+            "the traced program cannot run on other inputs, which the model takes: something of the example is a constant in it: "
+            f"{_first_line(error)}"
+        ) from error
+    names = zip(output_names(built.traced), user_outputs(built.traced), strict=True)
+    pairs = zip([name for name, result in names if isinstance(result, TensorArgument)], got, own, strict=True)
+    rows = [difference(f"{name}, traced", "", a, b) for name, a, b in pairs]
+    return [replace(row, tolerance=TRACED * row.tolerance) for row in rows]
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+
+
+def _outputs(run: Callable[..., Any], request: Request) -> list[Tensor]:
+    """Return the tensors that ``run`` returns for inputs of its own: a model may write to them, or to a cache."""
+    args, kwargs = apart((request.args, request.kwargs))
+    with torch.no_grad():
+        return _tensors(run(*args, **kwargs))
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value.detach() for value in trees.tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def compare(
@@ -88,19 +162,20 @@ def compare(
 ) -> Verification:
     """Compare the outputs of the file at ``path`` with those of ``built``, on the inputs of ``request``."""
     progress("running PyTorch")
-    with torch.no_grad():
-        expected = trees.tree_leaves(built.program.module(check_guards=False)(*request.args, **request.kwargs))
-        args, kwargs = trees.tree_map_only(Tensor, torch.clone, (request.args, request.kwargs))  # a model may write to a cache
-        own = trees.tree_leaves(request.model(*args, **kwargs))
-    tensors, originals = ([value.detach() for value in values if isinstance(value, Tensor)] for values in (expected, own))
+    tensors = _outputs(built.program.module(check_guards=False), request)
+    originals = _outputs(request.model, request)
     progress("running ONNX Runtime")
     try:
         running = session(path)
     except Exception as error:
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot load {str(path)!r}: {error}") from error
     names = [output.name for output in running.get_outputs()]
-    got = run(running, feeds(running, request), names)
+    given = feeds(running, request)
+    got = run(running, given, names)
     result = Verification([difference(name, "", a, b, tolerance) for name, a, b in zip(names, got, tensors, strict=True)])
+    if wrong := misdeclared(running, given, got):
+        result.outputs += wrong
+        return result
     pairs = zip(names, got, originals, strict=True)
     result.sqnr = {name: sqnr(a, b) for name, a, b in pairs if b.is_floating_point() and a.shape == b.shape}
     if result.agrees or read(path).graph != json.loads(built.model.metadata_props[INFO])["graph"]:
@@ -118,6 +193,21 @@ def compare(
             for name, a, b in inside.stepwise(request, inside.values(request)[1])
         ]
     return result
+
+
+def misdeclared(running: ort.InferenceSession, given: dict[str, Any], got: list[Tensor]) -> list[Difference]:
+    """Return a row for each output whose shape is not what the file declares: a number, or the size that an input has under that name."""
+    sizes = {dim: size for value in running.get_inputs() for dim, size in zip(value.shape, given[value.name].shape, strict=True)}
+    rows = []
+    for output, value in zip(running.get_outputs(), got, strict=True):
+        fits = len(output.shape) == value.dim() and all(
+            sizes.get(dim, size) == size if isinstance(dim, str) else dim == size
+            for dim, size in zip(output.shape, value.shape, strict=True)
+        )
+        if not fits:
+            what = f"{output.name}: declared ({', '.join(map(str, output.shape))}), is {tuple(value.shape)}"
+            rows.append(Difference(what, "", np.inf, np.inf, 0.0))
+    return rows
 
 
 def difference(name: str, where: str, got: Tensor, want: Tensor, tolerance: float | None = None) -> Difference:
@@ -158,18 +248,24 @@ def _table(result: Verification) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("value", "module", "largest difference", "relative", "tolerance", ""):
         table.add_column(name, overflow="fold", justify="right" if name in ("largest difference", "relative", "tolerance") else "left")
-    wrong = [row for row in result.inside if not row.agrees]
-    followed = [replace(row, name=f"{row.name}, with equal roundings") for row in result.followed]
-    for row in (*wrong[:SHOWN], *result.outputs, *followed):
-        mark = "agrees" if row.agrees else "differs"
-        table.add_row(row.name, row.where, f"{row.absolute:.3g}", f"{row.relative:.3g}", f"{row.tolerance:.3g}", mark)
-    captions = [f"{name} against the float model: {value:.1f} dB" for name, value in result.sqnr.items()]
-    table.caption = "\n".join([*filter(None, [_verdict(result, len(wrong))]), *captions])
+    captions = []
+    for part, where in ((result, ""), (result.other, ", other inputs")):
+        if part is not None:
+            wrong = [row for row in part.inside if not row.agrees]
+            followed = [replace(row, name=f"{row.name}, with equal roundings") for row in part.followed]
+            for row in (*wrong[:SHOWN], *part.traced, *part.outputs, *followed):
+                mark = "agrees" if row.agrees else "differs"
+                table.add_row(row.name + where, row.where, f"{row.absolute:.3g}", f"{row.relative:.3g}", f"{row.tolerance:.3g}", mark)
+            captions.append(_verdict(part, len(wrong)))
+    captions += [result.note, *(f"{name} against the float model: {value:.1f} dB" for name, value in result.sqnr.items())]
+    table.caption = "\n".join(filter(None, captions))
     return table
 
 
 def _verdict(result: Verification, wrong: int) -> str:
     """Return what the comparison showed beyond its rows, in one sentence."""
+    if not all(row.agrees for row in result.traced):
+        return "the traced program does not compute what the model does: something of the example is a constant in it"
     if wrong:
         return f"{wrong} of {len(result.inside)} values inside differ given their inputs; the first {SHOWN} are shown, then the outputs"
     if result.inside:

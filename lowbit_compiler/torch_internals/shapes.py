@@ -31,10 +31,3 @@ def unmarked(fake_mode: Any) -> Any:
     """Return a context in which sizes made under ``fake_mode`` (None: no matter) leave no trace in its shape environment."""
     shapes = getattr(fake_mode, "shape_env", None)
     return contextlib.nullcontext() if shapes is None else shapes.ignore_fresh_unbacked_symbols()
-
-
-def any_size_at_one() -> Any:
-    """Return a context in which torch.export takes an example size of 1 for any size."""
-    import torch.fx.experimental._config as config
-
-    return config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]

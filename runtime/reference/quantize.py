@@ -6,8 +6,13 @@ from torch import Tensor
 EMPTY = 2.0**-120  # below this 127/a overflows float32; the row counts as zero
 
 
+def largest_of(x: Tensor) -> Tensor:
+    """Return the largest magnitude of each row of ``x`` [..., K] as [..., 1]; 0 of a row without elements."""
+    return x.abs().amax(-1, keepdim=True) if x.shape[-1] else x.new_zeros((*x.shape[:-1], 1))
+
+
 def _codes(x: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    a = x.abs().amax(-1, keepdim=True)
+    a = largest_of(x)
     empty = a < EMPTY
     special = ~torch.isfinite(a)
     limit = torch.full_like(a, largest)  # a tensor: with a Python number torch multiplies by a rounded reciprocal
@@ -30,9 +35,10 @@ def dequantize_s8(q: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 def quantize_s4(w: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """Quantize groups of ``group`` along K of ``w`` [N, K] to [-7, 7] (one int8 each), scales float32 [N, ceil(K/group)]."""
     n, k = w.shape
-    padded = torch.nn.functional.pad(w.float(), (0, -k % group)).reshape(n, -1, group)
+    groups = -(-k // group)
+    padded = torch.nn.functional.pad(w.float(), (0, -k % group)).reshape(n, groups, group)
     q, scale = _codes(padded, 7)
-    return q.reshape(n, -1)[:, :k].contiguous(), scale.reshape(n, -1)
+    return q.reshape(n, groups * group)[:, :k].contiguous(), scale.reshape(n, groups)
 
 
 def dequantize_s4(q: Tensor, scale: Tensor, group: int, dtype: torch.dtype) -> Tensor:

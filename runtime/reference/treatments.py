@@ -1,7 +1,11 @@
 """What is done with outliers before a row is quantized: block-Hadamard rotation, column split, row split."""
 
+import math
+
 import torch
 from torch import Tensor
+
+from lowbit_compiler.runtime.reference.quantize import largest_of
 
 HADAMARD = 64
 ROW_CAPACITY = 16
@@ -14,7 +18,7 @@ def rotate(x: Tensor) -> Tensor:
     v = x * 2.0**-3
     half = 1
     while half < HADAMARD:
-        u = v.reshape(*x.shape[:-1], -1, 2, half)
+        u = v.reshape(*x.shape[:-1], x.shape[-1] // (2 * half), 2, half)
         v = torch.stack([u[..., 0, :] + u[..., 1, :], u[..., 0, :] - u[..., 1, :]], -2)
         half *= 2
     return v.reshape(x.shape)
@@ -22,7 +26,7 @@ def rotate(x: Tensor) -> Tensor:
 
 def hit_columns(x: Tensor, threshold: float) -> Tensor:
     """Return bool [K]: True where |x| >= ``threshold`` in that column of any row of ``x`` [..., K] without NaN and Inf."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     regular = torch.isfinite(rows).all(1, keepdim=True)
     return ((rows.float().abs() >= threshold) & regular).any(0)  # in x's own dtype torch would round the threshold
 
@@ -37,7 +41,7 @@ def split_columns(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 def split_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Split ``x`` [..., K] into (kept, exact): per row at most 16 elements above a power-of-two cut below the row's maximum."""
     size = x.float().abs()
-    a = size.amax(-1, keepdim=True)
+    a = largest_of(size)
     hit = torch.zeros_like(size, dtype=torch.bool)
     for j in range(1, ROW_CUTS + 1):
         above = size > a * 2.0**-j

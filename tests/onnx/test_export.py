@@ -1,5 +1,7 @@
 """What is in an exported file: stored integers, names, provenance; and models of many kinds agree with PyTorch."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,24 @@ def outliers(*shape: int) -> Tensor:
     return x
 
 
+@pytest.fixture(scope="module")
+def two_linears(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[TwoLinears, Exported]]:
+    """Return a function of recipe and form that exports a model, once for each."""
+
+    @functools.cache
+    def exported(recipe: str, form: str) -> tuple[TwoLinears, Exported]:
+        model, folder = TwoLinears().eval(), tmp_path_factory.mktemp("two_linears")
+        return model, Exported(folder, model, {"x": outliers(2, 5, 96)}, recipe=recipe, form=form, dynamic_shapes=DYNAMIC)
+
+    return exported
+
+
 @pytest.mark.parametrize(
     ("recipe", "form"), [*((recipe, "integer") for recipe in RECIPES), ("llm-int8", "qdq"), ("int4-weight-only", "qdq")]
 )
-def test_recipe(recipe: str, form: str, tmp_path: Path) -> None:
+def test_recipe(recipe: str, form: str, two_linears: Any) -> None:
     """Exported, checked, and right at shapes that were never traced, a single row among them."""
-    model = TwoLinears().eval()
-    exported = Exported(tmp_path, model, {"x": outliers(2, 5, 96)}, recipe=recipe, form=form, dynamic_shapes=DYNAMIC)
+    model, exported = two_linears(recipe, form)
     for shape in ((1, 1), (3, 17), (2, 5)):
         x = outliers(*shape, 96)
         result = exported.agreement({"x": x})
@@ -83,8 +96,8 @@ def check_stored(exported: Exported, model: TwoLinears, recipe: str) -> None:
         assert torch.equal(torch.from_numpy(stored_values(weights["o.weight_q"])), q.t())
 
 
-def test_nodes_say_where_they_come_from(tmp_path: Path) -> None:
-    exported = Exported(tmp_path, TwoLinears().eval(), {"x": outliers(2, 5, 96)}, recipe="llm-int8", dynamic_shapes=DYNAMIC)
+def test_nodes_say_where_they_come_from(two_linears: Any) -> None:
+    _, exported = two_linears("llm-int8", "integer")
     assert {"q, k", "o"} <= set(exported.metadata(MODULE))
     assert {"integer-form"} == set(exported.metadata(PASS))  # "qdq-form" in the other form
     (split,) = (node for node in exported.proto.graph.node if node.op_type == "Split")

@@ -1,0 +1,165 @@
+"""No rows, no columns, no batch: every op answers with an empty result of the right shape, with the library and without."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import lowbit_compiler as lowbit
+from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.runtime.ops import FLOATS, LINEAR_SCHEMAS, PROLOGUE, _checked, _sdpa, _softmax
+from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes, unpack_s4, unpack_s8
+from lowbit_compiler.runtime.reference import exported, linear, quantize, treatments
+
+K, N, GROUP = 70, 20, 32
+LEADING = [(0,), (0, 3), (3, 0), (2, 0, 1)]
+Make = Callable[[tuple[int, ...], torch.dtype], tuple[Any, ...]]
+
+
+def packed(group: int | None = None) -> Tensor:
+    return torch.zeros(-(-N // PANEL), packed_bytes(K, group), dtype=torch.int8)
+
+
+def weight(dtype: torch.dtype = torch.int8) -> Tensor:
+    return torch.zeros(K, N, dtype=dtype)
+
+
+def rows(shape: tuple[int, ...], dtype: torch.dtype, k: int = K) -> Tensor:
+    return torch.zeros(*shape, k, dtype=dtype)
+
+
+EXTRA = {"linear_s8s8_columns": (6.0,), "linear_fs4": (GROUP,)}
+OPS: dict[str, tuple[Callable[..., Any], Make]] = {
+    "quantize_s8": (quantize.quantize_s8, lambda shape, dtype: (rows(shape, dtype),)),
+    "dequantize_s8": (quantize.dequantize_s8, lambda shape, dtype: (rows(shape, torch.int8), torch.zeros(*shape, 1), dtype)),
+    "rotate": (treatments.rotate, lambda shape, dtype: (rows(shape, dtype),)),
+    "split_columns": (treatments.split_columns, lambda shape, dtype: (rows(shape, dtype), 6.0)),
+    "split_rows": (treatments.split_rows, lambda shape, dtype: (rows(shape, dtype),)),
+    "hit_columns": (treatments.hit_columns, lambda shape, dtype: (rows(shape, dtype), 6.0)),
+    "quantize_u8": (exported.quantize_u8, lambda shape, dtype: (rows(shape, dtype),)),
+    "product_u8s8": (exported.product_u8s8, lambda shape, _: (rows(shape, torch.uint8), weight())),
+    "product_fs8": (exported.product_fs8, lambda shape, _: (rows(shape, torch.float32), weight())),
+    "product_columns": (
+        exported.product_columns,
+        lambda shape, _: (rows(shape, torch.float32), torch.ones(K, dtype=torch.bool), weight()),
+    ),
+    "codes_as_float": (exported.codes_as_float, lambda shape, _: (rows(shape, torch.int8),)),
+    "softmax": (_softmax, lambda shape, dtype: (rows(shape, dtype), -1, 1.0, torch.zeros(K, dtype=dtype), False, None)),
+    **{
+        name: (
+            _checked(name, getattr(linear, name)),
+            lambda shape, dtype, name=name: (  # type: ignore[misc]
+                rows(shape, dtype), packed(GROUP if name == "linear_fs4" else None), torch.zeros(N), N, *EXTRA.get(name, ()), None,
+            ),
+        )
+        for name in LINEAR_SCHEMAS
+    },
+}  # fmt: skip
+
+
+def same_everywhere(name: str, reference: Callable[..., Any], arguments: tuple[Any, ...], **fused: Any) -> None:
+    """The op with the library, its reference and its shape function give one result, which has no elements."""
+    op = getattr(torch.ops.lowbit, name).default
+    results = [op(*arguments, **fused), reference(*arguments, **fused)]
+    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+        fakes, more = tree_map_only(Tensor, mode.from_tensor, (arguments, fused))
+        results.append(op(*fakes, **more))
+    for real, other, fake in zip(*map(tree_leaves, results), strict=True):
+        assert real.shape == other.shape == fake.shape
+        assert real.dtype == other.dtype == fake.dtype
+        assert not real.any()
+        assert not other.any()
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("shape", LEADING, ids=str)
+def test_no_rows(name: str, shape: tuple[int, ...]) -> None:
+    reference, make = OPS[name]
+    for dtype in FLOATS:
+        same_everywhere(name, reference, make(shape, dtype))
+
+
+@pytest.mark.parametrize("name", [name for name in LINEAR_SCHEMAS if "s8s8" in name])
+@pytest.mark.parametrize("function", ["silu", "rms_norm", "layer_norm"])
+def test_no_rows_behind_a_prologue(name: str, function: str) -> None:
+    reference, make = OPS[name]
+    for shape in LEADING:
+        fused = PROLOGUE | {"prologue": function, "times": torch.ones(K), "plus": torch.ones(K), "eps": 1e-5}
+        same_everywhere(name, reference, make(shape, torch.float32), **fused)
+
+
+@pytest.mark.parametrize("sizes", [(0, 4, 3, 5), (2, 0, 3, 5), (2, 4, 0, 5), (2, 4, 3, 0), (0, 0, 0, 0)], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_of_nothing(sizes: tuple[int, ...], causal: bool) -> None:
+    """No batch, no head, no query, no key: a query without keys gets zeros."""
+    b, h, queries, keys = sizes
+    q, k = torch.randn(b, h, queries, 8), torch.randn(b, 2, keys, 8)
+    same_everywhere("sdpa", _sdpa, (q, k, torch.randn(b, 2, keys, 6), None, causal, 1.0))
+    mask = torch.zeros(b, 1, queries, keys)
+    same_everywhere("sdpa", _sdpa, (q, k, torch.randn(b, 2, keys, 6), mask, causal, 1.0))
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+@pytest.mark.parametrize("shape", [(0, 4, 5), (3, 0, 5), (3, 4, 0), (0, 0, 0)], ids=str)
+def test_softmax_of_nothing(shape: tuple[int, ...], dim: int) -> None:
+    for mask in (None, torch.zeros(shape[-1]), torch.ones(shape, dtype=torch.bool)):
+        same_everywhere("softmax", _softmax, (torch.zeros(shape), dim, 2.0, mask, False, None))
+        same_everywhere("softmax", _softmax, (torch.zeros(shape), dim, 2.0, mask, True, torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["quantize_s8", "rotate", "split_columns", "split_rows", "hit_columns", "quantize_u8"])
+@pytest.mark.parametrize("shape", [(3,), (0,), (2, 0)], ids=str)
+def test_no_columns(name: str, shape: tuple[int, ...]) -> None:
+    reference, make = OPS[name]
+    x, *rest = make(shape, torch.float32)
+    same_everywhere(name, reference, (x[..., :0], *rest))
+
+
+@pytest.mark.parametrize(("n", "k"), [(0, K), (N, 0), (0, 0)])
+def test_weights_of_nothing(n: int, k: int) -> None:
+    w = torch.zeros(n, k)
+    same_everywhere("quantize_s4", quantize.quantize_s4, (w, GROUP))
+    (q, scale), (q4, scale4) = quantize.quantize_s8(w), quantize.quantize_s4(w, GROUP)
+    same_everywhere("pack_s8", pack_s8, (q, scale))
+    same_everywhere("dequantize_s4", quantize.dequantize_s4, (q4, scale4, GROUP, torch.float16))
+    assert [part.shape[0] for part in unpack_s8(pack_s8(q, scale), n)] == [n, n]
+    if k == 0:  # no linear takes such a weight
+        return
+    codes, scales = unpack_s4(pack_s4(q4, scale4, GROUP), n, k, GROUP)
+    assert codes.shape[0] == scales.shape[0] == n
+    assert not codes[:, :k].any()
+
+
+def called_without_rows() -> list[str]:
+    """Call a model without rows with each recipe; returns the recipes whose linears were both rewritten."""
+    model = nn.Sequential(nn.RMSNorm(64), nn.Linear(64, 96), nn.SiLU(), nn.Linear(96, 64), nn.Softmax(-1)).eval()
+    done = []
+    for recipe in (*RECIPES.values(), Recipe("rows", treatment="rows", head="same")):
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="lowbit", options={"recipe": recipe, "plan": "always", "remainder": "eager"})
+        with torch.no_grad():
+            for shape in ((0, 64), (3, 64), (2, 0, 64)):
+                assert compiled(torch.randn(shape)).shape == shape, (recipe.name, shape)
+        done += [recipe.name] * (sum(site.kind == "linear" for site in lowbit.last_report().rewritten) == 2)
+    return done
+
+
+def test_a_model_called_without_rows() -> None:
+    assert called_without_rows() == [*RECIPES, "rows"]
+
+
+def test_a_model_called_without_rows_or_library() -> None:
+    environment = {**os.environ, "LOWBIT_NATIVE": "0"}
+    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [*RECIPES, "rows"], done.stderr[-2000:]
+
+
+if __name__ == "__main__":  # in a process without the library
+    print(*called_without_rows())
