@@ -1,4 +1,4 @@
-# make demo | test | bench | bench-ops | lint | headers | gpu-check | gpu-sanitize: each sets up what it needs in $(VENV) first; a second call starts at once.
+# make demo | test | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up what it needs in $(VENV) first; a second call starts at once.
 VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
@@ -14,7 +14,7 @@ export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
 
-.PHONY: demo test bench bench-ops peers lint headers gpu-check gpu-sanitize
+.PHONY: demo test bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
@@ -43,6 +43,10 @@ lint: $(STAMPS)/native $(STAMPS)/dev
 # Every torch that is promised: what sees its headers compiles against each of them.
 headers: $(STAMPS)/torch
 	$(PY) tools/check_headers.py
+
+# The tests of ops and kernels on a library that ASan and UBSan watch: minutes; ARGS=--quick takes those that look for reads out of bounds.
+sanitize: $(STAMPS)/native $(STAMPS)/dev
+	$(PY) tools/sanitize.py $(ARGS)
 
 # Runs from the checkout with whatever torch $(PYTHON) has; only where it has none is one set up. make gpu-check ARGS="--budget 900"; without a
 # GPU ARGS=--cpu tries the script.

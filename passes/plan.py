@@ -8,11 +8,11 @@ from torch import fx
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, calls
+from lowbit_compiler.passes.graph import aten, calls, is_tensor, value
 from lowbit_compiler.passes.price import price
 from lowbit_compiler.passes.site import Plan, Reason, Site, Whole
 from lowbit_compiler.passes.whole import Declined, decide, read_attention, read_softmax
-from lowbit_compiler.runtime.checks import MAX_K
+from lowbit_compiler.runtime.checks import MAX_K, MOST_DIMS
 
 MIN_K, MIN_N = 32, 16  # below, one panel is mostly padding and the call costs more than the product
 
@@ -65,6 +65,9 @@ def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined
     pattern = ignored(ctx, site.module, *site.parameters)
     if pattern is not None:
         return Reason.FILTERED, f"ignore {pattern!r}"
+    dims = max(value(node).dim() for node in site.node.all_input_nodes if is_tensor(node))
+    if dims > MOST_DIMS:
+        return Reason.UNSUPPORTED_OP, f"{dims} dimensions; up to {MOST_DIMS}"
     return _linear(ctx, site, head) if site.kind == "linear" else _whole(ctx, site)
 
 

@@ -92,3 +92,10 @@ def test_limit() -> None:
 )
 def test_matches(pattern: str, name: str, expected: bool) -> None:
     assert matches(pattern, name) is expected
+
+
+def test_more_dimensions_than_an_op_takes() -> None:
+    x = torch.randn(*[1] * 64, 3, 64)
+    linear = nn.Linear(64, 64)
+    _, ctx, *_ = before_and_after(lambda x: torch.softmax(linear(x), -1), (x,), "plan")
+    assert [(site.reason, site.detail) for site in ctx.sites] == [(Reason.UNSUPPORTED_OP, "66 dimensions; up to 64")] * 2

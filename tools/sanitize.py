@@ -1,0 +1,91 @@
+"""Runs the tests of ops and kernels on a build of the CPU library that AddressSanitizer and UndefinedBehaviorSanitizer watch.
+
+`python tools/sanitize.py [--quick] [PYTEST ARGUMENTS]`. The first fault ends the run with its report. ``--quick`` takes the tests that look for
+reads and writes out of bounds: malformed arguments, operands at the end of a page, every op once. The build is in build/sanitize, and what did
+not change is not compiled again. Before any test, two faults made on purpose must be reported.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "build" / "sanitize"
+LIBRARY = FOLDER / "liblowbit_cpu.so"
+QUICK = ["tests/kernels/test_malformed.py", "tests/kernels/test_memory.py", "tests/runtime/test_ops.py"]
+WHOLE = ["tests/kernels", "tests/runtime/test_ops.py", "tests/runtime/test_limits.py"]
+FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+FAULTS = """
+extern "C" int heap(int i) { int* memory = new int[4]; int value = memory[i]; delete[] memory; return value; }
+extern "C" int overflow(int i) { return 0x7fffffff + i; }
+"""
+
+
+def compiler() -> str:
+    """Return the C++ compiler: the one CMake takes."""
+    return os.environ.get("CXX", "g++")
+
+
+def build() -> None:
+    """Bring the watched library up to date.
+
+    Raises:
+        SystemExit: it cannot be built, or nothing watches it.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise SystemExit("sanitize: torch is not installed here; its headers are needed")
+    torch = Path(spec.origin).parent
+    wanted = ["-DLOWBIT_SANITIZE=ON", f"-DTORCH_ROOT={torch}", f"-DPython_EXECUTABLE={sys.executable}"]
+    _run("cmake", "-S", str(ROOT), "-B", str(FOLDER), "-G", "Ninja", *wanted)
+    _run("cmake", "--build", str(FOLDER), "--target", "lowbit_cpu")
+    called = _run("nm", "--dynamic", "--undefined-only", str(LIBRARY))
+    if "__asan_report_load" not in called or "__ubsan_handle" not in called:
+        raise SystemExit(f"sanitize: nothing watches {LIBRARY}: does {compiler()} know {' '.join(FLAGS)}?")
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a Python in which the watched library loads."""
+    runtimes = [_run(compiler(), f"-print-file-name={name}").strip() for name in ("libasan.so", "libubsan.so", "libstdc++.so")]
+    return os.environ | {
+        "LD_PRELOAD": " ".join(runtimes),
+        "LOWBIT_LIBRARY": str(LIBRARY),
+        # Python leaks on purpose; and torch is to say itself that there is no memory.
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+
+
+def check_watched() -> None:
+    """Raise SystemExit unless a read out of bounds and an overflow are reported in a Python with this environment."""
+    source, library = FOLDER / "faults.cpp", FOLDER / "faults.so"
+    source.write_text(FAULTS)
+    _run(compiler(), *FLAGS, "-shared", "-fPIC", str(source), "-o", str(library))
+    for fault, argument, report in (("heap", 4, "heap-buffer-overflow"), ("overflow", 1, "signed integer overflow")):
+        program = f"import ctypes; ctypes.CDLL({str(library)!r}).{fault}({argument})"
+        done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment())
+        if done.returncode == 0 or report not in done.stderr:
+            raise SystemExit(f"sanitize: {report} was not reported:\n{done.stderr}")
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"sanitize: {' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def main(arguments: list[str]) -> int:
+    """Build, check, and run the tests; returns pytest's exit status."""
+    build()
+    check_watched()
+    quick = "--quick" in arguments
+    rest = [argument for argument in arguments if argument != "--quick"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", *(QUICK if quick else WHOLE), *rest]
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment()).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
