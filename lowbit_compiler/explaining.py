@@ -9,10 +9,11 @@ from torch import fx
 
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.driver import declined_report, needs_gradient, rewrite
-from lowbit_compiler.errors import LowbitError
+from lowbit_compiler.errors import LowbitError, WeightFreedError
 from lowbit_compiler.options import parse
 from lowbit_compiler.recipe import Recipe
 from lowbit_compiler.report import Report
+from lowbit_compiler.runtime.weights import any_freed
 from lowbit_compiler.torch_internals.dynamo import inner
 
 
@@ -20,12 +21,15 @@ def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int
     """Trace ``model(*inputs)`` and run the passes on every graph of it; returns one report of them all.
 
     The model runs once, in float. Dynamo is reset before and after, so models compiled earlier in this process compile again when they
-    are called next. ``options`` are those of the backend. Raises OptionError for a bad recipe or option.
+    are called next. ``options`` are those of the backend. Raises OptionError for a bad recipe or option, and
+    WeightFreedError where weights were released by ``free_weights``.
     """
     parsed = parse({"recipe": recipe, **options})
     reports: list[Report] = []
 
     def backend(gm: fx.GraphModule, examples: Any) -> Callable[..., Any]:
+        if any_freed(examples):
+            raise WeightFreedError("a float weight was released by free_weights=True, and the float model has to run; load the model anew")
         captured = capture_dynamo(gm, examples)
         reports.append(declined_report(captured, parsed) if needs_gradient(examples) else rewrite(captured, parsed, examples)[1])
         return gm.forward

@@ -15,6 +15,8 @@ IN_PLACE = (
     operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
     operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift,
 )  # fmt: skip
+RENORMING = (torch.nn.functional.embedding, torch.nn.functional.embedding_bag)
+"""With ``max_norm``, the fourth argument, they write the rows that they look up back to the table."""
 IN_PLACE_METHODS = frozenset(f"__{function.__name__}__" for function in IN_PLACE)
 
 
@@ -31,6 +33,8 @@ def written(node: fx.Node) -> list[fx.Node]:
         asked = node.kwargs.get("inplace") is True or (position is not None and node.args[position : position + 1] == (True,))
         if asked or node.target in IN_PLACE or _named_in_place(node.target):
             targets.append(node.args[0] if node.args else node.kwargs.get("input"))
+        if node.target in RENORMING and (node.args[3:4] or (node.kwargs.get("max_norm"),))[0] is not None:
+            targets.append(node.args[1] if len(node.args) > 1 else node.kwargs.get("weight"))
         for index, name in _mutable_arguments(node.target):
             targets.append(node.args[index] if index < len(node.args) else node.kwargs.get(name))
     return [target for target in tree_leaves(targets) if isinstance(target, fx.Node)]

@@ -8,13 +8,20 @@ from torch.export.graph_signature import InputKind
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import name_modules, name_products, trace_weights
 from lowbit_compiler.capture.names import Names
+from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.passes.writes import mark_written
+from lowbit_compiler.runtime.weights import any_freed
 
 STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
 def capture_export(program: ExportedProgram) -> Captured:
-    """Return a copy of the graph of ``program`` in the common dialect; its inputs keep their names and order."""
+    """Return a copy of the graph of ``program`` in the common dialect; its inputs keep their names and order.
+
+    Raises WeightFreedError where ``free_weights`` has released some of its weights.
+    """
+    if any_freed(program.state_dict.values()):
+        raise WeightFreedError("a float weight was released by free_weights=True, so the model cannot be exported; load it anew")
     graph = fx.Graph()
     environment: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:

@@ -1,0 +1,82 @@
+"""The store of packed weights: what is kept, for how long, and what makes it old."""
+
+import gc
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.runtime.weights import Watch, WeightStore, free
+
+
+class Doubled:
+    """Computes twice the weight, and counts how often."""
+
+    def __init__(self) -> None:
+        self.store, self.calls = WeightStore(), 0
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        (value,) = self.store.get("doubled", self._compute, [weight])
+        return value
+
+    def _compute(self, weight: Tensor) -> tuple[Tensor, ...]:
+        self.calls += 1
+        return (weight * 2,)
+
+
+@pytest.fixture
+def doubled() -> Doubled:
+    return Doubled()
+
+
+def test_one_value_for_one_memory(doubled: Doubled) -> None:
+    """Two parameters on the same memory share, and so does one that was made anew, as load_state_dict(assign=True) makes them."""
+    memory = torch.randn(16, 16)
+    first = doubled(nn.Parameter(memory))
+    assert all(doubled(nn.Parameter(memory)) is first for _ in range(5))
+    assert doubled.calls == 1
+    assert doubled.store.nbytes() == memory.nbytes
+
+
+def test_a_single_element_makes_it_old(doubled: Doubled) -> None:
+    weight = nn.Parameter(torch.randn(600, 600), requires_grad=False)
+    doubled(weight)
+    weight.data[123, 45] += 1
+    assert torch.equal(doubled(weight), weight * 2)
+
+
+def test_another_view_of_the_memory(doubled: Doubled) -> None:
+    weight = nn.Parameter(torch.randn(16, 16), requires_grad=False)
+    doubled(weight)
+    weight.data = weight.data.t()
+    assert torch.equal(doubled(weight), weight * 2)
+
+
+def test_it_goes_with_the_memory(doubled: Doubled) -> None:
+    weight = nn.Parameter(torch.randn(16, 16), requires_grad=False)
+    doubled(weight)
+    weight.data = torch.randn(16, 16)
+    assert doubled.store.nbytes() == 0
+    doubled(weight)
+    del weight
+    gc.collect()
+    assert doubled.store.nbytes() == 0
+
+
+def test_freed(doubled: Doubled) -> None:
+    weight = nn.Parameter(torch.randn(16, 16), requires_grad=False)
+    value = doubled(weight)
+    assert free(weight) == 16 * 16 * 4
+    assert doubled(weight) is value
+    with pytest.raises(WeightFreedError, match="released by free_weights=True"):
+        doubled.store.get("another", doubled._compute, [weight])
+
+
+def test_the_watch_says_when_memory_goes() -> None:
+    weight, dead = nn.Parameter(torch.randn(16, 16), requires_grad=False), []
+    watch = Watch([weight], lambda: dead.append(True))
+    assert watch.same([weight])
+    weight.data = torch.randn(16, 16)
+    assert dead
+    assert not watch.same([weight])
