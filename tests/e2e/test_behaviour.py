@@ -1,8 +1,6 @@
 """What a user may rely on: shapes, changed weights, gradients, special values, errors, switches."""
 
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lowbit_compiler
-from helpers import zoo
+from helpers import forks, zoo
 from helpers.compiled import NATIVE, compiled, cosine, linears, reports_of
 from lowbit_compiler.debug.replay import floats
 from lowbit_compiler.errors import OptionError
@@ -68,7 +66,7 @@ assert torch.nn.functional.cosine_similarity(got.flatten(), want.flatten(), 0) >
 assert not torch.equal(got, want)
 print(sys.modules["lowbit_compiler"].last_report().summary())
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    done = forks.run(script)
     assert done.returncode == 0, done.stderr
     assert "2 of 2 sites rewritten" in done.stdout
 
