@@ -35,7 +35,7 @@ class Shared(nn.Module):
         return self.last(x).softmax(-1)
 
 
-@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+@pytest.mark.parametrize("mode", [None, pytest.param("reduce-overhead", marks=pytest.mark.model)])
 def test_every_site_has_its_time(mode: str | None) -> None:
     result = profile(Shared().eval(), torch.randn(16, 128), plan="always", mode=mode, rounds=3)
     assert all(note.startswith(("recording takes", "the cores were not free")) for note in result.notes)
