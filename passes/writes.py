@@ -5,6 +5,7 @@ import inspect
 import operator
 from typing import Any
 
+import torch
 from torch import fx
 
 from lowbit_compiler.passes.graph import storages

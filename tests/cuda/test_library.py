@@ -1,11 +1,11 @@
 """Loading of the CUDA library and the environment variables that govern it; each case in its own process."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+
+from helpers import forks
 
 PROGRAM = """
 from lowbit_compiler.runtime import cuda_library
@@ -16,9 +16,7 @@ print(status.path, "|", status.reason, "|", cuda_library.kernel_for("softmax", 1
 
 def run(**environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LOWBIT_")}
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM], check=False, env=clean | environment, capture_output=True, text=True, timeout=120
-    )
+    return forks.run(PROGRAM, environment=clean | environment)
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")

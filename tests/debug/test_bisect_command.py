@@ -2,12 +2,11 @@
 
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.forks import Ended, lowbit
 from lowbit_compiler.debug.isolated import _answer
 
 MODEL = """
@@ -31,9 +30,8 @@ def model():
 """
 
 
-def bisect(path: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from lowbit_compiler.cli import main; main()", "debug", "bisect", f"{path}:model", "--plan", "always"]
-    return subprocess.run([*command, *args], capture_output=True, text=True, check=False, env=os.environ, cwd=path.parent)
+def bisect(path: Path, *args: str) -> Ended:
+    return lowbit("debug", "bisect", f"{path}:model", "--plan", "always", *args, cwd=path.parent)
 
 
 def write(folder: Path, act: str) -> Path:

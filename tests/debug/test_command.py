@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.forks import COMMAND, lowbit
 from lowbit_compiler.cli_arguments import names_to_ignore, share
 from lowbit_compiler.errors import OptionError
 
@@ -50,11 +51,6 @@ def slow():
             return self.lines(x)
     return Slow().eval(), (torch.randn(4096, 256),)
 """
-COMMAND = [sys.executable, "-c", "from lowbit_compiler.cli import main; main()"]
-
-
-def lowbit(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *args], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -111,7 +107,7 @@ def test_mistakes_are_one_line(file: Path, arguments: tuple[str, ...], message: 
 
 
 def test_interrupt_ends_cleanly(file: Path) -> None:
-    command = [*COMMAND, "debug", "accuracy", f"{file}:slow", "--plan", "always"]
+    command = [sys.executable, "-c", COMMAND, "debug", "accuracy", f"{file}:slow", "--plan", "always"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"

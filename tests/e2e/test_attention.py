@@ -104,7 +104,7 @@ def test_inductor_with_dynamic_shapes() -> None:
 @pytest.mark.parametrize("cache", ["static", "dynamic"])
 def test_generate(cache: str, how: str) -> None:
     """In every step, with a cache that is written in place or one that grows."""
-    model: Any = zoo.causal("Llama", use_cache=True, eos_token_id=None)()[0]
+    model: Any = zoo.causal("Llama", num_hidden_layers=1, use_cache=True, eos_token_id=None)()[0]
     model.set_attn_implementation(how)
     ids = zoo.ids(tokens=6)
     settings = {"max_new_tokens": 5, "do_sample": False, "cache_implementation": cache, "disable_compile": True}
@@ -114,18 +114,18 @@ def test_generate(cache: str, how: str) -> None:
     assert torch.equal(got, want)
     assert len(reports) <= 3
     for report in reports:
-        assert [site.kind for site in report.rewritten] == ["attention"] * 2
+        assert [site.kind for site in report.rewritten] == ["attention"]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("how", ["eager", "sdpa"])
 def test_verified(monkeypatch: pytest.MonkeyPatch, how: str, dynamic: bool) -> None:
     monkeypatch.setenv("LOWBIT_VERIFY", "each")
-    model, inputs = zoo.causal("Llama")()
+    model, inputs = zoo.causal("Llama", num_hidden_layers=1)()
     model.set_attn_implementation(how)  # type: ignore[operator]
     with torch._dynamo.config.patch(specialize_float=True):
         _, report = run(model.bfloat16(), inputs, dynamic=dynamic)
-    assert len(report.rewritten) == 2
+    assert len(report.rewritten) == 1
 
 
 def test_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

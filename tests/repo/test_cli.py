@@ -1,13 +1,14 @@
 """The command line: help is quick, mistakes are one line and status 2, explain and dump work on a file of the user's."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from helpers import forks
 from helpers.compiled import NATIVE
+from helpers.forks import lowbit
 from lowbit_compiler.cli_arguments import load_function
 from lowbit_compiler.errors import OptionError
 
@@ -45,11 +46,6 @@ def misnamed():
 def named_alone():
     return combined, {"x": 1, "z": 1}
 """
-
-
-def lowbit(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from lowbit_compiler.cli import main; main()", *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
 @pytest.fixture
@@ -127,7 +123,7 @@ def test_a_syntax_error_names_the_line_once(tmp_path: Path) -> None:
 
 def test_interrupt() -> None:
     code = "from lowbit_compiler import cli\n@cli.app.command()\ndef stop(): raise KeyboardInterrupt\ncli.main()"
-    result = subprocess.run([sys.executable, "-c", code, "stop"], capture_output=True, text=True, check=False)
+    result = forks.run(code, "stop")
     assert (result.returncode, result.stderr) == (130, "")
 
 

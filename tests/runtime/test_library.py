@@ -1,11 +1,10 @@
 """Loading of the native library and the environment variables that govern it; each case in its own process."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
+from helpers import forks
 from lowbit_compiler.runtime import library
 
 PROGRAM = """
@@ -20,9 +19,7 @@ print(s.isa, "|", s.reason, "|", tuple(y.shape))
 
 def run(**environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LOWBIT_") or k == "LOWBIT_LIBRARY"}
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM], check=False, env=clean | environment, capture_output=True, text=True, timeout=120
-    )
+    return forks.run(PROGRAM, environment=clean | environment)
 
 
 def last_line(text):
