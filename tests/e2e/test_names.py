@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import zoo
-from helpers.compiled import compiled, cosine, linears, reports_of
 from torch import Tensor, nn
 
+from helpers import zoo
+from helpers.compiled import compiled, cosine, linears, reports_of
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.report import Report, SiteReport
 
