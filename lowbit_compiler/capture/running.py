@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import sys
 import weakref
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from lowbit_compiler.capture.names import Names, walk
 from lowbit_compiler.torch_internals import sources
 
 log = logging.getLogger("lowbit_compiler")
-CALLING = os.path.join("torch", "nn", "modules", "module.py")
 Frame = tuple[CodeType, dict[str, Any], dict[str, Any]]
 """Code, variables, globals."""
 
@@ -98,7 +96,7 @@ def _ids(module: nn.Module) -> set[int]:
 def _running(traced: Frame) -> Running:
     frames = [traced, *_callers()]  # innermost first
     compiled = next((index for index in reversed(range(len(frames))) if sources.is_entry(frames[index][0].co_filename)), 1)
-    first = next((i for i in reversed(range(compiled)) if not _calls_only(frames[i][0].co_filename)), 0)
+    first = next((i for i in reversed(range(compiled)) if not sources.is_calling(frames[i][0].co_filename)), 0)
     modules = [_receiver(code, variables) for code, variables, _ in frames]
     result = Running()
     result.outer = [module for module in reversed(modules[first:]) if module is not None]
@@ -107,11 +105,6 @@ def _running(traced: Frame) -> Running:
         result.variables = _maximal(_modules(*frames[first]))
         result.complete = first == 0 and not sources.is_continuation(traced[0])
     return result
-
-
-def _calls_only(file: str) -> bool:
-    """Return whether code of ``file`` stands between torch.compile and what was compiled."""
-    return sources.is_entry(file) or file.endswith(CALLING)
 
 
 def _callers() -> list[Frame]:

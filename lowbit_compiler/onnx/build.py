@@ -200,6 +200,7 @@ def _info(request: Request, program: ExportedProgram) -> dict[str, Any]:
         "graph": hashlib.sha256(nodes.encode()).hexdigest()[:16],
         "recipe": asdict(request.options.recipe),
         "ignore": list(request.options.ignore),
+        "buffers": request.options.buffers,
         "form": request.form,
         "constants": shapes.constants(request.model, request.args, request.kwargs),
         "opset": request.opset,

@@ -24,7 +24,7 @@ from lowbit_compiler.torch_internals import trees
 FORMS = ("integer", "qdq")
 OPSETS = range(21, 24)
 LACKING = "for which ONNX Runtime's CPU provider lacks most operators"
-OPTIONS = ("llm_int8_threshold", "group_size", "ignore", "llm_int8_skip_modules", "modules_to_not_convert", "dump")
+OPTIONS = ("llm_int8_threshold", "group_size", "ignore", "llm_int8_skip_modules", "modules_to_not_convert", "buffers", "dump")
 """The options of the backend that say something about an export too."""
 
 
@@ -46,7 +46,7 @@ def export_onnx(
     ``inputs`` are example arguments: a tensor, a sequence of positional arguments, or a mapping of keywords. ``dynamic_shapes`` is that of
     torch.export.export, where a dimension may also be a name: ``{"x": {0: "batch"}}``. ``form`` is "integer" (scales written out, exact
     integer products) or "qdq" (QuantizeLinear and DequantizeLinear around float products); ``opset`` is 21, 22 or 23. ``options`` are
-    those of the backend that apply: ignore, llm_int8_threshold, group_size, dump. ``verify`` runs the file in ONNX Runtime on ``inputs``,
+    those of the backend that apply: ignore, buffers, llm_int8_threshold, group_size, dump. ``verify`` runs the file on ``inputs``,
     and on others made from them (docs/onnx.md), and compares it with PyTorch. ``progress`` is called with the name of each stage.
 
     Weights are stored as int8 or packed int4, above 1.5 GiB in ``path.<hash>.data``. Nothing is written under ``path`` unless all
@@ -96,7 +96,7 @@ def verify_onnx(
     if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 <= tolerance < math.inf):
         raise OptionError(f"tolerance takes a number that is finite and not negative, got {tolerance!r}")
     file = read(Path(path))
-    request = request_of(model, inputs, file.recipe, None, file.opset, file.form, {"ignore": file.ignore})
+    request = request_of(model, inputs, file.recipe, None, file.opset, file.form, file.options)
     require_runnable(request)
     request.dynamic_shapes = file.shapes(arguments(model, request.args, request.kwargs))
     file.require_constants(constants(model, request.args, request.kwargs))

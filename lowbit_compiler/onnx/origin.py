@@ -24,7 +24,8 @@ class Origin:
     recipe: Recipe
     form: str
     opset: int
-    ignore: list[str]
+    options: dict[str, Any]
+    """Those of the backend that the export was given, beside the recipe."""
     graph: str
     constants: dict[str, str]
     inputs: list[onnx.ValueInfoProto]
@@ -71,9 +72,8 @@ def read(path: Path) -> Origin:
     try:
         info = json.loads(props[INFO])
         recipe = Recipe(**info["recipe"])
-        return Origin(
-            recipe, info["form"], info["opset"], info["ignore"], info["graph"], info.get("constants", {}), list(model.graph.input)
-        )
+        options = {"ignore": info["ignore"], "buffers": info["buffers"]}
+        return Origin(recipe, info["form"], info["opset"], options, info["graph"], info.get("constants", {}), list(model.graph.input))
     except (KeyError, TypeError, ValueError) as error:
         ours = version("lowbit-compiler")
         raise ExportError(

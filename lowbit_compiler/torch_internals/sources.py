@@ -12,6 +12,7 @@ WRAPPED = "_orig_mod"
 """The name under which the module that torch.compile returns holds the one it was given."""
 
 DYNAMO = os.path.join("torch", "_dynamo", "")
+CALLING = os.path.join("torch", "nn", "modules", "module.py")
 ENTRY = os.path.join(DYNAMO, "eval_frame.py")
 
 
@@ -71,6 +72,11 @@ def is_continuation(code: CodeType) -> bool:
 def is_entry(file: str) -> bool:
     """Return whether code of ``file`` is what torch.compile puts around the function or module that it was given."""
     return file.endswith(ENTRY)
+
+
+def is_calling(file: str) -> bool:
+    """Return whether code of ``file`` may stand between torch.compile and what it was given: a module's way to its forward."""
+    return is_entry(file) or file.endswith(CALLING)
 
 
 def is_dynamo(file: str) -> bool:

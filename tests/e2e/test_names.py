@@ -13,6 +13,7 @@ from helpers import zoo
 from helpers.compiled import compiled, cosine, linears, reports_of
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.report import Report, SiteReport
+from lowbit_compiler.torch_internals import sources
 
 OPTIONS = {"remainder": "eager", "plan": "always"}
 X = (8, 64)
@@ -103,8 +104,6 @@ def modules(found: list[SiteReport]) -> list[str]:
 
 
 PRODUCTS = ["by_name.a", "by_name.b.0", "classifier", "encoder.0", "encoder.0.inner", "encoder.1", "encoder.1.inner"]
-OWN = ["by_name.a", "by_name.b.0", "classifier", "encoder.0.inner", "encoder.0.mix", "encoder.1.inner", "encoder.1.mix"]
-"""A parameter of its own that a module multiplies with is named itself."""
 
 
 @pytest.mark.parametrize("kind", [Model, Decorated, Answering], ids=lambda kind: kind.__name__)
@@ -273,6 +272,16 @@ def test_weights_released_with_layers_compiled_one_by_one_are_ignored_at_all_pla
     assert {site.module: site.decision for site in found} == {"encoder.0": "rewritten", "encoder.0.inner": "declined"}
 
 
+@pytest.mark.parametrize("kind", [Model, Decorated, Answering], ids=lambda kind: kind.__name__)
+def test_where_torch_shows_something_else_names_are_spelled_after_its_sources(kind: type[Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved() -> None:
+        raise AttributeError("moved")
+
+    monkeypatch.setattr(sources, "met_modules", moved)
+    model = kind().eval()
+    assert modules(sites(lambda: compiled(model)(torch.randn(X)))) == PRODUCTS
+
+
 def names_in(reports: list[Report]) -> set[str]:
     return {site.module for report in reports for site in report.sites}
 
@@ -281,7 +290,6 @@ def names_in(reports: list[Report]) -> set[str]:
 def test_transformers_models_and_the_same_in_a_decorator(family: str) -> None:
     model, inputs = getattr(zoo, family)()
     again = copy.deepcopy(model)
-    type(again.base_model).forward  # noqa: B018  decorated or not, as the installed release has it
 
     class Wrapped(type(again)):  # type: ignore[misc]
         forward = decorated(decorated(type(again).forward))

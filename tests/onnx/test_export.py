@@ -184,3 +184,26 @@ def test_newer_opsets(opset: int, tmp_path: Path) -> None:
     model, inputs = zoo.encoder(False, False)()
     exported = Exported(tmp_path, model, inputs, opset=opset, verify=True)
     assert [entry.version for entry in exported.proto.opset_import if entry.domain == ""] == [opset]
+
+
+class Tables(nn.Module):
+    """A filter bank and a masked weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filters", torch.rand(64, 64))
+        self.inner = nn.Linear(64, 64)
+        self.register_buffer("mask", (torch.rand(64, 64) > 0.5).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x @ self.filters, self.inner.weight * self.mask)
+
+
+def test_tables_stay_in_float_unless_asked_for(tmp_path: Path) -> None:
+    model, x = Tables().eval(), torch.rand(8, 64)
+    report = lowbit.export_onnx(model, x, tmp_path / "float.onnx")
+    assert [(site.decision, site.reason) for site in report.sites] == [("declined", "constant table"), ("rewritten", "")]
+    path = tmp_path / "quantized.onnx"
+    report = lowbit.export_onnx(model, x, path, buffers="quantized", ignore=["inner"])
+    assert [(site.decision, site.reason) for site in report.sites] == [("rewritten", ""), ("declined", "filtered by the user")]
+    assert lowbit.verify_onnx(path, model, x).agrees, "the file says how its tables were exported"
