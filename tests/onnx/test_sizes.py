@@ -53,7 +53,7 @@ def test_one_sequence_of_one_token(recipe: str, form: str, tmp_path: Path) -> No
     assert (shapes["pooled"], shapes["weight"]) == (["batch", 64], [32])
     assert (shapes["logits"][::2], shapes["flat"][1]) == (["batch", 32], 64)
     assert [type(size) for size in (shapes["logits"][1], shapes["flat"][0])] == [str, str]
-    for batch, length in ((1, 1), (3, 5), (1, 4), (2, 1)):
+    for batch, length in ((1, 1), (3, 5)):
         result = exported.agreement(inputs(batch, length))
         assert result.agrees, str(result)
         got = exported.run(*inputs(batch, length).values())
