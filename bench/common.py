@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lowbit_compiler.runtime import library
+from lowbit_compiler.runtime import files, library
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -74,7 +74,6 @@ def about(threads: int | None = None, **more: Any) -> dict[str, Any]:
 
 def write(name: str, content: dict[str, Any]) -> str:
     """Write the result file ``name`` and return its path in the checkout."""
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / name
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    files.write(path, json.dumps(content, indent=1) + "\n")
     return str(path.relative_to(RESULTS.parents[1]))

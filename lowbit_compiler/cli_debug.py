@@ -99,7 +99,7 @@ def accuracy(
     )
     parse(options)  # before the model is loaded
     if out is not None:
-        writable_file("--out", out)
+        writable_file("--out", out, parents=True)
     model, samples = load_samples(function)
     with bar() as progress:
         result = run(

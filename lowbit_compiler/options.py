@@ -145,19 +145,21 @@ def writable(name: str, folder: str) -> str:
     return folder
 
 
-def writable_file(name: str, path: str | os.PathLike[str]) -> Path:
-    """Return the file that a write to ``path`` makes or replaces; raises OptionError where it can be no file."""
+def writable_file(name: str, path: str | os.PathLike[str], parents: bool = False) -> Path:
+    """Return the file that a write to ``path`` makes or replaces; raises OptionError where it can be none.
+
+    ``parents``: the folders above it will be made where there are none.
+    """
     if not isinstance(path, (str, os.PathLike)):
         raise OptionError(f"{name} takes a file, got {path!r}")
-    folder = Path(path).parent
     try:
         target = replaceable(Path(path))
-        if not folder.is_dir() or not os.access(target.parent, os.W_OK):
-            raise OptionError(f"{name}: cannot write {str(path)!r}: {str(folder)!r} is no folder that can be written to")
     except (OSError, ValueError) as error:
-        if isinstance(error, OptionError):
-            raise
         raise OptionError(f"{name}: cannot write {str(path)!r}: {error}") from error
+    if parents:
+        writable(name, str(target.parent))
+    elif not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise OptionError(f"{name}: cannot write {str(path)!r}: {str(target.parent)!r} is no folder that can be written to")
     return target
 
 

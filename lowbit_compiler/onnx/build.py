@@ -74,7 +74,7 @@ def build(request: Request, progress: Progress) -> Built:
     """Return the ONNX model of ``request``; raises ExportError with module and op where something cannot be exported."""
     with _quiet(), _any_size(), torch.no_grad():
         progress("tracing")
-        program = _trace(request)
+        program, ranges = _trace(request)
         progress("rewriting")
         rewritten, report = _rewrite(program, request)
         progress("translating")
@@ -90,6 +90,7 @@ def build(request: Request, progress: Progress) -> Built:
     inputs = [value.name for value in model.graph.inputs]
     labels.label(model)
     stored.pack_int4(model)
+    report.notes += [str(each) for each in ranges if each.least > 1 or each.most is not None]
     progress("simplifying")
     stored.simplify(model)
     labels.label_parts(model)
@@ -100,33 +101,42 @@ def build(request: Request, progress: Progress) -> Built:
     return Built(model, program, rewritten, translated.exported_program, report)
 
 
-def _trace(request: Request) -> ExportedProgram:
-    """Return the program of the model; where it cannot be traced for example sizes of 1 that may change, it is for sizes of 2."""
+def _trace(request: Request) -> tuple[ExportedProgram, list[shapes.Traced]]:
+    """Return the program of the model, with what it was traced for of the sizes that may change.
+
+    For example sizes of 1, some code cannot be traced, or only as it is for 1: then it is traced for sizes of 2.
+    """
     given = shapes.arguments(request.model, request.args, request.kwargs)
-    try:
-        program = _export(request, request.args, request.kwargs, given)
-    except ExportError as error:
-        if (larger := shapes.without_ones(request.args, request.kwargs, given, request.dynamic_shapes)) is None:
-            raise
+    larger = shapes.without_ones(request.args, request.kwargs, given, request.dynamic_shapes)
+    failure, found = None, None
+    for args, kwargs in [(request.args, request.kwargs), *([larger] if larger is not None else [])]:
         try:
-            program = _export(request, larger[0], larger[1], given)
-        except ExportError:
-            raise error from None
-    _require_exportable(program)
-    return program
+            program = _export(request, args, kwargs)
+        except ExportError as error:
+            failure = failure or error
+            continue
+        ranges = shapes.traced(program, given, request.dynamic_shapes)
+        found = (program, ranges)
+        if not any(each.example == 1 and each.most is not None for each in ranges):
+            break
+    if found is None:
+        assert failure is not None
+        raise failure
+    _require_exportable(found[0])
+    for each in found[1]:
+        if each.least == each.most:
+            model = type(request.model).__name__
+            raise ExportError(f"torch.export traced {model} for {each.least} alone in {each.where}, which may change: leave it out")
+    return found
 
 
-def _export(request: Request, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any]) -> ExportedProgram:
-    model = type(request.model).__name__
+def _export(request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     dynamic = shapes.for_export(request.model, request.dynamic_shapes)
     try:
-        program = torch.export.export(request.model, args, kwargs, dynamic_shapes=dynamic)
+        return torch.export.export(request.model, args, kwargs, dynamic_shapes=dynamic)
     except Exception as error:
         text = str(error).strip().partition("\n\nFrom user code")[0][:MESSAGE]
-        raise ExportError(f"torch.export cannot trace {model}: {type(error).__name__}: {text}") from error
-    if constant := shapes.fixed(program, given, request.dynamic_shapes):
-        raise ExportError(f"torch.export cannot trace {model} for every size of {constant}: its code depends on that size; leave it out")
-    return program
+        raise ExportError(f"torch.export cannot trace {type(request.model).__name__}: {type(error).__name__}: {text}") from error
 
 
 def _require_exportable(program: ExportedProgram) -> None:

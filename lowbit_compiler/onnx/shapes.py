@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -169,20 +170,40 @@ def _doubled(leaf: Tensor, part: Any) -> Tensor:
     return leaf
 
 
-def fixed(program: ExportedProgram, given: dict[str, Any], shapes: dict[str, Any]) -> str:
-    """Return the first dimension that ``shapes`` says may change and the trace made a constant, in words; "" where there is none."""
-    leaves = [
-        (name, leaf, part)
-        for name, value in given.items()
-        for leaf, part in zip(trees.tree_leaves(value), _parts(shapes[name], value), strict=True)
-    ]
-    for node, (name, leaf, part) in zip(input_nodes(program, len(leaves)), leaves, strict=True):
+@dataclass(frozen=True)
+class Traced:
+    """A dimension that may change, and for which sizes the trace holds: the model's code may ask whether it is above or below some number."""
+
+    where: str
+    example: int
+    least: int
+    most: int | None
+
+    def __str__(self) -> str:
+        sizes = f"{self.least} to {self.most}" if self.most is not None else f"{self.least} on"
+        return f"{self.where} was traced for sizes from {sizes}: the model's code asks about it, and may do otherwise for others"
+
+
+def traced(program: ExportedProgram, given: dict[str, Any], shapes: dict[str, Any]) -> list[Traced]:
+    """Return the dimensions that ``shapes`` says may change, but those which follow from others."""
+    parts = [(name, part) for name, value in given.items() for part in _parts(shapes[name], value)]
+    leaves = [leaf for value in given.values() for leaf in trees.tree_leaves(value)]
+    found = []
+    for node, leaf, (name, part) in zip(input_nodes(program, len(parts)), leaves, parts, strict=True):
         for axis, item in _items(part).items():
-            if node is not None and (isinstance(item, str) or item == Dim.DYNAMIC):
-                size = node.meta["val"].shape[axis]
-                if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
-                    return f"dimension {axis} of {name!r}, which is {leaf.shape[axis]} in the example"
-    return ""
+            if node is None or not (_name(item) or item == Dim.DYNAMIC):
+                continue
+            size, now = node.meta["val"].shape[axis], leaf.shape[axis]
+            expr = size.node.expr if isinstance(size, torch.SymInt) else size
+            limits = program.range_constraints.get(expr)
+            least, most = (limits.lower, limits.upper) if limits is not None else (now, now)
+            if limits is not None or not getattr(expr, "free_symbols", None):
+                found.append(Traced(f"dimension {axis} of {name!r}", now, int(least), int(most) if _is_number(most) else None))
+    return found
+
+
+def _is_number(bound: Any) -> bool:
+    return bool(getattr(bound, "is_Integer", isinstance(bound, int)))
 
 
 def input_nodes(program: ExportedProgram, count: int) -> list[fx.Node | None]:

@@ -48,16 +48,14 @@ def varied(request: Request, program: ExportedProgram, sizes: bool) -> Request:
 
 
 def _shapes(program: ExportedProgram, nodes: list[fx.Node | None], flat: list[Any]) -> list[tuple[int, ...]]:
-    """Return other sizes that fit together: every symbol of the traced program gets another value."""
-    traced = [tuple(x.shape) if node is None else tuple(node.meta["val"].shape) for node, x in zip(nodes, flat, strict=True) if _is(x)]
-    tensors = [x for x in flat if _is(x)]
+    """Return other sizes that fit together, for each leaf: every symbol of the traced program gets another value."""
+    pairs = [(x if node is None else node.meta["val"], x) for node, x in zip(nodes, flat, strict=True) if isinstance(x, Tensor)]
+    traced, tensors = [tuple(val.shape) for val, _ in pairs], [x for _, x in pairs]
     values = _sizes(program, traced, tensors)
+    if any(expr.free_symbols - set(values) for expr, _ in _symbolic(traced, tensors)):
+        traced = [tuple(x.shape) for x in tensors]  # what belongs together cannot be told
     made = iter([tuple(_size(size, values) for size in shape) for shape in traced])
-    return [next(made) if _is(x) else () for x in flat]
-
-
-def _is(x: Any) -> bool:
-    return isinstance(x, Tensor)
+    return [next(made) if isinstance(x, Tensor) else () for x in flat]
 
 
 def _size(size: Any, values: dict[Any, int]) -> int:
@@ -65,7 +63,7 @@ def _size(size: Any, values: dict[Any, int]) -> int:
 
 
 def _sizes(program: ExportedProgram, traced: list[tuple[Any, ...]], tensors: list[Tensor]) -> dict[Any, int]:
-    """Return another value for each symbol in the shapes ``traced``; the example's, where that cannot be told."""
+    """Return another value for each symbol in the shapes ``traced``, as far as the example tells its own."""
     now: dict[Any, int] = {}
     for expr, size in _symbolic(traced, tensors):
         if expr.is_Symbol:

@@ -100,6 +100,7 @@ def check(path: Path, built: Built, request: Request, progress: Progress) -> Non
 def verify(path: Path, built: Built, request: Request, tolerance: float | None, progress: Progress) -> Verification:
     """Compare the file at ``path`` with PyTorch on the inputs of ``request``; where it agrees, on others made from them too."""
     result = compare(path, built, request, tolerance, progress)
+    result.traced = _traced(built, request, _outputs(request.model, request))  # the trace may be of sizes of 2
     if not result.agrees:
         return result
     progress("running the model on other inputs")

@@ -1,5 +1,6 @@
 """Each option and each field of a recipe: what is accepted comes out in one type, everything else is one clear error."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lowbit_compiler.errors import OptionError
-from lowbit_compiler.options import CHECKS, DESCRIPTIONS, parse
+from lowbit_compiler.options import CHECKS, DESCRIPTIONS, parse, writable_file
 from lowbit_compiler.recipe import RECIPES, Recipe
 
 COLUMNS, INT4 = RECIPES["llm-int8"], RECIPES["int4-weight-only"]
@@ -92,3 +93,20 @@ def test_folders(tmp_path: Path) -> None:
         parse({"dump": "a\0b"})
     assert parse({"dump": tmp_path}).dump == str(tmp_path)
     refuses(lambda: parse({}, env={"LOWBIT_MAX_REWRITES": "9" * 5000}), "LOWBIT_MAX_REWRITES takes a number")
+
+
+def test_files(tmp_path: Path) -> None:
+    """Where a result goes is checked before the work starts."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_text("")
+    for name in ("fifo", ".", "missing/file", "file/file", "a\0b"):
+        with pytest.raises(OptionError, match="--out: cannot write "):
+            writable_file("--out", tmp_path / name)
+    with pytest.raises(OptionError, match="--out: cannot write "):
+        writable_file("--out", tmp_path / "file" / "new" / "file", parents=True)
+    assert writable_file("--out", tmp_path / "new" / "file", parents=True) == tmp_path.resolve() / "new" / "file"
+    assert not (tmp_path / "new").exists()
+    for name in ("file", "new"):
+        assert writable_file("--out", tmp_path / name) == (tmp_path / name).resolve()
+    with pytest.raises(OptionError, match="--out takes a file, got 3"):
+        writable_file("--out", 3)  # type: ignore[arg-type]
