@@ -28,7 +28,7 @@ def packed_bytes(k: int, group: int | None = None) -> int:
 
 
 def pack_s8(q: Tensor, scale: Tensor) -> Tensor:
-    """Pack ``q`` int8 [N, K] with ``scale`` float32 [N, 1] into int8 [ceil(N/16), 16*Kp + 128]."""
+    """Pack ``q`` int8 [N, K] in [-127, 127] with ``scale`` float32 [N, 1] into int8 [ceil(N/16), 16*Kp + 128]."""
     n, k = q.shape
     q = torch.nn.functional.pad(q, (0, padded_k(k) - k, 0, -n % PANEL))
     scale = torch.nn.functional.pad(scale.reshape(-1), (0, -n % PANEL))
@@ -48,7 +48,7 @@ def unpack_s8(packed: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def pack_s4(q: Tensor, scale: Tensor, group: int) -> Tensor:
-    """Pack ``q`` int8 [N, K] in [-7, 7] with ``scale`` float32 [N, ceil(K/group)] into int8 [ceil(N/16), bytes]."""
+    """Pack ``q`` int8 [N, K] in [-8, 7] with ``scale`` float32 [N, ceil(K/group)] into int8 [ceil(N/16), bytes]."""
     n, k = q.shape
     kp = padded_k(k, group)
     q = torch.nn.functional.pad(q, (0, kp - k, 0, -n % PANEL))
