@@ -75,7 +75,7 @@ def broadcast(model: Model) -> None:
 
     def rank(number: int, tensor: Tensor) -> None:
         group = dist.ProcessGroupGloo(store, number, 2)
-        group.broadcast([tensor], 0).wait()
+        group.broadcast(tensor, 0).wait()
 
     sender = threading.Thread(target=rank, args=(0, new()))
     sender.start()
