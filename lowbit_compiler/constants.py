@@ -47,6 +47,18 @@ def text_of(graph: fx.Graph) -> str:
     return "\n".join(lines)
 
 
+def forget_examples(graph: fx.Graph) -> None:
+    """Let the fake tensors of ``graph`` go, which keep a weak reference to each parameter: torch.utils.swap_tensors refuses those.
+
+    Meta tensors of as many dimensions are left, all that :func:`compute` asks for.
+    """
+    for node in graph.nodes:
+        node.meta.pop("example_value", None)
+        example = node.meta.pop("val", None)
+        if isinstance(example, Tensor):
+            node.meta["val"] = torch.empty((1,) * example.dim(), device="meta")
+
+
 def _chain(steps: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> tuple[fx.Node | None, set[fx.Node]]:
     """Return the steps that end in ``outputs`` and work row by row, and the one matrix that they start from (None: there is none)."""
     chain: set[fx.Node] = set()

@@ -1,6 +1,7 @@
 """A compiled graph with its weights: what torch.compile calls."""
 
 import functools
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,11 +71,12 @@ class Executable:
             old = self._keys.pop(memory, None)
             for each in (old, key):  # the old values go before the new ones come
                 self._states.pop(each, None)  # type: ignore[arg-type]
-            states, keys = self._states, self._keys
+            executable = weakref.ref(self)
 
             def dead() -> None:
-                states.pop(key, None)
-                keys.pop(memory, None)
+                if (one := executable()) is not None:
+                    one._states.pop(key, None)
+                    one._keys.pop(memory, None)
 
             going = self._going(args)
             skip = [is_freed(tensor) or _memory(tensor) in going for tensor in watched]
@@ -120,6 +122,7 @@ class Executable:
         watched = [args[i] for i in self._watched]
         state = self._states.get(tuple(map(id, watched)))
         if state is None or not (self._frozen or state.watch.same(watched)):
+            state = None  # its values go before the new ones come
             state = self.load(args)
         return self.inner(*[args[i] for i in self._kept], *state.values)
 

@@ -1,7 +1,7 @@
 """Fingerprints of weights: a 64-bit hash of their bytes, of all or of a few lines of each, to notice a write however it was made.
 
 A line is 64 bytes, filled up with zeros where a place ends. Of all lines of all places, the i-th (from 1), of words w_0 .. w_7, adds
-``fold(sum_j(fold(w_j) * FACTORS[j]) + i * STEP) * MIX`` to the hash, modulo 2^64, where ``fold(x) = x ^ (x >> 32)``.
+``fold(sum_j(fold(w_j) * FACTORS[j]) + i * STEP) * MIX`` to the hash, modulo 2^64, where ``fold(x) = x ^ (x >> 29)``.
 """
 
 import ctypes
@@ -126,7 +126,7 @@ def _reference(places: int, count: int) -> int:
 
 
 def _fold(words: Any) -> Any:
-    return words ^ (words >> np.uint64(32))
+    return words ^ (words >> np.uint64(29))
 
 
 def _chunks(places: Sequence[Place]) -> Iterator[bytes]:

@@ -53,7 +53,10 @@ class Watch:
     def same(self, tensors: Sequence[Tensor]) -> bool:
         """Return whether ``tensors``, the same objects in the same order, hold what they held then."""
         read = tensors if len(self._read) == len(tensors) else [tensors[i] for i in self._read]
-        return _stamps(read) == self._stamps and self._places.hash() == self._hash
+        try:
+            return _stamps(read) == self._stamps and self._places.hash() == self._hash
+        except RuntimeError:  # released meanwhile by another graph, and torch refuses the address
+            return False
 
 
 def _stamps(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:

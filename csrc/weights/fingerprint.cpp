@@ -13,8 +13,9 @@ constexpr uint64_t kStep = 0x9E3779B97F4A7C15, kMix = 0xD6E8FEB86659FD93;
 constexpr uint64_t kFactors[kWords] = {0x2545F4914F6CDD1D, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xA24BAED4963EE407,
                                        0xA0761D6478BD642F, 0xE7037ED1A0B428DB, 0x8EBC6AF09C88C6E3, 0x589965CC75374CC3};
 
-// Without the fold a change of the highest bits alone (the signs of 8 numbers) would be lost in the products.
-uint64_t fold(uint64_t x) { return x ^ (x >> 32); }
+// Without the fold a change of the highest bits alone (the signs of 8 numbers) would be lost in the products; with an even shift, the
+// signs of numbers of 32 bits would meet in one place.
+uint64_t fold(uint64_t x) { return x ^ (x >> 29); }
 
 uint64_t hash_line(const void* line) {
   uint64_t words[kWords], sum = 0;

@@ -75,7 +75,7 @@ def broadcast(model: Model) -> None:
 
     def rank(number: int, tensor: Tensor) -> None:
         group = dist.ProcessGroupGloo(store, number, 2)
-        group.broadcast([tensor], 0).wait()
+        group.broadcast(tensor, 0).wait()
 
     sender = threading.Thread(target=rank, args=(0, new()))
     sender.start()
@@ -254,6 +254,37 @@ def test_states_of_several_modules() -> None:
         models.pop()
         gc.collect()
         assert len(one._states) == len(one._keys) == 2
+
+
+def test_another_module_between_loading_and_calling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that calls the shared graph for its own module, wherever it comes in between, leaves a call its weights."""
+    models, x = [Model().eval().requires_grad_(False) for _ in range(2)], torch.randn(4, SIZE)
+    runs, between = [compiled(model) for model in models], [False]
+    load = executable.Executable.load
+
+    def loading(self: executable.Executable, args: Any) -> Any:
+        state = load(self, args)
+        if between[0]:
+            between[0] = False
+            other = threading.Thread(target=serve)
+            other.start()
+            other.join()
+        return state
+
+    def serve() -> None:
+        with torch.no_grad():
+            models[1].up.weight.neg_()
+            runs[1](x)
+
+    monkeypatch.setattr(executable.Executable, "load", loading)
+    with torch.no_grad():
+        for run in runs:
+            run(x)
+        models[0].up.weight.neg_()
+        between[0] = True
+        got = runs[0](x)
+        assert not between[0]
+        assert cosine(got, models[0](x)) > 0.99
 
 
 def resident() -> int:

@@ -204,6 +204,16 @@ def test_works_again_with_new_weights() -> None:
     assert all(map(torch.equal, copy.deepcopy(model).parameters(), fresh.parameters()))
 
 
+def test_released_by_another_graph() -> None:
+    """A graph that was compiled before, without free_weights, goes on with the packed weights that both share."""
+    model, inputs = nn.Sequential(Layer(), Layer()).eval().requires_grad_(False), [torch.randn(rows, 64) for rows in (4, 7)]
+    first, second = compiled(model), compiled(model, free_weights=True)
+    want = first(inputs[0])
+    second(inputs[1])
+    assert model[0].up.weight.untyped_storage().nbytes() == 0  # type: ignore[union-attr]
+    assert torch.equal(first(inputs[0]), want)
+
+
 class Converted(nn.Module):
     """Weights that the graph converts before its products: folded, so a new shape needs no float weight."""
 

@@ -13,6 +13,8 @@ LAYOUTS = {
     "odd": lambda: torch.randn(37, 11),
     "large": lambda: torch.randn(512, 700),
     "bfloat16": lambda: torch.randn(600, 1000).bfloat16(),
+    "float64": lambda: torch.randn(20, 30).double(),
+    "int8": lambda: torch.randint(-99, 99, (40, 50), dtype=torch.int8),
     "transposed": lambda: torch.randn(128, 96).t(),
     "columns of more": lambda: torch.randn(64, 256)[:, 32:96],
     "every other": lambda: torch.randn(64, 256)[:, ::2],
@@ -58,7 +60,7 @@ def test_every_dense_write_is_seen(make: object) -> None:
         tensor = tensor[0]  # torch writes to no expanded tensor
     seen, whole = Places(sampled(tensor)), content(tensor)
     before = {seen.hash()}
-    for write in (lambda x: x.neg_(), lambda x: x.add_(1e-2), lambda x: x.mul_(2), lambda x: x.zero_()):
+    for write in (lambda x: x.neg_(), lambda x: x.add_(1), lambda x: x.mul_(2), lambda x: x.zero_()):
         write(tensor)
         assert seen.hash() not in before
         assert content(tensor) != whole
