@@ -1,4 +1,4 @@
-# make demo | test | bench | bench-ops | lint | gpu-check | gpu-sanitize: each sets up what it needs in $(VENV) first; a second call starts at once.
+# make demo | test | fuzz | bench | bench-ops | lint | gpu-check | gpu-sanitize: each sets up what it needs in $(VENV) first; a second call starts at once.
 VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
@@ -14,12 +14,16 @@ export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
 
-.PHONY: demo test bench bench-ops peers lint gpu-check gpu-sanitize
+.PHONY: demo test fuzz bench bench-ops peers lint gpu-check gpu-sanitize
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
 test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
 	$(PY) -m pytest
+
+# Random models under four recipes: make fuzz ARGS="--models 1000 --seed 7"
+fuzz: $(STAMPS)/native $(STAMPS)/dev
+	PYTHONPATH=tests $(PY) -m fuzz $(ARGS)
 
 # lowbit and what one would use instead, in an environment of its own, because the peers bring many packages along.
 bench:

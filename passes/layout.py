@@ -12,7 +12,7 @@ from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.graph import aten, emit, fake_mode, same, same_shape, value
 
 MOST_VIEWS = 8  # in a row, before a copy is the simpler answer
-NAMESPACES = ("aten", "prims", "lowbit")
+NAMESPACES = ("aten", "prims", "prim", "lowbit")
 MEMORY = re.compile(r"(^|_)(as_strided|set|resize|stride|strides|storage|offset)(_|$)")
 """Words in the names of the ops that address memory themselves; every other op of torch's own reads elements by their index."""
 
@@ -24,6 +24,8 @@ def laid_out(gm: fx.GraphModule, new: fx.Node, old: fx.Node) -> fx.Node:
     """
     if all(reads_elements(gm, user, old, new) for user in old.users):
         return new
+    if any(map(_turns_in_place, old.users)):  # t_ and its like changed the known value: products, as they are made, are contiguous
+        return emit(gm, aten.clone.default, new, like=old, memory_format=torch.contiguous_format)
     was = value(old)
     order = sorted(range(was.dim()), key=lambda dim: -hint(was.stride(dim)))
     step: Any = 1
@@ -45,6 +47,11 @@ def reads_elements(gm: fx.GraphModule, user: fx.Node, old: fx.Node, new: fx.Node
     of the graph, and as_strided are not.
     """
     return _same_memory(value(new), value(old)) or _accepts(gm, user, old, value(new), MOST_VIEWS)
+
+
+def _turns_in_place(user: fx.Node) -> bool:
+    packet = getattr(aten, str(user.target), None) if user.op == "call_method" else None
+    return packet is not None and torch.Tag.inplace_view in getattr(packet, packet.overloads()[0]).tags
 
 
 class _Elements(TorchDispatchMode):

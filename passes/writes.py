@@ -9,7 +9,8 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
-from lowbit_compiler.passes.graph import storages
+from lowbit_compiler.passes.find import KINDS
+from lowbit_compiler.passes.graph import calls, shares_memory, storages
 
 IN_PLACE = (
     operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
@@ -80,12 +81,17 @@ def mark_written(gm: fx.GraphModule) -> set[str]:
     marked = {node for node in gm.graph.nodes if shared and not shared.isdisjoint(storages(node))}
     for target in targets:
         marked.add(target)
-        while target.all_input_nodes:
+        while target.all_input_nodes and not _fresh(target):
             target = target.all_input_nodes[0]
             marked.add(target)
     for node in marked:
         node.meta["lowbit_written"] = True
     return {node.name for node in marked if node.op == "placeholder"}
+
+
+def _fresh(node: fx.Node) -> bool:
+    """Return whether ``node`` is known to make new memory, so that a write to it changes no operand."""
+    return calls(node, *KINDS) and storages(node) != set() and not any(shares_memory(node, source) for source in node.all_input_nodes)
 
 
 def unmarked(gm: fx.GraphModule) -> fx.Node | None:
