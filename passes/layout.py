@@ -57,6 +57,9 @@ def _turns_in_place(user: fx.Node) -> bool:
 class _Elements(TorchDispatchMode):
     """Stops, before it runs, every op that may look at memory."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         namespace, _, name = func._schema.name.partition("::")
         if namespace not in NAMESPACES or MEMORY.search(name) or torch.Tag.inplace_view in func.tags:
