@@ -106,6 +106,7 @@ def test_autocast(name: str, recipe: str) -> None:
 
 def _fail_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, position: int) -> None:
     """Let one function of a pass fail where it is given the second linear of the captured graph."""
+    monkeypatch.delenv("LOWBIT_VERIFY", raising=False)  # with which a failure raises
     whole = getattr(module, name)
 
     def fails(*args: Any, **kwargs: Any) -> Any:
@@ -135,6 +136,7 @@ def test_a_pass_that_fails_at_one_site(monkeypatch: pytest.MonkeyPatch, module: 
 
 
 def test_a_fact_that_does_not_hold_at_one_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOWBIT_VERIFY", raising=False)
     model = TwoLinears().requires_grad_(False)
     emit = rotate.emit
     forgets = lambda gm, op, x, *, like: x if like.meta["lowbit_origin"] == "linear_1" else emit(gm, op, x, like=like)
@@ -149,6 +151,7 @@ def test_a_pass_that_fails_before_sites_are_found(monkeypatch: pytest.MonkeyPatc
     def fails(*_: object) -> None:
         raise ZeroDivisionError("on purpose")
 
+    monkeypatch.delenv("LOWBIT_VERIFY", raising=False)
     monkeypatch.setitem(normalize.RULES, torch.ops.aten.addmm.default, fails)
     linear = nn.Linear(96, 96).requires_grad_(False)
     got, want, report = _run(lambda x: torch.addmm(x, linear(x), W), torch.randn(8, 96))
@@ -157,9 +160,9 @@ def test_a_pass_that_fails_before_sites_are_found(monkeypatch: pytest.MonkeyPatc
 
 
 def test_verifying_raises_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOWBIT_VERIFY", "each")
     model = TwoLinears().requires_grad_(False)
     _fail_at(monkeypatch, rotate, "emit", 0)
+    monkeypatch.setenv("LOWBIT_VERIFY", "each")
     with torch.no_grad(), pytest.raises(Exception, match="on purpose") as caught:
         compiled(lambda x: _chain(x, model))(torch.randn(8, 96))
     assert isinstance(caught.value, PassError) or "PassError" in str(caught.value)
