@@ -82,10 +82,10 @@ AUTOCAST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "h @ w": lambda h, x: h @ W,
     "einsum": lambda h, x: torch.einsum("tc,st->sc", h, W),
     "transposed": lambda h, x: h.t() @ W,
-    "addmm": lambda h, x: torch.addmm(x, x, W),
+    "addmm": lambda h, x: torch.addmm(x, h, W),
     "addmm with beta": lambda h, x: torch.addmm(x, h, W, beta=0.5, alpha=2),
     "addmm of a bias": lambda h, x: torch.addmm(x[0], h, W),
-    "and another product": lambda h, x: torch.addmm(x, x, W) @ h.t(),
+    "and another product": lambda h, x: torch.addmm(x, h, W) @ h.t(),
 }
 
 
