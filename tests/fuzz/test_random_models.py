@@ -11,9 +11,9 @@ from fuzz.models import random_case
 
 from lowbit_compiler.passes import graph, layout, merge, runner
 
-SPOILED = {"marks": 19, "memory": 25, "order": 9}
+SPOILED = {"marks": 19, "memory": 25, "order": 18}
 """Seeds whose models have what a test spoils."""
-QUICK, ALL = range(24), range(24, 200)
+QUICK, ALL = range(20), range(20, 200)
 
 
 @pytest.fixture(autouse=True)
