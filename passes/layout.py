@@ -11,7 +11,7 @@ from lowbit_compiler.passes.graph import aten, emit, fake_mode, same, same_shape
 from lowbit_compiler.torch_internals.dispatch import TorchDispatchMode, enable_python_dispatcher
 
 MOST_VIEWS = 8  # in a row, before a copy is the simpler answer
-NAMESPACES = ("aten", "prims", "lowbit")
+NAMESPACES = ("aten", "prims", "prim", "lowbit")
 MEMORY = re.compile(r"(^|_)(as_strided|set|resize|stride|strides|storage|offset)(_|$)")
 """Words in the names of the ops that address memory themselves; every other op of torch's own reads elements by their index."""
 
@@ -23,6 +23,8 @@ def laid_out(gm: fx.GraphModule, new: fx.Node, old: fx.Node) -> fx.Node:
     """
     if all(reads_elements(gm, user, old, new) for user in old.users):
         return new
+    if any(map(_turns_in_place, old.users)):  # t_ and its like changed the known value: products, as they are made, are contiguous
+        return emit(gm, aten.clone.default, new, like=old, memory_format=torch.contiguous_format)
     was = value(old)
     order = sorted(range(was.dim()), key=lambda dim: -hint(was.stride(dim)))
     step: Any = 1
@@ -46,8 +48,16 @@ def reads_elements(gm: fx.GraphModule, user: fx.Node, old: fx.Node, new: fx.Node
     return _same_memory(value(new), value(old)) or _accepts(gm, user, old, value(new), MOST_VIEWS)
 
 
+def _turns_in_place(user: fx.Node) -> bool:
+    packet = getattr(aten, str(user.target), None) if user.op == "call_method" else None
+    return packet is not None and torch.Tag.inplace_view in getattr(packet, packet.overloads()[0]).tags
+
+
 class _Elements(TorchDispatchMode):
     """Stops, before it runs, every op that may look at memory."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         namespace, _, name = func._schema.name.partition("::")

@@ -42,7 +42,7 @@ class Normalize:
         rewritten = 0
         for node in ctx.each(list(gm.graph.nodes)):
             rule = RULES.get(node.target) if node.op == "call_function" else None
-            if rule is None or not is_tensor(node):
+            if rule is None or not is_tensor(node) or not node.users:
                 continue
             with gm.graph.inserting_before(node):
                 new = rule(gm, node, ctx)

@@ -68,6 +68,7 @@ def run_passes(
 
 def _run(p: Pass, gm: fx.GraphModule, ctx: PassContext, holding: set[Fact], strict: bool) -> PassRun:
     before = set(gm.graph.nodes)
+    unread = set() if Fact.FOUND in holding else dead(gm)  # the report has a row for these too
     ctx.at = None
     text = str(gm.graph) if strict else ""
     start = time.perf_counter()
@@ -80,7 +81,7 @@ def _run(p: Pass, gm: fx.GraphModule, ctx: PassContext, holding: set[Fact], stri
     if strict and rewrites == 0 and str(gm.graph) != text:
         raise PassError(f"pass {p.name}: reports 0 rewrites and changed the graph")
     if rewrites:
-        _erase_dead(gm)
+        _erase_dead(gm, unread)
         for node in gm.graph.nodes:
             if node not in before:
                 node.meta["lowbit_pass"] = p.name
@@ -103,10 +104,10 @@ def _failure(p: Pass, ctx: PassContext, node: fx.Node | None, text: str) -> Pass
     return error
 
 
-def _erase_dead(gm: fx.GraphModule) -> None:
+def _erase_dead(gm: fx.GraphModule, but: Collection[fx.Node]) -> None:
     unread = dead(gm)
     for node in reversed(gm.graph.nodes):
-        if node in unread:
+        if node in unread and node not in but:
             gm.graph.erase_node(node)
 
 

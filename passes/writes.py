@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.graph import storages
+from lowbit_compiler.passes.find import KINDS
+from lowbit_compiler.passes.graph import calls, shares_memory, storages
 from lowbit_compiler.torch_internals.dispatch import OpOverload, OpOverloadPacket
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
@@ -85,12 +86,17 @@ def mark_written(gm: fx.GraphModule) -> set[str]:
     marked = {node for node in gm.graph.nodes if shared and not shared.isdisjoint(storages(node))}
     for target in targets:
         marked.add(target)
-        while target.all_input_nodes:
+        while target.all_input_nodes and not _fresh(target):
             target = target.all_input_nodes[0]
             marked.add(target)
     for node in marked:
         node.meta["lowbit_written"] = True
     return {node.name for node in marked if node.op == "placeholder"}
+
+
+def _fresh(node: fx.Node) -> bool:
+    """Return whether ``node`` is known to make new memory, so that a write to it changes no operand."""
+    return calls(node, *KINDS) and storages(node) != set() and not any(shares_memory(node, source) for source in node.all_input_nodes)
 
 
 def unmarked(gm: fx.GraphModule) -> fx.Node | None:

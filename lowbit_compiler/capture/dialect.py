@@ -97,7 +97,8 @@ def _bound(node: fx.Node, overload: Any) -> tuple[tuple[Any, ...], dict[str, Any
 def _as_declared(argument: torch.Argument, given: Any) -> Any:
     """Return what Python's spelling of an argument means to the schema: a number for a list stands for each of its elements."""
     number = isinstance(given, int) or (isinstance(given, fx.Node) and isinstance(given.meta.get("val"), int | torch.SymInt))
-    return [given] * argument.N if argument.N is not None and number else given
+    count = getattr(argument, "N", None)  # of a list of that many
+    return [given] * count if count is not None and number else given
 
 
 def _einsum(node: fx.Node) -> bool:

@@ -69,7 +69,7 @@ def check(case: Case, recipes: Sequence[str] = RECIPES) -> Result:
 
         def run(*args: Any) -> Any:
             want, written = _on_copies(gm.forward, args)
-            sizes = radius(lambda: (lambda r, w: (*r, *w))(*_on_copies(gm.forward, args)), (*want, *written))
+            sizes = radius(lambda: [x for part in _on_copies(gm.forward, args) for x in part], (*want, *written))
             for each in filter(None, compiled):
                 _compare(result, each, args, (*want, *written), len(want), sizes)
             return want if isinstance(want, tuple) else tuple(want)
@@ -132,15 +132,20 @@ class Walk(fx.Interpreter):
 
     def _product(self, n: fx.Node, site: Site) -> Tensor:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        low = n.target(*args, **kwargs)  # type: ignore[operator, misc]
+        result = low(n, args, kwargs)
         constant: Constant = self._constants[n.args[1].name]  # type: ignore[union-attr]
         with torch._C._DisableAutocast():
             (weight,) = compute(_float_weight(constant.graph), *(self._given[name] for name in constant.sources))
             x = prologue(args[0], *({**PROLOGUE, **kwargs}[name] for name in PROLOGUE)) if kwargs else args[0]
             assert site.plan is not None
-            self.tallies.setdefault(site.module or site.op, Tally()).add(x, weight, args[2], site.plan, args[1], low)
+            self.tallies.setdefault(site.module or site.op, Tally()).add(x, weight, args[2], site.plan, args[1], result)
             y = x.double() @ weight.double().t()
-            return (y if args[2] is None else y + args[2].double()).to(low.dtype)
+            return (y if args[2] is None else y + args[2].double()).to(result.dtype)
+
+
+def low(n: fx.Node, args: Any, kwargs: Any) -> Tensor:
+    """Return what the low-bit op of a product gives."""
+    return n.target(*args, **kwargs)  # type: ignore[operator, no-any-return]
 
 
 def _on_copies(run: Any, args: Sequence[Any]) -> tuple[list[Tensor], list[Tensor]]:
@@ -189,4 +194,5 @@ def _compare(result: Result, compiled: Compiled, args: Sequence[Any], want: Sequ
 
 def memory(x: Tensor) -> tuple[tuple[int, ...], int, int]:
     """Return what a reader of memory sees of a tensor."""
-    return x.stride(), x.storage_offset(), x.untyped_storage().nbytes()
+    strides = tuple(stride if size != 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))  # torch's own fakes differ there
+    return strides, x.storage_offset(), x.untyped_storage().nbytes()
