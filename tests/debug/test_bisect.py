@@ -246,6 +246,7 @@ def spoil(gm: fx.Graph, *, everywhere: bool = True) -> None:
         node.replace_all_uses_with(negated, delete_user_cb=lambda user, negated=negated: user is not negated)  # type: ignore[misc]
 
 
+@pytest.mark.model
 def test_through_inductor() -> None:
     """Really: the same random numbers as in eager mode; and what Inductor spoils without lowbit is its own fault."""
 
