@@ -23,7 +23,8 @@ FULL_WIDTH = 256  # outputs that keep all kernels busy: a narrower part would no
 MAX_WORK = 1 << 29  # multiplications: some 7 ms in float32 on one good core, 1 ms on tiles
 LONG = 0.1  # seconds for all candidates where single calls take milliseconds
 OUTLIERS = 128  # one column in so many stands out, for treatments to have some work
-FILL = 0x3C  # as a byte of any float weight or scale this gives a number near 0.01 or 1, never a denormal
+FILL = 0x3C  # as a byte of any float weight this gives a number near 0.01 or 1, never a denormal
+CODE, SCALE = 3, 0.01  # of packed weights
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,20 @@ def _low_bit(call: LinearCall, plan: Plan, x: Tensor, copies: Sequence[Tensor]) 
     op = getattr(torch.ops.lowbit, plan.op).default
     n = sum(call.widths)
     bias = torch.zeros(n, dtype=call.dtype, device=x.device) if call.bias else None
-    weights: Iterator[Tensor] = itertools.cycle([raw.view(-1, _panel(call, plan)) for raw in copies])
+    packed = [raw.view(-1, _panel(call, plan)) for raw in copies]
+    for each in packed:  # whole panels, and one that may end in padding, which the ops want to be zero
+        each.copy_(_filled(call, plan, PANEL))
+        each[-1:] = _filled(call, plan, n - (len(each) - 1) * PANEL)
+    weights: Iterator[Tensor] = itertools.cycle(packed)
     return lambda: op(x, next(weights), bias, n, *plan.arguments, None)
+
+
+def _filled(call: LinearCall, plan: Plan, rows: int) -> Tensor:
+    """Return one packed panel of ``rows`` rows of one small number."""
+    int4 = plan.weights == "int4"
+    codes = torch.full((rows, call.k), CODE, dtype=torch.int8)
+    scales = torch.full((rows, -(-call.k // plan.group_size) if int4 else 1), SCALE)
+    return torch.ops.lowbit.pack_s4(codes, scales, plan.group_size) if int4 else torch.ops.lowbit.pack_s8(codes, scales)  # type: ignore[no-any-return]
 
 
 def _panel(call: LinearCall, plan: Plan) -> int:

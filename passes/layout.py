@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from lowbit_compiler.passes.calls import hint
-from lowbit_compiler.passes.graph import aten, emit, fake_mode, same, same_shape, value
+from lowbit_compiler.passes.graph import aten, emit, fake_mode, same, same_shape, storages, value
 from lowbit_compiler.torch_internals.dispatch import TorchDispatchMode, enable_python_dispatcher
 
 MOST_VIEWS = 8  # in a row, before a copy is the simpler answer
@@ -78,6 +78,9 @@ def _accepts(gm: fx.GraphModule, user: fx.Node, old: fx.Node, new: Any, depth: i
                 result = user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
     except Exception:  # a view that strides forbid, an op that may look at memory, or a call that cannot be tried like this
         return False
+    written = old.meta.get("lowbit_written") or user.meta.get("lowbit_written")
+    if written and storages(result).isdisjoint(storages(new)) != storages(user).isdisjoint(storages(old)):
+        return False  # reshape and its like: a copy of the one and a view of the other, and somebody writes to it
     return _same(result, value(user)) or (
         isinstance(result, Tensor | tuple | list) and all(_accepts(gm, reader, user, result, depth - 1) for reader in user.users)
     )

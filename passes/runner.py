@@ -107,7 +107,7 @@ def _failure(p: Pass, ctx: PassContext, node: fx.Node | None, text: str) -> Pass
 def _erase_dead(gm: fx.GraphModule, but: Collection[fx.Node]) -> None:
     unread = dead(gm)
     for node in reversed(gm.graph.nodes):
-        if node in unread and node not in but:
+        if node in unread and node not in but and not node.users:
             gm.graph.erase_node(node)
 
 

@@ -59,6 +59,23 @@ def test_results_that_nobody_reads(name: str, recipe: str) -> None:
         assert [site.reason for site in report.declined] == ["its result is not used"]
 
 
+def test_an_unread_chain() -> None:
+    """What is rewritten before sites are listed, and read by what nobody reads."""
+
+    def fn(x: Tensor) -> Tensor:
+        e = (x - x.amax(-1, keepdim=True)).exp()
+        F.linear(e / e.sum(-1, keepdim=True), W)
+        return x @ W
+
+    got, want, report = _run(fn, torch.randn(2, 8, 96))
+    assert _close(got, want)
+    assert sorted((site.op, site.reason) for site in report.sites) == [
+        ("linear", "its result is not used"),
+        ("matmul", ""),
+        ("softmax", "its result is not used"),
+    ]
+
+
 CONVOLUTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "conv1d": lambda x, w: F.conv1d(x, w, padding=1, groups=8),
     "conv1d by position": lambda x, w: F.conv1d(x, w, None, 1, 1, 1, 8),

@@ -76,6 +76,23 @@ def test_a_lost_mark_is_an_error_of_the_pass(monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.origins == {unmarked(captured.gm).name}  # type: ignore[union-attr]
 
 
+def test_a_write_to_a_reshape_that_copies() -> None:
+    """The memory of an einsum's result decides whether flatten is a view of it, and a write there changes it."""
+    linear = nn.Linear(96, 96).requires_grad_(False)
+
+    def fn(x: Tensor) -> Tensor:
+        h = torch.einsum("btc,dc->btd", x, W)
+        before = linear(h)
+        h.flatten(1).mul_(-1.5)
+        return before + linear(h)
+
+    for shape in ((2, 2, 96), (3, 4, 96)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            want, got = fn(x), compiled(fn)(x)
+        assert (got - want).norm() < 0.1 * want.norm()
+
+
 def test_names_of_the_model_are_not_taken() -> None:
     """Generated code has the inputs' names for arguments and the calls' names for variables."""
 
