@@ -27,8 +27,10 @@ SAME_VALUE = (
 )  # fmt: skip
 
 
-def varied(request: Request, program: ExportedProgram, sizes: bool) -> Request:
-    """Return ``request`` with other inputs, of the traced ``program``; ``sizes``: of other sizes too, where these may change.
+def varied(request: Request, program: ExportedProgram, names: list[list[Any]] | None) -> Request:
+    """Return ``request`` with other inputs, of the traced ``program``; of other sizes too, where there are ``names``.
+
+    ``names`` are those of the dimensions of each input (a number where it stays): sizes under one name stay equal.
 
     Float values are drawn column by column (last dimension) from those of the example, times 0.5 to 1; a tensor of zeros becomes normal
     noise. Integers are drawn from the range of the example or, where that has fewer than three, from the rows of the embedding that
@@ -37,7 +39,7 @@ def varied(request: Request, program: ExportedProgram, sizes: bool) -> Request:
     """
     flat, spec = trees.tree_flatten((request.args, request.kwargs))
     nodes = input_nodes(program, len(flat))
-    shapes = _shapes(program, nodes, flat) if sizes else [tuple(x.shape) if isinstance(x, Tensor) else () for x in flat]
+    shapes = _shapes(program, nodes, flat, names) if names is not None else [tuple(x.shape) if isinstance(x, Tensor) else () for x in flat]
     generator = torch.Generator().manual_seed(SEED)
     leaves = [
         _drawn(x.cpu(), shape, _rows_chosen(node), generator).to(x.device) if isinstance(x, Tensor) else x
@@ -47,11 +49,11 @@ def varied(request: Request, program: ExportedProgram, sizes: bool) -> Request:
     return replace(request, args=args, kwargs=kwargs)
 
 
-def _shapes(program: ExportedProgram, nodes: list[fx.Node | None], flat: list[Any]) -> list[tuple[int, ...]]:
+def _shapes(program: ExportedProgram, nodes: list[fx.Node | None], flat: list[Any], names: list[list[Any]]) -> list[tuple[int, ...]]:
     """Return other sizes that fit together, for each leaf: every symbol of the traced program gets another value."""
     pairs = [(x if node is None else node.meta["val"], x) for node, x in zip(nodes, flat, strict=True) if isinstance(x, Tensor)]
     traced, tensors = [tuple(val.shape) for val, _ in pairs], [x for _, x in pairs]
-    values = _sizes(program, traced, tensors)
+    values = _sizes(program, traced, tensors, names)
     if any(expr.free_symbols - set(values) for expr, _ in _symbolic(traced, tensors)):
         traced = [tuple(x.shape) for x in tensors]  # what belongs together cannot be told
     made = iter([tuple(_size(size, values) for size in shape) for shape in traced])
@@ -62,7 +64,7 @@ def _size(size: Any, values: dict[Any, int]) -> int:
     return int(size.node.expr.subs(values)) if isinstance(size, torch.SymInt) else int(size)
 
 
-def _sizes(program: ExportedProgram, traced: list[tuple[Any, ...]], tensors: list[Tensor]) -> dict[Any, int]:
+def _sizes(program: ExportedProgram, traced: list[tuple[Any, ...]], tensors: list[Tensor], names: list[list[Any]]) -> dict[Any, int]:
     """Return another value for each symbol in the shapes ``traced``, as far as the example tells its own."""
     now: dict[Any, int] = {}
     for expr, size in _symbolic(traced, tensors):
@@ -73,7 +75,17 @@ def _sizes(program: ExportedProgram, traced: list[tuple[Any, ...]], tensors: lis
             symbol = free.pop()
             fitting = [value for value in range(size + 1) if expr.subs(now | {symbol: value}) == size]
             now.update(zip([symbol], fitting, strict=False))
-    return {symbol: _other(value, number, program.range_constraints.get(symbol)) for number, (symbol, value) in enumerate(now.items(), 1)}
+    called = {expr: name for shape, own in zip(traced, names, strict=False) for expr, name in _named(shape, own)}
+    chosen: dict[Any, int] = {}
+    for symbol, value in now.items():
+        chosen.setdefault(called.get(symbol, symbol), _other(value, len(chosen) + 1, program.range_constraints.get(symbol)))
+    return {symbol: chosen[called.get(symbol, symbol)] for symbol in now}
+
+
+def _named(shape: tuple[Any, ...], names: list[Any]) -> Iterator[tuple[Any, str]]:
+    for size, name in zip(shape, names, strict=False):
+        if isinstance(size, torch.SymInt) and isinstance(name, str):
+            yield size.node.expr, name
 
 
 def _symbolic(traced: list[tuple[Any, ...]], tensors: list[Tensor]) -> Iterator[tuple[Any, int]]:

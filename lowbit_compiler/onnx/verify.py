@@ -104,7 +104,7 @@ def verify(path: Path, built: Built, request: Request, tolerance: float | None, 
     if not result.agrees:
         return result
     progress("running the model on other inputs")
-    other, own, result.note = _other(built, request)
+    other, own, result.note = _other(path, built, request)
     if other is not None:
         traced = _traced(built, other, own)
         same = all(row.agrees for row in traced)
@@ -113,10 +113,11 @@ def verify(path: Path, built: Built, request: Request, tolerance: float | None, 
     return result
 
 
-def _other(built: Built, request: Request) -> tuple[Request | None, list[Tensor], str]:
+def _other(path: Path, built: Built, request: Request) -> tuple[Request | None, list[Tensor], str]:
     """Return other inputs that the model takes, what it returns for them, and what they are in words; None where it takes none."""
     why = "all of them are the same"
-    for sizes in (True, False):
+    names = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in read(path).inputs]
+    for sizes in (names, None):
         other = varied(request, built.traced, sizes)
         given, drawn = (_tensors((each.args, each.kwargs)) for each in (request, other))
         if all(torch.equal(a, b) for a, b in zip(given, drawn, strict=True)):

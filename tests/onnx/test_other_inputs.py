@@ -157,7 +157,7 @@ def test_how_inputs_are_drawn(kind: str) -> None:
     x, like = MADE[kind]
     program = torch.export.export(First(), (x,))
     request: Any = _Request((x,))
-    (first,), (second,) = (varied(request, program, sizes=True).args for _ in range(2))
+    (first,), (second,) = (varied(request, program, names=[]).args for _ in range(2))
     assert torch.equal(first, second)
     assert (first.shape, first.dtype) == (x.shape, x.dtype)
     assert not torch.equal(first, x)
@@ -175,7 +175,7 @@ class Chosen(nn.Module):
 
 def test_ids_that_say_little_are_drawn_from_the_embedding() -> None:
     x = torch.ones(40, dtype=torch.int32)
-    (ids,) = varied(_Request((x,)), torch.export.export(Chosen(), (x,)), sizes=False).args  # type: ignore[arg-type]
+    (ids,) = varied(_Request((x,)), torch.export.export(Chosen(), (x,)), names=None).args  # type: ignore[arg-type]
     assert (ids.dtype, ids.min() >= 0, ids.max() < 50, ids.max() > 1) == (torch.int32, True, True, True)
 
 
@@ -190,5 +190,19 @@ def test_sizes_are_drawn_within_their_range(most: int, rows: int) -> None:
             return x[::2] + y
 
     program = torch.export.export(Pair(), (x, y), dynamic_shapes=({0: 2 * half}, {0: half}))
-    first, second = varied(_Request((x, y)), program, sizes=True).args  # type: ignore[arg-type]
+    first, second = varied(_Request((x, y)), program, names=[]).args  # type: ignore[arg-type]
     assert (first.shape, second.shape) == ((rows, 4), (rows // 2, 4))
+
+
+def test_sizes_under_one_name_stay_equal() -> None:
+    """Also where the trace would take them apart."""
+    x, y = torch.randn(3, 4), torch.randn(3, 4)
+
+    class Apart(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return x + 1, y + 1
+
+    program = torch.export.export(Apart(), (x, y), dynamic_shapes=({0: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC}))
+    for names, rows in (([["batch", 4], ["batch", 4]], (4, 4)), ([["a", 4], ["b", 4]], (4, 5))):
+        made = varied(_Request((x, y)), program, names=names).args  # type: ignore[arg-type]
+        assert tuple(len(each) for each in made) == rows
