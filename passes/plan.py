@@ -12,7 +12,7 @@ from lowbit_compiler.passes.graph import aten, calls, is_tensor, value
 from lowbit_compiler.passes.price import price
 from lowbit_compiler.passes.site import Plan, Reason, Site, Whole
 from lowbit_compiler.passes.whole import Declined, decide, read_attention, read_softmax
-from lowbit_compiler.runtime.checks import MAX_K, MOST_DIMS
+from lowbit_compiler.runtime.ops import MAX_K, MOST_DIMS
 
 MIN_K, MIN_N = 32, 16  # below, one panel is mostly padding and the call costs more than the product
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lowbit_compiler.runtime import contents
 from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
+from lowbit_compiler.runtime.checks import MAX_K as MAX_K  # for passes, which see the ops alone
+from lowbit_compiler.runtime.checks import MOST_DIMS as MOST_DIMS
 from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
 from lowbit_compiler.runtime.reference import exported, linear, quantize, softmax, treatments
 from lowbit_compiler.runtime.reference.prologue import prologue

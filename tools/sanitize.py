@@ -71,7 +71,8 @@ def check_watched() -> None:
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    own_tools = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # cmake and ninja of this environment
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=own_tools)
     if done.returncode:
         raise SystemExit(f"sanitize: {' '.join(command)}\n{done.stdout}{done.stderr}")
     return done.stdout
