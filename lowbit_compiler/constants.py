@@ -48,15 +48,13 @@ def text_of(graph: fx.Graph) -> str:
 
 
 def forget_examples(graph: fx.Graph) -> None:
-    """Let the fake tensors of ``graph`` go, which keep a weak reference to each parameter: torch.utils.swap_tensors refuses those.
+    """Let go of what the nodes of ``graph`` remember: Dynamo's notes refer weakly to each parameter, and torch.utils.swap_tensors refuses that.
 
     Meta tensors of as many dimensions are left, all that :func:`compute` asks for.
     """
     for node in graph.nodes:
-        node.meta.pop("example_value", None)
-        example = node.meta.pop("val", None)
-        if isinstance(example, Tensor):
-            node.meta["val"] = torch.empty((1,) * example.dim(), device="meta")
+        example = node.meta.get("val")
+        node.meta = {"val": torch.empty((1,) * example.dim(), device="meta")} if isinstance(example, Tensor) else {}
 
 
 def _chain(steps: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> tuple[fx.Node | None, set[fx.Node]]:

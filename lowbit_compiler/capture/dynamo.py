@@ -42,6 +42,7 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
         if node.op == "placeholder":
             example = next(values)
             new.meta["val"] = node.meta.get("example_value", example)
+            new.meta.pop("grapharg", None)  # refers weakly to the parameter, which torch.utils.swap_tensors refuses
             if name := _parameter_name(node, example, names):
                 parameters[new.name] = name
                 if not isinstance(example, nn.Parameter):

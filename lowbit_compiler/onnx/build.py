@@ -34,6 +34,7 @@ from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.report import Report, site_report
 from lowbit_compiler.torch_internals import logs, trees
+from lowbit_compiler.torch_internals.shapes import any_size_at_one
 
 Progress = Callable[[str], None]
 WHOLE_KINDS = ("softmax", "attention")
@@ -72,7 +73,7 @@ class Built:
 
 def build(request: Request, progress: Progress) -> Built:
     """Return the ONNX model of ``request``; raises ExportError with module and op where something cannot be exported."""
-    with _quiet(), _any_size(), torch.no_grad():
+    with _quiet(), any_size_at_one(), torch.no_grad():  # also in the decompositions that torch's exporter traces again
         progress("tracing")
         program, ranges = _trace(request)
         progress("rewriting")
@@ -216,12 +217,6 @@ def _info(request: Request, program: ExportedProgram) -> dict[str, Any]:
         "opset": request.opset,
         "torch": torch.__version__,
     }
-
-
-def _any_size() -> contextlib.AbstractContextManager[None]:
-    """Take an example size of 1 for any size, where it may change; also in the decompositions that torch's exporter traces again."""
-    patch: contextlib.AbstractContextManager[None] = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    return patch
 
 
 @contextlib.contextmanager

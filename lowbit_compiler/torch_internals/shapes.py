@@ -31,3 +31,11 @@ def unmarked(fake_mode: Any) -> Any:
     """Return a context in which sizes made under ``fake_mode`` (None: no matter) leave no trace in its shape environment."""
     shapes = getattr(fake_mode, "shape_env", None)
     return contextlib.nullcontext() if shapes is None else shapes.ignore_fresh_unbacked_symbols()
+
+
+def any_size_at_one() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which an example size of 1 stands for any size, where it may change."""
+    import torch.fx.experimental._config as config
+
+    patch: contextlib.AbstractContextManager[None] = config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return patch

@@ -34,3 +34,13 @@ def test_sizes_made_meanwhile_leave_no_trace(surface):
     assert not mode.shape_env.pending_fresh_unbacked_symbols
     with surface.unmarked(None):
         pass
+
+
+def test_export_takes_a_size_of_one_for_any(surface):
+    class Double(torch.nn.Module):
+        def forward(self, x):
+            return x.reshape(x.shape[0], 4) * 2
+
+    with surface.any_size_at_one():
+        program = torch.export.export(Double(), (torch.ones(1, 2, 2),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    assert program.module()(torch.ones(3, 2, 2)).shape == (3, 4)
