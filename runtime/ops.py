@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime import contents
-from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
-from lowbit_compiler.runtime.checks import MAX_K as MAX_K  # for passes, which see the ops alone
-from lowbit_compiler.runtime.checks import MOST_DIMS as MOST_DIMS
+from lowbit_compiler.runtime.checks import CHECKS, MAX_K, MOST_DIMS, PROLOGUE
 from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
 from lowbit_compiler.runtime.reference import exported, linear, quantize, softmax, treatments
 from lowbit_compiler.runtime.reference.prologue import prologue
 from lowbit_compiler.torch_internals import autocast
+
+__all__ = ["LIBRARY", "LINEAR_SCHEMAS", "MAX_K", "MOST_DIMS"]  # passes see the limits of the ops here
 
 LIBRARY = torch.library.Library("lowbit", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
