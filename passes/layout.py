@@ -45,7 +45,7 @@ def reads_elements(gm: fx.GraphModule, user: fx.Node, old: fx.Node, new: fx.Node
     Shown by running it on fake values: only ops that read elements by their index are let through, so an op of somebody's own, the caller
     of the graph, and as_strided are not.
     """
-    return _same_memory(value(new), value(old)) or _accepts(gm, user, old, value(new), MOST_VIEWS)
+    return _same_memory(value(new), value(old)) or _accepts(gm, user, old, value(old), value(new), MOST_VIEWS)
 
 
 def _turns_in_place(user: fx.Node) -> bool:
@@ -66,24 +66,32 @@ class _Elements(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _accepts(gm: fx.GraphModule, user: fx.Node, old: fx.Node, new: Any, depth: int) -> bool:
+def _accepts(gm: fx.GraphModule, user: fx.Node, old: fx.Node, was: Any, new: Any, depth: int) -> bool:
+    """Return whether ``user`` makes the same of ``new`` as of ``was``, both values of ``old``.
+
+    It is run on both: what the graph notes of ``user`` may be a view of an older value of ``old`` than ``was``.
+    """
     if user.op == "output" or depth == 0:
         return False  # the caller may rely on what it gets
-    arguments = fx.map_arg((user.args, user.kwargs), lambda n: new if n is old else value(n))
     try:
         with torch.no_grad(), enable_python_dispatcher(), fake_mode(gm), _Elements():
-            if user.op == "call_method":
-                result = getattr(arguments[0][0], str(user.target))(*arguments[0][1:], **arguments[1])
-            else:
-                result = user.target(*arguments[0], **arguments[1])  # type: ignore[operator]
+            expected, result = (_run(user, old, given) for given in (was, new))
     except Exception:  # a view that strides forbid, an op that may look at memory, or a call that cannot be tried like this
         return False
     written = old.meta.get("lowbit_written") or user.meta.get("lowbit_written")
-    if written and storages(result).isdisjoint(storages(new)) != storages(user).isdisjoint(storages(old)):
+    if written and storages(result).isdisjoint(storages(new)) != storages(expected).isdisjoint(storages(was)):
         return False  # reshape and its like: a copy of the one and a view of the other, and somebody writes to it
-    return _same(result, value(user)) or (
-        isinstance(result, Tensor | tuple | list) and all(_accepts(gm, reader, user, result, depth - 1) for reader in user.users)
+    return _same(result, expected) or (
+        isinstance(result, Tensor | tuple | list) and all(_accepts(gm, reader, user, expected, result, depth - 1) for reader in user.users)
     )
+
+
+def _run(user: fx.Node, old: fx.Node, given: Any) -> Any:
+    """Return what ``user`` makes of ``given`` in the place of ``old``."""
+    args, kwargs = fx.map_arg((user.args, user.kwargs), lambda n: given if n is old else value(n))
+    if user.op == "call_method":
+        return getattr(args[0], str(user.target))(*args[1:], **kwargs)
+    return user.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _same(a: Any, b: Any) -> bool:

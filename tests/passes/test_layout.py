@@ -138,3 +138,24 @@ def test_results_lie_as_the_models_do(name: str) -> None:
         want, got = ORDERS[name](x), compiled(ORDERS[name])(x)
     assert (got.stride(), got.storage_offset(), got.untyped_storage().nbytes()) == (want.stride(), 0, want.untyped_storage().nbytes())
     assert cosine(got, want) > 0.99
+
+
+class _WrittenThroughAView(nn.Module):
+    """A product that is spelled otherwise and has a sibling; somebody writes to a flat view of it between two readers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 96) / 96**0.5)
+        self.sibling, self.after = nn.Linear(96, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.einsum("btc,dc->btd", x, self.weight)
+        before = self.after(y)
+        y.flatten(1).mul_(-3)
+        return self.after(y) - before + self.sibling(x)
+
+
+def test_a_write_through_a_view_of_a_merged_product() -> None:
+    model, x = _WrittenThroughAView().requires_grad_(False), torch.randn(2, 3, 96)
+    with torch.no_grad():
+        assert cosine(compiled(model, "int8-weight-only")(x), model(x)) > 0.999
