@@ -146,7 +146,7 @@ class _WrittenThroughAView(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(64, 96) / 96**0.5)
-        self.sibling, self.after = nn.Linear(96, 64), nn.Linear(64, 64)
+        self.sibling, self.after = nn.Linear(96, 64, bias=False), nn.Linear(64, 64)
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.einsum("btc,dc->btd", x, self.weight)
