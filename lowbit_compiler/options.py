@@ -63,9 +63,9 @@ DESCRIPTIONS: dict[str, str] = {
 }
 CHOICES = {
     "buffers": ("float", "quantized"),
+    "weights": ("checked", "frozen"),
     "remainder": ("inductor", "eager"),
     "plan": ("measured", "always"),
-    "weights": ("checked", "frozen"),
 }  # the first is the default
 MAX_DIGITS = 18  # of a number in the environment
 IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")

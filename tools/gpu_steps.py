@@ -54,7 +54,7 @@ class Log:
 
     def write(self) -> None:
         """Write everything so far."""
-        write: Callable[[Path, str], None] = importlib.import_module("lowbit_compiler.dump").write
+        write: Callable[[Path, str], None] = importlib.import_module("lowbit_compiler.runtime.files").write
         for file in self.files:
             write(file, json.dumps(self.content, indent=1) + "\n")
 
