@@ -1,6 +1,7 @@
 """A compiled graph with its weights: what torch.compile calls."""
 
 import functools
+import operator
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ from lowbit_compiler.runtime.weights import LOADING, STORE, Watch, free, is_free
 
 Key = tuple[int, ...]
 
+REPLICAS = 64
+"""Sets of tensors on the same memory that keep a state each: a few hundred bytes a weight, as they share their packed weights."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -24,6 +28,8 @@ class State:
 
     watch: Watch
     values: list[Tensor]
+    memory: Key
+    """Identities of the memory of the parameters."""
 
 
 class Executable:
@@ -31,7 +37,7 @@ class Executable:
 
     One graph serves every module of the same code (layers compiled one by one, the models of a server), so there is a state for each
     set of parameters, found by their identity. Before a call these are compared with what their packed weights were made from, and
-    packed again where they differ; ``frozen`` leaves that out. No parameter is kept alive, and a state goes with the memory it is of.
+    packed again where they differ; with ``frozen`` it only matters which memory they are. No parameter is kept alive, and a state goes with the memory it is of.
     """
 
     inner: Callable[..., Any]
@@ -55,8 +61,6 @@ class Executable:
         self._order = [outputs.index(name) for name in self._packed]
         self._frozen, self._release = frozen, release
         self._states: dict[Key, State] = {}
-        self._keys: dict[Key, Key] = {}
-        """Identities of memory -> those of the tensors on it that there is a state for: new tensors on old memory replace it."""
         self.released = 0
         """Bytes of float weights released so far."""
 
@@ -68,23 +72,32 @@ class Executable:
         watched: list[Tensor] = [args[i] for i in self._watched]
         key, memory = tuple(map(id, watched)), tuple(map(_memory, watched))
         with LOADING:
-            old = self._keys.pop(memory, None)
-            for each in (old, key):  # the old values go before the new ones come
-                self._states.pop(each, None)  # type: ignore[arg-type]
+            state = self._states.get(key)
+            if state is not None and state.watch.same(watched):
+                return state  # another thread has loaded them meanwhile
+            state = None
+            self._states.pop(key, None)  # the old values go before the new ones come
             executable = weakref.ref(self)
 
             def dead() -> None:
                 if (one := executable()) is not None:
                     one._states.pop(key, None)
-                    one._keys.pop(memory, None)
 
             going = self._going(args)
-            skip = [is_freed(tensor) or _memory(tensor) in going for tensor in watched]
+            skip = [self._frozen or is_freed(tensor) or _memory(tensor) in going for tensor in watched]
             watch = Watch(watched, dead, skip)  # before packing: a write meanwhile is a difference at the next call
             values = self._values(args, going)
-            state = State(watch, [values[i] for i in self._order])
-            self._states[key], self._keys[memory] = state, key
+            state = State(watch, [values[i] for i in self._order], memory)
+            self._drop_beside(state)
+            self._states[key] = state
         return state
+
+    def _drop_beside(self, state: State) -> None:
+        """Forget other tensors on the memory of ``state``: those whose packed weights are of before a change, and the oldest of many."""
+        beside = [(key, one) for key, one in list(self._states.items()) if one.memory == state.memory]
+        for age, (key, one) in enumerate(reversed(beside), 1):
+            if age >= REPLICAS or any(map(operator.is_not, one.values, state.values)):
+                self._states.pop(key, None)
 
     def _values(self, args: Sequence[Any], going: set[int]) -> list[Tensor]:
         """Return the outputs of all constants, releasing the memory that is ``going`` with its last reader."""
@@ -115,13 +128,14 @@ class Executable:
 
     @property
     def packed(self) -> dict[str, Tensor]:
-        """The values computed from the parameters loaded last, by the names of their placeholders in the rewritten graph."""
-        return dict(zip(self._packed, next(reversed(self._states.values())).values, strict=True))
+        """The values computed from the parameters loaded last, by the names of their placeholders in the rewritten graph; empty without any."""
+        states = list(self._states.values())
+        return dict(zip(self._packed, states[-1].values, strict=True)) if states else {}
 
     def __call__(self, *args: Any) -> Any:
         watched = [args[i] for i in self._watched]
         state = self._states.get(tuple(map(id, watched)))
-        if state is None or not (self._frozen or state.watch.same(watched)):
+        if state is None or not state.watch.same(watched):
             state = None  # its values go before the new ones come
             state = self.load(args)
         return self.inner(*[args[i] for i in self._kept], *state.values)

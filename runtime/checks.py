@@ -1,7 +1,7 @@
 """What every op asks of its arguments, before work starts: one error that says what is accepted and what was got.
 
 The shape functions and references of runtime/ops.py ask this, and csrc/bind asks the same in the same words. What only values show is in
-runtime/contents.py.
+runtime/values.py.
 """
 
 import math

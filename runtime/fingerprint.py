@@ -73,9 +73,11 @@ def content(tensor: Tensor) -> int:
     """Return the hash of all of ``tensor`` (on the CPU, strided)."""
     if not tensor.numel():
         return 0
-    side_by_side, outer = runs(tensor)
-    whole = tensor.detach().contiguous() if outer else tensor
-    return Places([(whole.data_ptr(), side_by_side * tensor.itemsize if not outer else whole.nbytes)]).hash()
+    whole = tensor.detach()  # keeps the memory: another thread may give the tensor other meanwhile
+    side_by_side, outer = runs(whole)
+    if outer:
+        whole = whole.contiguous()
+    return Places([(whole.data_ptr(), whole.nbytes if outer else side_by_side * whole.itemsize)]).hash()
 
 
 def can_read(tensor: Tensor) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime import contents
+from lowbit_compiler.runtime import values
 from lowbit_compiler.runtime.checks import CHECKS, MAX_K, MOST_DIMS, PROLOGUE
 from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
 from lowbit_compiler.runtime.reference import exported, linear, quantize, softmax, treatments
@@ -61,7 +61,7 @@ def _define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]
     def call(*args: Any, **kwargs: Any) -> Any:
         given = dict(zip(names, args, strict=False)) | kwargs
         CHECKS[name](**given)
-        contents.check(name, given)
+        values.check(name, given)
         return reference(*args, **kwargs)
 
     LIBRARY.define(schema, tags=_TAGS)

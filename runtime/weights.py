@@ -32,31 +32,53 @@ class Watch:
     That is the version counters, the addresses, and on the CPU a hash of a few lines of each (runtime/fingerprint.py): fused optimizers,
     collectives and whatever goes through ``.data`` or NumPy leave the counters as they are. An address is not taken again
     while the memory lives; ``dead`` is called as soon as some of it is given back. No Python code runs for each weight of a call. Nothing
-    refers to the tensors themselves, which torch.utils.swap_tensors would refuse.
+    refers to the tensors themselves, which torch.utils.swap_tensors would refuse: others may come to have their identities, and be
+    parts of memory that lives on.
     """
 
     def __init__(self, tensors: Sequence[Tensor], dead: Callable[[], object], skip: Sequence[bool] | None = None) -> None:
-        """Read the weights as they are now, but for those to ``skip``, because they are released or about to be."""
+        """Read the weights as they are now; of those to ``skip`` (frozen, released or about to be) it only matters which memory they are."""
         skip = skip or [False] * len(tensors)
         self._read = [i for i, out in enumerate(skip) if not out]
-        read = [tensors[i] for i in self._read]
-        places = Places([place for tensor in read if can_read(tensor) for place in sampled(tensor)])
+        self._skipped = [i for i, out in enumerate(skip) if out]
+        seen = self._seen = self._now(tensors)
+        # As another thread may give the tensors other memory meanwhile. Not tensor.detach(), which released ones refuse.
+        held = list(map(Tensor.detach, tensors))
+        places = Places([place for i in self._read if can_read(held[i]) for place in sampled(held[i])])
 
         def gone(_: object) -> None:
             places.forget()
+            seen.clear()  # the identity of what is gone may come again
             dead()
 
-        self._memory = [weakref.ref(tensor.untyped_storage(), gone) for tensor in tensors]
-        self._stamps = _stamps(read)
+        self._memory = [weakref.ref(tensor.untyped_storage(), gone) for tensor in held]
+        self._reads = {id(held[i].untyped_storage()) for i in self._read}
         self._places, self._hash = places, places.hash()
+        _WATCHES.add(self)
 
     def same(self, tensors: Sequence[Tensor]) -> bool:
         """Return whether ``tensors``, the same objects in the same order, hold what they held then."""
-        read = tensors if len(self._read) == len(tensors) else [tensors[i] for i in self._read]
         try:
-            return _stamps(read) == self._stamps and self._places.hash() == self._hash
+            return self._now(tensors) == self._seen and self._places.hash() == self._hash
         except RuntimeError:  # released meanwhile by another graph, and torch refuses the address
             return False
+
+    def _now(self, tensors: Sequence[Tensor]) -> list[Any]:
+        if not self._skipped:
+            return [_stamps(tensors)]
+        skipped = [tensors[i] for i in self._skipped]
+        # The storage is one object as long as the memory lives, and tells no version or address, which released weights refuse.
+        memory = list(map(id, map(Tensor.untyped_storage, skipped))), list(map(Tensor.storage_offset, skipped))
+        return [_stamps([tensors[i] for i in self._read]), memory]
+
+    def forget(self, storage: torch.UntypedStorage) -> None:
+        """Never read ``storage`` again: it is about to be released."""
+        if id(storage) in self._reads:
+            self._places.forget()
+
+
+_WATCHES: weakref.WeakSet[Watch] = weakref.WeakSet()
+"""All there are. They are made, and memory is released, under LOADING."""
 
 
 def _stamps(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
@@ -120,7 +142,7 @@ class WeightStore:
 
     def nbytes(self) -> int:
         """Return the bytes of all values kept."""
-        return sum(value.nbytes for entry in self._entries.values() for value in entry.values)
+        return sum(value.nbytes for entry in list(self._entries.values()) for value in entry.values)
 
 
 def is_freed(tensor: Tensor) -> bool:
@@ -142,6 +164,8 @@ def free(tensor: Tensor) -> int:
     if not storage.resizable():
         return 0
     size = storage.nbytes()
+    for watch in list(_WATCHES):  # of other graphs, which another thread may be asking
+        watch.forget(storage)
     storage.resize_(0)
     return size
 

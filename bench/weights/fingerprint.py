@@ -51,13 +51,14 @@ class Timed:
 def _checks(watched: Sequence[Tensor]) -> dict[str, Check]:
     references, stamps, watch = [weakref.ref(tensor) for tensor in watched], _stamps(watched), Watch(watched, int)
     key = {tuple(map(id, watched)): watch}
+    frozen = Watch(watched, int, [True] * len(watched))
 
     def counters(tensors: Sequence[Tensor]) -> bool:
         """As it was: weak references, version counters, addresses."""
         return all(map(operator.is_, map(operator.call, references), tensors)) and _stamps(tensors) == stamps
 
     return {
-        "frozen": lambda tensors: key.get(tuple(map(id, tensors))),
+        "frozen": lambda tensors: bool(key[tuple(map(id, tensors))]) and frozen.same(tensors),
         "counters and addresses alone": counters,
         "checked": lambda tensors: key[tuple(map(id, tensors))].same(tensors),
         "samples alone": lambda _: watch._places.hash() == watch._hash,

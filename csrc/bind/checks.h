@@ -1,4 +1,4 @@
-// What every op asks of its tensors, whatever they are for. Checks and their words are those of runtime/checks.py and runtime/contents.py.
+// What every op asks of its tensors, whatever they are for. Checks and their words are those of runtime/checks.py and runtime/values.py.
 #pragma once
 #include "bind/tensors.h"
 
