@@ -47,16 +47,6 @@ def text_of(graph: fx.Graph) -> str:
     return "\n".join(lines)
 
 
-def forget_examples(graph: fx.Graph) -> None:
-    """Let go of what the nodes of ``graph`` remember: Dynamo's notes refer weakly to each parameter, and torch.utils.swap_tensors refuses that.
-
-    Meta tensors of as many dimensions are left, all that :func:`compute` asks for.
-    """
-    for node in graph.nodes:
-        example = node.meta.get("val")
-        node.meta = {"val": torch.empty((1,) * example.dim(), device="meta")} if isinstance(example, Tensor) else {}
-
-
 def _chain(steps: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> tuple[fx.Node | None, set[fx.Node]]:
     """Return the steps that end in ``outputs`` and work row by row, and the one matrix that they start from (None: there is none)."""
     chain: set[fx.Node] = set()

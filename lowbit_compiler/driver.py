@@ -12,7 +12,6 @@ from torch import Tensor, fx
 from lowbit_compiler.attempts import attempts, notes
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
-from lowbit_compiler.constants import forget_examples
 from lowbit_compiler.costs import measured
 from lowbit_compiler.dump import recording
 from lowbit_compiler.errors import OptionError, WeightFreedError
@@ -226,8 +225,6 @@ def _finish(
         weights = {name for name in names if name in ctx.parameters or name not in example}
         given = [example[n] if n in example else values[n] for n in names]
         executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)
-        for graph in (gm.graph, *(constant.graph for constant in ctx.constants)):
-            forget_examples(graph)
     except (WeightFreedError, dynamo.restart()):
         raise
     except Exception as error:
