@@ -204,6 +204,19 @@ def test_works_again_with_new_weights() -> None:
     assert all(map(torch.equal, copy.deepcopy(model).parameters(), fresh.parameters()))
 
 
+def test_new_weights_while_the_old_memory_lives() -> None:
+    model, x = nn.Sequential(Layer(), Layer()).eval().requires_grad_(False), torch.randn(4, 64)
+    kept = model.state_dict()
+    run = compiled(model, free_weights=True)
+    run(x)
+    fresh = nn.Sequential(Layer(), Layer()).eval().requires_grad_(False)
+    for old, new in zip(model.parameters(), fresh.parameters(), strict=True):
+        old.data = new.data.clone()
+    want = fresh(x)
+    assert cosine(run(x), want) > 0.99
+    assert len(kept) == 8
+
+
 def test_released_by_another_graph() -> None:
     """A graph that was compiled before, without free_weights, goes on with the packed weights that both share."""
     model, inputs = nn.Sequential(Layer(), Layer()).eval().requires_grad_(False), [torch.randn(rows, 64) for rows in (4, 7)]

@@ -1,8 +1,11 @@
 """Fingerprints: the native hash is that of the reference, samples spread over rows and columns, and every way to lie in memory is read."""
 
+import threading
+from collections.abc import Sequence
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowbit_compiler.runtime import fingerprint
 from lowbit_compiler.runtime.fingerprint import LINE, SAMPLES, Places, content, sampled
@@ -28,6 +31,7 @@ def pieces(tensor: Tensor) -> list[tuple[int, int]]:
     return sampled(tensor) + [(tensor.data_ptr(), tensor.itemsize)] * bool(tensor.numel())
 
 
+@pytest.mark.skipif(fingerprint._native() is None, reason="without the native library there is only the reference")
 @pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS)
 def test_native_is_the_reference(monkeypatch: pytest.MonkeyPatch, make: object) -> None:
     tensor = make()  # type: ignore[operator]
@@ -96,3 +100,20 @@ def test_forgotten_memory_is_not_read() -> None:
     places = Places([(8, 64)])  # no such memory
     places.forget()
     assert places.hash() == 0
+
+
+def test_other_memory_while_the_content_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread gives the tensor new memory between the look at its address and the reading."""
+    weight = nn.Parameter(torch.randn(2048, 1024), requires_grad=False)
+    want = content(weight)
+
+    class Late(Places):
+        def __init__(self, places: Sequence[fingerprint.Place]) -> None:
+            writer = threading.Thread(target=lambda: setattr(weight, "data", torch.zeros(8, 8)))
+            writer.start()
+            writer.join()
+            super().__init__(places)
+
+    monkeypatch.setattr(fingerprint, "Places", Late)
+    assert content(weight) == want
+    assert weight.shape == (8, 8)

@@ -1,12 +1,17 @@
 """The store of packed weights: what is kept, for how long, and what makes it old."""
 
 import gc
+import threading
+import weakref
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.runtime import weights
+from lowbit_compiler.runtime.fingerprint import Place, Places
 from lowbit_compiler.runtime.weights import Watch, WeightStore, free
 
 
@@ -80,3 +85,68 @@ def test_the_watch_says_when_memory_goes() -> None:
     weight.data = torch.randn(16, 16)
     assert dead
     assert not watch.same([weight])
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_memory_is_told_apart_while_the_old_one_lives(skip: bool) -> None:
+    """Whatever refers to it, and whichever part of the same memory a tensor becomes; of skipped weights no write is looked at."""
+    flat = torch.randn(2 * 16, 16)
+    weight = nn.Parameter(flat[:16], requires_grad=False)
+    watch = Watch([weight], int, [skip])
+    weight.add_(1)
+    assert watch.same([weight]) is skip
+    for other in (flat[16:], torch.randn(16, 16)):
+        weight.data = other
+        assert not watch.same([weight])
+    weight.data = flat[:16]
+    assert watch.same([weight]) is skip
+
+
+def test_skipped_memory_that_has_gone_stays_gone() -> None:
+    """The next memory may have the identity of the last."""
+    weight = nn.Parameter(torch.randn(16, 16), requires_grad=False)
+    watch = Watch([weight], int, [True])
+    for _ in range(20):
+        weight.data = torch.empty(0)
+        weight.data = torch.randn(16, 16)
+        assert not watch.same([weight])
+
+
+def elsewhere(work: Callable[[], object]) -> None:
+    """Do ``work`` in another thread, now."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def test_other_memory_while_a_watch_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, dead = nn.Parameter(torch.randn(2048, 1024), requires_grad=False), []
+
+    def late(places: Sequence[Place]) -> Places:
+        elsewhere(lambda: setattr(weight, "data", torch.zeros(2048, 1024)))
+        return Places(places)
+
+    monkeypatch.setattr(weights, "Places", late)
+    watch = Watch([weight], lambda: dead.append(True))
+    assert dead
+    assert not watch.same([weight])
+
+
+def test_released_while_a_watch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another graph, in another thread, frees what this one is about to read."""
+    weight = nn.Parameter(torch.randn(2048, 1024), requires_grad=False)
+    watch, stamps = Watch([weight], int), weights._stamps
+
+    def stamping(tensors: Sequence[Tensor]) -> object:
+        seen = stamps(tensors)
+        elsewhere(lambda: free(weight))
+        return seen
+
+    assert watch.same([weight])
+    monkeypatch.setattr(weights, "_stamps", stamping)
+    assert not watch.same([weight])
+
+
+def test_watches_are_not_kept() -> None:
+    watch = weakref.ref(Watch([torch.randn(16, 16)], int))
+    assert watch() is None
