@@ -7,6 +7,7 @@ each environment, and what did not change is not compiled again. Before any test
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,17 +36,26 @@ def build() -> None:
     if spec is None or spec.origin is None:
         raise SystemExit("sanitize: torch is not installed here; its headers are needed")
     torch = Path(spec.origin).parent
+    cxx = compiler()
     wanted = [
         "-DLOWBIT_SANITIZE=ON",
         f"-DTORCH_ROOT={torch}",
         f"-DPython_EXECUTABLE={sys.executable}",
-        f"-DCMAKE_CXX_COMPILER={compiler()}",
+        f"-DCMAKE_CXX_COMPILER:STRING={cxx}",
     ]
+    remove_of_other_compiler(cxx)
     _run("cmake", "-S", str(ROOT), "-B", str(FOLDER), "-G", "Ninja", *wanted)
     _run("cmake", "--build", str(FOLDER), "--target", "lowbit_cpu")
     called = _run("nm", "--dynamic", "--undefined-only", str(LIBRARY))
     if "__asan_report_load" not in called or "__ubsan_handle" not in called:
-        raise SystemExit(f"sanitize: nothing watches {LIBRARY}: does {compiler()} know {' '.join(FLAGS)}?")
+        raise SystemExit(f"sanitize: nothing watches {LIBRARY}: does {cxx} know {' '.join(FLAGS)}?")
+
+
+def remove_of_other_compiler(cxx: str) -> None:
+    """Remove what another compiler than ``cxx`` built: told of it, CMake starts anew and forgets all else that it is told."""
+    cache = FOLDER / "CMakeCache.txt"
+    if cache.exists() and f"CMAKE_CXX_COMPILER:STRING={cxx}\n" not in cache.read_text():
+        shutil.rmtree(FOLDER)
 
 
 def environment() -> dict[str, str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+import sanitize
 
 
 @pytest.mark.parametrize("tool", ["sanitize", "check_headers"])
@@ -26,3 +28,13 @@ def test_each_environment_has_its_own_build() -> None:
         for name in (".venv", ".venv-newest")
     }
     assert folders == {f"{TOOLS.parent / 'build' / name}\n" for name in ("sanitize-venv", "sanitize-venv-newest")}
+
+
+def test_what_another_compiler_built_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sanitize, "FOLDER", tmp_path / "build")
+    sanitize.remove_of_other_compiler("/usr/bin/g++")  # nothing is there
+    for cached, stays in (("/usr/bin/g++", True), ("/usr/bin/g++-13", False)):
+        sanitize.FOLDER.mkdir(exist_ok=True)
+        (sanitize.FOLDER / "CMakeCache.txt").write_text(f"CMAKE_CXX_COMPILER:STRING={cached}\nLOWBIT_SANITIZE:BOOL=ON\n")
+        sanitize.remove_of_other_compiler("/usr/bin/g++")
+        assert sanitize.FOLDER.exists() == stays
