@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from lowbit_compiler.runtime.library import require_same_build
+
 FILE = "liblowbit_cuda.so"
 OPS = (
     "linear_fs4",
@@ -70,6 +72,7 @@ def load() -> None:
         _status = Status(None, f"{path} does not exist: the package was built without nvcc")
         return
     try:
+        require_same_build(path)
         torch.ops.load_library(path)
     except OSError as error:
         if asked:

@@ -2,9 +2,9 @@
 
 import errno
 import os
+import secrets
 import shutil
 import stat
-import threading
 from pathlib import Path
 
 PREFIX = "."
@@ -40,9 +40,11 @@ def write(path: Path, text: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     target = replaceable(path)
-    beside = target.with_name(f"{PREFIX}{target.name}.{os.getpid()}.{threading.get_ident()}")
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666
+    beside = target.with_name(f"{PREFIX}{target.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)  # before the try: what is there already is another's
     try:
-        with beside.open("x", encoding="utf-8") as file:
+        with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         if target.exists():
             shutil.copymode(target, beside)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 FILE = "liblowbit_cpu.so"
+ABI = b"lowbit abi 1\0"  # as in csrc/bind/abi.cpp
 ISA_LEVELS = {"scalar": 1, "avx2": 2, "vnni": 4, "amx": 8, "neon": 16}  # as in csrc/common/kernels.h
 
 
@@ -65,6 +66,15 @@ def library_path() -> Path:
     return Path(override) if override else Path(str(importlib.resources.files("lowbit_compiler") / "lib" / FILE))
 
 
+def require_same_build(path: Path) -> None:
+    """Raise OSError unless the library at ``path`` was built for the ops and the calls of these Python files.
+
+    Asked of the file: once it is loaded, its kernels are those of the ops.
+    """
+    if ABI not in path.read_bytes():
+        raise OSError("it was built for other Python files than these: build it again")
+
+
 def load() -> None:
     """Load the library once, unless the environment says not to.
 
@@ -89,6 +99,7 @@ def load() -> None:
         _reason = f"{path} does not exist: the package was built without a C++ compiler or without torch"
         return
     try:
+        require_same_build(path)
         torch.ops.load_library(path)
     except OSError as error:
         if "LOWBIT_LIBRARY" in os.environ:

@@ -27,6 +27,11 @@ def packed_bytes(k: int, group: int | None = None) -> int:
     return PANEL * kp // 2 + kp // group * PANEL * 4
 
 
+def aligned(part: Tensor) -> Tensor:
+    """Return ``part`` of a packed weight where every dtype may lie; it may start anywhere, and contiguous() would leave it there."""
+    return part.clone(memory_format=torch.contiguous_format)
+
+
 def pack_s8(q: Tensor, scale: Tensor) -> Tensor:
     """Pack ``q`` int8 [N, K] in [-127, 127] with ``scale`` float32 [N, 1] into int8 [ceil(N/16), 16*Kp + 128]."""
     n, k = q.shape
@@ -43,7 +48,7 @@ def unpack_s8(packed: Tensor, n: int) -> tuple[Tensor, Tensor]:
     kp = (packed.shape[1] - 2 * PANEL * 4) // PANEL
     number = packed.shape[0]
     q = packed[:, : PANEL * kp].reshape(number, kp // 4, PANEL, 4).transpose(1, 2).reshape(number * PANEL, kp)
-    scale = packed[:, -PANEL * 4 :].contiguous().view(torch.float32).reshape(-1, 1)
+    scale = aligned(packed[:, -PANEL * 4 :]).view(torch.float32).reshape(-1, 1)
     return q[:n], scale[:n]
 
 
@@ -66,6 +71,6 @@ def unpack_s4(packed: Tensor, n: int, k: int, group: int) -> tuple[Tensor, Tenso
     number = packed.shape[0]
     nibbles = packed[:, : PANEL * kp // 2].contiguous().view(torch.uint8).reshape(number, kp // 8, 1, PANEL, 4)
     codes = torch.cat([nibbles & 15, nibbles >> 4], 2).permute(0, 3, 1, 2, 4).reshape(number * PANEL, kp)
-    scale = packed[:, PANEL * kp // 2 :].contiguous().view(torch.float32)
+    scale = aligned(packed[:, PANEL * kp // 2 :]).view(torch.float32)
     scale = scale.reshape(number, kp // group, PANEL).transpose(1, 2).reshape(number * PANEL, kp // group)
     return codes[:n].to(torch.int8) - 8, scale[:n]

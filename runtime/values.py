@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.checks import require
-from lowbit_compiler.runtime.packing import K_BLOCK, PANEL, padded_k
+from lowbit_compiler.runtime.packing import K_BLOCK, PANEL, aligned, padded_k
 
 CODES = {"pack_s8": (-127, 127), "pack_s4": (-8, 7)}
 """The codes that a layout holds, and that every kernel multiplies right."""
@@ -51,7 +51,7 @@ def _padding(op: str, k: int, w: Tensor, n: int, group: int | None) -> None:
         return
     kp = padded_k(k, group or K_BLOCK)
     codes = PANEL * kp // 2 if group else PANEL * kp
-    scales = w[-1, codes if group else codes + 4 * PANEL :].contiguous().view(torch.float32).reshape(-1, PANEL)
+    scales = aligned(w[-1, codes if group else codes + 4 * PANEL :]).view(torch.float32).reshape(-1, PANEL)
     rows = n - (w.shape[0] - 1) * PANEL
     require(op, not scales[:, rows:].any(), f"w packed for n = {n}", "one of more rows")
     if op == "linear_s8s8_rotated":  # the rotation leaves no padding

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("sm_80", "sm_89", "sm_90a", "sm_100")
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-BINDING = [ROOT / "csrc" / "bind" / name for name in ("checks.cpp", "cuda.cpp", "prologue.cpp", "tensors.cpp")]
+BINDING = [ROOT / "csrc" / "bind" / name for name in ("abi.cpp", "checks.cpp", "cuda.cpp", "prologue.cpp", "tensors.cpp")]
 # Integers depend on products and sums that are rounded one by one: no contraction where fmaf is not written.
 FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
 STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY", "-Xcompiler", "-ffp-contract=off"]

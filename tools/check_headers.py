@@ -14,6 +14,8 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cxx import compiler
+
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("2.11.0", "2.12.1", "2.13.0", "2.14.1")
 SOURCES = sorted((ROOT / "csrc" / "bind").glob("*.cpp"))  # those of the CUDA library too: no header of CUDA is needed
@@ -43,18 +45,17 @@ def headers_of(version: str) -> Path:
     return folder / "torch" / "include"
 
 
-def taken_from_torch(include: Path) -> set[str]:
-    """Compile all sources against ``include``; returns the functions of torch that they call.
+def taken_from_torch(cxx: str, include: Path) -> set[str]:
+    """Compile all sources with the compiler ``cxx`` against ``include``; returns the functions of torch that they call.
 
     Raises:
         SystemExit: a source does not compile.
     """
-    compiler = os.environ.get("CXX", "g++")
     with tempfile.TemporaryDirectory() as scratch:
 
         def compile_one(source: Path) -> str:
             made = f"{scratch}/{source.stem}.o"
-            _run([compiler, *FLAGS, "-isystem", str(include), "-c", str(source), "-o", made])
+            _run([cxx, *FLAGS, "-isystem", str(include), "-c", str(source), "-o", made])
             return _run(["nm", "--undefined-only", made])
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -77,10 +78,11 @@ def _run(command: list[str]) -> str:
 
 def main(versions: list[str]) -> None:
     """Check ``versions``, from the oldest to the newest."""
+    cxx = compiler()  # before the downloads
     includes = {version: headers_of(version) for version in versions}
     oldest = declared(includes[versions[0]])
     for version, include in includes.items():
-        taken = taken_from_torch(include)
+        taken = taken_from_torch(cxx, include)
         if missing := taken - oldest:
             raise SystemExit(f"check_headers: built with torch {version}, {', '.join(sorted(missing))} is asked for: not in {versions[0]}")
         print(f"torch {version}: {len(SOURCES)} files compile, {len(taken)} functions of torch's C interface, all of them in {versions[0]}")

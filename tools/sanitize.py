@@ -1,18 +1,21 @@
 """Runs the tests of ops and kernels on a build of the CPU library that AddressSanitizer and UndefinedBehaviorSanitizer watch.
 
 `python tools/sanitize.py [--quick] [PYTEST ARGUMENTS]`. The first fault ends the run with its report. ``--quick`` takes the tests that look for
-reads and writes out of bounds: malformed arguments, operands at the end of a page, every op once. The build is in build/sanitize, and what did
-not change is not compiled again. Before any test, two faults made on purpose must be reported.
+reads and writes out of bounds: malformed arguments, operands at the end of a page, every op once. The build is in build, in a folder for
+each environment, and what did not change is not compiled again. Before any test, two faults made on purpose must be reported.
 """
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from cxx import compiler
+
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "build" / "sanitize"
+FOLDER = ROOT / "build" / f"sanitize-{Path(sys.prefix).name.lstrip('.')}"  # CMake remembers the tools of the environment it ran in
 LIBRARY = FOLDER / "liblowbit_cpu.so"
 QUICK = ["tests/kernels/test_malformed.py", "tests/kernels/test_memory.py", "tests/runtime/test_ops.py"]
 WHOLE = ["tests/kernels", "tests/runtime/test_ops.py", "tests/runtime/test_limits.py"]
@@ -21,11 +24,6 @@ FAULTS = """
 extern "C" int heap(int i) { int* memory = new int[4]; int value = memory[i]; delete[] memory; return value; }
 extern "C" int overflow(int i) { return 0x7fffffff + i; }
 """
-
-
-def compiler() -> str:
-    """Return the C++ compiler: the one CMake takes."""
-    return os.environ.get("CXX", "g++")
 
 
 def build() -> None:
@@ -38,12 +36,26 @@ def build() -> None:
     if spec is None or spec.origin is None:
         raise SystemExit("sanitize: torch is not installed here; its headers are needed")
     torch = Path(spec.origin).parent
-    wanted = ["-DLOWBIT_SANITIZE=ON", f"-DTORCH_ROOT={torch}", f"-DPython_EXECUTABLE={sys.executable}"]
+    cxx = compiler()
+    wanted = [
+        "-DLOWBIT_SANITIZE=ON",
+        f"-DTORCH_ROOT={torch}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-DCMAKE_CXX_COMPILER:STRING={cxx}",
+    ]
+    remove_of_other_compiler(cxx)
     _run("cmake", "-S", str(ROOT), "-B", str(FOLDER), "-G", "Ninja", *wanted)
     _run("cmake", "--build", str(FOLDER), "--target", "lowbit_cpu")
     called = _run("nm", "--dynamic", "--undefined-only", str(LIBRARY))
     if "__asan_report_load" not in called or "__ubsan_handle" not in called:
-        raise SystemExit(f"sanitize: nothing watches {LIBRARY}: does {compiler()} know {' '.join(FLAGS)}?")
+        raise SystemExit(f"sanitize: nothing watches {LIBRARY}: does {cxx} know {' '.join(FLAGS)}?")
+
+
+def remove_of_other_compiler(cxx: str) -> None:
+    """Remove what another compiler than ``cxx`` built: told of it, CMake starts anew and forgets all else that it is told."""
+    cache = FOLDER / "CMakeCache.txt"
+    if cache.exists() and f"CMAKE_CXX_COMPILER:STRING={cxx}\n" not in cache.read_text():
+        shutil.rmtree(FOLDER)
 
 
 def environment() -> dict[str, str]:

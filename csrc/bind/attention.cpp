@@ -1,4 +1,4 @@
-// The CPU kernel of lowbit::sdpa. Checks and their words are those of runtime/ops.py.
+// The CPU kernel of lowbit::sdpa. Checks and their words are those of runtime/checks.py.
 #include "attention/attention.h"
 #include "bind/checks.h"
 

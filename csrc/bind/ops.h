@@ -1,4 +1,4 @@
-// The ops that runtime/ops.py defines, for any device. Checks and their words are those of its checks.
+// The ops that runtime/ops.py defines, for any device. Checks and their words are those of runtime/checks.py.
 //
 // Device is made from a tensor, whose device it is on while it lives; it allocates there, and has the operations of linear/linear.h.
 #pragma once
@@ -27,10 +27,10 @@ struct Ops {
     const ScalarType type = x.scalar_type();
     EXPECT(op, is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
     EXPECT(op, x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
+    EXPECT(op, group == 0 || is_group(group), "group in (32, 64, 128), got ", group);
     const int64_t k = x.size(x.dim() - 1), kp = round_up(k, group > kBlock ? group : kBlock);
     const bool integer = run != floats;
     EXPECT(op, k >= 1 && (!integer || k <= kMaxK), "K from 1 to ", integer ? std::to_string(kMaxK) : "any", ", got ", k);
-    EXPECT(op, group == 0 || is_group(group), "group in (32, 64, 128), got ", group);
     EXPECT(op, n >= 0, "n of at least 0, got ", n);
     const int64_t panels = n / kPanel + (n % kPanel != 0), bytes = panel_bytes(kp, group);
     EXPECT(op, w.scalar_type() == ScalarType::Char && w.dim() == 2, "w packed as int8 [panels, bytes], got ", name(w.scalar_type()), " of ",

@@ -14,7 +14,7 @@ struct PrologueArguments {
 struct PrologueOwner {
   std::optional<Tensor> times, plus;
 };
-// Writes matrix.prologue; the result owns what it points to. Raises as _check_prologue of runtime/ops.py does.
+// Writes matrix.prologue; the result owns what it points to. Raises as _before of runtime/checks.py does.
 PrologueOwner set_prologue(const char* op, const Tensor& x, const PrologueArguments& arguments, Matrix& matrix);
 
 }  // namespace lowbit

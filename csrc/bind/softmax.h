@@ -1,5 +1,5 @@
 // lowbit::softmax for any device: tensors with any strides to rows, or to rows side by side. Checks and their words are those of
-// runtime/ops.py. Device: see ops.h; kMostOuter is how many dimensions around the one of a softmax it takes.
+// runtime/checks.py. Device: see ops.h; kMostOuter is how many dimensions around the one of a softmax it takes.
 #pragma once
 #include "softmax/softmax.h"
 

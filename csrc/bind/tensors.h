@@ -24,7 +24,7 @@ inline bool is_float(ScalarType type) { return type == ScalarType::Float || type
 
 inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? kF32 : type == ScalarType::BFloat16 ? kBF16 : kF16; }
 
-// Checks and their words are those of runtime/ops.py.
+// Checks and their words are those of runtime/checks.py.
 #define EXPECT(op, condition, ...) STD_TORCH_CHECK(condition, "lowbit::", op, ": expected ", __VA_ARGS__)
 
 std::string name(ScalarType type);  // as Python prints it

@@ -114,7 +114,8 @@ class Staged:
         onnx.checker.check_model(str(self.path), full_check=True)
 
     def publish(self) -> int:
-        """Move the files to their place, weights first, and remove the weights of the model that was there; returns their bytes.
+        """Move the files to their place, weights first, and remove the weights of the model that was there, whose permissions they get;
+        returns their bytes.
 
         Weights of another model have another name: whenever this is cut off, the model there has its own.
         """
@@ -122,6 +123,8 @@ class Staged:
         size = sum(file.stat().st_size for file in files)
         with _writing(self._target):
             for file in files:
+                if self._target.exists():
+                    shutil.copymode(self._target, file)
                 os.replace(file, replaceable(self._target.with_name(file.name)))
         ours = re.compile(rf"{re.escape(self._target.name)}\.[0-9a-f]{{16}}\.{DATA}")
         for other in self._target.parent.iterdir():

@@ -19,6 +19,7 @@ from lowbit_compiler.torch_internals import trees
 
 SEED = 0
 FEW = 2  # integers that differ by less say little of what may be chosen
+MOST = 2**63 - 1  # numbers that randint chooses from
 HIDDEN = -1e4  # and below: what a float mask adds where nothing may be seen
 SAME_VALUE = (
     aten.view.default, aten.reshape.default, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.expand.default,
@@ -123,12 +124,13 @@ def _drawn(x: Tensor, shape: tuple[int, ...], rows: int | None, generator: torch
         return wide
     if wide.is_floating_point():
         return _floats(wide, generator)
-    least, largest = (int(wide.min()), int(wide.max())) if wide.dtype is not torch.bool else (0, 1)
+    whole = wide.long()  # also of booleans, and of unsigned integers, for which torch has little
+    least, largest = int(whole.min()), int(whole.max())
     if rows is not None and largest - least < FEW:
         least, largest = 0, rows - 1
     elif 0 <= least and largest <= 1:
-        return _mask(wide, generator)
-    return torch.randint(least, largest + 1, shape, generator=generator).to(x.dtype)
+        return _mask(whole, generator).to(x.dtype)
+    return (torch.randint(min(largest - least + 1, MOST), shape, generator=generator) + least).to(x.dtype)
 
 
 def _floats(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +15,14 @@ from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.driver import compile_dynamo, last_report
 from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.executable import Executable
-from lowbit_compiler.options import parse
+from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import value
 from lowbit_compiler.passes.site import Site
-from lowbit_compiler.profiling.calls import ROUND, Key, Step, steps
+from lowbit_compiler.profiling.calls import Key, Step
 from lowbit_compiler.profiling.floors import Work, floor, work_of
+from lowbit_compiler.profiling.rounds import recorded, timed
 from lowbit_compiler.profiling.show import Row, tables
 from lowbit_compiler.recipe import Recipe
 from lowbit_compiler.report import Measured, Report
@@ -86,26 +86,7 @@ def profile(
     """
     if not isinstance(rounds, int) or rounds < 1:
         raise OptionError(f"rounds takes a number >= 1, got {rounds}")
-    parsed = parse({"recipe": recipe, **options}, mode)
-    reports: list[Report] = []
-    ops: list[_Op] = []
-    executables: dict[int, Executable] = {}
-
-    def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
-        first = sum(len(report.sites) for report in reports)
-        found: list[tuple[_Op, str]] = []
-        run = compile_dynamo(gm, examples, parsed, seen=lambda ctx: found.extend(_ops(ctx, first)))
-        if isinstance(run, Executable):  # not where the graph was left in float
-            executables[len(reports)] = run
-            ops.extend(replace(_with_weight(op, run.packed[name]) if name else op, graph=len(reports)) for op, name in found)
-        reports.append(last_report())
-        return run
-
-    def synchronize() -> None:
-        if on_gpu:
-            torch.cuda.synchronize()
-
-    on_gpu = False
+    graphs = _Graphs(parse({"recipe": recipe, **options}, mode))
     torch.compiler.reset()
     restore = restorer(model, inputs)
     try:
@@ -115,43 +96,58 @@ def profile(
             _try(model, inputs)
             restore()
             progress("compiling")
-            compiled = torch.compile(model, backend=backend)
+            compiled = torch.compile(model, backend=graphs.backend)
             for _ in range(WARM_UP):
                 compiled(*inputs)
-            graphs = len(reports)
-            live = _called(executables, lambda: compiled(*inputs))
-            timed = [op for op in ops if op.graph in live]
-            dead = sum(number < graphs and number not in live for number in executables)
-            on_gpu = any(op.work.device == "cuda" for op in timed)
-            progress("timing")
-            quiet = timings.quiet()
-            seconds = []
-            for _ in range(rounds):
-                synchronize()
-                start = time.perf_counter()
-                compiled(*inputs)
-                synchronize()
-                seconds.append(time.perf_counter() - start)
-            progress("recording")
-            activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else [])]
-            with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
-                for _ in range(rounds):
-                    with torch.profiler.record_function(ROUND):
-                        compiled(*inputs)
-                        synchronize()
-            progress("measuring what this machine can do")
-            result = _profile(reports, timed, steps(profiler, on_gpu), statistics.median(seconds))
-            notes = list(result.notes)
-            if dead:
-                notes.append(f"graphs that were compiled and are not run any more: {dead}; their sites get no times")
-            if len(reports) > graphs:
-                notes.append(f"the model was compiled anew while it was timed; {USUAL}")
-            if not (quiet and timings.steady({"step": seconds}) and timings.quiet()):
-                notes.append("the cores were not free: another process was running, so times and floors are rough")
-            return replace(result, notes=tuple(notes))
+            return _measured(graphs, lambda: compiled(*inputs), rounds, progress)
     finally:
         torch.compiler.reset()
         restore()
+
+
+class _Graphs:
+    """What Dynamo has compiled: a report for each graph, and the ops and executables of those that were not left in float."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.reports: list[Report] = []
+        self.ops: list[_Op] = []
+        self.executables: dict[int, Executable] = {}
+
+    def backend(self, gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+        first = sum(len(report.sites) for report in self.reports)
+        number = len(self.reports)
+        found: list[tuple[_Op, str]] = []
+        run = compile_dynamo(gm, examples, self._options, seen=lambda ctx: found.extend(_ops(ctx, first)))
+        if isinstance(run, Executable):  # not where the graph was left in float
+            self.executables[number] = run
+            self.ops += [replace(_with_weight(op, run.packed[name]) if name else op, graph=number) for op, name in found]
+        self.reports.append(last_report())
+        return run
+
+
+def _measured(graphs: _Graphs, run: Callable[[], Any], rounds: int, progress: Callable[[str], None]) -> Profile:
+    """Time ``run``, whose graphs are compiled, without the profiler and then with it."""
+    compiled = len(graphs.reports)
+    live = _called(graphs.executables, run)
+    ops = [op for op in graphs.ops if op.graph in live]
+    dead = sum(number < compiled and number not in live for number in graphs.executables)
+    on_gpu = any(op.work.device == "cuda" for op in ops)
+    progress("timing")
+    quiet = timings.quiet()
+    seconds = timed(run, rounds, on_gpu)
+    progress("recording")
+    steps = recorded(run, rounds, on_gpu)
+    progress("measuring what this machine can do")
+    result = _profile(graphs.reports, ops, steps, statistics.median(seconds))
+    notes = list(result.notes)
+    if dead:
+        notes.append(f"graphs that were compiled and are not run any more: {dead}; their sites get no times")
+    if len(graphs.reports) > compiled:
+        notes.append(f"the model was compiled anew while it was timed; {USUAL}")
+    if not (quiet and timings.steady({"step": seconds}) and timings.quiet()):
+        notes.append("the cores were not free: another process was running, so times and floors are rough")
+    return replace(result, notes=tuple(notes))
 
 
 def _try(model: Callable[..., Any], inputs: Sequence[Any]) -> None:

@@ -29,6 +29,15 @@ def test_it_can_be_left_out():
     assert run(LOWBIT_NATIVE="0").stdout == "None | LOWBIT_NATIVE=0 | reference\n"
 
 
+def test_a_library_of_another_build(tmp_path):
+    file = tmp_path / "old.so"
+    file.write_bytes(b"\x7fELF of before")
+    done = run(LOWBIT_CUDA_LIBRARY=str(file))
+    assert done.stderr.endswith(
+        f"OSError: LOWBIT_CUDA_LIBRARY: cannot load {file}: it was built for other Python files than these: build it again\n"
+    )
+
+
 def test_a_file_that_is_named_must_load(tmp_path):
     file = tmp_path / "none.so"
     done = run(LOWBIT_CUDA_LIBRARY=str(file))

@@ -156,7 +156,7 @@ OTHERS = [
     *[
         (op, f"group {group}", linear(i, lambda _, group=group: group), f"expected group in (32, 64, 128), got {group}")
         for op, i in {"quantize_s4": 1, "dequantize_s4": 2, "pack_s4": 2, "linear_fs4": 4, "dequantize_groups": 2}.items()
-        for group in (0, -64, 63, 256, 2**40, -(2**63))
+        for group in (0, -64, 63, 256, 2**40, 2**63 - 1, -(2**63))
     ],
     *[
         (op, "no columns", linear(0, lambda x: x[:, :0]), "expected K of at least 1, got 0")
@@ -286,3 +286,13 @@ def test_memory_that_starts_anywhere(op, offset):
     expected, got = (getattr(L, op)(*given) for given in (arguments, [moved(a) for a in arguments]))
     for want, have in zip(*((r if isinstance(r, tuple) else (r,)) for r in (expected, got)), strict=True):
         assert torch.equal(want, have)
+
+
+@pytest.mark.parametrize("way", WITH_VALUES)
+@pytest.mark.parametrize("op", LINEAR)
+def test_a_weight_that_starts_anywhere(op, way):
+    """Of one panel, which is contiguous: 16 rows of a larger buffer, from an odd byte on."""
+    x, w, _, _, *rest = samples()[op]
+    moved = w.new_empty(w.shape[1] + 1)[1:].view(1, -1).copy_(w[:1])
+    want, got = (WAYS[way](op, (x, packed, None, 16, *rest)) for packed in (w[:1], moved))
+    assert torch.equal(want, got)

@@ -136,6 +136,11 @@ MADE: dict[str, tuple[Any, Any]] = {
         torch.randn(40, 5).abs() * torch.tensor([1, 1, 100, 1, 1]), lambda x, y: y[:, 2].mean() > 10 * y[:, 1].mean()
     ),
     "integers": (torch.randint(3, 30, (4, 5)), lambda x, y: y.min() >= x.min() and y.max() <= x.max()),
+    "the largest integers": (torch.tensor([0, 1, 5, 2**63 - 1]), lambda x, y: bool((y >= 0).all())),
+    "all integers": (torch.tensor([-(2**63), 0, 2**63 - 1]), lambda x, y: y.dim() == 1),
+    "close to the largest": (torch.arange(2**63 - 9, 2**63 - 1) + 1, lambda x, y: bool((y >= x.min()).all())),
+    "unsigned": (torch.arange(20).to(torch.uint16), lambda x, y: int(y.long().max()) < 20),
+    "an unsigned mask": (torch.ones(4, 5, dtype=torch.uint32), lambda x, y: bool(y.long()[:, :3].all()) and int(y.long().max()) == 1),
     "a mask": (torch.ones(4, 5, dtype=torch.int64), lambda x, y: bool(y[:, :3].all()) and bool(((y == 0) | (y == 1)).all())),
     "a mask in float": (torch.ones(4, 5), lambda x, y: bool(y[:, :3].all()) and bool(((y == 0) | (y == 1)).all())),
     "a mask in bool": (torch.ones(4, 5, dtype=torch.bool), lambda x, y: bool(y[:, :3].all())),

@@ -38,16 +38,17 @@ def test_only_files_are_replaced(tmp_path: Path) -> None:
 
 
 def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the weights beside the file itself; and what takes the place of the target meanwhile is not replaced."""
+    """With the weights beside the file itself, both with its permissions; and what takes the place of the target meanwhile is not replaced."""
     monkeypatch.setattr(stored, "LARGE", 1000)
     (tmp_path / "real").mkdir()
     target, link = tmp_path / "real" / "model.onnx", tmp_path / "link.onnx"
     target.write_bytes(b"before")
+    target.chmod(0o600)
     link.symlink_to(target)
     model = TwoLinears().eval()
     lowbit.export_onnx(model, (X,), link)
     assert link.is_symlink()
-    assert len(list(target.parent.iterdir())) == 2
+    assert [stat.S_IMODE(file.stat().st_mode) for file in target.parent.iterdir()] == [0o600] * 2
     assert lowbit.verify_onnx(target, model, (X,)).agrees
 
     save = stored.ir.save

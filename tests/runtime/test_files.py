@@ -1,6 +1,8 @@
 """Files are written whole or not at all, and only over regular files: a link stays, and what is no file is refused."""
 
 import os
+import secrets
+import shutil
 import socket
 import stat
 from collections.abc import Callable
@@ -82,6 +84,31 @@ def test_permissions_of_the_file_are_kept(tmp_path: Path) -> None:
     write(tmp_path / "new" / "file", "text")
     (tmp_path / "plain").write_text("")
     assert (tmp_path / "new" / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_nobody_else_may_read_it_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, modes = tmp_path / "file", []
+    path.write_text("before")
+    path.chmod(0o600)
+    copymode = shutil.copymode
+
+    def watched(source: Path, beside: Path) -> None:
+        modes.append(stat.S_IMODE(beside.stat().st_mode))
+        copymode(source, beside)
+
+    monkeypatch.setattr(shutil, "copymode", watched)
+    write(path, "after")
+    assert modes == [0o600]
+
+
+def test_what_another_writer_has_beside_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, beside = tmp_path / "file", tmp_path / ".file.0"
+    path.write_text("before")
+    beside.write_text("another's")
+    monkeypatch.setattr(secrets, "token_hex", lambda length: "0")
+    with pytest.raises(FileExistsError):
+        write(path, "after")
+    assert (path.read_text(), beside.read_text()) == ("before", "another's")
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

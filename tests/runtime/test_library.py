@@ -1,12 +1,17 @@
 """Loading of the native library and the environment variables that govern it; each case in its own process."""
 
+import hashlib
 import os
+import re
+from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import forks
 from lowbit_compiler.runtime import library
 
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 PROGRAM = """
 import torch
 from lowbit_compiler.runtime import library, ops
@@ -63,6 +68,45 @@ def test_library_that_cannot_be_loaded(tmp_path):
     path.write_text("not a library")
     done = run(LOWBIT_LIBRARY=str(path))
     assert f"OSError: LOWBIT_LIBRARY: cannot load {path}" in done.stderr
+
+
+@pytest.fixture
+def of_another_build(tmp_path):
+    path = tmp_path / library.FILE
+    path.write_bytes(library.library_path().read_bytes().replace(library.ABI, b"lowbit abi 0\0"))
+    return path
+
+
+OTHER = "it was built for other Python files than these: build it again"
+
+
+@needs_library
+def test_library_of_another_build_that_is_named(of_another_build):
+    done = run(LOWBIT_LIBRARY=str(of_another_build))
+    assert last_line(done.stderr) == f"OSError: LOWBIT_LIBRARY: cannot load {of_another_build}: {OTHER}"
+
+
+@needs_library
+def test_library_of_another_build(of_another_build, monkeypatch):
+    """It isn't loaded: then its kernels would be those of the ops."""
+    for name in ("_handle", "_path", "_reason"):
+        monkeypatch.setattr(library, name, None)
+    monkeypatch.setattr(library, "library_path", lambda: of_another_build)
+    monkeypatch.delenv("LOWBIT_LIBRARY", raising=False)
+    library.load()
+    assert library.status() == library.Status(None, f"{of_another_build} cannot be loaded: {OTHER}")
+    assert of_another_build.name in Path("/proc/self/maps").read_text()
+    assert str(of_another_build) not in Path("/proc/self/maps").read_text()
+
+
+def test_what_a_library_must_fit():
+    """Where this fails: another number in csrc/bind/abi.cpp and runtime/library.py, then the digest that is shown here."""
+    sources = "\n".join(path.read_text() for path in sorted(CSRC.rglob("*")) if path.is_file())
+    lines = sorted(set(re.findall(r"^LOWBIT_EXPORT [^{=;]+\)", sources, re.MULTILINE)))
+    for op in sorted(set(re.findall(r'\bm\.impl\("(\w+)"', sources))):
+        schema = getattr(torch.ops.lowbit, op).default._schema
+        lines.append(f"{op}: {', '.join(str(each.type) for each in (*schema.arguments, *schema.returns))}")
+    assert (library.ABI, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]) == (b"lowbit abi 1\0", "1ab399f4206ecb40")
 
 
 @needs_library
