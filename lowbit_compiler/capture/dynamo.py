@@ -93,7 +93,7 @@ def _name(gm: fx.GraphModule, node: fx.Node, probe: Probe, autocasts: Sequence[f
             _name_or_mark(inner, probe)
     elif to_aten(node):
         node.meta["lowbit_op"] = spelling(node)
-    elif written(node):
+    elif not isinstance(node.target, HigherOrderOperator) and written(node):
         if name := product_name(node):
             node.meta["lowbit_opaque"] = [("matmul", name, f"{name} writes into an existing tensor")]
     elif _computes(node) and (products := probe.products(node)):
