@@ -58,7 +58,7 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     for node in copy.graph.nodes:
         name_modules(node, names)
     copy.recompile()
-    return Captured(copy, parameters, names.known, names.others, names.whole, frozenset(tables), names.here, names.elsewhere)
+    return Captured(copy, parameters, names.known, names.others, names.whole, frozenset(tables), names.here, names.places)
 
 
 def name_modules(node: fx.Node, names: Names) -> None:
