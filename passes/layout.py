@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.graph import aten, emit, fake_mode, same, same_shape, storages, value
 from lowbit_compiler.torch_internals.dispatch import TorchDispatchMode, enable_python_dispatcher
+from lowbit_compiler.torch_internals.shapes import unmarked
 
 MOST_VIEWS = 8  # in a row, before a copy is the simpler answer
 NAMESPACES = ("aten", "prims", "prim", "lowbit")
@@ -63,6 +64,8 @@ class _Elements(TorchDispatchMode):
         namespace, _, name = func._schema.name.partition("::")
         if namespace not in NAMESPACES or MEMORY.search(name) or torch.Tag.inplace_view in func.tags:
             raise TypeError(f"{name} may look at memory")
+        if func in (aten.view.default, aten._unsafe_view.default) and storages(args[0].reshape(args[1])).isdisjoint(storages(args[0])):
+            raise TypeError("the strides forbid this view, whatever torch's fake one says of dimensions of size 1")
         return func(*args, **(kwargs or {}))
 
 
@@ -74,7 +77,8 @@ def _accepts(gm: fx.GraphModule, user: fx.Node, old: fx.Node, was: Any, new: Any
     if user.op == "output" or depth == 0:
         return False  # the caller may rely on what it gets
     try:
-        with torch.no_grad(), enable_python_dispatcher(), fake_mode(gm), _Elements():
+        mode = fake_mode(gm)
+        with torch.no_grad(), enable_python_dispatcher(), mode, unmarked(mode), _Elements():
             expected, result = (_run(user, old, given) for given in (was, new))
     except Exception:  # a view that strides forbid, an op that may look at memory, or a call that cannot be tried like this
         return False

@@ -101,4 +101,4 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> N
 def still_read(gm: fx.GraphModule, ctx: PassContext, q: Any) -> bool:
     """Return whether a parameter behind the folded weight ``q`` has other readers, as the table tied to an output head has."""
     sources = {source for constant in ctx.constants if q.name in constant.outputs for source in constant.sources}
-    return any(node.users for node in gm.graph.nodes if node.op == "placeholder" and node.name in sources)
+    return any(node.users for node in gm.graph.find_nodes(op="placeholder") if node.name in sources)

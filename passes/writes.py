@@ -3,6 +3,7 @@
 import functools
 import inspect
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import fx
 
 from lowbit_compiler.passes.find import KINDS
 from lowbit_compiler.passes.graph import calls, shares_memory, storages
-from lowbit_compiler.torch_internals.dispatch import OpOverload, OpOverloadPacket
+from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, OpOverloadPacket
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
 IN_PLACE = (
@@ -29,6 +30,10 @@ def written(node: fx.Node) -> list[fx.Node]:
         name = str(node.target)
         if (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_METHODS:
             targets.append(node.args[0])
+    elif node.op == "call_function" and isinstance(node.target, HigherOrderOperator):
+        # Its bodies name what they are given otherwise: any of it may be what is written to. Kernels of the user's own have no body.
+        if "mutation" in str(node.target) or any(written(inner) for body in _bodies(node) for inner in body.graph.nodes):
+            targets += [arg for arg in node.all_input_nodes if arg.op != "get_attr"]
     elif node.op == "call_function":
         targets.append(node.kwargs.get("out"))
         position = _inplace_position(node.target)
@@ -40,6 +45,14 @@ def written(node: fx.Node) -> list[fx.Node]:
         for index, name in _mutable_arguments(node.target):
             targets.append(node.args[index] if index < len(node.args) else node.kwargs.get(name))
     return [target for target in tree_leaves(targets) if isinstance(target, fx.Node)]
+
+
+def _bodies(node: fx.Node) -> Iterator[fx.GraphModule]:
+    """Yield the graphs that the higher-order op ``node`` is given to run."""
+    for arg in node.all_input_nodes:
+        body = getattr(node.graph.owning_module, str(arg.target), None) if arg.op == "get_attr" else None
+        if isinstance(body, fx.GraphModule):
+            yield body
 
 
 def _named_in_place(target: Any) -> bool:

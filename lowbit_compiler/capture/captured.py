@@ -26,5 +26,5 @@ class Captured:
     """Those of ``parameters`` that are no nn.Parameter, but a buffer or another tensor that a module holds."""
     here: str = ""
     """The module whose forward this graph is of; "" for the whole model."""
-    elsewhere: Mapping[str, weakref.ref[nn.Module]] = field(default_factory=dict)
-    """The other modules of its class, by name: Dynamo may use this graph for them too."""
+    places: Mapping[str, weakref.ref[nn.Module]] = field(default_factory=dict)
+    """The modules of its class, itself too, by name: Dynamo may use this graph for all of them."""

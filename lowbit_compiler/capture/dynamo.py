@@ -58,7 +58,7 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     for node in copy.graph.nodes:
         name_modules(node, names)
     copy.recompile()
-    return Captured(copy, parameters, names.known, names.others, names.whole, frozenset(tables), names.here, names.elsewhere)
+    return Captured(copy, parameters, names.known, names.others, names.whole, frozenset(tables), names.here, names.places)
 
 
 def name_modules(node: fx.Node, names: Names) -> None:
@@ -93,7 +93,7 @@ def _name(gm: fx.GraphModule, node: fx.Node, probe: Probe, autocasts: Sequence[f
             _name_or_mark(inner, probe)
     elif to_aten(node):
         node.meta["lowbit_op"] = spelling(node)
-    elif written(node):
+    elif not isinstance(node.target, HigherOrderOperator) and written(node):
         if name := product_name(node):
             node.meta["lowbit_opaque"] = [("matmul", name, f"{name} writes into an existing tensor")]
     elif _computes(node) and (products := probe.products(node)):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowbit_compiler.torch_internals import sources
 
-MOST_NAMES = 8
+MOST_NAMES = 256
 """Of one module: shared modules inside shared modules have a product of names."""
 
 
@@ -28,8 +28,8 @@ class Names:
     """Whether these are all names of all that was compiled: in a function some may come to light in a later graph."""
     here: str = ""
     """The module whose forward Dynamo traces: it made what was made in no submodule."""
-    elsewhere: dict[str, weakref.ref[nn.Module]] = field(default_factory=dict)
-    """The other modules of its class."""
+    places: dict[str, weakref.ref[nn.Module]] = field(default_factory=dict)
+    """The modules of its class, itself too."""
 
     def add(self, root: nn.Module, name: str = "") -> None:
         """Name ``root``, and all that it holds, below ``name``."""

@@ -6,7 +6,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 from torch import nn
@@ -52,7 +52,7 @@ def find_names() -> Names:
 def _names(now: sources.Traced) -> Names:
     names = Names()
     met = sources.met_modules()
-    here = _receiver(now.code, now.variables)
+    here = _receiver(now.code, now.variables, given=True)
     roots = _Roots([module for module, _ in met] + ([] if here is None else [here]))
     running = _running((now.code, now.variables, now.globals))
     for module in running.outer:
@@ -63,14 +63,15 @@ def _names(now: sources.Traced) -> Names:
         names.whole = running.complete
     for module in running.inner:
         roots.take(module)
+    names.whole = names.whole and bool(roots.taken)  # held by no module, they come to light one by one
     for module, text in sorted(met, key=lambda pair: -len(_ids(pair[0]))):
-        roots.take(module, sources.variable(text) if roots.taken else "")
+        roots.take(module, sources.variable(text))
     for module, name in roots.taken:
         names.add(module, name)
     if here is not None and (own := names.modules.get(id(here))):
         names.here = own[0]
-        alike = {id(each): each for root, _ in roots.taken for _, each in walk(root) if type(each) is type(here) and each is not here}
-        names.elsewhere = {names.modules[key][0]: weakref.ref(each) for key, each in alike.items()} if names.here else {}
+        alike = {id(each): each for root, _ in roots.taken for _, each in walk(root) if type(each) is type(here)}
+        names.places = {names.modules[key][0]: weakref.ref(each) for key, each in alike.items()} if names.here else {}
     return names
 
 
@@ -97,7 +98,10 @@ def _running(traced: Frame) -> Running:
     frames = [traced, *_callers()]  # innermost first
     compiled = next((index for index in reversed(range(len(frames))) if sources.is_entry(frames[index][0].co_filename)), 1)
     first = next((i for i in reversed(range(compiled)) if not sources.is_calling(frames[i][0].co_filename)), 0)
-    modules = [_receiver(code, variables) for code, variables, _ in frames]
+    modules = [
+        None if sources.is_entry(code.co_filename) else _receiver(code, variables, given=index != first)
+        for index, (code, variables, _) in enumerate(frames)
+    ]
     result = Running()
     result.outer = [module for module in reversed(modules[first:]) if module is not None]
     result.inner = [module for module in reversed(modules[:first]) if module is not None]
@@ -115,18 +119,32 @@ def _callers() -> list[Frame]:
         if sources.is_dynamo(frame.f_code.co_filename):
             frames.clear()  # what is further in is the compiler
         else:
-            frames.append((frame.f_code, frame.f_locals, frame.f_globals))
+            frames.append((frame.f_code, _variables(frame), frame.f_globals))
         frame = frame.f_back  # type: ignore[assignment]
     return frames
 
 
-def _receiver(code: CodeType, variables: dict[str, Any]) -> nn.Module | None:
-    """Return the module that ``code`` is a method of; ``(*args)`` of a decorator counts."""
+def _variables(frame: FrameType) -> dict[str, Any]:
+    """Return a copy: before Python 3.13 a frame keeps the dictionary that it gives, and with it all that it holds."""
+    given = frame.f_locals
+    variables = dict(given)
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.getrefcount(given) == 3:
+        given.clear()  # the frame's, ours, the call's: nobody called locals()
+    return variables
+
+
+def _receiver(code: CodeType, variables: dict[str, Any], *, given: bool) -> nn.Module | None:
+    """Return the module that ``code`` is a method of; ``(*args)`` of a decorator counts.
+
+    Of a plain function it is, where ``given``, its first argument that is a module: what many use for a layer's forward.
+    """
     names = code.co_varnames
     if sources.is_continuation(code):
         candidates = [variables.get("self"), *variables.values()]
     elif code.co_argcount:
-        candidates = [variables.get(names[0])]
+        candidates = [variables.get(name) for name in names[: code.co_argcount if given else 1]]
+        if not given and names[0] != "self" and not hasattr(type(candidates[0]), code.co_name):
+            candidates = []
     elif code.co_flags & inspect.CO_VARARGS:
         candidates = [variables.get(names[code.co_kwonlyargcount])]
     else:
@@ -140,8 +158,8 @@ def _receiver(code: CodeType, variables: dict[str, Any]) -> nn.Module | None:
 
 def unwrapped(module: nn.Module) -> nn.Module:
     """Return what torch.compile was given, where ``module`` is what it returned."""
-    inner = module._modules.get(sources.WRAPPED)
-    return module if inner is None else unwrapped(inner)
+    # A ScriptModule's modules are no dictionary, and have no get.
+    return unwrapped(module._modules[sources.WRAPPED]) if sources.WRAPPED in module._modules else module  # type: ignore[arg-type]
 
 
 def _modules(code: CodeType, variables: dict[str, Any], globals: dict[str, Any]) -> Iterator[tuple[str, nn.Module]]:

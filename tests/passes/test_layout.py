@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from helpers.compiled import compiled, cosine
 from helpers.graphs import TwoLinears, before_and_after, calls, capture, context, run_until
+from lowbit_compiler.passes.graph import fake_mode
 
 
 @torch.library.custom_op("lowbit_tests::first", mutates_args=())
@@ -159,3 +160,26 @@ def test_a_write_through_a_view_of_a_merged_product() -> None:
     model, x = _WrittenThroughAView().requires_grad_(False), torch.randn(2, 3, 96)
     with torch.no_grad():
         assert cosine(compiled(model, "int8-weight-only")(x), model(x)) > 0.999
+
+
+@pytest.mark.parametrize("view", [lambda y: y.view(-1, 32), lambda y: y.flatten(0, 1), lambda y: y.view(-1)])
+def test_views_of_part_of_a_wider_product(view: Callable[[Tensor], Tensor]) -> None:
+    """Whether strides allow a view is not asked of torch's fakes, which take some that the real one refuses where a size is 1."""
+    a, b, x = nn.Linear(64, 64).requires_grad_(False), nn.Linear(64, 32).requires_grad_(False), torch.randn(5, 1, 64)
+
+    def fn(x: Tensor) -> tuple[Tensor, Tensor]:
+        return view(a(x)) * 2, b(x) * 2
+
+    for got, want in zip(compiled(fn)(x), fn(x), strict=True):
+        assert got.shape == want.shape
+        assert cosine(got, want) > 0.99
+
+
+def test_trials_leave_no_sizes_behind() -> None:
+    """What nonzero finds has a size of its own at each trial; Inductor must not look for those of ours in the graph."""
+    model = TwoLinears()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        captured, _ = capture(lambda x: model.q(x).nonzero().sum() + model.k(x).sum(), torch.randn(8, 96))
+    run_until(captured, context(captured), "merge")
+    assert "aten.split_with_sizes" in calls(captured.gm)
+    assert not fake_mode(captured.gm).shape_env.pending_fresh_unbacked_symbols

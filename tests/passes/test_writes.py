@@ -5,13 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
 
-from helpers.compiled import compiled, linears, reports_of
+from helpers.compiled import compiled, cosine, linears, reports_of
 from helpers.graphs import TwoLinears, capture, context, run_until
 from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes import graph
-from lowbit_compiler.passes.writes import unmarked
+from lowbit_compiler.passes.writes import unmarked, written
 
 
 def _softmax(x: Tensor) -> Tensor:
@@ -60,6 +61,35 @@ def test_siblings_before_and_after_a_write(made: str, write: str, recipe: str) -
     assert len(linears(report)) >= 2
     for a, b in zip(got, want, strict=True):
         assert (a - b).norm() < 0.3 * b.norm()  # int4 moves by 0.1; the value of before the write is off by 0.7 and more
+
+
+def test_a_write_in_the_body_of_a_higher_order_op() -> None:
+    """Two checkpoints deep somebody writes to what two products read."""
+    model = TwoLinears().requires_grad_(False)
+
+    def inner(h: Tensor) -> Tensor:
+        h.mul_(-2.0)
+        return h.sum()
+
+    def outer(h: Tensor) -> Tensor:
+        return checkpoint(inner, h, use_reentrant=False) + 1  # type: ignore[no-any-return]
+
+    def fn(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = x * 2
+        before = model.q(h)
+        between = checkpoint(outer, h, use_reentrant=False)
+        return before, between, model.k(h)
+
+    x = torch.randn(8, 96)
+    for got, want in zip(compiled(fn)(x), fn(x), strict=True):
+        assert cosine(got, want) > 0.99
+
+
+def test_kernels_of_the_users_own_write_to_any_of_their_arguments() -> None:
+    graph_ = fx.Graph()
+    x, y = graph_.placeholder("x"), graph_.placeholder("y")
+    call = graph_.call_function(torch.ops.higher_order.triton_kernel_wrapper_mutation, (), {"kernel_idx": 0, "kwargs": {"x": x, "out": y}})
+    assert written(call) == [x, y]
 
 
 def test_a_lost_mark_is_an_error_of_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
