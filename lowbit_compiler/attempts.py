@@ -1,6 +1,7 @@
 """Rewriting that goes on where a pass fails at some call of the model: that call stays in float, the others are rewritten."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from lowbit_compiler.errors import PassError
 
 log = logging.getLogger("lowbit_compiler")
 MOST = 32  # failures, each of which costs a run of all passes, before the graph is given up whole
+MOST_ALIKE = 4  # failures at calls of one function, before all its calls are refused
 T = TypeVar("T")
 
 
@@ -20,6 +22,7 @@ def attempts(gm: fx.GraphModule, rewrite: Callable[[dict[str, str]], T], strict:
     Raises the PassError where it is at no call that could be refused, and at once where ``strict``.
     """
     refused: dict[str, str] = {}
+    failures: Counter[object] = Counter()
     for _ in range(MOST):
         captured = _copy(gm.graph)
         try:
@@ -31,6 +34,10 @@ def attempts(gm: fx.GraphModule, rewrite: Callable[[dict[str, str]], T], strict:
             for name in sorted(new):
                 log.warning("%s is left in float: %s", name, error)
                 refused[name] = str(error)
+            failures.update(node.target for node in captured.nodes if node.name in new)
+            for node in captured.nodes:
+                if failures[node.target] >= MOST_ALIKE and node.name not in refused:
+                    refused[node.name] = f"as {MOST_ALIKE} others like it: {error}"
             gm.graph = captured
     return rewrite(refused)
 

@@ -27,7 +27,7 @@ from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.pipeline import runtime_exit, waist
 from lowbit_compiler.passes.runner import Observer, PassRun, run_passes
 from lowbit_compiler.passes.site import Reason, Site
-from lowbit_compiler.places import compile_places
+from lowbit_compiler.places import Seen, compile_places
 from lowbit_compiler.remainder import compile_remainder
 from lowbit_compiler.report import Report, site_report
 from lowbit_compiler.runtime import kernels, library
@@ -41,8 +41,6 @@ MANY_ROWS = 512
 NOT_LOWERED = "not lowered"  # detail of a site that was planned, where the passes were stopped before its op
 WHOLE_KINDS = ("softmax", "attention")
 _reports: list[Report] = []
-
-Seen = Callable[[PassContext], None]
 
 
 def last_report() -> Report:
@@ -82,11 +80,6 @@ def _rewrite(captured: Captured, options: Options, examples: Sequence[Any], refu
         refused=refused,
     )
     facts: set[Fact] = set()
-
-    def observe(p: Pass, run: PassRun, gm: fx.GraphModule) -> None:
-        for observer in observers:
-            observer(p, run, gm)
-
     with recording(options.dump, captured.gm, ctx, "the captured graph") as record:
         if record is not None:
             observers.insert(0, record.observe)
@@ -97,7 +90,7 @@ def _rewrite(captured: Captured, options: Options, examples: Sequence[Any], refu
             facts=facts,
             disable=options.disable,
             stop_after=options.stop_after,
-            observe=observe,
+            observe=partial(_observe, observers),
             strict=options.verify,
         )
     for site in ctx.sites:
@@ -113,6 +106,11 @@ def _rewrite(captured: Captured, options: Options, examples: Sequence[Any], refu
     if record is not None:
         record.finish(report)
     return ctx, report
+
+
+def _observe(observers: Sequence[Observer], p: Pass, run: PassRun, gm: fx.GraphModule) -> None:
+    for observer in observers:
+        observer(p, run, gm)
 
 
 def _on(target: Target, measure: Callable[..., Any]) -> Callable[..., Any]:

@@ -133,10 +133,10 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def _check_ignore(ctx: PassContext) -> None:
+    if not ctx.all_known or not ctx.ignore:
+        return
     names = {name for site in ctx.sites for name in (site.module, *site.parameters) if name}
     names |= ctx.known_names | set(ctx.parameters.values())
-    if not ctx.all_known:
-        return
     for pattern in ctx.ignore:
         if not any(matches(pattern, name) for name in names):
             near = difflib.get_close_matches(pattern, [part for name in names for part in (name, name.rpartition(".")[2])], 3)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from helpers.compiled import compiled, linears, reports_of
 from helpers.graphs import TwoLinears
+from lowbit_compiler.attempts import MOST_ALIKE
 from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes import lower, normalize, rotate
 from lowbit_compiler.report import Report
@@ -174,6 +175,21 @@ def test_a_pass_that_fails_before_sites_are_found(monkeypatch: pytest.MonkeyPatc
     got, want, report = _run(lambda x: torch.addmm(x, linear(x), W), torch.randn(8, 96))
     assert _close(got, want)
     assert [(site.op, site.reason) for site in report.sites] == [("linear", ""), ("addmm", "internal error")]
+
+
+def test_a_pass_that_fails_at_every_site_is_not_tried_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise ZeroDivisionError("on purpose")
+
+    tries = 0
+    monkeypatch.delenv("LOWBIT_VERIFY", raising=False)
+    monkeypatch.setattr(lower, "_lower", fails)
+    layers = nn.Sequential(*(nn.Linear(96, 96) for _ in range(8))).requires_grad_(False)
+    _, _, report = _run(lambda x: layers(x).softmax(-1) @ W, torch.randn(96, 96))
+    assert [site.reason for site in report.declined] == ["internal error"] * 9
+    assert tries == MOST_ALIKE + 1  # the last is the call of another function
 
 
 def test_verifying_raises_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

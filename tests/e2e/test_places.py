@@ -78,6 +78,15 @@ def test_layers_that_share_a_norm_are_told_apart_by_what_they_do_not_share(index
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.parametrize("index", [0, 2])
+def test_what_layers_share_is_ignored_at_all_of_them_by_any_of_its_names(index: int) -> None:
+    model = Model().eval()
+    for layer in model.encoder:
+        layer.inner = model.encoder[0].inner
+    model = in_place(model, f"encoder.{index}.inner")
+    assert found(lambda: model(torch.randn(8, 64))) == {"encoder.0.inner": "declined", "encoder.0.out": "rewritten"}
+
+
 def test_a_second_model_leaves_in_float_what_is_ignored_anywhere(caplog: pytest.LogCaptureFixture) -> None:
     """Dynamo uses the first one's graph for its layers, whose names nobody knows."""
     first, second = (in_place(Model(), "encoder.1") for _ in range(2))

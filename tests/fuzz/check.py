@@ -28,6 +28,7 @@ from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.ops import PROLOGUE
 from lowbit_compiler.runtime.reference.prologue import prologue
+from lowbit_compiler.torch_internals import autocast
 
 RECIPES = ("int8", "llm-int8", "int8-weight-only", "int4-weight-only")
 MOVED = 16.0
@@ -134,7 +135,7 @@ class Walk(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         result = low(n, args, kwargs)
         constant: Constant = self._constants[n.args[1].name]  # type: ignore[union-attr]
-        with torch._C._DisableAutocast():
+        with autocast.disabled():
             (weight,) = compute(_float_weight(constant.graph), *(self._given[name] for name in constant.sources))
             x = prologue(args[0], *({**PROLOGUE, **kwargs}[name] for name in PROLOGUE)) if kwargs else args[0]
             assert site.plan is not None
