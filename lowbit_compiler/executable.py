@@ -84,8 +84,8 @@ class Executable:
                     one._states.pop(key, None)
 
             going = self._going(args)
-            skip = [self._frozen or is_freed(tensor) or _memory(tensor) in going for tensor in watched]
-            watch = Watch(watched, dead, skip)  # before packing: a write meanwhile is a difference at the next call
+            skip = [is_freed(tensor) or _memory(tensor) in going for tensor in watched]
+            watch = Watch(watched, dead, skip, self._frozen)  # before packing: a write meanwhile is a difference at the next call
             values = self._values(args, going)
             state = State(watch, [values[i] for i in self._order], memory)
             self._drop_beside(state)

@@ -24,9 +24,9 @@ FACTORS = np.array(
     dtype=np.uint64,
 )  # fmt: skip
 STEP, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
-BYTES_A_SAMPLE = 1 << 18
+BYTES_A_SAMPLE = 1 << 19
 """One line is sampled in so many bytes: a step at one token reads every weight, so the cost stays the same part of it."""
-SAMPLES = (4, 16)
+SAMPLES = (2, 16)
 """Lines sampled of one weight, at least and at most."""
 CHUNK = 1 << 20
 

@@ -36,15 +36,17 @@ class Watch:
     parts of memory that lives on.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], dead: Callable[[], object], skip: Sequence[bool] | None = None) -> None:
-        """Read the weights as they are now; of those to ``skip`` (frozen, released or about to be) it only matters which memory they are."""
-        skip = skip or [False] * len(tensors)
+    def __init__(
+        self, tensors: Sequence[Tensor], dead: Callable[[], object], skip: Sequence[bool] | None = None, frozen: bool = False
+    ) -> None:
+        """Read the weights as they are now; of those to ``skip`` (released or about to be) and ``frozen`` ones it only matters where they are."""
+        skip, self._frozen = skip or [False] * len(tensors), frozen
         self._read = [i for i, out in enumerate(skip) if not out]
         self._skipped = [i for i, out in enumerate(skip) if out]
         seen = self._seen = self._now(tensors)
         # As another thread may give the tensors other memory meanwhile. Not tensor.detach(), which released ones refuse.
         held = list(map(Tensor.detach, tensors))
-        places = Places([place for i in self._read if can_read(held[i]) for place in sampled(held[i])])
+        places = Places([] if frozen else [place for i in self._read if can_read(held[i]) for place in sampled(held[i])])
 
         def gone(_: object) -> None:
             places.forget()
@@ -64,12 +66,13 @@ class Watch:
             return False
 
     def _now(self, tensors: Sequence[Tensor]) -> list[Any]:
+        read = [tensors[i] for i in self._read] if self._skipped else tensors
+        seen: list[Any] = [list(map(Tensor.data_ptr, read)) if self._frozen else _stamps(read)]
         if not self._skipped:
-            return [_stamps(tensors)]
+            return seen
         skipped = [tensors[i] for i in self._skipped]
         # The storage is one object as long as the memory lives, and tells no version or address, which released weights refuse.
-        memory = list(map(id, map(Tensor.untyped_storage, skipped))), list(map(Tensor.storage_offset, skipped))
-        return [_stamps([tensors[i] for i in self._read]), memory]
+        return [*seen, list(map(id, map(Tensor.untyped_storage, skipped))), list(map(Tensor.storage_offset, skipped))]
 
     def forget(self, storage: torch.UntypedStorage) -> None:
         """Never read ``storage`` again: it is about to be released."""

@@ -51,7 +51,7 @@ class Timed:
 def _checks(watched: Sequence[Tensor]) -> dict[str, Check]:
     references, stamps, watch = [weakref.ref(tensor) for tensor in watched], _stamps(watched), Watch(watched, int)
     key = {tuple(map(id, watched)): watch}
-    frozen = Watch(watched, int, [True] * len(watched))
+    frozen = Watch(watched, int, frozen=True)
 
     def counters(tensors: Sequence[Tensor]) -> bool:
         """As it was: weak references, version counters, addresses."""

@@ -103,26 +103,27 @@ def test_the_watch_says_when_memory_goes() -> None:
     assert not watch.same([weight])
 
 
-@pytest.mark.parametrize("skip", [False, True])
-def test_memory_is_told_apart_while_the_old_one_lives(skip: bool) -> None:
-    """Whatever refers to it, and whichever part of the same memory a tensor becomes; of skipped weights no write is looked at."""
+@pytest.mark.parametrize(("skip", "frozen"), [(False, False), (True, False), (False, True), (True, True)])
+def test_memory_is_told_apart_while_the_old_one_lives(skip: bool, frozen: bool) -> None:
+    """Whatever refers to it, and whichever part of the same memory a tensor becomes; of skipped and frozen weights no write is looked at."""
     flat = torch.randn(2 * 16, 16)
     weight = nn.Parameter(flat[:16], requires_grad=False)
-    watch = Watch([weight], int, [skip])
+    watch = Watch([weight], int, [skip], frozen)
     weight.add_(1)
-    assert watch.same([weight]) is skip
+    assert watch.same([weight]) is (skip or frozen)
     for other in (flat[16:], torch.randn(16, 16)):
         weight.data = other
         assert not watch.same([weight])
     weight.data = flat[:16]
-    assert watch.same([weight]) is skip
+    assert watch.same([weight]) is (skip or frozen)
 
 
-def test_skipped_memory_that_has_gone_stays_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_skipped_memory_that_has_gone_stays_gone(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next memory may have the identity of the last."""
     monkeypatch.setattr(weights, "id", lambda _: 7, raising=False)
     weight = nn.Parameter(torch.randn(16, 16), requires_grad=False)
-    watch = Watch([weight], int, [True])
+    watch = Watch([weight], int, [not frozen], frozen)
     assert watch.same([weight])
     weight.data = torch.randn(16, 16)
     assert not watch.same([weight])
