@@ -12,25 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from helpers.compiled import compiled, cosine
+from helpers.two_layers import SIZE, Model, new
 from lowbit_compiler import executable
 from lowbit_compiler.runtime import fingerprint
-
-SIZE = 96
-
-
-class Model(nn.Module):
-    """Two layers, one of them with a bias; its products are square, so that a transposed weight fits too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(SIZE, SIZE), nn.Linear(SIZE, SIZE, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(torch.relu(self.up(x)))
-
-
-def new() -> Tensor:
-    return torch.randn(SIZE, SIZE)
 
 
 def optimizer(name: str, **options: Any) -> Callable[[Model], None]:

@@ -6,28 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from helpers.compiled import compiled, cosine
+from helpers.two_layers import SIZE, Model, new
 from lowbit_compiler import executable
 from lowbit_compiler.runtime import fingerprint, weights
-
-SIZE = 96
-
-
-class Model(nn.Module):
-    """Two layers, one of them with a bias."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(SIZE, SIZE), nn.Linear(SIZE, SIZE, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(torch.relu(self.up(x)))
-
-
-def new() -> Tensor:
-    return torch.randn(SIZE, SIZE)
 
 
 def counted_loads(patch: pytest.MonkeyPatch) -> list[executable.Executable]:
