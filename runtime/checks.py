@@ -246,6 +246,11 @@ def _codes_as_float(q: Tensor) -> None:
     require("codes_as_float", q.dtype is torch.int8, "q in int8", q.dtype)
 
 
+def _scale(op: str, scale: Tensor, shape: tuple[Any, ...]) -> None:
+    fits = scale.dtype is torch.float32 and same(scale, shape)
+    require(op, fits, f"scale in float32 of shape {shape}", f"{scale.dtype} of {tuple(scale.shape)}")
+
+
 def _dequantize_columns(q: Tensor, scale: Tensor) -> None:
     _tensors("dequantize_columns", q=q, scale=scale)
     _codes("dequantize_columns", q, torch.int8, matrix=True)
@@ -259,7 +264,7 @@ def _dequantize_groups(q: Tensor, scale: Tensor, group: int) -> None:
     _scale("dequantize_groups", scale, (-(-q.shape[0] // group), q.shape[1]))
 
 
-_ROWS = ("quantize_u8", *(op.schema.partition("(")[0] for treatment in TREATMENTS.values() for op in treatment.ops))
+_ROWS = ("quantize_u8", *(op.name for treatment in TREATMENTS.values() for op in treatment.ops))
 CHECKS: dict[str, Callable[..., None]] = {
     **{op: _rows_of(op) for op in _ROWS},
     **{op: _linear(op) for op in KINDS},

@@ -11,12 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import S4, S8, Groups, Operand, Row
+from lowbit_compiler.runtime.formats import Groups, Operand, Row
 from lowbit_compiler.runtime.formats.operand import argument_names
+from lowbit_compiler.runtime.formats.s4 import S4
+from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.treatments import Columns, Nothing, Rotation, Rows, Treatment
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
 MAX_K = 133_144  # largest K whose int8 products cannot overflow int32: floor((2^31 - 1) / 127^2)
+
+
+Stored = Tensor | tuple[Tensor, ...]
+"""A weight as a compiled model keeps it: packed, or in its parts."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class Plan:
         """For people."""
         treated = "" if self.treatment == Nothing() else f" {self.treatment.name}"
         return f"{self.w.name} x {'float' if self.x is None else self.x.name}{treated}"
+
+    def parts(self, stored: "Stored", n: int, k: int) -> tuple[Tensor, ...]:
+        """Return codes and scales of a weight [n, k] as it is stored: packed where there is an op, else these parts."""
+        return self.w.unpack(stored, n, k) if isinstance(stored, Tensor) else stored
 
     def emulate(self, x: Tensor, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
         """Return the product of ``x`` [..., K] and the quantized weight ``parts`` [N, K], with ``bias`` [N], as emulated graphs compute it."""

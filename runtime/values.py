@@ -5,7 +5,6 @@ Asked where values are there to be read at once: on the CPU, by csrc/bind (in th
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.checks import require

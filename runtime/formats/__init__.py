@@ -1,15 +1,16 @@
 """Number formats, one file each, and the list of them."""
 
+from importlib import import_module
+
 from lowbit_compiler.runtime.formats.format import Format
 from lowbit_compiler.runtime.formats.operand import Operand
-from lowbit_compiler.runtime.formats.s4 import S4
-from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.formats.scales import Groups, Row, Scale
 
-FORMATS: tuple[type[Format], ...] = (
-    S8,
-    S4,
+MODULES = (
+    "s8",
+    "s4",
 )
+FORMATS: tuple[type[Format], ...] = tuple(import_module(f"{__name__}.{module}").FORMAT for module in MODULES)
 WORDS = tuple(word for format in FORMATS for word in format.words)
 """How recipes spell them."""
 

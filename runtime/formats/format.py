@@ -76,14 +76,14 @@ class Format(ABC):
     def step(self, x: Tensor, scale: Scale, rounding: Rounding) -> Tensor:
         """Return the largest error of an element in each block of ``x`` [..., K]: float64 [..., G].
 
-        The share of a gap that ``rounding`` allows and the roundings of the scale, its inverse and their product, at most 16 eps; what the
-        scale lets saturate comes on top. Blocks below the smallest that counts become zero.
+        The share of a gap that ``rounding`` allows, and the roundings of the scale, its inverse and their product, at most 8 eps of the
+        largest; what the scale lets saturate comes on top. Blocks below the smallest that counts become zero.
         """
         a = largest_of(scale.blocks(x.float())).squeeze(-1)
         _, stored = scale.fit(a, self.grid)
         unit, a = scale.unit(*stored).double(), a.double()
         saturated = (a - unit * self.grid.largest * (1 + 4 * EPS)).clamp(min=0.0)
-        error = rounding.share * unit * self.grid.gap + saturated + 16 * EPS * a
+        error = rounding.share * unit * self.grid.gap + saturated + 8 * EPS * a
         return torch.where(unit == 0.0, a, error)
 
 
@@ -109,4 +109,3 @@ class Panels(ABC):
 def largest_of(x: Tensor) -> Tensor:
     """Return the largest magnitude of each row of ``x`` [..., K] as [..., 1]; 0 of a row without elements."""
     return x.abs().amax(-1, keepdim=True) if x.shape[-1] else x.new_zeros((*x.shape[:-1], 1))
-

@@ -66,3 +66,6 @@ class S4(Format):
     def spelled(cls, word: str, group: int) -> tuple[Format, Scale] | None:
         """Return int4 in groups of ``group``."""
         return (cls(), Groups(group)) if word in cls.words else None
+
+
+FORMAT = S4

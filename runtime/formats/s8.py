@@ -58,3 +58,6 @@ class S8(Format):
     def spelled(cls, word: str, group: int) -> tuple[Format, Scale] | None:
         """Return int8."""
         return (cls(), Row()) if word in cls.words else None
+
+
+FORMAT = S8

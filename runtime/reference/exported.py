@@ -6,7 +6,8 @@ uint8 x int8 is what MatMulInteger is fast for; the integers are those of docs/a
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import S8, Row
+from lowbit_compiler.runtime.formats.s8 import S8
+from lowbit_compiler.runtime.formats.scales import Row
 
 ZERO = 128
 

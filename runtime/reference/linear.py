@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import S4, S8, Groups, Operand, Row
+from lowbit_compiler.runtime.formats import Groups, Operand, Row
+from lowbit_compiler.runtime.formats.s4 import S4
+from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.treatments.columns import split_columns
 from lowbit_compiler.runtime.treatments.rotation import rotate
 from lowbit_compiler.runtime.treatments.rows import split_rows

@@ -37,8 +37,14 @@ class Columns(Treatment):
             "split_columns(Tensor x, float threshold) -> (Tensor, Tensor)",
             split_columns,
             lambda x, threshold: (torch.empty_like(x), torch.empty_like(x)),
+            row_local=False,
         ),
-        Op("hit_columns(Tensor x, float threshold) -> Tensor", hit_columns, lambda x, threshold: x.new_empty((x.shape[-1],), dtype=torch.bool)),
+        Op(
+            "hit_columns(Tensor x, float threshold) -> Tensor",
+            hit_columns,
+            lambda x, threshold: x.new_empty((x.shape[-1],), dtype=torch.bool),
+            row_local=False,
+        ),
     )
     splits = True
 

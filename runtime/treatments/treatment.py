@@ -19,9 +19,16 @@ class Op:
     schema: str
     reference: Callable[..., Any]
     fake: Callable[..., Any]
+    row_local: bool = True
+    """Whether what it makes of a row depends on that row alone."""
+
+    @property
+    def name(self) -> str:
+        """Without its namespace."""
+        return self.schema.partition("(")[0]
 
 
-class Treatment(ABC):  # noqa: B024  nothing need be overridden: this is the treatment that does nothing, but for its name
+class Treatment(ABC):
     """Maps of both operands that leave the product as it is, and what of the activation stays exact beside the quantized part."""
 
     name: ClassVar[str]

@@ -80,9 +80,9 @@ def test_crash_is_named() -> None:
 def test_disabled_pass_skips_those_that_need_it() -> None:
     captured, _ = capture(TwoLinears(), torch.randn(3, 96))
     ctx = context(captured)
-    facts, runs = run_until(captured, ctx, disable={"rotate"})
+    facts, runs = run_until(captured, ctx, disable={"treat"})
     skipped = {run.name: run.skipped for run in runs if run.skipped}
-    assert skipped["rotate"] == "disabled"
+    assert skipped["treat"] == "disabled"
     assert skipped["quantize"] == "needs ROTATED"
     assert Fact.LOWERED not in facts
 
@@ -92,4 +92,4 @@ def test_provenance() -> None:
     ctx = context(captured)
     run_until(captured, ctx, "quantize")
     makers = {node.meta["lowbit_pass"] for node in captured.gm.graph.nodes if "lowbit_pass" in node.meta}
-    assert makers == {"merge", "rotate", "quantize"}
+    assert makers == {"merge", "treat", "quantize"}
