@@ -83,7 +83,7 @@ def test_disabled_pass_skips_those_that_need_it() -> None:
     facts, runs = run_until(captured, ctx, disable={"treat"})
     skipped = {run.name: run.skipped for run in runs if run.skipped}
     assert skipped["treat"] == "disabled"
-    assert skipped["quantize"] == "needs ROTATED"
+    assert skipped["quantize"] == "needs TREATED"
     assert Fact.LOWERED not in facts
 
 

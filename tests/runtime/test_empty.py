@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,7 +147,7 @@ def test_a_model_called_without_rows() -> None:
 
 
 def test_a_model_called_without_rows_or_library() -> None:
-    environment = {**os.environ, "LOWBIT_NATIVE": "0"}
+    environment = {**os.environ, "LOWBIT_NATIVE": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split() == [*RECIPES, "rows"], done.stderr[-2000:]
 
