@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lowbit_compiler.compile.driver import compile_dynamo, last_report
+from lowbit_compiler.compile.driver import compile_dynamo
 from lowbit_compiler.compile.executable import Executable
+from lowbit_compiler.compile.history import last_report
 from lowbit_compiler.debug.replay import USUAL, describe
 from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.errors import DebugError, OptionError
