@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.calls import Costs, LinearCosts
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.recipe import Recipe
 
@@ -123,7 +124,7 @@ class PassContext:
 
 def origin(node: fx.Node) -> str:
     """Return the name of the captured call that ``node`` was made for."""
-    return str(node.meta.get("lowbit_origin", node.name))
+    return notes(node).origin or node.name
 
 
 class Pass(Protocol):

@@ -7,6 +7,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext, origin
 from lowbit_compiler.passes.graph import aten, calls, constant_sources, dead, is_constant, is_tensor, numel, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.torch_internals.fakes import FakeTensor
 
@@ -60,7 +61,7 @@ class Find:
             kind = KINDS.get(node.target) if node.op == "call_function" else None
             if kind is not None and is_tensor(node):
                 ctx.sites.append(_site(len(ctx.sites), kind, node, ctx))
-            for hidden, op, why in node.meta.get("lowbit_opaque", ()):  # products that capture could not write as ATen calls
+            for hidden, op, why in notes(node).opaque:  # products that capture could not write as ATen calls
                 site = Site(len(ctx.sites), hidden, op, module_path(node), _operands(node), node)
                 site.decline(Reason.UNSUPPORTED_OP, why)
                 _decline_constant(site, node, ctx)
@@ -76,7 +77,7 @@ class Find:
 
 
 def _site(index: int, kind: str, node: fx.Node, ctx: PassContext) -> Site:
-    op = node.meta.get("lowbit_op", str(node.target._schema.name).removeprefix("aten::"))  # type: ignore[union-attr]
+    op = notes(node).op or str(node.target._schema.name).removeprefix("aten::")  # type: ignore[union-attr]
     site = Site(index, kind, op, module_path(node), "", node)
     if kind in ("softmax", "attention"):  # the next pass asks for their plan
         site.shape = _operands(node)

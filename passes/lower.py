@@ -8,6 +8,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten, calls, emit, substitute, value
 from lowbit_compiler.passes.layout import laid_out
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Plan, Site
 from lowbit_compiler.passes.widen import Widen
 
@@ -46,7 +47,7 @@ class Lower:
 
 def _uncast(node: Any) -> Any:
     """Return the operand below a widening cast of ours; what the model casts, it may write to before the product reads the cast."""
-    ours = calls(node, aten.to.dtype) and node.meta.get("lowbit_pass") == Widen.name
+    ours = calls(node, aten.to.dtype) and notes(node).made_by == Widen.name
     return node.args[0] if ours and value(node).dtype is torch.float32 else node
 
 
@@ -65,7 +66,7 @@ def _root(node: fx.Node, site: Site) -> fx.Node:
     if site.exact is not None:
         (node,) = node.users
     users = list(node.users)
-    if len(users) == 1 and calls(users[0], aten.to.dtype) and value(node).dtype is torch.float32 and "lowbit_op" in users[0].meta:
+    if len(users) == 1 and calls(users[0], aten.to.dtype) and value(node).dtype is torch.float32 and notes(users[0]).op:
         return users[0]
     return node
 

@@ -9,6 +9,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten, emit, emit_linear, is_constant, substitute, value
 from lowbit_compiler.passes.layout import laid_out
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 
 
@@ -66,7 +67,7 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
 
 def _written(x: fx.Node) -> bool:
     """Return whether some call writes to ``x`` in place: siblings before and after it then read different values."""
-    return bool(x.meta.get("lowbit_written"))
+    return notes(x).written
 
 
 def _merge(gm: fx.GraphModule, sites: list[Site]) -> None:

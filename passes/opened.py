@@ -11,6 +11,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import aten, emit, fake_mode, substitute, value
 from lowbit_compiler.passes.lower import still_read
+from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.passes.site import Plan
 
 ops = torch.ops.lowbit
@@ -47,7 +48,7 @@ class Writer:
     def emit(self, product: Product, target: Callable[..., Any], *args: Any) -> fx.Node:
         """Emit a call for ``product``."""
         node = emit(self.gm, target, *args, like=product.root, before=product.root)
-        node.meta["lowbit_module"] = product.label
+        note(node, modules=product.label)
         return node
 
     def quantized(self, product: Product, op: Callable[..., Any], kept: fx.Node) -> tuple[fx.Node, fx.Node]:
@@ -107,8 +108,8 @@ def _product(ctx: PassContext, node: fx.Node, plan: Plan, partner: fx.Node | Non
                 site.node = root
     label = ", ".join(dict.fromkeys(site.module or site.op for site in ctx.sites if site.node is root))
     for above in (x, quantize, exact):
-        if isinstance(above, fx.Node) and "lowbit_pass" in above.meta:
-            above.meta.setdefault("lowbit_module", label)
+        if isinstance(above, fx.Node) and notes(above).made_by:
+            note(above, modules=notes(above).modules or label)
     codes, scale = weight.args[:2]
     return Product(root, plan, x, quantize, exact, codes, scale, bias[0] if bias else None, label)
 

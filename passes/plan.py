@@ -9,6 +9,7 @@ from torch import fx
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten, calls, is_tensor, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.price import price
 from lowbit_compiler.passes.site import Plan, Reason, Site, Whole
 from lowbit_compiler.passes.whole import Declined, decide, read_attention, read_softmax
@@ -50,7 +51,7 @@ class PlanSites:
         for site in taken[len(taken) if ctx.max_rewrites is None else ctx.max_rewrites :]:
             site.decline(Reason.LIMIT, f"limit {ctx.max_rewrites}")
         for site in candidates:
-            if note := site.node.meta.get("lowbit_unfused"):
+            if note := notes(site.node).unfused:
                 site.detail = f"{site.detail}; {note}" if site.detail else note
         return 0
 
@@ -84,7 +85,7 @@ def _linear(ctx: PassContext, site: Site, head: bool) -> Plan | Declined:
 
 
 def _whole(ctx: PassContext, site: Site) -> Whole | Declined:
-    if not ctx.target.attention and "lowbit_unfused" in site.node.meta:
+    if not ctx.target.attention and notes(site.node).unfused:
         return Reason.NO_KERNEL, "a softmax of ours would keep Inductor from making one attention of it"
     found = read_softmax(site.node, ctx) if site.kind == "softmax" else read_attention(site.node, ctx)
     return found if isinstance(found, tuple) else decide(ctx, found.call())

@@ -8,6 +8,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
 from lowbit_compiler.passes.graph import calls, emit, erase_unused, is_tensor, same, same_shape, substitute, undisturbed, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
 
 ops = torch.ops.lowbit
@@ -90,7 +91,7 @@ def _prologue(node: fx.Node) -> Prologue | None:
         return None
     found.chain = [*chain, *found.chain]
     inputs = [operand for operand in (found.x, found.times, found.plus) if operand is not None]
-    fits = all(value(operand).dtype in FLOATS and not operand.meta.get("lowbit_written") for operand in (*inputs, *found.chain))
+    fits = all(value(operand).dtype in FLOATS and not notes(operand).written for operand in (*inputs, *found.chain))
     fits = fits and not any(operand in found.chain for operand in inputs)
     private = all(reader is node or reader in found.chain for link in found.chain for reader in link.users)
     alike = same_shape(value(found.x).shape, value(node.args[0]).shape)

@@ -8,6 +8,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import emit
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Plan
 
 ops = torch.ops.lowbit
@@ -48,7 +49,7 @@ class InsertQuantize:
             with gm.graph.inserting_before(node):
                 wide = _weight(gm, node, weight, site.plan)
             if site.plan.activations == "int8":
-                if x not in quantized_inputs or (isinstance(x, fx.Node) and x.meta.get("lowbit_written")):
+                if x not in quantized_inputs or (isinstance(x, fx.Node) and notes(x).written):
                     with gm.graph.inserting_before(node):
                         quantized_inputs[x] = _s8(gm, node, x)
                 x = quantized_inputs[x]

@@ -18,6 +18,7 @@ from lowbit_compiler.explaining import alone, joined
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import aten, calls
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Plan, Site
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.weights import any_freed
@@ -148,7 +149,7 @@ class _Walk(fx.Interpreter):
         self._position = {node: index for index, node in enumerate(nodes)}
         self._at = {self._products[node.name]: index for node, index in self._position.items() if node.name in self._products}
         self._cuts = set(sorted(self._at.values())[:: -(-len(self._at) // CUTS) or 1])
-        self._writes = any(node.meta.get("lowbit_writes") for node in nodes)
+        self._writes = any(notes(node).writes for node in nodes)
         self.kept: dict[int, dict[fx.Node, Any]] = {}
         """Position of a node -> the values that are alive before it."""
         self._switched = switched
