@@ -71,7 +71,7 @@ def generate(session: Any, ids: list[int], stop: int, most: int) -> list[int]:
 
 def ask(path: str, question: str) -> str:
     """Return the answer of the file ``path`` to ``question``."""
-    from lowbit_compiler.onnx.session import session
+    from lowbit_compiler.exits.onnx.session import session
 
     tokenizer = demo.tokenizer()
     ids = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False)

@@ -3,28 +3,28 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowbit_compiler.driver import last_report
-    from lowbit_compiler.explaining import explain
-    from lowbit_compiler.onnx.export import export_onnx as export_onnx
-    from lowbit_compiler.onnx.export import verify_onnx as verify_onnx
-    from lowbit_compiler.recipe import RECIPES, Recipe
+    from lowbit_compiler.compile.driver import last_report
+    from lowbit_compiler.compile.explaining import explain
+    from lowbit_compiler.exits.onnx.export import export_onnx as export_onnx
+    from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
+    from lowbit_compiler.recipes import RECIPES, Recipe
     from lowbit_compiler.report import Report
 
 __all__ = ["RECIPES", "Recipe", "Report", "explain", "last_report"]  # export_onnx and verify_onnx need the extra "onnx"
 
 _HOMES = {
-    "RECIPES": "recipe",
-    "Recipe": "recipe",
+    "RECIPES": "recipes",
+    "Recipe": "recipes",
     "Report": "report",
-    "explain": "explaining",
-    "export_onnx": "onnx.export",
-    "last_report": "driver",
-    "verify_onnx": "onnx.export",
+    "explain": "compile.explaining",
+    "export_onnx": "exits.onnx.export",
+    "last_report": "compile.driver",
+    "verify_onnx": "exits.onnx.export",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy: the command line and the recipe types must not pay for torch.
+    # Lazy: the command line must not pay for torch.
     if name not in _HOMES:
         raise AttributeError(f"module 'lowbit_compiler' has no attribute {name!r}")
     from importlib import import_module

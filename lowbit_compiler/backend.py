@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import fx
 
-from lowbit_compiler.driver import compile_dynamo
+from lowbit_compiler.compile.driver import compile_dynamo
 from lowbit_compiler.options import parse
 
 __all__ = ["lowbit"]

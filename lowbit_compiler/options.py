@@ -11,7 +11,7 @@ from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.recipe import Recipe, find_recipe, finite_positive, group_size
+from lowbit_compiler.recipes import Recipe, find_recipe, finite_positive, group_size
 from lowbit_compiler.runtime.files import replaceable
 
 ENVIRONMENT: dict[str, str] = {

@@ -11,7 +11,7 @@ from torch import fx
 from lowbit_compiler.passes.calls import Costs, LinearCosts
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
-from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.recipes import Recipe
 
 
 class Fact(Enum):

@@ -5,7 +5,6 @@ from lowbit_compiler.passes.cleanup import Cleanup
 from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.fold import FoldWeights
-from lowbit_compiler.passes.integer_form import IntegerForm
 from lowbit_compiler.passes.lower import Lower
 from lowbit_compiler.passes.lower_whole import LowerWhole
 from lowbit_compiler.passes.merge import MergeSiblings
@@ -13,7 +12,6 @@ from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.pack import Pack
 from lowbit_compiler.passes.plan import PlanSites
 from lowbit_compiler.passes.prologue import FusePrologue
-from lowbit_compiler.passes.qdq_form import QdqForm
 from lowbit_compiler.passes.quantize import InsertQuantize
 from lowbit_compiler.passes.rotate import Rotate
 from lowbit_compiler.passes.share import ShareTables
@@ -23,7 +21,7 @@ from lowbit_compiler.passes.widen import Widen
 
 
 def waist() -> list[Pass]:
-    """Return the passes up to the QDQ form, from which both exits go on."""
+    """Return the passes up to the QDQ form, from which every exit goes on."""
     return [
         Normalize(),  # one spelling of a product, so that nobody below needs to know seven
         CanonicalSoftmax(),  # the same for softmax
@@ -48,14 +46,6 @@ def runtime_exit() -> list[Pass]:
         FusePrologue(),  # last of the rewrites: what the ops above read is settled
         ShareTables(),  # for the remainder
         Cleanup(),  # parameters lose their last users above
-    ]
-
-
-def onnx_exit(form: str) -> list[Pass]:
-    """Return the passes from the waist's QDQ form to what the translations of the ONNX exit take; ``form``: "integer" or "qdq"."""
-    return [
-        QdqForm() if form == "qdq" else IntegerForm(),  # how a reader is shown the product; the waist's pattern ends here
-        Cleanup(),  # float weights that nothing reads must not be stored
     ]
 
 

@@ -15,7 +15,7 @@ EXACT_ROWS = 64  # more rows are timed as the next power of two, so that few tim
 MIN_SWITCH = 1.05  # another op than the recipe's, and with it perhaps a second packed copy of the weight, must gain this much
 MIN_FEW_ROWS = 0.97  # of float's speed, at one row of a symbolic number
 NEAR = 1 << 20  # bytes of float weights that stay in a cache from one call of the model to the next
-CALL, PER_WEIGHT = 1e-5, 1e-6  # seconds that a call of a rewritten graph takes beside its kernels (lowbit_compiler/executable.py)
+CALL, PER_WEIGHT = 1e-5, 1e-6  # seconds that a call of a rewritten graph takes beside its kernels (lowbit_compiler/compile/executable.py)
 
 Seconds = dict[str, float]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from lowbit_compiler.recipe import Treatment
+from lowbit_compiler.recipes import Treatment
 
 
 class Reason(Enum):

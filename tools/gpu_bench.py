@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 def copies_of(k: int, n: int, device: str) -> int:
     """Return how many weights are read in turn: of the smallest form, int4, more than the L2 cache holds; all forms of them fit in memory."""
-    from lowbit_compiler import gpu_timing
+    from lowbit_compiler.pricing import gpu as gpu_timing
 
     return 1 if device == "cpu" else gpu_timing.that_fit(gpu_timing.copies(n * k // 2, device), 12 * n * k, device)
 
@@ -132,7 +132,7 @@ def seconds_of(calls: Calls, device: str, size: int | None = None) -> dict[str, 
 
     ``size``: the bytes that a call reads at least of operands that are read in turn.
     """
-    from lowbit_compiler import gpu_timing
+    from lowbit_compiler.pricing import gpu as gpu_timing
 
     timings: Any = importlib.import_module("lowbit_compiler.runtime.timings")
     ready: Calls = {}

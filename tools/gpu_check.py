@@ -89,7 +89,7 @@ def order(device: str, ops: bool = False) -> list[Step]:
     import gpu_bench
     import gpu_tests
 
-    from lowbit_compiler.recipe import RECIPES
+    from lowbit_compiler.recipes import RECIPES
 
     def step(check: gpu_tests.Check, name: str = "", group: str = "", expected: float = 10) -> Step:
         return Step(name or check.__name__, lambda: list(check(device)), group=group, expected=expected)

@@ -21,7 +21,7 @@ import common
 
 from lowbit_compiler.demo import model, text
 from lowbit_compiler.demo.perplexity import perplexity
-from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.recipes import RECIPES, Recipe
 
 SCHEMES = [*RECIPES, Recipe("int8 with rows split", treatment="rows", head="same")]
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import lowbit_compiler as lowbit
+from lowbit_compiler.cli.dump import dump
 from lowbit_compiler.demo.model import load
-from lowbit_compiler.dump.command import dump
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import about, write

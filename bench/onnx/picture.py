@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import lowbit_compiler as lowbit
-from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.recipes import Recipe
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "onnx_llm_int8.png"
 COLOURS = {

@@ -21,9 +21,9 @@ from rich.table import Table
 from torch import Tensor
 
 from lowbit_compiler.demo import model, text
-from lowbit_compiler.onnx.build import Request, build
-from lowbit_compiler.onnx.export import request_of
-from lowbit_compiler.onnx.replay import Inside
+from lowbit_compiler.exits.onnx.build import Request, build
+from lowbit_compiler.exits.onnx.export import request_of
+from lowbit_compiler.exits.onnx.replay import Inside
 
 RECIPES = ("int8", "llm-int8", "int8-vector")
 SIZES = ((1, 1), (1, 33), (3, 17), (2, 70))

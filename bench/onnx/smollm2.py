@@ -34,8 +34,8 @@ import common
 import lowbit_compiler as lowbit
 from lowbit_compiler.demo import model, text
 from lowbit_compiler.demo.perplexity import perplexity
-from lowbit_compiler.onnx.session import session
-from lowbit_compiler.recipe import RECIPES
+from lowbit_compiler.exits.onnx.session import session
+from lowbit_compiler.recipes import RECIPES
 
 FOLDER = Path("build/onnx_smollm2")
 RESULT = "onnx_smollm2.json"

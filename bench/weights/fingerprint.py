@@ -22,8 +22,8 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import common
 
+from lowbit_compiler.compile.driver import compile_dynamo
 from lowbit_compiler.demo import model
-from lowbit_compiler.driver import compile_dynamo
 from lowbit_compiler.options import parse
 from lowbit_compiler.runtime.fingerprint import sampled
 from lowbit_compiler.runtime.weights import Watch, _stamps

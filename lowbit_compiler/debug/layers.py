@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import fx
 
+from lowbit_compiler.compile.driver import compile_dynamo, last_report
+from lowbit_compiler.compile.explaining import alone, joined
 from lowbit_compiler.debug.metric import Metric, Score
 from lowbit_compiler.debug.names import Layer
 from lowbit_compiler.debug.search import MOST_TRIES, fewest
 from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of
 from lowbit_compiler.debug.tally import finite
-from lowbit_compiler.driver import compile_dynamo, last_report
 from lowbit_compiler.errors import DebugError, OptionError
-from lowbit_compiler.explaining import alone, joined
 from lowbit_compiler.options import IGNORE_NAMES, parse
-from lowbit_compiler.recipe import RECIPES, Recipe, find_recipe
+from lowbit_compiler.recipes import RECIPES, Recipe, find_recipe
 from lowbit_compiler.report import Measured, Report
 
 GROWTH = 1.5  # of the list, after a compilation with it that misses the budget

@@ -11,7 +11,7 @@ from torch import Tensor
 from lowbit_compiler.debug.switched import Product, Switched
 from lowbit_compiler.debug.tally import Tally
 from lowbit_compiler.options import parse
-from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.report import Report
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, fx
 
 from lowbit_compiler.capture.captured import Captured
-from lowbit_compiler.driver import rewrite
+from lowbit_compiler.compile.driver import rewrite
+from lowbit_compiler.compile.verify import SAME_SQNR, inputs_of, interpret, sqnr
 from lowbit_compiler.dump import graph_text
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
@@ -18,7 +19,6 @@ from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import SiteReport, site_report
 from lowbit_compiler.torch_internals.trees import tree_leaves
-from lowbit_compiler.verify import SAME_SQNR, inputs_of, interpret, sqnr
 
 
 @dataclass(frozen=True)

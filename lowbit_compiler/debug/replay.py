@@ -11,14 +11,14 @@ from torch import Tensor, fx
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.compile.driver import compile_captured
+from lowbit_compiler.compile.verify import SAME_SQNR, same_random_numbers, sqnr
 from lowbit_compiler.debug.state import restorer
-from lowbit_compiler.driver import compile_captured
 from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.report import Report
 from lowbit_compiler.torch_internals import dynamo, inductor
 from lowbit_compiler.torch_internals.trees import tree_leaves
-from lowbit_compiler.verify import SAME_SQNR, same_random_numbers, sqnr
 
 Plans = Sequence[Options]
 """The options of the first graphs of a model; the others run as captured, in float."""

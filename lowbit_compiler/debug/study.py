@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lowbit_compiler.compile.verify import same_random_numbers
 from lowbit_compiler.debug.measure import filled, tally
 from lowbit_compiler.debug.metric import Judge, Metric, Score, relative
 from lowbit_compiler.debug.names import Layer, layers
@@ -17,7 +18,6 @@ from lowbit_compiler.errors import DebugError, LowbitError, OptionError
 from lowbit_compiler.options import Options
 from lowbit_compiler.report import Report
 from lowbit_compiler.torch_internals.trees import tree_map_only
-from lowbit_compiler.verify import same_random_numbers
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Samples = Sequence[Any] | Mapping[str, Any]

@@ -10,11 +10,11 @@ from torch import Tensor, fx
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
-from lowbit_compiler.constants import compute
-from lowbit_compiler.driver import declined_report, needs_gradient, rewrite
+from lowbit_compiler.compile.constants import compute
+from lowbit_compiler.compile.driver import declined_report, needs_gradient, rewrite
+from lowbit_compiler.compile.executable import Executable
+from lowbit_compiler.compile.explaining import alone, joined
 from lowbit_compiler.errors import OptionError, WeightFreedError
-from lowbit_compiler.executable import Executable
-from lowbit_compiler.explaining import alone, joined
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import aten, calls

@@ -14,7 +14,7 @@ from lowbit_compiler.demo import show, text
 from lowbit_compiler.demo.engine import WINDOW, Engine
 from lowbit_compiler.demo.model import LoadedModel
 from lowbit_compiler.demo.run import measure_perplexity, measure_steps, measure_windows
-from lowbit_compiler.recipe import RECIPES
+from lowbit_compiler.recipes import RECIPES
 from lowbit_compiler.torch_internals.dynamo import allow_recompilations
 
 ROUNDS = 5
@@ -55,7 +55,7 @@ def run_comparison(loaded: LoadedModel, question: str, first: str, console: Cons
 
 
 def _compile(name: str, loaded: LoadedModel, ids: torch.Tensor, question: str, console: Console) -> Contestant:
-    from lowbit_compiler.driver import last_report
+    from lowbit_compiler.compile.driver import last_report
 
     floats = show.weight_bytes(loaded.model)
     engine = Engine(loaded, "inductor") if name == "inductor" else Engine(loaded, "lowbit", {"recipe": name})

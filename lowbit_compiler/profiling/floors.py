@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lowbit_compiler import gpu_timing
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.graph import value
 from lowbit_compiler.passes.site import Site
+from lowbit_compiler.pricing import gpu
 from lowbit_compiler.runtime.packing import pack_s8
 from lowbit_compiler.runtime.timings import best
 from lowbit_compiler.torch_internals import autocast, fused
@@ -117,7 +117,7 @@ def peak(format: str, device: str = "cpu") -> float:
 
 
 def _best(key: str, names: tuple[str, ...], make: Callable[[], dict[str, Callable[[], object]]], device: str) -> dict[str, float]:
-    made = functools.cache(lambda: gpu_timing.recorded(make(), device))  # not for what is remembered
+    made = functools.cache(lambda: gpu.recorded(make(), device))  # not for what is remembered
     with torch.no_grad(), autocast.disabled():
-        seconds = best(gpu_timing.key(key, device), {name: lambda name=name: made()[name]() for name in names})  # type: ignore[misc]
-    return {name: time / gpu_timing.calls(device) for name, time in seconds.items()}
+        seconds = best(gpu.key(key, device), {name: lambda name=name: made()[name]() for name in names})  # type: ignore[misc]
+    return {name: time / gpu.calls(device) for name, time in seconds.items()}

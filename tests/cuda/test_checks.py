@@ -18,7 +18,7 @@ import gpu_models
 import gpu_steps
 import gpu_tests
 
-from lowbit_compiler.recipe import RECIPES
+from lowbit_compiler.recipes import RECIPES
 
 COMPILED = gpu_tests.compile_checks(RECIPES)
 

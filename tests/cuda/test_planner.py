@@ -5,9 +5,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers.graphs import calls, capture, context, run_until
-from lowbit_compiler import driver, gpu_timing, linear_costs, machine
+from lowbit_compiler.compile import driver
 from lowbit_compiler.passes.contract import Target
 from lowbit_compiler.passes.site import Reason
+from lowbit_compiler.pricing import gpu as gpu_timing
+from lowbit_compiler.pricing import linear as linear_costs
+from lowbit_compiler.pricing import machine
 from lowbit_compiler.runtime import cuda_library
 
 META = Target(device="meta", attention=False)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from helpers import zoo
 from helpers.spoiled import spoiled
-from lowbit_compiler import driver
+from lowbit_compiler.compile import driver
 from lowbit_compiler.debug import accuracy, measure
 from lowbit_compiler.debug.metric import Judge
 from lowbit_compiler.debug.search import fewest
 from lowbit_compiler.errors import DebugError, LowbitError, OptionError
-from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.recipes import RECIPES, Recipe
 
 EAGER: dict[str, Any] = {"remainder": "eager", "plan": "always"}
 

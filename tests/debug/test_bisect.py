@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from helpers.compiled import NATIVE
-from lowbit_compiler import driver, remainder
+from lowbit_compiler.compile import driver, remainder
 from lowbit_compiler.debug.bisect import bisect
 from lowbit_compiler.debug.replay import Outcome, Replay
 from lowbit_compiler.errors import DebugError, OptionError

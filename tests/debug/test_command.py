@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.forks import COMMAND, lowbit
-from lowbit_compiler.cli_arguments import names_to_ignore, share
+from lowbit_compiler.cli.arguments import names_to_ignore, share
 from lowbit_compiler.errors import OptionError
 
 MODEL = """

@@ -11,7 +11,7 @@ from helpers.spoiled import spoiled
 from lowbit_compiler.debug import accuracy, measure
 from lowbit_compiler.demo import model as demo
 from lowbit_compiler.demo import text
-from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.recipes import RECIPES, Recipe
 
 pytestmark = [
     pytest.mark.model,

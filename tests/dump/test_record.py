@@ -12,8 +12,8 @@ from torch import nn
 
 import lowbit_compiler as lowbit
 from helpers.dumps import Model, dumped, record_of
+from lowbit_compiler.cli.dump import dump
 from lowbit_compiler.dump import files, sinks
-from lowbit_compiler.dump.command import dump
 from lowbit_compiler.dump.files import attach, folders, new_folder, read
 from lowbit_compiler.dump.record import Record
 from lowbit_compiler.errors import PassError

@@ -8,7 +8,7 @@ import networkx as nx
 import pytest
 
 from helpers.dumps import dumped
-from lowbit_compiler.dump.command import dump
+from lowbit_compiler.cli.dump import dump
 from lowbit_compiler.dump.files import read
 from lowbit_compiler.dump.record import Record
 from lowbit_compiler.dump.region import dot, draw, region, require

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from helpers.compiled import compiled, cosine
 from helpers.two_layers import SIZE, Model, new
-from lowbit_compiler import executable
+from lowbit_compiler.compile import executable
 from lowbit_compiler.runtime import fingerprint
 
 

@@ -14,8 +14,8 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 import lowbit_compiler
 from helpers.compiled import compiled, cosine, reports_of
-from lowbit_compiler import driver, executable
 from lowbit_compiler.capture.export import capture_export
+from lowbit_compiler.compile import driver, executable
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.runtime import weights
 

@@ -9,7 +9,7 @@ import torch
 
 from helpers import zoo
 from helpers.compiled import NATIVE, compiled, cosine, linears, reports_of
-from lowbit_compiler import driver
+from lowbit_compiler.compile import driver
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime import timings
 

@@ -6,7 +6,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import lowbit_compiler as lowbit
-from lowbit_compiler.remainder import patches
+from lowbit_compiler.compile.remainder import patches
 
 
 class Block(nn.Module):

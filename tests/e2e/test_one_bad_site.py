@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from helpers.compiled import compiled, linears, reports_of
 from helpers.graphs import TwoLinears
-from lowbit_compiler.attempts import MOST_ALIKE
+from lowbit_compiler.compile.attempts import MOST_ALIKE
 from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes import lower, normalize, rotate
 from lowbit_compiler.passes.notes import notes

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.compiled import compiled, cosine, reports_of
-from lowbit_compiler.places import ByPlace, _Choice
+from lowbit_compiler.compile.places import ByPlace, _Choice
 from lowbit_compiler.report import SiteReport
 
 OPTIONS = {"remainder": "eager", "plan": "always"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lowbit_compiler import remainder
+from lowbit_compiler.compile import remainder
 
 TWO_LAYERS = """
 import json, sys, torch

@@ -18,10 +18,10 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
 from lowbit_compiler.capture.dynamo import capture_dynamo
-from lowbit_compiler.constants import compute
+from lowbit_compiler.compile.constants import compute
+from lowbit_compiler.compile.driver import compile_captured
 from lowbit_compiler.debug.switched import _float_weight
 from lowbit_compiler.debug.tally import Tally
-from lowbit_compiler.driver import compile_captured
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.contract import Constant, PassContext
 from lowbit_compiler.passes.site import Reason, Site

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lowbit_compiler import driver
+from lowbit_compiler.compile import driver
 from lowbit_compiler.report import Report, SiteReport
 from lowbit_compiler.runtime import library
 

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-COMMAND = "from lowbit_compiler.cli import main; main()"
+COMMAND = "from lowbit_compiler.cli.app import main; main()"
 SERVER = """
 import json, os, sys, tempfile, traceback
 import rich.console, torch, torch._dynamo, torch._inductor.compile_fx, typer

@@ -8,11 +8,11 @@ from torch import fx, nn
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
-from lowbit_compiler.constants import compute
+from lowbit_compiler.compile.constants import compute
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext, Target
 from lowbit_compiler.passes.pipeline import runtime_exit, waist
 from lowbit_compiler.passes.runner import PassRun, run_passes
-from lowbit_compiler.recipe import Recipe, find_recipe
+from lowbit_compiler.recipes import Recipe, find_recipe
 
 
 def capture(fn: Callable[..., Any], *inputs: Any, dynamic: bool | None = False) -> tuple[Captured, list[Any]]:

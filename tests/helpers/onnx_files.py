@@ -10,10 +10,10 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from lowbit_compiler.onnx.export import export, request_of
-from lowbit_compiler.onnx.session import session
-from lowbit_compiler.onnx.shapes import split_inputs
-from lowbit_compiler.onnx.verify import Verification, compare
+from lowbit_compiler.exits.onnx.export import export, request_of
+from lowbit_compiler.exits.onnx.session import session
+from lowbit_compiler.exits.onnx.shapes import split_inputs
+from lowbit_compiler.exits.onnx.verify import Verification, compare
 
 
 class Exported:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowbit_compiler import executable
+from lowbit_compiler.compile import executable
 from lowbit_compiler.runtime.packing import PANEL, packed_bytes, padded_k
 from lowbit_compiler.runtime.weights import WeightStore
 

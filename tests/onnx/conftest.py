@@ -8,7 +8,7 @@ import pytest
 from lowbit_compiler.errors import MissingPackageError
 
 try:
-    import lowbit_compiler.onnx  # noqa: F401
+    import lowbit_compiler.exits.onnx  # noqa: F401
 except MissingPackageError:
     collect_ignore_glob = ["test_*.py"]
 

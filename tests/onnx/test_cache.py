@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.onnx_files import Exported
-from lowbit_compiler.onnx.session import session
+from lowbit_compiler.exits.onnx.session import session
 
 transformers = pytest.importorskip("transformers")
 ROOT = Path(__file__).resolve().parents[2]

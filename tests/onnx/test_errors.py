@@ -12,11 +12,11 @@ from torch import Tensor, nn
 import lowbit_compiler as lowbit
 from helpers.graphs import TwoLinears
 from helpers.onnx_files import Exported
-from lowbit_compiler import onnx as onnx_exit
 from lowbit_compiler.errors import ExportError, MissingPackageError, OptionError
-from lowbit_compiler.onnx import stored, verify
-from lowbit_compiler.onnx.labels import rename_symbols
-from lowbit_compiler.onnx.shapes import parse_dynamic
+from lowbit_compiler.exits import onnx as onnx_exit
+from lowbit_compiler.exits.onnx import stored, verify
+from lowbit_compiler.exits.onnx.labels import rename_symbols
+from lowbit_compiler.exits.onnx.shapes import parse_dynamic
 
 X = torch.randn(2, 96)
 

@@ -14,8 +14,8 @@ import lowbit_compiler as lowbit
 from helpers import bounds, zoo
 from helpers.graphs import TwoLinears
 from helpers.onnx_files import Exported, stored_values
-from lowbit_compiler.onnx.labels import MODULE, PASS
-from lowbit_compiler.recipe import RECIPES
+from lowbit_compiler.exits.onnx.labels import MODULE, PASS
+from lowbit_compiler.recipes import RECIPES
 from lowbit_compiler.runtime.reference import quantize
 
 DYNAMIC = {"x": {0: "batch", 1: "length"}}

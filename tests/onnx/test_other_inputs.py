@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import lowbit_compiler as lowbit
 from helpers.onnx_files import Exported
 from lowbit_compiler.errors import ExportError
-from lowbit_compiler.onnx.varied import varied
+from lowbit_compiler.exits.onnx.varied import varied
 
 
 class Frozen(nn.Module):

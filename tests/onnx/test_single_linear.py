@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers import bounds, operands
 from helpers.onnx_files import Exported
-from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.reference import quantize, treatments
 
 N = 40

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.onnx_files import Exported
-from lowbit_compiler.recipe import RECIPES
+from lowbit_compiler.recipes import RECIPES
 
 
 class Mixed(nn.Module):

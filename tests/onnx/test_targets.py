@@ -12,7 +12,7 @@ import torch
 import lowbit_compiler as lowbit
 from helpers.graphs import TwoLinears
 from lowbit_compiler.errors import ExportError, OptionError
-from lowbit_compiler.onnx import stored
+from lowbit_compiler.exits.onnx import stored
 
 X = torch.randn(2, 96)
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import lowbit_compiler as lowbit
 from helpers.onnx_files import Exported
 from lowbit_compiler.errors import OptionError
-from lowbit_compiler.onnx.replay import Inside
-from lowbit_compiler.onnx.verify import difference
-from lowbit_compiler.recipe import Recipe
+from lowbit_compiler.exits.onnx.replay import Inside
+from lowbit_compiler.exits.onnx.verify import difference
+from lowbit_compiler.recipes import Recipe
 
 PLAIN = Recipe("test plain", treatment="none", head="same")
 COLUMNS = Recipe("test columns", treatment="columns", head="same")

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 import lowbit_compiler as lowbit
 from helpers.graphs import TwoLinears
 from helpers.onnx_files import Exported
-from lowbit_compiler.cli import main
+from lowbit_compiler.cli.app import main
 from lowbit_compiler.errors import ExportError, OptionError
-from lowbit_compiler.onnx.build import INFO
-from lowbit_compiler.onnx.origin import read
-from lowbit_compiler.onnx.replay import at_border
-from lowbit_compiler.onnx.session import session
-from lowbit_compiler.onnx.verify import difference
+from lowbit_compiler.exits.onnx.build import INFO
+from lowbit_compiler.exits.onnx.origin import read
+from lowbit_compiler.exits.onnx.replay import at_border
+from lowbit_compiler.exits.onnx.session import session
+from lowbit_compiler.exits.onnx.verify import difference
 
 MODEL = """
 import torch

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from helpers.graphs import TwoLinears, capture, context, run_until
-from lowbit_compiler import constants
+from lowbit_compiler.compile import constants
 from lowbit_compiler.passes.contract import PassContext
 
 RECIPES = ["int8", "int8-vector", "llm-int8", "int8-weight-only", "int4-weight-only"]

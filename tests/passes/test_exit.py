@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.graphs import TwoLinears, before_and_after, calls, capture, context, evaluate, run_until
-from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.recipes import RECIPES, Recipe
 
 ALL = [*RECIPES, Recipe("rows", treatment="rows")]
 

@@ -8,7 +8,7 @@ from helpers.graphs import TwoLinears, before_and_after, capture, context, run_u
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.plan import matches
 from lowbit_compiler.passes.site import Reason
-from lowbit_compiler.recipe import RECIPES
+from lowbit_compiler.recipes import RECIPES
 
 
 class Head(nn.Module):

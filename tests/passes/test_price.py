@@ -12,7 +12,7 @@ from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.passes.contract import PassContext, Target
 from lowbit_compiler.passes.price import fastest
 from lowbit_compiler.passes.site import Plan, Reason
-from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.recipes import RECIPES, Recipe
 
 ROTATED, WIDE, INT4 = Plan("int8", "int8", "rotation"), Plan("int8", "float", "none"), Plan("int4", "float", "none")
 X = torch.randn(3, 96)

@@ -9,8 +9,9 @@ import pytest
 from helpers import forks
 from helpers.compiled import NATIVE
 from helpers.forks import lowbit
-from lowbit_compiler.cli_arguments import load_function
+from lowbit_compiler.cli.arguments import RECIPE_NAMES, TOLERANCE, load_function
 from lowbit_compiler.errors import OptionError
+from lowbit_compiler.recipes import LOW_BIT_SQNR, RECIPES
 
 MODEL = """
 from __future__ import annotations
@@ -56,11 +57,19 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_help_does_not_import_torch() -> None:
-    code = "import sys\nfrom lowbit_compiler.cli import main\nsys.argv = ['lowbit', '--help']\nmain()\nassert 'torch' not in sys.modules"
+    code = (
+        "import sys\nfrom lowbit_compiler.cli.app import main\nsys.argv = ['lowbit', '--help']\nmain()\nassert 'torch' not in sys.modules"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     for command in ("demo", "explain", "dump", "doctor"):
         assert command in result.stdout
+
+
+def test_help_names_what_there_is() -> None:
+    *names, last = RECIPES
+    assert RECIPE_NAMES == f"{', '.join(names)} or {last}"
+    assert TOLERANCE == LOW_BIT_SQNR
 
 
 @pytest.mark.parametrize(
@@ -122,7 +131,7 @@ def test_a_syntax_error_names_the_line_once(tmp_path: Path) -> None:
 
 
 def test_interrupt() -> None:
-    code = "from lowbit_compiler import cli\n@cli.app.command()\ndef stop(): raise KeyboardInterrupt\ncli.main()"
+    code = "from lowbit_compiler.cli.app import app, main\n@app.command()\ndef stop(): raise KeyboardInterrupt\nmain()"
     result = forks.run(code, "stop")
     assert (result.returncode, result.stderr) == (130, "")
 

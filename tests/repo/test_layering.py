@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("lowbit_compiler", "passes", "runtime")
 FILES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
-LEAVES = {"lowbit_compiler.errors", "lowbit_compiler.recipe"}  # plain types that every layer may name
+LEAVES = {"lowbit_compiler.errors", "lowbit_compiler.recipes"}  # plain types that every layer may name
 INTERNALS = "lowbit_compiler.torch_internals"  # imports nothing but torch, so every layer may use it
 SURFACES = sorted(path.stem for path in (ROOT / "lowbit_compiler/torch_internals").glob("*.py") if path.stem != "__init__")
 SLOW = ("torch._dynamo", "torch._inductor", "sympy")
@@ -81,7 +81,7 @@ def test_every_surface_has_a_canary(surface: str) -> None:
 
 
 def test_what_is_slow_to_import_is_imported_once_it_is_called() -> None:
-    names = [f"{INTERNALS}.{surface}" for surface in SURFACES] + ["lowbit_compiler.driver", "lowbit_compiler.explaining"]
+    names = [f"{INTERNALS}.{surface}" for surface in SURFACES] + ["lowbit_compiler.compile.driver", "lowbit_compiler.compile.explaining"]
     program = f"import sys, torch, {', '.join(names)}; print([name for name in {SLOW} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -13,7 +13,7 @@ import torch
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.options import CHECKS, DESCRIPTIONS, parse, writable_file
-from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.recipes import RECIPES, Recipe
 
 COLUMNS, INT4 = RECIPES["llm-int8"], RECIPES["int4-weight-only"]
 NO_NUMBERS = [True, "6", None, [6.0], float("nan"), float("inf"), -6.0, 0, 0.0, 10**400, np.float32("nan"), 6j, torch.tensor(6.0)]

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import lowbit_compiler as lowbit
-from lowbit_compiler.recipe import RECIPES, Recipe
+from lowbit_compiler.recipes import RECIPES, Recipe
 from lowbit_compiler.runtime.checks import FLOATS, PROLOGUE
 from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS, _before
 from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes, unpack_s4, unpack_s8

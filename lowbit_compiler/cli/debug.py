@@ -1,0 +1,116 @@
+"""The commands below ``lowbit debug``: which layer hurts accuracy, and which pass is at fault."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lowbit_compiler.cli.arguments import (
+    TOLERANCE,
+    Function,
+    Ignore,
+    PlanName,
+    RecipeName,
+    find_function,
+    load_function,
+    load_samples,
+    names_to_ignore,
+    share,
+    stages,
+)
+
+debug = typer.Typer(no_args_is_help=True, help="Find the layer that hurts accuracy, or the pass that is at fault.")
+
+
+@debug.command()
+def bisect(
+    function: Function,
+    recipe: RecipeName = "int8",
+    plan: PlanName = "measured",
+    tolerance: Annotated[float, typer.Option(help="dB; an output with less SQNR to the float model's is wrong")] = TOLERANCE,
+    remainder: Annotated[str, typer.Option(help="inductor, or eager: do not look beyond the passes")] = "inductor",
+    isolate: Annotated[bool, typer.Option("--isolate", help="each attempt in a process of its own, for a CPU model that kills it")] = False,
+    out: Annotated[Path, typer.Option(help="folder for the graph before and after")] = Path("lowbit_bisect"),
+) -> None:
+    """Narrow a wrong, failing or crashing compilation to one pass and one site; status 1 where something is wrong."""
+    import torch
+    from rich.console import Console
+
+    from lowbit_compiler.debug.bisect import Bench, check_tolerance, search
+    from lowbit_compiler.debug.isolated import Isolated
+    from lowbit_compiler.options import parse, writable
+
+    options = parse({"recipe": recipe, "plan": plan, "remainder": remainder})
+    check_tolerance(tolerance)
+    writable("--out", str(out))
+    threads = torch.get_num_threads()
+    if isolate:
+        torch.set_num_threads(1)  # forks do not copy OpenMP's threads, so there must be none
+    model, inputs = load_function(function)
+    with stages() as progress, torch.no_grad():
+        progress("running the float model")
+        bench = Isolated(model, inputs, threads) if isolate else Bench(model, inputs)
+        finding = search(bench, options, tolerance, progress)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(finding)
+    if finding.pass_name:
+        written = finding.write(out)
+        console.print(f"before and after: {', '.join(map(str, written))}", soft_wrap=True)
+        extra = " --isolate" if isolate else ""
+        again = f"lowbit debug bisect {function} --recipe {recipe} --plan {plan} --tolerance {tolerance:g} --remainder {remainder}{extra}"
+        console.print(f"to see it again: {finding.command(again)}", soft_wrap=True)
+    raise typer.Exit(1 if finding.failed else 0)
+
+
+@debug.command()
+def accuracy(
+    function: Function,
+    recipe: RecipeName = "int8",
+    plan: PlanName = "measured",
+    ignore: Ignore = (),  # type: ignore[assignment]
+    budget: Annotated[
+        str, typer.Option(help="perplexity (outputs with a loss) may grow by so much; else relative error of the output")
+    ] = "0.3%",
+    metric: Annotated[
+        str | None, typer.Option(metavar="FILE.py:FUNCTION", help="takes the output, returns a number; lower is better")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write: options for torch.compile, with the list to ignore")] = None,
+    remainder: Annotated[str, typer.Option(help="inductor or eager: what runs the rest of the graph in the final check")] = "inductor",
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="print every layer, not only the 20 worst")] = False,
+) -> None:
+    """Rank layers by the error that low precision makes in each, and find a short list to leave in float for a budget.
+
+    FUNCTION returns (model, inputs): a tuple, a dict of named inputs (with labels, the budget limits the perplexity), or a list of these.
+    Status 1 where the budget is not met, which also writes no file, or where a kernel or a packed weight is wrong.
+    """
+    limit = share(budget)
+    names = names_to_ignore(ignore)
+    measure = None if metric is None else find_function(metric)
+    from rich.console import Console
+
+    from lowbit_compiler.debug import accuracy as run
+    from lowbit_compiler.debug.show import SHOWN, bar, shown
+    from lowbit_compiler.options import parse, writable_file
+    from lowbit_compiler.runtime.files import write
+
+    options: dict[str, Any] = {"recipe": recipe, "plan": plan, "ignore": names} | (
+        {} if remainder == "inductor" else {"remainder": remainder}
+    )
+    parse(options)  # before the model is loaded
+    if out is not None:
+        writable_file("--out", out, parents=True)
+    model, samples = load_samples(function)
+    with bar() as progress:
+        result = run(
+            model,
+            samples,
+            budget=limit,
+            metric=measure,
+            progress=progress,
+            **options,
+        )
+    Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.layers) if all_layers else SHOWN), crop=False)
+    if out is not None and result.met:
+        write(out, result.to_json() + "\n")
+    raise typer.Exit(0 if result.met and not any(layer.broken for layer in result.layers) else 1)

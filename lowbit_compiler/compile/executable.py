@@ -1,0 +1,146 @@
+"""A compiled graph with its weights: what torch.compile calls."""
+
+import functools
+import operator
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lowbit_compiler.compile.constants import compute, text_of
+from lowbit_compiler.compile.freed import refuse_use
+from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.passes.contract import Constant
+from lowbit_compiler.runtime.weights import LOADING, STORE, Watch, free, is_freed, trim
+
+Key = tuple[int, ...]
+
+REPLICAS = 64
+"""Sets of tensors on the same memory that keep a state each: a few hundred bytes a weight, as they share their packed weights."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The packed weights of one set of parameters, and what these were when they were packed."""
+
+    watch: Watch
+    values: list[Tensor]
+    memory: Key
+    """Identities of the memory of the parameters."""
+
+
+class Executable:
+    """Calls ``inner`` with the inputs it still reads and with the packed weights.
+
+    One graph serves every module of the same code (layers compiled one by one, the models of a server), so there is a state for each
+    set of parameters, found by their identity. Before a call these are compared with what their packed weights were made from, and
+    packed again where they differ; with ``frozen`` it only matters which memory they are. No parameter is kept alive, and a state goes with the memory it is of.
+    """
+
+    inner: Callable[..., Any]
+    """The compiled graph; set once the weights are loaded, so that float weights are gone before Inductor needs memory."""
+
+    def __init__(
+        self, inputs: Sequence[str], names: Sequence[str], constants: Sequence[Constant], *, frozen: bool = False, release: bool = False
+    ) -> None:
+        """``inputs`` are the names of what the caller passes, ``names`` those that ``inner`` takes, in order.
+
+        With ``release`` the float storage of a source goes as soon as its last constant is computed, unless ``inner`` reads it too:
+        at no time are all weights there twice.
+        """
+        position = {name: index for index, name in enumerate(inputs)}
+        self._kept = [position[name] for name in names if name in position]
+        self._constants = [(constant, text_of(constant.graph)) for constant in constants]
+        self._sources = [tuple(position[name] for name in constant.sources) for constant in constants]
+        self._watched = sorted({i for sources in self._sources for i in sources})
+        outputs = [name for constant in constants for name in constant.outputs]
+        self._packed = [name for name in names if name not in position]
+        self._order = [outputs.index(name) for name in self._packed]
+        self._frozen, self._release = frozen, release
+        self._states: dict[Key, State] = {}
+        self.released = 0
+        """Bytes of float weights released so far."""
+
+    def load(self, args: Sequence[Any]) -> State:
+        """Take packed weights from the store for the parameters among ``args``, computing what is missing; returns what a call needs.
+
+        Raises WeightFreedError where a float weight that is needed was released.
+        """
+        watched: list[Tensor] = [args[i] for i in self._watched]
+        key, memory = tuple(map(id, watched)), tuple(map(_memory, watched))
+        with LOADING:
+            state = self._states.get(key)
+            if state is not None and state.watch.same(watched):
+                return state  # another thread has loaded them meanwhile
+            state = None
+            self._states.pop(key, None)  # the old values go before the new ones come
+            executable = weakref.ref(self)
+
+            def dead() -> None:
+                if (one := executable()) is not None:
+                    one._states.pop(key, None)
+
+            going = self._going(args)
+            skip = [is_freed(tensor) or _memory(tensor) in going for tensor in watched]
+            watch = Watch(watched, dead, skip, self._frozen)  # before packing: a write meanwhile is a difference at the next call
+            values = self._values(args, going)
+            state = State(watch, [values[i] for i in self._order], memory)
+            self._drop_beside(state)
+            self._states[key] = state
+        return state
+
+    def _drop_beside(self, state: State) -> None:
+        """Forget other tensors on the memory of ``state``: those whose packed weights are of before a change, and the oldest of many."""
+        beside = [(key, one) for key, one in list(self._states.items()) if one.memory == state.memory]
+        for age, (key, one) in enumerate(reversed(beside), 1):
+            if age >= REPLICAS or any(map(operator.is_not, one.values, state.values)):
+                self._states.pop(key, None)
+
+    def _values(self, args: Sequence[Any], going: set[int]) -> list[Tensor]:
+        """Return the outputs of all constants, releasing the memory that is ``going`` with its last reader."""
+        readers = Counter(_memory(args[i]) for indices in self._sources for i in indices)
+        values: list[Tensor] = []
+        before = self.released
+        for (constant, text), indices in zip(self._constants, self._sources, strict=True):
+            sources = [args[i] for i in indices]
+            try:
+                values += STORE.get(text, functools.partial(compute, constant.graph), sources)
+            except WeightFreedError as error:
+                raise WeightFreedError(f"{', '.join(constant.sources)}: {error}") from None
+            readers.subtract(map(_memory, sources))
+            for source in sources:
+                if _memory(source) in going and not readers[_memory(source)] and not is_freed(source):
+                    self.released += free(source)
+                    refuse_use(source)
+        if self.released != before:
+            trim()
+        return values
+
+    def _going(self, args: Sequence[Any]) -> set[int]:
+        """Return the memory to release: that of sources which ``inner`` does not read and which torch can release."""
+        if not self._release:
+            return set()
+        kept = {_memory(args[i]) for i in self._kept if isinstance(args[i], Tensor)}
+        return {_memory(args[i]) for i in self._watched if args[i].untyped_storage().resizable()} - kept
+
+    @property
+    def packed(self) -> dict[str, Tensor]:
+        """The values computed from the parameters loaded last, by the names of their placeholders in the rewritten graph; empty without any."""
+        states = list(self._states.values())
+        return dict(zip(self._packed, states[-1].values, strict=True)) if states else {}
+
+    def __call__(self, *args: Any) -> Any:
+        watched = [args[i] for i in self._watched]
+        state = self._states.get(tuple(map(id, watched)))
+        if state is None or not state.watch.same(watched):
+            state = None  # its values go before the new ones come
+            state = self.load(args)
+        return self.inner(*[args[i] for i in self._kept], *state.values)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Return what is equal for tensors that share memory, also once it is released."""
+    return int(tensor.untyped_storage()._cdata)

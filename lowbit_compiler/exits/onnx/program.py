@@ -1,0 +1,119 @@
+"""The rewritten graph with its computed weights as an exported program, which torch's ONNX exporter takes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputSpec,
+    TensorArgument,
+)
+
+from lowbit_compiler.capture.captured import Captured
+from lowbit_compiler.compile.constants import compute, text_of
+from lowbit_compiler.passes.contract import Constant
+from lowbit_compiler.passes.find import module_path
+from lowbit_compiler.passes.notes import notes
+
+PROVENANCE = "lowbit"
+"""Key in ``node.meta["custom"]``, which torch keeps through decompositions: pass and modules of a node that lowbit made."""
+
+
+def rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[Constant]) -> ExportedProgram:
+    """Return a program of the graph ``captured.gm``, rewritten from that of ``program``; weights that it no longer reads are left out.
+
+    Every constant becomes a stored tensor, named after the module that reads it; equal constants of the same weights become one.
+    """
+    gm = captured.gm
+    stored: dict[str, Tensor] = {}
+    targets: dict[str, str] = {}
+    known: dict[Any, tuple[str, ...]] = {}
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    nodes = {node.name: node for node in gm.graph.nodes if node.op == "placeholder"}
+    for constant in constants:
+        key = (text_of(constant.graph), constant.sources)
+        if key in known:
+            for name, first in zip(constant.outputs, known[key], strict=True):
+                nodes[name].replace_all_uses_with(nodes[first])
+                gm.graph.erase_node(nodes.pop(name))
+            continue
+        known[key] = constant.outputs
+        with torch.no_grad():
+            values = compute(constant.graph, *(_value(program, specs[source].target).detach() for source in constant.sources))
+        for name, tensor in zip(constant.outputs, values, strict=True):
+            targets[name] = _unique(_target(nodes[name]), {*program.state_dict, *program.constants, *stored})
+            stored[targets[name]] = tensor
+    _order(gm, [nodes[name] for name in targets])
+    for node in gm.graph.nodes:
+        _keep_provenance(node)
+    gm.graph.lint()
+    gm.recompile()
+    inputs = [
+        InputSpec(InputKind.BUFFER, TensorArgument(name=node.name), targets[node.name], persistent=True)
+        if node.name in targets
+        else specs[node.name]
+        for node in gm.graph.nodes
+        if node.op == "placeholder"
+    ]
+    read = {spec.target for spec in inputs}
+    return ExportedProgram(
+        root=gm,
+        graph=gm.graph,
+        graph_signature=ExportGraphSignature(inputs, _outputs(program, gm)),
+        state_dict={**{name: tensor for name, tensor in program.state_dict.items() if name in read}, **stored},
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants={name: value for name, value in program.constants.items() if name in read or not isinstance(value, Tensor)},
+        verifiers=program.verifiers,  # those of the dialect before decompositions, which may write in place
+    )
+
+
+def _value(program: ExportedProgram, target: Any) -> Tensor:
+    tensor: Tensor = program.state_dict[target] if target in program.state_dict else program.constants[target]
+    return tensor
+
+
+def _target(node: fx.Node) -> str:
+    """Return a name for the constant ``node``: the modules that read it, and what it is."""
+    readers = [notes(user).modules for user in node.users if notes(user).modules]
+    modules = readers[0].split(", ") if readers else ["constant"]
+    joined = modules[0] + "".join(f"+{module.rpartition('.')[2]}" for module in modules[1:])
+    kind = node.name.rpartition("_")[2]
+    return f"{joined}.bias" if node.name.startswith("bias_") else f"{joined}.weight_{kind}"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    number, free = 1, name
+    while free in taken:
+        number, free = number + 1, f"{name}_{number + 1}"
+    return free
+
+
+def _order(gm: fx.GraphModule, constants: Sequence[fx.Node]) -> None:
+    """Put the constants before the first input: an exported program lists stored tensors first."""
+    first = next((node for node in gm.graph.nodes if node.op == "placeholder" and node not in constants), None)
+    for node in constants:
+        if first is not None:
+            first.prepend(node)
+
+
+def _keep_provenance(node: fx.Node) -> None:
+    if node.op == "call_function" and notes(node).made_by:
+        modules = notes(node).modules or module_path(node)
+        node.meta["custom"] = {**node.meta.get("custom", {}), PROVENANCE: {"pass": notes(node).made_by, "modules": modules}}
+
+
+def _outputs(program: ExportedProgram, gm: fx.GraphModule) -> list[OutputSpec]:
+    """Return the output specs with the names that the outputs have now."""
+    results: Any = gm.graph.output_node().args[0]
+    specs = []
+    for spec, result in zip(program.graph_signature.output_specs, results, strict=True):
+        argument = type(spec.arg)(name=result.name) if isinstance(spec.arg, TensorArgument) and isinstance(result, fx.Node) else spec.arg
+        specs.append(OutputSpec(spec.kind, argument, spec.target))
+    return specs

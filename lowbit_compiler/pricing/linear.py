@@ -1,0 +1,166 @@
+"""Times the linears of a model here, in float and in each low-bit candidate, on weights that come from memory as in a real model."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.passes.calls import LinearCall
+from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.pricing import gpu
+from lowbit_compiler.runtime.packing import PANEL, packed_bytes
+from lowbit_compiler.runtime.timings import ROUNDS, best
+from lowbit_compiler.torch_internals import autocast
+
+RING = 32 << 20  # bytes of weights that are read before any is read again: more than a cache keeps between two layers
+MAX_WEIGHT = 16 << 20  # bytes of one timed float weight
+MAX_ROWS, FEW_ROWS = 256, 64  # above the first a row takes the same time; fewer than the second are never left out
+FULL_WIDTH = 256  # outputs that keep all kernels busy: a narrower part would no longer resemble the whole
+MAX_WORK = 1 << 29  # multiplications: some 7 ms in float32 on one good core, 1 ms on tiles
+LONG = 0.1  # seconds for all candidates where single calls take milliseconds
+OUTLIERS = 128  # one column in so many stands out, for treatments to have some work
+FILL = 0x3C  # as a byte of any float weight this gives a number near 0.01 or 1, never a denormal
+CODE, SCALE = 3, 0.01  # of packed weights
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is timed at most on one kind of device: bytes of a float weight, rows, multiplications."""
+
+    weight: int
+    rows: int
+    work: int
+
+
+GPU_LIMITS = Limits(weight=256 << 20, rows=4096, work=1 << 38)  # a GPU takes milliseconds for these
+
+
+def limits_of(device: str) -> Limits:
+    """Return how much is timed at most on ``device``."""
+    return Limits(MAX_WEIGHT, MAX_ROWS, MAX_WORK) if device == "cpu" else GPU_LIMITS
+
+
+def measured_linear(call: LinearCall, device: str = "cpu") -> dict[str, float]:
+    """Return the seconds of "float" and of each plan's op; of a large call a part is timed, and the times are scaled up."""
+    part = smaller_linear(call, limits_of(device))
+    share = call.rows * sum(call.widths) / (part.rows * sum(part.widths))
+    size = min(read_by(part))
+    made = functools.cache(lambda: gpu.recorded(candidates(part, device), device, size))  # not for what is remembered
+    names = ["float", *(plan.op for plan in part.plans)]
+    # Autograd and autocast are the caller's state at compile time, not the compiled graph's.
+    with torch.no_grad(), autocast.disabled():
+        key = gpu.key(str(part), device)
+        seconds = best(key, {name: lambda name=name: made()[name]() for name in names}, LONG)  # type: ignore[misc]
+    return {name: share * time / gpu.calls(device, size) for name, time in seconds.items()}
+
+
+def smaller_linear(call: LinearCall, limits: Limits | None = None) -> LinearCall:
+    """Return ``call`` with narrower weights, then with fewer rows, where it takes too long or its weights are too large.
+
+    Rows last: a part with few rows would wait for its weights where the whole waits for multiplications.
+    """
+    limits = limits or limits_of("cpu")
+    rows, widths = min(call.rows, limits.rows), call.widths
+
+    def long() -> bool:
+        return rows * call.k * sum(widths) > limits.work
+
+    def narrow(limit: int) -> None:
+        nonlocal widths
+        while (long() or call.k * sum(widths) * call.stored.itemsize > limits.weight) and sum(widths) > limit and max(widths) > PANEL:
+            widths = tuple(max(width // 2, PANEL) for width in widths)
+
+    narrow(FULL_WIDTH)
+    while long() and rows > FEW_ROWS:
+        rows = -(-rows // 2)
+    narrow(PANEL)
+    return replace(call, rows=rows, widths=widths)
+
+
+def candidates(call: LinearCall, device: str = "cpu") -> dict[str, Callable[[], object]]:
+    """Return a function for each candidate that computes one call of it; every call reads other weights than the last ones did."""
+    x = torch.rand(call.rows, call.k, generator=torch.Generator().manual_seed(0), device="cpu").sub_(0.5)
+    x[:, ::OUTLIERS] *= 32
+    x = x.to(device, call.dtype)
+    x = x.t().contiguous().t() if call.columns else x
+    floats, packed = _sizes(call)
+    copies = _copies([*floats, *packed], 2 if call.near else _turns(call, device), device)
+    made: dict[str, Callable[[], object]] = {"float": _float(call, x, [copy[: len(floats)] for copy in copies])}
+    for plan, weights in zip(call.plans, zip(*(copy[len(floats) :] for copy in copies), strict=True), strict=True):
+        made[plan.op] = _low_bit(call, plan, x, weights)
+    return made
+
+
+def _sizes(call: LinearCall) -> tuple[list[int], list[int]]:
+    """Return the bytes of each float weight, and of all of them packed for each plan."""
+    floats = [call.k * width * call.stored.itemsize for width in call.widths]
+    return floats, [-(-sum(call.widths) // PANEL) * _panel(call, plan) for plan in call.plans]
+
+
+def read_by(call: LinearCall) -> list[int]:
+    """Return the bytes of weights that a call of each candidate reads, float first."""
+    floats, packed = _sizes(call)
+    return [sum(floats), *packed]
+
+
+def _turns(call: LinearCall, device: str) -> int:
+    """Return how many copies are read in turn: enough that none is in a cache when it is read again."""
+    read = read_by(call)
+    if device != "cpu":
+        return gpu.that_fit(gpu.copies(min(read), device), sum(read), device)
+    return min(max(math.ceil(RING / sum(read)), 2), ROUNDS[1] + 1)  # more would never be read
+
+
+def _float(call: LinearCall, x: Tensor, copies: Sequence[Sequence[Tensor]]) -> Callable[[], object]:
+    """Return the products that Inductor calls for siblings: mm or addmm for each."""
+    shapes = [(call.k, width) if call.transposed else (width, call.k) for width in call.widths]
+    weights = [[raw.view(call.stored).view(shape) for raw, shape in zip(copy, shapes, strict=True)] for copy in copies]
+    factors = itertools.cycle([[weight if call.transposed else weight.t() for weight in copy] for copy in weights])
+    biases = [torch.zeros(width, dtype=call.dtype, device=x.device) for width in call.widths]
+
+    def products() -> object:
+        copy = next(factors)
+        if call.stored != call.dtype:
+            copy = [factor.to(call.dtype) for factor in copy]
+        if not call.bias:
+            return [torch.mm(x, factor) for factor in copy]
+        return [torch.addmm(bias, x, factor) for bias, factor in zip(biases, copy, strict=True)]
+
+    return products
+
+
+def _low_bit(call: LinearCall, plan: Plan, x: Tensor, copies: Sequence[Tensor]) -> Callable[[], object]:
+    op = getattr(torch.ops.lowbit, plan.op).default
+    n = sum(call.widths)
+    bias = torch.zeros(n, dtype=call.dtype, device=x.device) if call.bias else None
+    packed = [raw.view(-1, _panel(call, plan)) for raw in copies]
+    for each in packed:  # whole panels, and one that may end in padding, which the ops want to be zero
+        each.copy_(_filled(call, plan, PANEL))
+        each[-1:] = _filled(call, plan, n - (len(each) - 1) * PANEL)
+    weights: Iterator[Tensor] = itertools.cycle(packed)
+    return lambda: op(x, next(weights), bias, n, *plan.arguments, None)
+
+
+def _filled(call: LinearCall, plan: Plan, rows: int) -> Tensor:
+    """Return one packed panel of ``rows`` rows of one small number."""
+    int4 = plan.weights == "int4"
+    codes = torch.full((rows, call.k), CODE, dtype=torch.int8)
+    scales = torch.full((rows, -(-call.k // plan.group_size) if int4 else 1), SCALE)
+    return torch.ops.lowbit.pack_s4(codes, scales, plan.group_size) if int4 else torch.ops.lowbit.pack_s8(codes, scales)  # type: ignore[no-any-return]
+
+
+def _panel(call: LinearCall, plan: Plan) -> int:
+    return packed_bytes(call.k, plan.group_size if plan.weights == "int4" else None)
+
+
+def _copies(sizes: list[int], number: int, device: str = "cpu") -> list[list[Tensor]]:
+    """Return ``number`` sets of int8 tensors of ``sizes``, in one piece of memory."""
+    aligned = [-(-size // 64) * 64 for size in sizes]
+    memory = torch.empty(number * sum(aligned), dtype=torch.int8, device=device).fill_(FILL)
+    starts = itertools.accumulate(aligned * number, initial=0)
+    parts = [memory[start : start + size] for start, size in zip(starts, sizes * number, strict=False)]
+    return [parts[i : i + len(sizes)] for i in range(0, len(parts), len(sizes))]

@@ -1,0 +1,21 @@
+"""The recipes there are, in the order in which they are shown; each has a file that says when to take it."""
+
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.recipes import int4_weight_only, int8, int8_vector, int8_weight_only, llm_int8
+from lowbit_compiler.recipes.recipe import GROUP_SIZES, LOW_BIT_SQNR, Recipe, Treatment, finite_positive, group_size
+
+__all__ = ["GROUP_SIZES", "LOW_BIT_SQNR", "RECIPES", "Recipe", "Treatment", "find_recipe", "finite_positive", "group_size"]
+
+MODULES = (int8, llm_int8, int8_vector, int8_weight_only, int4_weight_only)
+RECIPES: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in MODULES}
+
+
+def find_recipe(recipe: str | Recipe) -> Recipe:
+    """Return ``recipe`` itself or the one of that name; raises OptionError for anything else."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if not isinstance(recipe, str):
+        raise OptionError(f"recipe takes the name of a recipe or a Recipe, got {recipe!r}")
+    if recipe not in RECIPES:
+        raise OptionError(f"unknown recipe {recipe!r}; accepted: {', '.join(RECIPES)} or a Recipe")
+    return RECIPES[recipe]

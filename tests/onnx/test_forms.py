@@ -1,0 +1,36 @@
+"""The passes of the ONNX exit follow the waist, show their graphs, and have tests."""
+
+from pathlib import Path
+
+import pytest
+
+from lowbit_compiler.exits.onnx.forms import onnx_exit
+from lowbit_compiler.passes.contract import Fact
+from lowbit_compiler.passes.pipeline import waist
+
+FORMS = ("integer", "qdq")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_requirements_are_established_in_order(form: str) -> None:
+    holding: set[Fact] = set()
+    for p in waist() + onnx_exit(form):
+        assert p.requires <= holding, p.name
+        holding = (holding - p.destroys) | p.establishes
+    assert Fact.OPENED in holding
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_docstrings_show_both_graphs(form: str) -> None:
+    for p in onnx_exit(form):
+        text = type(p).__doc__ or ""
+        assert "Before" in text, p.name
+        assert "After" in text or "Before and after" in text, p.name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_pass_has_a_test(form: str) -> None:
+    root = Path(__file__).resolve().parents[1]
+    tests = "\n".join(path.read_text() for folder in ("passes", "onnx") for path in (root / folder).glob("test_*.py"))
+    for p in onnx_exit(form):
+        assert p.name in tests, p.name
