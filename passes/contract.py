@@ -105,7 +105,7 @@ class PassContext:
 
     def origins(self, node: fx.Node) -> frozenset[str]:
         """Return the captured calls that ``node`` computes: of a merged product, several."""
-        return frozenset(site.origin for site in self.sites if site.node is node) or frozenset({origin(node)})
+        return frozenset(site.found.origin for site in self.sites if site.node is node) or frozenset({origin(node)})
 
     def planned(self) -> list[Site]:
         """Return the products that are to be rewritten."""
@@ -119,7 +119,7 @@ class PassContext:
         """Let the sites at ``old`` follow to ``new``."""
         for site in self.sites:
             if site.node is old:
-                site.node = new
+                site.move(new)
 
 
 def origin(node: fx.Node) -> str:

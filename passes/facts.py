@@ -31,13 +31,13 @@ def _canonical(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
 
 def _found(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     alive = set(gm.graph.nodes)
-    lost = (site for site in ctx.sites if site.node not in alive and not site.constant and not site.unused)
-    return next(((site.node, f"site {site.module or site.op} has left the graph") for site in lost), None)
+    lost = (site for site in ctx.sites if site.node not in alive and not site.found.constant and not site.found.unused)
+    return next(((site.node, f"site {site.module or site.found.op} has left the graph") for site in lost), None)
 
 
 def _planned_or_declined(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     undecided = (site for site in ctx.sites if bool(site.lowered_to) == (site.reason is not None))
-    return next(((site.node, f"site {site.module or site.op} has neither plan nor reason") for site in undecided), None)
+    return next(((site.node, f"site {site.module or site.found.op} has neither plan nor reason") for site in undecided), None)
 
 
 def _wide(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
@@ -56,7 +56,7 @@ def _rotated(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
 
 def _split(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for site in ctx.planned():
-        if site.plan is not None and site.plan.treatment in ("columns", "rows") and site.exact is None:
+        if site.plan is not None and site.plan.treatment in ("columns", "rows") and site.became.exact is None:
             return site.node, f"{site.node.format_node()} has no product of the exact elements"
     return None
 

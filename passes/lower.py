@@ -63,7 +63,7 @@ def _activation(node: Any, plan: Plan) -> Any:
 
 def _root(node: fx.Node, site: Site) -> fx.Node:
     """Return the outermost node of the site: past the sum with the exact product, and the final rounding."""
-    if site.exact is not None:
+    if site.became.exact is not None:
         (node,) = node.users
     users = list(node.users)
     if len(users) == 1 and calls(users[0], aten.to.dtype) and value(node).dtype is torch.float32 and notes(users[0]).op:
@@ -94,9 +94,7 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> N
     released = not still_read(gm, ctx, q)
     for member in ctx.sites:
         if member.node is lowered:
-            stored = packed.meta["val"].numel() * member.n // n
-            member.saved_bytes = released * member.n * member.k * member.element_size - stored
-            member.exact = None
+            member.lower(packed.meta["val"].numel() * member.found.n // n, released)
 
 
 def still_read(gm: fx.GraphModule, ctx: PassContext, q: Any) -> bool:

@@ -26,13 +26,12 @@ def price(ctx: PassContext) -> None:
         return
     near = _bytes_read(ctx) <= NEAR
     gained = 0.0
-    for group, sites in enumerate(siblings(ctx), 1):
+    for number, sites in enumerate(siblings(ctx), 1):
         choice, why, gain = _choice(ctx, sites, near)
         gained += gain
         for site in sites:
-            site.group = group
             if isinstance(choice, Plan):
-                site.take(choice, why)
+                site.take(choice, why, timed_as=number)
             else:
                 site.decline(choice, why)
     kept = ctx.planned()
@@ -84,8 +83,8 @@ def linear_call(sites: list[Site]) -> LinearCall:
     rows = _rows(sites[0])
     return LinearCall(
         rows=rows if rows <= EXACT_ROWS else 1 << (rows - 1).bit_length(),
-        k=sites[0].k,
-        widths=tuple(sorted(site.n for site in sites)),
+        k=sites[0].found.k,
+        widths=tuple(sorted(site.found.n for site in sites)),
         dtype=value(x).dtype,
         stored=value(weight).dtype,
         bias=bias is not None,

@@ -54,7 +54,7 @@ class FusePrologue:
             ctx.replaced(node, new)
             for site in ctx.planned():
                 if site.node is new:
-                    site.prologue = found.words
+                    site.fuse(found.words)
             erase_unused([node, *found.chain])
             fused += 1
         return fused

@@ -54,8 +54,8 @@ class InsertQuantize:
                         quantized_inputs[x] = _s8(gm, node, x)
                 x = quantized_inputs[x]
             node.args = (x, wide, *bias)
-            if site.exact is not None:
-                site.exact.args = (site.exact.args[0], wide)
+            if (exact := site.became.exact) is not None:
+                exact.args = (exact.args[0], wide)
         return len(sites)
 
 

@@ -59,4 +59,4 @@ def _split(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> None:
     substitute(node, total, but=total)
     node.args = (kept, weight, *node.args[2:])
     for site in sites:
-        site.exact = partner
+        site.split(partner)

@@ -12,13 +12,12 @@ from lowbit_compiler.passes.contract import FLOATS, PassContext
 from lowbit_compiler.passes.graph import aten, is_tensor, same, undisturbed, value
 from lowbit_compiler.passes.heads import unrepeated
 from lowbit_compiler.passes.scores import Scores, read_scores
-from lowbit_compiler.passes.site import Reason, Whole
+from lowbit_compiler.passes.site import Declined, Reason, Whole
 from lowbit_compiler.passes.spell import argument, cast
 from lowbit_compiler.torch_internals.fakes import FakeTensor
 from lowbit_compiler.torch_internals.shapes import statically_known_true
 
 MIN_GAIN = 1.02
-Declined = tuple[Reason, str]
 LOG = (aten.log_softmax.int, aten._log_softmax.default)
 
 

@@ -97,9 +97,9 @@ def _rewrite(captured: Captured, options: Options, examples: Sequence[Any], refu
         if site.reason is None and (Fact.WHOLE if site.kind in WHOLE_KINDS else Fact.LOWERED) not in facts:
             site.decline(Reason.DISABLED, NOT_LOWERED)
     for site in ctx.sites:
-        site.kernel = _kernel(site)
-        if site.kind == "softmax" and site.kernel:
-            site.detail = "; ".join(filter(None, (_algorithm(site), site.detail)))
+        site.run_by(_kernel(site))
+        if site.kind == "softmax" and site.became.kernel:
+            site.explain(_algorithm(site), site.detail)
     report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs, notes=notes(refused))
     if one_form and options.plan == "measured":
         report.notes.append("linears were not timed: freed weights are there in the recipe's form alone")

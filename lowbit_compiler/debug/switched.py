@@ -198,7 +198,7 @@ def _product(ctx: PassContext, site: Site, row: int) -> Product:
     assert site.plan is not None
     packed: Any = site.node.args[1]
     (constant,) = (constant for constant in ctx.constants if constant.outputs == (packed.name,))
-    names = tuple(name for name in (site.module, *site.parameters) if name)
+    names = tuple(name for name in (site.module, *site.found.parameters) if name)
     return Product(site.plan, names, row, _float_weight(constant.graph), constant.sources)
 
 

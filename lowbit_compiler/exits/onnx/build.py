@@ -187,7 +187,7 @@ def _passes(captured: Captured, request: Request, refused: dict[str, str]) -> tu
         observe = record.observe if record is not None else None
         runs = run_passes(waist() + onnx_exit(request.form), captured.gm, ctx, observe=observe, strict=options.verify)
     for site in ctx.sites:
-        if site.kind in WHOLE_KINDS and not site.constant:
+        if site.kind in WHOLE_KINDS and not site.found.constant:
             site.decline(Reason.KEPT_WHOLE, "ONNX has operators for it")
     report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs, notes=notes(refused))
     if record is not None:

@@ -62,22 +62,18 @@ class Writer:
         """Add the bias, and let the readers of the product read the result."""
         if product.bias is not None:
             result = self.emit(product, aten.add.Tensor, result, product.bias)
-        for site in self.ctx.planned():
-            if product.root in (site.node, *site.node.users):
-                site.exact = None
         substitute(product.root, result)
         self.ctx.replaced(product.root, result)
         released = not still_read(self.gm, self.ctx, product.codes)
         for member in self.ctx.sites:
             if member.node is result:
-                stored = stored_bytes(product.plan, member.n, member.k)
-                member.saved_bytes = released * member.n * member.k * member.element_size - stored
+                member.lower(stored_bytes(product.plan, member.found.n, member.found.k), released)
 
 
 def products(ctx: PassContext) -> list[Product]:
     """Take every planned product apart."""
     sites = {site.node: site for site in ctx.planned()}
-    return [_product(ctx, node, site.plan, site.exact) for node, site in sites.items() if site.plan is not None]
+    return [_product(ctx, node, site.plan, site.became.exact) for node, site in sites.items() if site.plan is not None]
 
 
 def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Product], fx.Node]) -> int:
@@ -103,10 +99,8 @@ def _product(ctx: PassContext, node: fx.Node, plan: Plan, partner: fx.Node | Non
         exact = partner.args[0]
         x = exact.args[0].args[0]  # getitem <- split
         (root,) = node.users
-        for site in ctx.sites:
-            if site.node is node:
-                site.node = root
-    label = ", ".join(dict.fromkeys(site.module or site.op for site in ctx.sites if site.node is root))
+        ctx.replaced(node, root)
+    label = ", ".join(dict.fromkeys(site.module or site.found.op for site in ctx.sites if site.node is root))
     for above in (x, quantize, exact):
         if isinstance(above, fx.Node) and notes(above).made_by:
             note(above, modules=notes(above).modules or label)
