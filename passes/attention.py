@@ -15,7 +15,7 @@ from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.passes.plan import ignored
 from lowbit_compiler.passes.scores import Mask, Scores, emit_mask, read_scores
 from lowbit_compiler.passes.spell import cast, idle_dropout, scaled, untransposed, widened
-from lowbit_compiler.passes.whole import AttentionSite, decide, four, grouped, unsupported
+from lowbit_compiler.passes.whole import AttentionSite, decide, four, unsupported, with_few_heads
 
 PRODUCTS = (aten.matmul.default, aten.bmm.default)
 
@@ -167,7 +167,7 @@ def _call(out: fx.Node, match: _Match) -> AttentionCall:
     site = AttentionSite(match.q, match.keys, match.v, None, False, match.scores.scale)
     if match.turned:
         return replace(site.call(), k=operand(four(value(match.keys).mT)), mask=match.scores.mask_operand)
-    return replace(grouped(out, site).call(), mask=match.scores.mask_operand)
+    return replace(with_few_heads(out, site).call(), mask=match.scores.mask_operand)
 
 
 def _fuse(gm: fx.GraphModule, out: fx.Node, match: _Match) -> None:

@@ -63,8 +63,8 @@ class Find:
             if kind is not None and is_tensor(node):
                 found = _linear(ctx, node) if kind == "linear" else _found(ctx, node, kind, _name(node))
                 ctx.sites.append(_site(ctx, node, found, unread, _obstacle(ctx, node, found)))
-            for hidden, name, why in notes(node).opaque:  # products that capture could not write as ATen calls
-                ctx.sites.append(_site(ctx, node, _found(ctx, node, hidden, name), unread, (Reason.UNSUPPORTED_OP, why)))
+            for hidden in notes(node).opaque:  # products that capture could not write as ATen calls
+                ctx.sites.append(_site(ctx, node, _found(ctx, node, hidden.kind, hidden.op), unread, (Reason.UNSUPPORTED_OP, hidden.why)))
         return 0
 
 

@@ -1,11 +1,21 @@
 """What lowbit knows of one node of a graph: a typed record beside the node's value, under one key of its ``meta``."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 
 KEY = "lowbit_notes"
+
+
+class Hidden(NamedTuple):
+    """A product inside a call that nobody looks into."""
+
+    kind: str
+    """As in the report."""
+    op: str
+    why: str
+    """Why the call stays whole."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,8 @@ class Notes:
     """Whether some call writes to its memory in place."""
     writes: bool = False
     """Whether it is a call that writes to memory in place."""
-    opaque: tuple[tuple[str, str, str], ...] = ()
-    """The products inside a call that stays whole: kind, name, and why it does."""
+    opaque: tuple[Hidden, ...] = ()
+    """What a call that stays whole has inside."""
     unfused: str = ""
     """Of a softmax: why it and the products around it did not become one attention."""
     modules: str = ""

@@ -88,7 +88,7 @@ def linear_call(sites: list[Site]) -> LinearCall:
         dtype=value(x).dtype,
         stored=value(weight).dtype,
         bias=bias is not None,
-        columns=strides[-1] != 1,
+        column_major=strides[-1] != 1,
         transposed=any(hint(value(site.node.args[1]).stride()[-1]) != 1 for site in sites),
         plans=(plan, *_more_accurate(plan)),
     )

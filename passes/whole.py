@@ -110,7 +110,7 @@ def read_attention(node: fx.Node, ctx: PassContext) -> AttentionSite | Declined:
         return Reason.UNSUPPORTED_OP, f"scale {scale}, is_causal {causal}: not known when the graph is compiled"
     if not _fitting(*(four(value(x)).shape for x in (q, k, v))):
         return Reason.UNSUPPORTED_OP, f"operands of shapes {', '.join(str(tuple(value(x).shape)) for x in (q, k, v))}"
-    return grouped(node, AttentionSite(q, k, v, mask, causal, float(scale)))  # type: ignore[arg-type]
+    return with_few_heads(node, AttentionSite(q, k, v, mask, causal, float(scale)))  # type: ignore[arg-type]
 
 
 def _fitting(q: Any, k: Any, v: Any) -> bool:
@@ -123,7 +123,7 @@ def _fitting(q: Any, k: Any, v: Any) -> bool:
     return equal(q[0], k[0]) and equal(q[3], k[3]) and all(equal(a, b) for a, b in zip(k[:3], v[:3], strict=True))
 
 
-def grouped(node: fx.Node, site: AttentionSite) -> AttentionSite:
+def with_few_heads(node: fx.Node, site: AttentionSite) -> AttentionSite:
     """Read keys and values below the nodes that repeat their heads."""
     keys, values = unrepeated(site.k), unrepeated(site.v)
     if keys is None or values is None:

@@ -15,7 +15,7 @@ from lowbit_compiler.capture.names import Names, spelled
 from lowbit_compiler.capture.probe import Probe
 from lowbit_compiler.capture.running import find_names
 from lowbit_compiler.passes.graph import is_pure, is_tensor, value
-from lowbit_compiler.passes.notes import note, notes
+from lowbit_compiler.passes.notes import Hidden, note, notes
 from lowbit_compiler.passes.writes import mark_written, written
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, OpOverloadPacket
@@ -96,7 +96,7 @@ def _name(gm: fx.GraphModule, node: fx.Node, probe: Probe, autocasts: Sequence[f
         note(node, op=spelling(node))
     elif not isinstance(node.target, HigherOrderOperator) and written(node):
         if name := product_name(node):
-            note(node, opaque=(("matmul", name, f"{name} writes into an existing tensor"),))
+            note(node, opaque=(Hidden("matmul", name, f"{name} writes into an existing tensor"),))
     elif _computes(node) and (products := probe.products(node)):
         made = inline(gm, node, autocasts) if _may_inline(node) else None
         if made is None:
