@@ -57,7 +57,7 @@ class LinearCall:
     stored: torch.dtype
     """Of the float weights; under autocast another than ``dtype``, and cast at every call."""
     bias: bool
-    columns: bool
+    column_major: bool
     """Whether elements of one column of x lie side by side."""
     transposed: bool
     """Whether the float weights are stored as [k, n]."""

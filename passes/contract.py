@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.calls import Costs, LinearCosts
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.recipes import Recipe
 
@@ -113,7 +114,7 @@ class PassContext:
 
     def origins(self, node: fx.Node) -> frozenset[str]:
         """Return the captured calls that ``node`` computes: of a merged product, several."""
-        return frozenset(site.origin for site in self.sites if site.node is node) or frozenset({origin(node)})
+        return frozenset(site.found.origin for site in self.sites if site.node is node) or frozenset({origin(node)})
 
     def planned(self) -> list[Site]:
         """Return the products that are to be rewritten."""
@@ -127,12 +128,12 @@ class PassContext:
         """Let the sites at ``old`` follow to ``new``."""
         for site in self.sites:
             if site.node is old:
-                site.node = new
+                site.move(new)
 
 
 def origin(node: fx.Node) -> str:
     """Return the name of the captured call that ``node`` was made for."""
-    return str(node.meta.get("lowbit_origin", node.name))
+    return notes(node).origin or node.name
 
 
 class Pass(Protocol):

@@ -31,13 +31,13 @@ def _canonical(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
 
 def _found(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     alive = set(gm.graph.nodes)
-    lost = (site for site in ctx.sites if site.node not in alive and not site.constant and not site.unused)
-    return next(((site.node, f"site {site.module or site.op} has left the graph") for site in lost), None)
+    lost = (site for site in ctx.sites if site.node not in alive and not site.found.constant and not site.found.unused)
+    return next(((site.node, f"site {site.module or site.found.op} has left the graph") for site in lost), None)
 
 
 def _planned_or_declined(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     undecided = (site for site in ctx.sites if (site.plan or site.whole) is None and site.reason is None)
-    return next(((site.node, f"site {site.module or site.op} has neither plan nor reason") for site in undecided), None)
+    return next(((site.node, f"site {site.module or site.found.op} has neither plan nor reason") for site in undecided), None)
 
 
 def _wide(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
@@ -50,7 +50,7 @@ def _wide(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
 def _treated(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for site in ctx.planned():
         assert site.plan is not None
-        if site.plan.treatment.splits and site.exact is None:
+        if site.plan.treatment.splits and site.became.exact is None:
             return site.node, f"{site.node.format_node()} has no product of the exact elements"
         if site.plan.treatment.rotates and not all(calls(arg, *TREAT) for arg in site.node.args[:2]):
             return site.node, f"{site.node.format_node()} has an operand that is not treated"

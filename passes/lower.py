@@ -48,7 +48,9 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, product: Product, sites: list[S
     node, plan = product.node, product.plan
     n = value(product.parts[0]).shape[0]
     if plan.product is None:
-        _count(sites, n, released(product.parts[0]), sum(value(part).numel() * value(part).element_size() for part in product.parts))
+        stored = sum(value(part).numel() * value(part).element_size() for part in product.parts)
+        for site in sites:
+            site.store(stored * site.found.n // n, released(product.parts[0]))
         return False
     root = product.root
     x, bias = uncast(product.x), uncast(product.bias)
@@ -60,13 +62,6 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, product: Product, sites: list[S
         result = laid_out(gm, lowered, root)
     substitute(root, result)
     ctx.replaced(node, lowered)
-    _count(sites, n, released(product.parts[0]), packed.meta["val"].numel())
     for site in sites:
-        site.exact = None
+        site.lower(packed.meta["val"].numel() * site.found.n // n, released(product.parts[0]))
     return True
-
-
-def _count(sites: list[Site], n: int, released: bool, stored: int) -> None:
-    """Note what the sites of a product with ``n`` outputs save, whose weight takes ``stored`` bytes."""
-    for site in sites:
-        site.saved_bytes = released * site.n * site.k * site.element_size - stored * site.n // n

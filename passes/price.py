@@ -33,9 +33,8 @@ def price(ctx: PassContext) -> None:
         choice, why, gain = _choice(ctx, sites, near)
         gained += gain
         for site in sites:
-            site.group = group
             if isinstance(choice, Plan):
-                site.take(choice, why)
+                site.take(choice, why, timed_as=number)
             else:
                 site.decline(choice, why)
     kept = [site for site in ctx.planned() if site.plan is not None and site.plan.product is not None]
@@ -87,12 +86,12 @@ def linear_call(sites: list[Site]) -> LinearCall:
     rows = _rows(sites[0])
     return LinearCall(
         rows=rows if rows <= EXACT_ROWS else 1 << (rows - 1).bit_length(),
-        k=sites[0].k,
-        widths=tuple(sorted(site.n for site in sites)),
+        k=sites[0].found.k,
+        widths=tuple(sorted(site.found.n for site in sites)),
         dtype=value(x).dtype,
         stored=value(weight).dtype,
         bias=bias is not None,
-        columns=strides[-1] != 1,
+        column_major=strides[-1] != 1,
         transposed=any(hint(value(site.node.args[1]).stride()[-1]) != 1 for site in sites),
         plans=(plan, *_more_accurate(plan)),
     )

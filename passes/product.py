@@ -10,6 +10,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import aten, calls, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.passes.widen import Widen
 from lowbit_compiler.runtime.formats import FORMATS
@@ -51,7 +52,7 @@ class Product:
         """The outermost node that is the product's alone: past the final rounding to the dtype of the float product, where there is one."""
         users = list(self.total.users)
         rounded = len(users) == 1 and calls(users[0], aten.to.dtype) and value(self.total).dtype is torch.float32
-        return users[0] if rounded and "lowbit_op" in users[0].meta else self.total
+        return users[0] if rounded and notes(users[0]).op else self.total
 
 
 def read(node: fx.Node, plan: Plan, exact: fx.Node | None) -> Product:
@@ -83,7 +84,7 @@ def products(ctx: PassContext) -> Iterator[tuple[Product, list[Site]]]:
     for node in ctx.each(found):
         sites = found[node]
         assert sites[0].plan is not None
-        yield read(node, sites[0].plan, sites[0].exact), sites
+        yield read(node, sites[0].plan, sites[0].became.exact), sites
 
 
 def below(node: Any) -> Any:
@@ -93,7 +94,7 @@ def below(node: Any) -> Any:
 
 def uncast(node: Any) -> Any:
     """Return the operand below a widening cast of ours; what the model casts, it may write to before the product reads the cast."""
-    ours = calls(node, aten.to.dtype) and node.meta.get("lowbit_pass") == Widen.name
+    ours = calls(node, aten.to.dtype) and notes(node).made_by == Widen.name
     return node.args[0] if ours and value(node).dtype is torch.float32 else node
 
 

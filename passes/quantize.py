@@ -8,6 +8,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import emit
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.runtime.formats import Operand
 
 
@@ -47,14 +48,14 @@ class InsertQuantize:
                 wide = _quantized(gm, node, weight, site.plan.w)
             if (operand := site.plan.x) is not None:
                 key = (x, operand)
-                own = operand.rounding.random or (isinstance(x, fx.Node) and x.meta.get("lowbit_written"))
+                own = operand.rounding.random or (isinstance(x, fx.Node) and notes(x).written)
                 if own or key not in quantized_inputs:
                     with gm.graph.inserting_before(node):
                         quantized_inputs[key] = _quantized(gm, node, x, operand)
                 x = quantized_inputs[key]
             node.args = (x, wide, *bias)
-            if site.exact is not None:
-                site.exact.args = (site.exact.args[0], wide)
+            if (exact := site.became.exact) is not None:
+                exact.args = (exact.args[0], wide)
         return len(sites)
 
 

@@ -62,5 +62,5 @@ def _treat(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> bool:
             total = emit(gm, aten.add.Tensor, node, partner, like=node)
         substitute(node, total, but=total)
         for site in sites:
-            site.exact = partner
+            site.split(partner)
     return kept is not x or treated is not weight

@@ -151,7 +151,7 @@ class _Walk(fx.Interpreter):
         self._position = {node: index for index, node in enumerate(nodes)}
         self._at = {self._products[node.name]: index for node, index in self._position.items() if node.name in self._products}
         self._cuts = set(sorted(self._at.values())[:: -(-len(self._at) // CUTS) or 1])
-        self._writes = any(node.meta.get("lowbit_writes") for node in nodes)
+        self._writes = any(notes(node).writes for node in nodes)
         self.kept: dict[int, dict[fx.Node, Any]] = {}
         """Position of a node -> the values that are alive before it."""
         self._switched = switched
@@ -206,7 +206,7 @@ def _write_emulated(gm: fx.GraphModule, ctx: PassContext) -> None:
                 whole = gm.graph.call_function(product.plan.emulate, arguments)
             substitute(root, whole)
             for site in sites:
-                site.node = whole
+                site.move(whole)
 
 
 def _switch(ctx: PassContext, site: Site, row: int) -> Switch:
@@ -214,7 +214,7 @@ def _switch(ctx: PassContext, site: Site, row: int) -> Switch:
     stored: Any = site.node.args[1]
     outputs = (stored.name,) if isinstance(stored, fx.Node) else tuple(part.name for part in stored)
     (constant,) = (constant for constant in ctx.constants if constant.outputs == outputs)
-    names = tuple(name for name in (site.module, *site.parameters) if name)
+    names = tuple(name for name in (site.module, *site.found.parameters) if name)
     return Switch(site.plan, names, row, _float_weight(constant.graph), constant.sources)
 
 

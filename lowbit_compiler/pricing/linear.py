@@ -86,7 +86,7 @@ def candidates(call: LinearCall, device: str = "cpu") -> dict[str, Callable[[], 
     x = torch.rand(call.rows, call.k, generator=torch.Generator().manual_seed(0), device="cpu").sub_(0.5)
     x[:, ::OUTLIERS] *= 32
     x = x.to(device, call.dtype)
-    x = x.t().contiguous().t() if call.columns else x
+    x = x.t().contiguous().t() if call.column_major else x
     floats, packed = _sizes(call)
     copies = _copies([*floats, *packed], 2 if call.near else _turns(call, device), device)
     made: dict[str, Callable[[], object]] = {"float": _float(call, x, [copy[: len(floats)] for copy in copies])}

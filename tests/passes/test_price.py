@@ -160,11 +160,11 @@ def test_layouts() -> None:
     weight = nn.Parameter(torch.randn(64, 48))
     plan(lambda x: x.t() @ weight, torch.randn(64, 3), costs)
     (call,) = costs.asked
-    assert (call.rows, call.columns, call.transposed, call.bias) == (3, True, True, False)
+    assert (call.rows, call.column_major, call.transposed, call.bias) == (3, True, True, False)
     costs = Costs()
     plan(nn.Linear(64, 48, dtype=torch.bfloat16), torch.randn(2, 5, 64, dtype=torch.bfloat16), costs)
     (call,) = costs.asked
-    assert (call.rows, call.dtype, call.columns, call.transposed, call.bias) == (10, torch.bfloat16, False, False, True)
+    assert (call.rows, call.dtype, call.column_major, call.transposed, call.bias) == (10, torch.bfloat16, False, False, True)
 
 
 def test_symbolic_rows_are_timed_at_the_example_and_at_one() -> None:

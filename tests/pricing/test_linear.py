@@ -21,7 +21,7 @@ def linear(rows: int = 5, k: int = 96, widths: tuple[int, ...] = (32, 48), **cha
         "dtype": torch.float32,
         "stored": changes.get("dtype", torch.float32),
         "bias": False,
-        "columns": False,
+        "column_major": False,
         "transposed": False,
         "plans": PLANS,
         **changes,
@@ -30,7 +30,7 @@ def linear(rows: int = 5, k: int = 96, widths: tuple[int, ...] = (32, 48), **cha
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("layout", ["", "bias", "columns", "transposed"])
+@pytest.mark.parametrize("layout", ["", "bias", "column_major", "transposed"])
 def test_each_candidate_is_one_call(layout: str, dtype: torch.dtype) -> None:
     made = linear_costs.candidates(linear(dtype=dtype, **({layout: True} if layout else {})))
     assert list(made) == ["float", *(plan.op for plan in PLANS)]

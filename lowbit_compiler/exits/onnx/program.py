@@ -19,6 +19,7 @@ from lowbit_compiler.compile.constants import compute, text_of
 from lowbit_compiler.passes.contract import Constant
 from lowbit_compiler.passes.find import module_path
 from lowbit_compiler.passes.fold import BIAS
+from lowbit_compiler.passes.notes import notes
 
 PROVENANCE = "lowbit"
 """Key in ``node.meta["custom"]``, which torch keeps through decompositions: pass and modules of a node that lowbit made."""
@@ -81,7 +82,7 @@ def _value(program: ExportedProgram, target: Any) -> Tensor:
 
 def _target(node: fx.Node, part: str) -> str:
     """Return a name for the constant ``node``: the modules that read it, and what ``part`` of a weight it is."""
-    readers = [user.meta["lowbit_module"] for user in node.users if "lowbit_module" in user.meta]
+    readers = [notes(user).modules for user in node.users if notes(user).modules]
     modules = readers[0].split(", ") if readers else ["constant"]
     joined = modules[0] + "".join(f"+{module.rpartition('.')[2]}" for module in modules[1:])
     return f"{joined}.bias" if part == BIAS else f"{joined}.weight_{part}"
@@ -103,9 +104,9 @@ def _order(gm: fx.GraphModule, constants: Sequence[fx.Node]) -> None:
 
 
 def _keep_provenance(node: fx.Node) -> None:
-    if node.op == "call_function" and "lowbit_pass" in node.meta:
-        modules = node.meta.get("lowbit_module") or module_path(node)
-        node.meta["custom"] = {**node.meta.get("custom", {}), PROVENANCE: {"pass": node.meta["lowbit_pass"], "modules": modules}}
+    if node.op == "call_function" and notes(node).made_by:
+        modules = notes(node).modules or module_path(node)
+        node.meta["custom"] = {**node.meta.get("custom", {}), PROVENANCE: {"pass": notes(node).made_by, "modules": modules}}
 
 
 def _outputs(program: ExportedProgram, gm: fx.GraphModule) -> list[OutputSpec]:

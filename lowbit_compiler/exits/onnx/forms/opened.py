@@ -10,6 +10,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import Constant, PassContext
 from lowbit_compiler.passes.graph import aten, emit, fake_mode, substitute, value
+from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.passes.product import Product, Released, products
 from lowbit_compiler.passes.site import Site
 
@@ -26,7 +27,7 @@ class Opened:
     @property
     def label(self) -> str:
         """The modules that the product computes."""
-        return ", ".join(dict.fromkeys(site.module or site.op for site in self.sites))
+        return ", ".join(dict.fromkeys(site.module or site.found.op for site in self.sites))
 
     @property
     def codes(self) -> fx.Node:
@@ -59,7 +60,7 @@ class Writer:
         """Emit a call for the product."""
         total = opened.product.total
         node = emit(self.gm, target, *args, like=total, before=total)
-        node.meta["lowbit_module"] = opened.label
+        note(node, modules=opened.label)
         return node
 
     def quantized(self, opened: Opened, op: Callable[..., Any], kept: fx.Node) -> tuple[fx.Node, fx.Node]:
@@ -79,8 +80,8 @@ class Writer:
         substitute(product.total, result)
         released = self.released(opened.codes)
         for site in opened.sites:
-            site.exact, site.node = None, result
-            site.saved_bytes = released * site.n * site.k * site.element_size - stored_bytes(product, site.n, site.k)
+            site.move(result)
+            site.lower(stored_bytes(product, site.found.n, site.found.k), released)
 
 
 def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Opened], fx.Node]) -> int:
@@ -105,8 +106,8 @@ def _label(opened: Opened) -> None:
     if product.plan.product is None:
         around += [product.node, *product.node.all_input_nodes]
     for node in around:
-        if isinstance(node, fx.Node) and "lowbit_pass" in node.meta:
-            node.meta.setdefault("lowbit_module", opened.label)
+        if isinstance(node, fx.Node) and notes(node).made_by:
+            note(node, modules=notes(node).modules or opened.label)
 
 
 def stored_bytes(product: Product, n: int, k: int) -> int:
