@@ -4,10 +4,11 @@ from lowbit_compiler.errors import OptionError
 from lowbit_compiler.recipes import int4_weight_only, int8, int8_vector, int8_weight_only, llm_int8
 from lowbit_compiler.recipes.recipe import GROUP_SIZES, LOW_BIT_SQNR, Recipe, Treatment, finite_positive, group_size
 
-__all__ = ["GROUP_SIZES", "LOW_BIT_SQNR", "RECIPES", "Recipe", "Treatment", "find_recipe", "finite_positive", "group_size"]
+__all__ = ["DEFAULT", "GROUP_SIZES", "LOW_BIT_SQNR", "RECIPES", "Recipe", "Treatment", "find_recipe", "finite_positive", "group_size"]
 
 MODULES = (int8, llm_int8, int8_vector, int8_weight_only, int4_weight_only)
 RECIPES: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in MODULES}
+DEFAULT = "int8"
 
 
 def find_recipe(recipe: str | Recipe) -> Recipe:
