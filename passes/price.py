@@ -27,7 +27,7 @@ def price(ctx: PassContext) -> None:
         return
     near = _bytes_read(ctx) <= NEAR
     gained = 0.0
-    for group, sites in enumerate(siblings(ctx), 1):
+    for number, sites in enumerate(siblings(ctx), 1):
         if sites[0].plan is not None and sites[0].plan.product is None:
             continue  # emulated: never for speed, only where the recipe asks for it
         choice, why, gain = _choice(ctx, sites, near)

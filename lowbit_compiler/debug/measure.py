@@ -11,12 +11,12 @@ from torch import Tensor
 from lowbit_compiler.debug.switched import Switch, Switched
 from lowbit_compiler.debug.tally import Tally
 from lowbit_compiler.options import parse
-from lowbit_compiler.recipes import Recipe
+from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.products import Stored
 
 
-def measure(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int8", **options: Any) -> Report:
+def measure(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = DEFAULT, **options: Any) -> Report:
     """Return the report of ``explain`` with ``measured`` for each low-bit product: its SQNR, error and certificate on ``inputs``.
 
     The model runs once in float, and each product twice on what it is given there, low-bit and in float64. The rest is as in ``explain``;

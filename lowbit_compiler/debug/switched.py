@@ -19,6 +19,7 @@ from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import substitute, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.product import float_weight, products, uncast
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import Report

@@ -9,6 +9,7 @@ from torch import fx
 from helpers.graphs import TwoLinears, capture, context, run_until
 from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.runner import run_passes
 
 
@@ -91,5 +92,5 @@ def test_provenance() -> None:
     captured, _ = capture(TwoLinears(), torch.randn(3, 96))
     ctx = context(captured)
     run_until(captured, ctx, "quantize")
-    makers = {node.meta["lowbit_pass"] for node in captured.gm.graph.nodes if "lowbit_pass" in node.meta}
+    makers = {notes(node).made_by for node in captured.gm.graph.nodes} - {""}
     assert makers == {"merge", "treat", "quantize"}
