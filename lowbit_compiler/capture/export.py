@@ -6,8 +6,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from lowbit_compiler.capture.captured import Captured
-from lowbit_compiler.capture.dynamo import name_modules, name_products, trace_weights
 from lowbit_compiler.capture.names import Names
+from lowbit_compiler.capture.products import name_modules, name_products, trace_weights
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.runtime.weights import any_freed
