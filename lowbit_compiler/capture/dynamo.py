@@ -9,6 +9,7 @@ from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.names import Names, spelled
 from lowbit_compiler.capture.products import name_modules, name_products, trace_weights
 from lowbit_compiler.capture.running import find_names
+from lowbit_compiler.passes.graph import copied
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.torch_internals.sources import is_static, source_text, variable
 
@@ -23,13 +24,11 @@ def _parameter_name(node: fx.Node, example: Any, names: Names) -> str | None:
 def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     """Return a copy of Dynamo's graph ``gm`` in the common dialect; ``examples`` are its inputs, one per placeholder."""
     graph = fx.Graph()
-    environment: dict[fx.Node, fx.Node] = {}
     parameters: dict[str, str] = {}
     tables: set[str] = set()
     names = find_names()
     values = iter(examples)
-    for node in gm.graph.nodes:
-        new = environment[node] = graph.node_copy(node, lambda n: environment[n])
+    for node, new in copied(gm.graph.nodes, graph).items():
         if node.op == "placeholder":
             example = next(values)
             new.meta["val"] = node.meta.get("example_value", example)

@@ -15,6 +15,7 @@ from lowbit_compiler.compile.driver import compile_captured
 from lowbit_compiler.compile.verify import SAME_SQNR, same_random_numbers, sqnr
 from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
+from lowbit_compiler.passes.graph import copied
 from lowbit_compiler.report import Report
 from lowbit_compiler.rerun import USUAL, describe, restorer
 from lowbit_compiler.torch_internals import dynamo, inductor
@@ -185,9 +186,7 @@ def floats(output: Any) -> list[Tensor]:
 def fresh(captured: Captured) -> Captured:
     """Return a copy that passes may rewrite."""
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in captured.gm.graph.nodes:
-        copies[node] = graph.node_copy(node, lambda n: copies[n])
+    copied(captured.gm.graph.nodes, graph)
     return replace(captured, gm=fx.GraphModule(captured.gm, graph))
 
 
