@@ -10,6 +10,7 @@ MODULES = (
     "s8",
     "s4",
     "u4",
+    "exmy",
 )
 FORMATS: tuple[type[Format], ...] = tuple(import_module(f"{__name__}.{module}").FORMAT for module in MODULES)
 WORDS = tuple(word for format in FORMATS for word in format.words)
