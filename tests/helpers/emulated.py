@@ -105,7 +105,7 @@ class Emulated:
     def pack(self, q: Tensor, scale: Tensor, group: int, like: Tensor) -> Tensor:
         """Return packed codes in a tensor of the shape of ``like``; ``group`` 0 for int8."""
         out = Result(tuple(like.shape), torch.int8)
-        self._call("pack", q, scale, q.shape[0], q.shape[1], group, out.tensor, memory=(q, scale, out.tensor))
+        self._call("pack_s4" if group else "pack_s8", q, scale, q.shape[0], q.shape[1], group, out.tensor, memory=(q, scale, out.tensor))
         return out.checked()
 
     def linear(self, op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: object) -> Tensor:
@@ -122,7 +122,7 @@ class Emulated:
         else:
             workspace = _poisoned(self._size("float_workspace", *_matrix(x)))
             group = rest[0] if len(rest) == 2 else 0
-            self._call("linear_float", *common, group, workspace, memory=(x, w, bias, out.tensor, workspace))
+            self._call(op, *common, group, workspace, memory=(x, w, bias, out.tensor, workspace))
         return out.checked()
 
     def softmax(self, x: Tensor, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None, dim: int = 1) -> Tensor:
