@@ -94,6 +94,9 @@ inline Mask bytes_set(const uint8_t* p, int64_t count) {
   const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
   return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(lanes, _mm256_setzero_si256()))};
 }
+inline void set_bytes(uint8_t* p, Mask m) {
+  for (uint32_t bits = bits_of(m); bits; bits &= bits - 1) p[__builtin_ctz(bits)] = 1;
+}
 
 inline Words magnitude(Vec x) { return {_mm256_and_si256(_mm256_castps_si256(x.r), _mm256_set1_epi32(0x7fffffff))}; }
 inline Vec absolute(Vec x) { return {_mm256_castsi256_ps(magnitude(x).r)}; }

@@ -73,6 +73,10 @@ inline bool any(Mask m) { return m.r != 0; }
 inline uint32_t bits_of(Mask m) { return m.r; }
 inline Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_mov_ps(no.r, m.r, yes.r)}; }
 inline Mask bytes_set(const uint8_t* p, int64_t count) { return {(__mmask16)_mm_test_epi8_mask(_mm_maskz_loadu_epi8(first(count), p), _mm_set1_epi8(-1))}; }
+// Bytes that are 0 or 1 become 1 where the mask says so.
+inline void set_bytes(uint8_t* p, Mask m) {
+  _mm_storeu_si128((__m128i*)p, _mm_mask_mov_epi8(_mm_loadu_si128((const __m128i*)p), m.r, _mm_set1_epi8(1)));
+}
 
 // Bits of |x|: compared as integers, NaN is the largest.
 inline Words magnitude(Vec x) { return {_mm512_and_si512(_mm512_castps_si512(x.r), _mm512_set1_epi32(0x7fffffff))}; }
@@ -87,8 +91,8 @@ inline float max_of(Vec x) { return _mm512_reduce_max_ps(x.r); }
 // is exact, so the fused form rounds once, like the plain sum.
 template <int half>
 inline Vec butterfly(Vec x) {
-  constexpr int kMinus = half == 1 ? 0xaaaa : half == 2 ? 0xcccc : half == 4 ? 0xf0f0 : 0xff00;
-  const __m512 sign = _mm512_mask_mov_ps(_mm512_set1_ps(1.0f), kMinus, _mm512_set1_ps(-1.0f));
+  constexpr float a = half & 1 ? -1 : 1, b = half & 2 ? -1 : 1, c = half & 4 ? -1 : 1, d = half & 8 ? -1 : 1;
+  const __m512 sign = _mm512_setr_ps(1, a, b, a * b, c, a * c, b * c, a * b * c, d, a * d, b * d, a * b * d, c * d, a * c * d, b * c * d, a * b * c * d);
   const __m512 partner = half == 1 ? _mm512_permute_ps(x.r, 0xb1) : half == 2 ? _mm512_permute_ps(x.r, 0x4e)
                        : half == 4 ? _mm512_shuffle_f32x4(x.r, x.r, 0xb1) : _mm512_shuffle_f32x4(x.r, x.r, 0x4e);
   return {_mm512_fmadd_ps(x.r, sign, partner)};

@@ -90,6 +90,9 @@ inline bool any(Mask m) { return m.r[0] || m.r[1] || m.r[2] || m.r[3]; }
 inline uint32_t bits_of(Mask m) { return (uint32_t)m.r[0] | (uint32_t)m.r[1] << 1 | (uint32_t)m.r[2] << 2 | (uint32_t)m.r[3] << 3; }
 inline Vec select(Mask m, Vec yes, Vec no) { return lanes([&](int j) { return m.r[j] ? yes.r[j] : no.r[j]; }); }
 inline Mask bytes_set(const uint8_t* p, int64_t count) { return flags([&](int j) { return j < count && p[j] != 0; }); }
+inline void set_bytes(uint8_t* p, Mask m) {
+  for (int j = 0; j < 4; ++j) p[j] |= m.r[j];
+}
 
 inline Words magnitude(Vec x) {
   Words w;
