@@ -14,7 +14,7 @@ from lowbit_compiler.exits.runtime import NOT_LOWERED
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.passes.site import Reason
-from lowbit_compiler.recipes import LOW_BIT_SQNR, Recipe
+from lowbit_compiler.recipes import DEFAULT, LOW_BIT_SQNR, Recipe
 from lowbit_compiler.report import SiteReport
 
 
@@ -30,7 +30,7 @@ class Bench(Replay):
 def bisect(
     model: Callable[..., Any],
     *inputs: Any,
-    recipe: str | Recipe = "int8",
+    recipe: str | Recipe = DEFAULT,
     tolerance: float = LOW_BIT_SQNR,
     progress: Callable[[str], None] = lambda stage: None,
     **options: Any,

@@ -19,7 +19,7 @@ from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of
 from lowbit_compiler.debug.tally import finite
 from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.options import IGNORE_NAMES, parse
-from lowbit_compiler.recipes import RECIPES, Recipe, find_recipe
+from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe
 from lowbit_compiler.report import Measured, Report
 
 GROWTH = 1.5  # of the list, after a compilation with it that misses the budget
@@ -88,7 +88,7 @@ def accuracy(
     model: Callable[..., Any],
     samples: Samples,
     *,
-    recipe: str | Recipe = "int8",
+    recipe: str | Recipe = DEFAULT,
     budget: float = 0.003,
     metric: Metric | None = None,
     progress: Progress = lambda *_: None,

@@ -50,9 +50,11 @@ def _conclude(ctx: PassContext, facts: Collection[Fact], notes: Sequence[str]) -
     for site in ctx.sites:
         if site.reason is None and (Fact.WHOLE if site.kind in WHOLE_KINDS else Fact.LOWERED) not in facts:
             site.decline(Reason.DISABLED, NOT_LOWERED)
-        site.kernel = _kernel(site)
-        if site.kind == "softmax" and site.kernel:
-            site.detail = "; ".join(filter(None, (_algorithm(site), site.detail)))
+        site.run_by(_kernel(site))
+        if site.kind == "softmax" and site.became.kernel:
+            site.explain(_algorithm(site), site.detail)
+        if site.plan is not None and site.plan.product is None:
+            site.explain(f"no kernel for {site.plan.name}: quantized, dequantized and multiplied in float", site.detail)
     return list(notes)
 
 

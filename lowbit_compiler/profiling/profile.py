@@ -23,7 +23,7 @@ from lowbit_compiler.profiling.calls import Key, Step
 from lowbit_compiler.profiling.floors import Work, floor, work_of
 from lowbit_compiler.profiling.rounds import recorded, timed
 from lowbit_compiler.profiling.show import Row, tables
-from lowbit_compiler.recipes import Recipe
+from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Measured, Report
 from lowbit_compiler.rerun import USUAL, describe, restorer
 from lowbit_compiler.runtime import timings
@@ -73,7 +73,7 @@ class Profile:
 def profile(
     model: Callable[..., Any],
     *inputs: Any,
-    recipe: str | Recipe = "int8",
+    recipe: str | Recipe = DEFAULT,
     mode: str | None = None,
     rounds: int = 20,
     progress: Callable[[str], None] = lambda stage: None,
@@ -192,8 +192,8 @@ def _ops(ctx: PassContext, first: int) -> list[tuple[_Op, str]]:
     for node in sorted(groups):
         members = [site for _, site in groups[node]]
         sizes = tuple(hint(size) for size in value(node.args[0]).shape)
-        total = sum(site.n for site in members)
-        shares = tuple(site.n / total if total else 1.0 for site in members)
+        total = sum(site.found.n for site in members)
+        shares = tuple(site.found.n / total if total else 1.0 for site in members)
         rows = tuple(index for index, _ in groups[node])
         weight = str(node.args[1]) if members[0].kind == "linear" else ""
         found.append((_Op((f"lowbit::{members[0].lowered_to}", 0, sizes), rows, shares, work_of(members[0])), weight))

@@ -17,6 +17,6 @@ def onnx(form: str) -> Exit:
 
 def _conclude(ctx: PassContext, facts: Collection[Fact]) -> list[str]:
     for site in ctx.sites:
-        if site.kind in WHOLE_KINDS and not site.constant:
+        if site.kind in WHOLE_KINDS and not site.found.constant:
             site.decline(Reason.KEPT_WHOLE, "ONNX has operators for it")
     return []
