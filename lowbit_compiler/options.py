@@ -11,7 +11,7 @@ from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.recipes import Recipe, find_recipe, finite_positive, group_size
+from lowbit_compiler.recipes import DEFAULT, Recipe, find_recipe, finite_positive, group_size
 from lowbit_compiler.runtime.files import replaceable
 
 ENVIRONMENT: dict[str, str] = {
@@ -32,7 +32,7 @@ ENVIRONMENT: dict[str, str] = {
 class Options:
     """What one compilation was asked for; ``parse`` builds it from a user's dictionary and the environment."""
 
-    recipe: Recipe = field(default_factory=lambda: find_recipe("int8"))
+    recipe: Recipe = field(default_factory=lambda: find_recipe(DEFAULT))
     ignore: tuple[str, ...] = ()
     free_weights: bool = False
     weights: str = "checked"
@@ -48,7 +48,7 @@ class Options:
 
 
 DESCRIPTIONS: dict[str, str] = {
-    "recipe": "name of a recipe, or a Recipe; default 'int8'",
+    "recipe": f"name of a recipe, or a Recipe; default {DEFAULT!r}",
     "llm_int8_threshold": "outlier threshold of the treatment 'columns'; default 6.0",
     "group_size": "int4 group along K: 32, 64 or 128; default 64",
     "ignore": "names or 're:' patterns of modules or parameters to leave in float, added to the recipe's own",
@@ -235,7 +235,7 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
     if mode is not None:
         _require_mode(mode)
     options = Options(
-        recipe=_adjusted(values.get("recipe", find_recipe("int8")), values),
+        recipe=_adjusted(values.get("recipe", find_recipe(DEFAULT)), values),
         ignore=tuple(item for name in IGNORE_NAMES for item in values.get(name, ())),
         free_weights=values.get("free_weights", False),
         **{name: values.get(name, accepted[0]) for name, accepted in CHOICES.items()},

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.torch_internals.shapes import statically_known_true
 
 UNKNOWN_SIZE = 128  # of a dimension that nothing is known about before the first run

@@ -1,9 +1,9 @@
 """What a pass is: facts it needs, facts it leaves, and one function that rewrites in place."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import fx
@@ -21,11 +21,10 @@ class Fact(Enum):
     FOUND = "every product, softmax, attention and convolution has a site"
     PLANNED = "every site has a plan or a reason"
     WIDE = "a planned product is float32 throughout"
-    ROTATED = "both operands of a site planned with rotation come from rotate nodes"
-    SPLIT = "the input of a site planned with columns or rows comes from a split"
+    TREATED = "the operands of a planned site are what its treatment makes of them, with a product of what stays exact beside it"
     QUANTIZED = "both operands of a planned site come from dequantize nodes (weight-only: the weight)"
     FOLDED = "quantized weights are constants, computed before the first run"
-    LOWERED = "a planned site is one lowbit op"
+    LOWERED = "a planned site that some op computes is that op"
     PACKED = "the weight of a lowered site is one packed constant"
     OPENED = "a planned product is written in ops that ONNX has, on constant weights [K, N]"
     WHOLE = "a planned softmax or attention is one lowbit op"
@@ -59,9 +58,19 @@ class Target:
 class Constant:
     """Values computed once from parameters: ``graph`` maps ``sources`` (placeholder names) to the ``outputs`` placeholders."""
 
+    name: str
     graph: fx.Graph
     sources: tuple[str, ...]
     outputs: tuple[str, ...]
+    parts: tuple[str, ...]
+    """What each output is: a part of a quantized weight, the packed weight, or a bias."""
+
+    def then(self, compute: Callable[[fx.Graph, tuple[fx.Node, ...]], tuple[fx.Node, ...]]) -> None:
+        """Go on computing: ``compute`` takes the graph and the nodes of the outputs, and returns those of the new ones."""
+        output = self.graph.output_node()
+        values: Any = output.args[0]
+        with self.graph.inserting_before(output):
+            output.args = (compute(self.graph, tuple(values)),)
 
 
 @dataclass

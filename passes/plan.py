@@ -11,9 +11,10 @@ from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten, calls, is_tensor, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.price import price
-from lowbit_compiler.passes.site import Declined, Found, Plan, Reason, Site, Whole
+from lowbit_compiler.passes.site import Declined, Found, Reason, Site, Whole
 from lowbit_compiler.passes.whole import decide, read_attention, read_softmax
-from lowbit_compiler.runtime.ops import MAX_K, MOST_DIMS
+from lowbit_compiler.runtime.ops import MOST_DIMS
+from lowbit_compiler.runtime.products import Plan
 
 MIN_K, MIN_N = 32, 16  # below, one panel is mostly padding and the call costs more than the product
 
@@ -72,16 +73,16 @@ def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined
     return _linear(ctx, site.found, head) if site.kind == "linear" else _whole(ctx, site)
 
 
-def _linear(ctx: PassContext, found: Found, head: bool) -> Plan | Declined:
-    if found.table and not ctx.quantize_tables:
-        return Reason.TABLE, f"{', '.join(found.parameters)}: no nn.Parameter; options={{'buffers': 'quantized'}} takes it for a weight"
-    if found.k < MIN_K or found.n < MIN_N:
-        return Reason.TOO_SMALL, f"K = {found.k}, N = {found.n}; from K = {MIN_K}, N = {MIN_N} on"
-    if found.k > MAX_K and ctx.recipe.activations == "int8":
-        return Reason.TOO_LONG, f"K = {found.k}; up to {MAX_K}"
-    if head and ctx.recipe.head == "float":
-        return Reason.OUTPUT_HEAD, f"recipe {ctx.recipe.name!r} has head='float'"
-    return _head_plan(ctx) if head and ctx.recipe.head == "weight-only" else _plan(ctx)
+def _linear(ctx: PassContext, site: Found, head: bool) -> Plan | Declined:
+    if site.table and not ctx.quantize_tables:
+        return Reason.TABLE, f"{', '.join(site.parameters)}: no nn.Parameter; options={{'buffers': 'quantized'}} takes it for a weight"
+    if site.k < MIN_K or site.n < MIN_N:
+        return Reason.TOO_SMALL, f"K = {site.k}, N = {site.n}; from K = {MIN_K}, N = {MIN_N} on"
+    plan = ctx.recipe.head_plan if head else ctx.recipe.plan
+    longest = (plan or ctx.recipe.plan).product
+    if longest is not None and longest.largest_k is not None and site.k > longest.largest_k:
+        return Reason.TOO_LONG, f"K = {site.k}; up to {longest.largest_k}"
+    return plan or (Reason.OUTPUT_HEAD, f"recipe {ctx.recipe.name!r} has head='float'")
 
 
 def _whole(ctx: PassContext, site: Site) -> Whole | Declined:
@@ -89,15 +90,6 @@ def _whole(ctx: PassContext, site: Site) -> Whole | Declined:
         return Reason.NO_KERNEL, "a softmax of ours would keep Inductor from making one attention of it"
     found = read_softmax(site.node, ctx) if site.kind == "softmax" else read_attention(site.node, ctx)
     return found if isinstance(found, tuple) else decide(ctx, found.call())
-
-
-def _plan(ctx: PassContext) -> Plan:
-    r = ctx.recipe
-    return Plan(r.weights, r.activations, r.treatment, r.threshold, r.group_size)
-
-
-def _head_plan(ctx: PassContext) -> Plan:
-    return Plan("int8", "float", "none", ctx.recipe.threshold, ctx.recipe.group_size)
 
 
 def _output_head(gm: fx.GraphModule, candidates: list[Site]) -> list[Site]:

@@ -10,9 +10,10 @@ from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
 from lowbit_compiler.passes.graph import calls, emit, erase_unused, is_tensor, same, same_shape, substitute, undisturbed, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
+from lowbit_compiler.runtime.products import PRODUCTS
 
 ops = torch.ops.lowbit
-LINEARS = (ops.linear_s8s8.default, ops.linear_s8s8_rotated.default, ops.linear_s8s8_columns.default, ops.linear_s8s8_rows.default)
+LINEARS = tuple(getattr(ops, product.op).default for product in PRODUCTS.values() if product.prologue)
 
 
 class FusePrologue:

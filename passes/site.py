@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 from torch import fx
 
-from lowbit_compiler.recipes import Treatment
+from lowbit_compiler.runtime.products import Plan
 
 
 class Reason(Enum):
@@ -28,30 +27,6 @@ class Reason(Enum):
     UNUSED = "its result is not used"
     DISABLED = "a pass was disabled or failed"
     INTERNAL_ERROR = "internal error"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The formats that one site gets."""
-
-    weights: str
-    activations: str
-    treatment: Treatment
-    threshold: float = 6.0
-    group_size: int = 64
-
-    @property
-    def op(self) -> str:
-        """Name of the ``lowbit::`` op that computes this plan."""
-        if self.activations == "float":
-            return "linear_fs8" if self.weights == "int8" else "linear_fs4"
-        suffix = {"none": "", "rotation": "_rotated", "columns": "_columns", "rows": "_rows"}[self.treatment]
-        return "linear_s8s8" + suffix
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What this op takes between ``n`` and ``dtype``."""
-        return {"linear_s8s8_columns": (self.threshold,), "linear_fs4": (self.group_size,)}.get(self.op, ())
 
 
 @dataclass(frozen=True)
@@ -177,8 +152,8 @@ class Site:
 
     @property
     def decision(self) -> str:
-        """``rewritten`` or ``declined``."""
-        return "rewritten" if self.lowered_to else "declined"
+        """``rewritten``, ``emulated`` or ``declined``."""
+        return "rewritten" if self.lowered_to else "declined" if self.plan is None else "emulated"
 
     @property
     def lowered_to(self) -> str:
@@ -210,13 +185,14 @@ class Site:
         self.became = replace(self.became, exact=exact)
 
     def lower(self, stored: int, released: bool) -> None:
-        """Say that the product, with that of its exact elements, became an op on a weight of ``stored`` bytes.
+        """Say that the product, with that of its exact elements, became an op on a weight as :meth:`store` takes it."""
+        self.store(stored, released)
+        self.became = replace(self.became, exact=None)
 
-        ``released``: nothing else reads the float weight.
-        """
+    def store(self, stored: int, released: bool) -> None:
+        """Say that the weight takes ``stored`` bytes; ``released``: nothing else reads the float weight."""
         found = self.found
-        saved = released * found.n * found.k * found.element_size - stored
-        self.became = replace(self.became, exact=None, saved_bytes=saved)
+        self.became = replace(self.became, saved_bytes=released * found.n * found.k * found.element_size - stored)
 
     def fuse(self, prologue: str) -> None:
         """Say what the op does to its rows before it quantizes them."""

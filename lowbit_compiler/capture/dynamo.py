@@ -59,7 +59,16 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     for node in copy.graph.nodes:
         name_modules(node, names)
     copy.recompile()
-    return Captured(copy, parameters, names.known, names.others, names.whole, frozenset(tables), names.here, names.places)
+    return Captured(
+        copy,
+        parameters,
+        known_names=names.known,
+        other_names=names.others,
+        all_known=names.whole,
+        tables=frozenset(tables),
+        here=names.here,
+        places=names.places,
+    )
 
 
 def name_modules(node: fx.Node, names: Names) -> None:

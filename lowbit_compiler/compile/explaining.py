@@ -8,16 +8,17 @@ import torch
 from torch import fx
 
 from lowbit_compiler.capture.dynamo import capture_dynamo
-from lowbit_compiler.compile.driver import declined_report, needs_gradient, rewrite
+from lowbit_compiler.compile.fallback import declined_report, needs_gradient
+from lowbit_compiler.compile.rewrite import rewrite
 from lowbit_compiler.errors import LowbitError, WeightFreedError
 from lowbit_compiler.options import parse
-from lowbit_compiler.recipes import Recipe
+from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.weights import any_freed
 from lowbit_compiler.torch_internals.dynamo import inner
 
 
-def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = "int8", **options: Any) -> Report:
+def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = DEFAULT, **options: Any) -> Report:
     """Trace ``model(*inputs)`` and run the passes on every graph of it; returns one report of them all.
 
     The model runs once, in float. Dynamo is reset before and after, so models compiled earlier in this process compile again when they

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lowbit_compiler.compile.driver import NOT_LOWERED
 from lowbit_compiler.debug.finding import Finding
 from lowbit_compiler.debug.region import Region, region
 from lowbit_compiler.debug.replay import Outcome, Plans, Replay, fresh
 from lowbit_compiler.debug.search import least
 from lowbit_compiler.errors import OptionError
+from lowbit_compiler.exits.runtime import NOT_LOWERED
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.passes.site import Reason
-from lowbit_compiler.recipes import LOW_BIT_SQNR, Recipe
+from lowbit_compiler.recipes import DEFAULT, LOW_BIT_SQNR, Recipe
 from lowbit_compiler.report import SiteReport
 
 
@@ -30,7 +30,7 @@ class Bench(Replay):
 def bisect(
     model: Callable[..., Any],
     *inputs: Any,
-    recipe: str | Recipe = "int8",
+    recipe: str | Recipe = DEFAULT,
     tolerance: float = LOW_BIT_SQNR,
     progress: Callable[[str], None] = lambda stage: None,
     **options: Any,

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.compile.driver import compile_dynamo, last_report
+from lowbit_compiler.compile.driver import compile_dynamo
 from lowbit_compiler.compile.explaining import alone, joined
+from lowbit_compiler.compile.history import last_report
 from lowbit_compiler.debug.metric import Metric, Score
 from lowbit_compiler.debug.names import Layer
 from lowbit_compiler.debug.search import MOST_TRIES, fewest
@@ -18,7 +19,7 @@ from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of
 from lowbit_compiler.debug.tally import finite
 from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.options import IGNORE_NAMES, parse
-from lowbit_compiler.recipes import RECIPES, Recipe, find_recipe
+from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe
 from lowbit_compiler.report import Measured, Report
 
 GROWTH = 1.5  # of the list, after a compilation with it that misses the budget
@@ -87,7 +88,7 @@ def accuracy(
     model: Callable[..., Any],
     samples: Samples,
     *,
-    recipe: str | Recipe = "int8",
+    recipe: str | Recipe = DEFAULT,
     budget: float = 0.003,
     metric: Metric | None = None,
     progress: Progress = lambda *_: None,

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from lowbit_compiler.capture.captured import Captured
-from lowbit_compiler.compile.driver import rewrite
+from lowbit_compiler.compile.rewrite import rewrite
 from lowbit_compiler.compile.verify import SAME_SQNR, inputs_of, interpret, sqnr
 from lowbit_compiler.dump import graph_text
 from lowbit_compiler.options import Options

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lowbit_compiler.compile.driver import compile_dynamo, last_report
+from lowbit_compiler.compile.driver import compile_dynamo
 from lowbit_compiler.compile.executable import Executable
+from lowbit_compiler.compile.history import last_report
 from lowbit_compiler.debug.replay import USUAL, describe
 from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.errors import DebugError, OptionError
@@ -24,7 +25,7 @@ from lowbit_compiler.profiling.calls import Key, Step
 from lowbit_compiler.profiling.floors import Work, floor, work_of
 from lowbit_compiler.profiling.rounds import recorded, timed
 from lowbit_compiler.profiling.show import Row, tables
-from lowbit_compiler.recipes import Recipe
+from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Measured, Report
 from lowbit_compiler.runtime import timings
 from lowbit_compiler.torch_internals import inductor
@@ -73,7 +74,7 @@ class Profile:
 def profile(
     model: Callable[..., Any],
     *inputs: Any,
-    recipe: str | Recipe = "int8",
+    recipe: str | Recipe = DEFAULT,
     mode: str | None = None,
     rounds: int = 20,
     progress: Callable[[str], None] = lambda stage: None,

@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import plain
 from helpers.graphs import TwoLinears, calls, capture, context, run_until
 from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.passes.contract import PassContext, Target
 from lowbit_compiler.passes.price import fastest
-from lowbit_compiler.passes.site import Plan, Reason
+from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.recipes import RECIPES, Recipe
+from lowbit_compiler.runtime.products import Plan
 
-ROTATED, WIDE, INT4 = Plan("int8", "int8", "rotation"), Plan("int8", "float", "none"), Plan("int4", "float", "none")
+ROTATED, WIDE, INT4 = plain.plan("int8", "int8", "rotation"), plain.plan("int8", "float", "none"), plain.plan("int4", "float", "none")
 X = torch.randn(3, 96)
 
 

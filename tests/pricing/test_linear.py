@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from helpers import plain
 from lowbit_compiler.passes.calls import LinearCall
-from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.pricing import linear as linear_costs
 from lowbit_compiler.runtime.timings import ROUNDS
 
-PLANS = tuple(Plan("int8", "int8", treatment) for treatment in ("none", "rotation", "columns", "rows"))
-PLANS += (Plan("int8", "float", "none"), Plan("int4", "float", "none"))
+PLANS = tuple(plain.plan("int8", "int8", treatment) for treatment in ("none", "rotation", "columns", "rows"))
+PLANS += (plain.plan("int8", "float", "none"), plain.plan("int4", "float", "none"))
 
 
 def linear(rows: int = 5, k: int = 96, widths: tuple[int, ...] = (32, 48), **changes: Any) -> LinearCall:

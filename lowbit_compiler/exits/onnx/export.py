@@ -16,7 +16,7 @@ from lowbit_compiler.exits.onnx.origin import read
 from lowbit_compiler.exits.onnx.shapes import Inputs, arguments, by_argument, constants, require_rows, split_inputs
 from lowbit_compiler.exits.onnx.stored import Staged
 from lowbit_compiler.options import Options, parse, writable_file
-from lowbit_compiler.recipes import Recipe
+from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.weights import any_freed
 from lowbit_compiler.torch_internals import trees
@@ -33,7 +33,7 @@ def export_onnx(
     inputs: Inputs,
     path: str | os.PathLike[str],
     *,
-    recipe: str | Recipe = "int8",
+    recipe: str | Recipe = DEFAULT,
     dynamic_shapes: Any = None,
     opset: int = 21,
     form: str = "integer",
