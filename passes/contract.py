@@ -143,11 +143,11 @@ class Pass(Protocol):
     """A graph pass; ``run`` returns the number of rewritten places, and 0 means that the graph is unchanged."""
 
     name: str
-    requires: frozenset[Fact]
-    establishes: frozenset[Fact]
-    destroys: frozenset[Fact]
-    exact: bool
-    """True where the pass changes no value beyond float rounding."""
+    requires: frozenset[Fact] = frozenset()
+    establishes: frozenset[Fact] = frozenset()
+    destroys: frozenset[Fact] = frozenset()
+    exact: bool = True
+    """Whether it changes no value beyond float rounding."""
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rewrite ``gm`` in place."""

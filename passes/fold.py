@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import Constant, Fact, PassContext
-from lowbit_compiler.passes.graph import calls, constant_sources, is_constant, placeholder
+from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext
+from lowbit_compiler.passes.graph import calls, constant_sources, copy_nodes, is_constant, placeholder
 from lowbit_compiler.passes.product import DEQUANTIZE
 
 BIAS = "bias"
 
 
-class FoldWeights:
+class FoldWeights(Pass):
     """Cut the constant region of each quantized weight (and of a computed bias) out of the graph.
 
     Before::
@@ -30,8 +30,6 @@ class FoldWeights:
     name = "fold"
     requires = frozenset({Fact.QUANTIZED})
     establishes = frozenset({Fact.FOLDED})
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fold every weight and computed bias of the planned sites; returns the number of constants."""
@@ -52,10 +50,8 @@ def fold(gm: fx.GraphModule, ctx: PassContext, name: str, parts: dict[str, fx.No
     nodes = list(parts.values())
     sources = list(dict.fromkeys(source for node in nodes for source in constant_sources(node)))
     graph = fx.Graph()
-    environment: dict[fx.Node, fx.Node] = {}
-    for node in sorted([*_ancestors(nodes), *sources]):  # in graph order; a walk over the whole graph for each weight is quadratic
-        environment[node] = graph.node_copy(node, lambda n: environment[n])
-    graph.output(tuple(environment[node] for node in nodes))
+    copies = copy_nodes(graph, sorted([*_ancestors(nodes), *sources]))  # a walk over the whole graph for each weight is quadratic
+    graph.output(tuple(copies[node] for node in nodes))
     last = gm.graph.find_nodes(op="placeholder")[-1]
     names: list[str] = []
     for part, node in reversed(parts.items()):

@@ -98,6 +98,14 @@ def storages(node: Any) -> set[int]:
     return {x.untyped_storage()._cdata for x in leaves if isinstance(x, FakeTensor) and x.layout is torch.strided}
 
 
+def copy_nodes(graph: fx.Graph, nodes: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Append copies of ``nodes`` to ``graph``; returns them by what they are copies of. What the nodes read is among those before them."""
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        copies[node] = graph.node_copy(node, lambda n: copies[n])
+    return copies
+
+
 def placeholder(gm: fx.GraphModule, name: str, after: fx.Node) -> fx.Node:
     """Add an input, whose name gets a number where the model has that name already."""
     with gm.graph.inserting_after(after):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
+from lowbit_compiler.passes.contract import FLOATS, Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import calls, emit, erase_unused, is_tensor, same, same_shape, substitute, undisturbed, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
@@ -16,7 +16,7 @@ ops = torch.ops.lowbit
 LINEARS = tuple(getattr(ops, product.op).default for product in PRODUCTS.values() if product.prologue)
 
 
-class FusePrologue:
+class FusePrologue(Pass):
     """Let a product of quantized rows read what its input is computed from.
 
     Before::
@@ -38,9 +38,6 @@ class FusePrologue:
 
     name = "prologue"
     requires = frozenset({Fact.LOWERED})
-    establishes: frozenset[Fact] = frozenset()
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fuse wherever the input is computed for one product alone; returns the number of products."""

@@ -14,7 +14,7 @@ from lowbit_compiler.capture.expand import COMPOSITE, FUSED, WRAPPERS, inline, s
 from lowbit_compiler.capture.names import Names, spelled
 from lowbit_compiler.capture.probe import Probe
 from lowbit_compiler.capture.running import find_names
-from lowbit_compiler.passes.graph import is_pure, is_tensor, value
+from lowbit_compiler.passes.graph import copy_nodes, is_pure, is_tensor, value
 from lowbit_compiler.passes.notes import Hidden, note, notes
 from lowbit_compiler.passes.writes import mark_written, written
 from lowbit_compiler.torch_internals import autocast
@@ -33,13 +33,11 @@ def _parameter_name(node: fx.Node, example: Any, names: Names) -> str | None:
 def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     """Return a copy of Dynamo's graph ``gm`` in the common dialect; ``examples`` are its inputs, one per placeholder."""
     graph = fx.Graph()
-    environment: dict[fx.Node, fx.Node] = {}
     parameters: dict[str, str] = {}
     tables: set[str] = set()
     names = find_names()
     values = iter(examples)
-    for node in gm.graph.nodes:
-        new = environment[node] = graph.node_copy(node, lambda n: environment[n])
+    for node, new in copy_nodes(graph, gm.graph.nodes).items():
         if node.op == "placeholder":
             example = next(values)
             new.meta["val"] = node.meta.get("example_value", example)

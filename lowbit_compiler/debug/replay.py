@@ -16,6 +16,7 @@ from lowbit_compiler.compile.verify import SAME_SQNR, same_random_numbers, sqnr
 from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
+from lowbit_compiler.passes.graph import copy_nodes
 from lowbit_compiler.report import Report
 from lowbit_compiler.torch_internals import dynamo, inductor
 from lowbit_compiler.torch_internals.trees import tree_leaves
@@ -188,9 +189,7 @@ def floats(output: Any) -> list[Tensor]:
 def fresh(captured: Captured) -> Captured:
     """Return a copy that passes may rewrite."""
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in captured.gm.graph.nodes:
-        copies[node] = graph.node_copy(node, lambda n: copies[n])
+    copy_nodes(graph, captured.gm.graph.nodes)
     return replace(captured, gm=fx.GraphModule(captured.gm, graph))
 
 

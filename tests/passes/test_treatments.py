@@ -46,7 +46,7 @@ def test_split(recipe: str, op: str) -> None:
     assert calls(captured.gm) == [op, "getitem", "getitem", "aten.linear", "aten.linear", "aten.add"]
     bound = 4 * EPS * 98 * X.abs().amax(1, keepdim=True) * single().weight.abs().max()
     assert ((got[0] - want[0]).abs() <= bound).all()
-    assert ctx.sites[0].exact is not None
+    assert ctx.sites[0].became.exact is not None
     assert Treat().name == "treat"
 
 
