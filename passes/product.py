@@ -109,7 +109,8 @@ def float_weight(graph: fx.Graph) -> fx.Node:
     """Return the node of a weight's computation at which it is float, before it is widened, treated and quantized."""
     (quantize,) = (node for node in graph.nodes if calls(node, *QUANTIZE))
     weight: Any = untreated(quantize.args[0])
-    return weight.args[0] if calls(weight, aten.to.dtype) and weight.args[1] is torch.float32 else weight
+    widened = calls(weight, aten.to.dtype) and weight.args[1] is torch.float32
+    return weight.args[0] if widened else weight  # type: ignore[no-any-return]
 
 
 class Released:

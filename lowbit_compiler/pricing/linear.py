@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.passes.calls import LinearCall
-from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.pricing import gpu
 from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.timings import ROUNDS, best
 from lowbit_compiler.torch_internals import autocast
 

@@ -57,7 +57,8 @@ class Scale(ABC):
     def blocks(self, x: Tensor) -> Tensor:
         """Return ``x`` [..., K] as [..., G, block], the last block padded with zeros."""
         k = x.shape[-1]
-        return torch.nn.functional.pad(x, (0, -k % self.block(k))).unflatten(-1, (self.count(k), self.block(k)))
+        padded = torch.nn.functional.pad(x, (0, -k % self.block(k)))
+        return padded.reshape(*x.shape[:-1], self.count(k), self.block(k))
 
     def spread(self, unit: Tensor, k: int) -> Tensor:
         """Return what is there for each block [..., G] for each of the ``k`` elements of a row [..., K]."""
