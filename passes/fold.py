@@ -8,6 +8,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import calls, constant_sources, copy_nodes, is_constant, placeholder
 from lowbit_compiler.passes.product import DEQUANTIZE
+from lowbit_compiler.passes.site import Role
 
 BIAS = "bias"
 
@@ -34,11 +35,12 @@ class FoldWeights(Pass):
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fold every weight and computed bias of the planned sites; returns the number of constants."""
         before = len(ctx.constants)
-        for site_node in ctx.each(dict.fromkeys(site.node for site in ctx.planned())):
+        roles = {site.node: site.found.roles for site in ctx.planned()}
+        for node in ctx.each(roles):
             index = len(ctx.constants)
-            arguments: Any = site_node.args
+            arguments: Any = node.args
             weight, *bias = arguments[1:]
-            if calls(weight, *DEQUANTIZE) and is_constant(weight.args[0], ctx.parameters):
+            if calls(weight, *DEQUANTIZE) and roles[node][1] is Role.CONSTANT:
                 fold(gm, ctx, f"weight_{index}", dict(zip(_part_names(weight), weight.args, strict=False)))
             if bias and isinstance(bias[0], fx.Node) and bias[0].op != "placeholder" and is_constant(bias[0], ctx.parameters):
                 fold(gm, ctx, f"bias_{index}", {BIAS: bias[0]})
