@@ -8,7 +8,12 @@ from torch import Tensor
 
 
 class Grid(Protocol):
-    """A set of numbers, symmetric around 0, with an integer code for each."""
+    """A set of numbers with an integer code for each."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that holds a code."""
+        ...
 
     @property
     def bits(self) -> int:
@@ -41,14 +46,20 @@ class Grid(Protocol):
 
 @dataclass(frozen=True)
 class Integers:
-    """-most ... most."""
+    """``least`` ... ``most``."""
 
+    least: int
     most: int
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Signed where some codes are negative."""
+        return torch.int8 if self.least < 0 else torch.uint8
+
+    @property
     def bits(self) -> int:
-        """Bits of a code in two's complement."""
-        return self.most.bit_length() + 1
+        """Bits of a code."""
+        return (self.most - self.least).bit_length()
 
     @property
     def largest(self) -> float:
@@ -63,11 +74,11 @@ class Integers:
     @property
     def codes(self) -> tuple[int, int]:
         """The smallest and the largest code."""
-        return -self.most, self.most
+        return self.least, self.most
 
     def encode(self, v: Tensor) -> Tensor:
         """Round to nearest, ties to even."""
-        return torch.round(v).clamp(-self.most, self.most).to(torch.int8)
+        return torch.round(v).clamp(self.least, self.most).to(self.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the codes themselves in float32."""
@@ -89,6 +100,11 @@ class Floats:
     top: int = 0
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of 8 or 16 bits."""
+        return torch.int8 if self.bits <= 8 else torch.int16
+
+    @property
     def bits(self) -> int:
         """Bits of a code, sign included."""
         return 1 + self.e + self.m
@@ -105,17 +121,17 @@ class Floats:
 
     @property
     def gap(self) -> float:
-        """The gaps of the largest binade."""
+        """The gaps of the largest binade; without mantissa bits it holds one number, and the gap below it is half of this."""
         return 2.0 ** (max(self.top, self.lowest) - self.m)
 
     @property
     def codes(self) -> tuple[int, int]:
         """The smallest and the largest code."""
-        most: int = 2 ** (self.e + self.m) - 1
+        most = (1 << self.e + self.m) - 1
         return -most, most
 
     def encode(self, v: Tensor) -> Tensor:
-        """Round to nearest, ties to the even code."""
+        """Round to nearest, ties to the even code (without mantissa bits: away from 0)."""
         floor = max(self.lowest, -126)  # float32 has nothing below
         below = floor - self.lowest
         w, binade = v.abs() * 2.0**-floor, torch.zeros_like(v)
@@ -127,7 +143,7 @@ class Floats:
         magnitude = ((binade + below) * 2.0**self.m + n).clamp(max=float(self.codes[1]))
         if below:
             magnitude = torch.where(n < 2.0**self.m, torch.zeros_like(v), magnitude)
-        return (magnitude * torch.sign(v)).to(torch.int8 if self.bits <= 8 else torch.int16)
+        return (magnitude * torch.sign(v)).to(self.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the numbers of ``codes`` in float32."""
@@ -135,8 +151,9 @@ class Floats:
         magnitude = signed.abs()
         field = torch.floor(magnitude * 2.0**-self.m)
         mantissa = magnitude - field * 2.0**self.m + (field > 0) * 2.0**self.m
-        below = float(2**self.e - 2) - (field - 1).clamp(min=0.0)  # binades below the largest
-        return mantissa * 2.0**-self.m * scaled_down(torch.full_like(signed, 2.0**self.top), below, self.e) * torch.sign(signed)
+        below = max(2.0**self.e - 2, 0.0) - (field - 1).clamp(min=0.0)  # binades below the largest
+        binade = scaled_down(torch.full_like(signed, 2.0 ** max(self.top, self.lowest)), below, self.e)
+        return mantissa * 2.0**-self.m * binade * torch.sign(signed)
 
 
 def scaled_down(x: Tensor, binades: Tensor, bits: int) -> Tensor:
