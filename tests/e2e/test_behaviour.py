@@ -18,7 +18,7 @@ from lowbit_compiler.options import ENVIRONMENT
 from lowbit_compiler.passes.graph import emit
 from lowbit_compiler.passes.merge import MergeSiblings
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.passes.rotate import Rotate
+from lowbit_compiler.passes.treat import Treat
 
 COSINE = 0.99  # the project's own bound for randomly initialised models
 
@@ -395,27 +395,27 @@ def test_free_weights_of_borrowed_memory() -> None:
     assert model.q.weight.untyped_storage().nbytes() == 0  # type: ignore[union-attr, operator]
 
 
-def broken(self: Rotate, gm: Any, ctx: Any) -> int:
+def broken(self: Treat, gm: Any, ctx: Any) -> int:
     raise ZeroDivisionError("broken on purpose")
 
 
 def test_failing_pass_falls_back(plain_environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    plain_environment.setattr(Rotate, "run", broken)
+    plain_environment.setattr(Treat, "run", broken)
     model, x = block()
     with torch.no_grad(), caplog.at_level(logging.WARNING, "lowbit_compiler"):
         got, (report,) = reports_of(lambda: compiled(model)(x))
         assert torch.equal(got, model(x))
-    assert "pass rotate: ZeroDivisionError: broken on purpose" in report.fallback
+    assert "pass treat: ZeroDivisionError: broken on purpose" in report.fallback
     assert "broken on purpose" in str(report)
     assert len(report.declined) == len(report.sites) == 7
     assert any("broken on purpose" in record.getMessage() for record in caplog.records)
 
 
 def test_failing_pass_raises_under_verify(plain_environment: pytest.MonkeyPatch) -> None:
-    plain_environment.setattr(Rotate, "run", broken)
+    plain_environment.setattr(Treat, "run", broken)
     plain_environment.setenv("LOWBIT_VERIFY", "each")
     model, x = block()
-    with torch.no_grad(), pytest.raises(Exception, match="pass rotate: ZeroDivisionError: broken on purpose"):
+    with torch.no_grad(), pytest.raises(Exception, match="pass treat: ZeroDivisionError: broken on purpose"):
         compiled(model)(x)
 
 

@@ -222,7 +222,7 @@ function siteDetails(graph, number, several) {
     facts([
       ["module", several ? "" : site.module], ["op", site.op], ["shape", site.shape],
       ["became", site.lowered_to && code(site.lowered_to)], ["kernel", site.kernel && code(site.kernel)],
-      ["in front", site.prologue], ["merged with", site.merged_with.join(", ")],
+      ["in front", site.prologue || (site.no_prologue && `apart: ${site.no_prologue}`)], ["merged with", site.merged_with.join(", ")],
       ["reads", weight === null ? "" : `${bytesText(weight)} of constants`], ["saved", site.saved_bytes ? bytesText(site.saved_bytes) : ""],
       ["time", secondsText(measured.seconds)], ["floor", floor],
       ["SQNR", measured.sqnr === undefined || measured.sqnr === null ? "" : `${digits(4)(measured.sqnr)} dB`], ["cosine", digits(6)(measured.cosine)],
