@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import zoo
-from helpers.compiled import Products, compiled, cosine, eager, linears, reports_of, within_graphs, work
+from helpers.compiled import COSINE, Products, compiled, cosine, eager, linears, reports_of, within_graphs, work
 from helpers.minilm import load as load_minilm
 from lowbit_compiler.debug.replay import floats
 from lowbit_compiler.passes.contract import PassContext
@@ -17,7 +17,6 @@ from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime import kernels
 
-COSINE = 0.99  # the project's own bound for randomly initialised models
 RECIPES = [
     *((case, case.recipe) for case in zoo.CASES),
     *((case, recipe) for case in zoo.CASES for recipe in ("llm-int8", "int8-weight-only") if case.name in ("encoder", "einsum", "cells")),

@@ -18,6 +18,8 @@ NATIVE = library.status().path is not None
 """Without the native library softmax and attention stay torch's."""
 FACTORS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "dot": 0, "vdot": 0, "_grouped_mm": 0}
 """Product -> position of its first factor; the second follows."""
+COSINE = 0.99
+"""The project's own bound for randomly initialised models."""
 SOFTMAX = ("_softmax", "_log_softmax", "_safe_softmax")
 
 
