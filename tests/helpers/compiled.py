@@ -53,6 +53,16 @@ def cosine(got: Tensor, want: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(got.double().flatten(), want.double().flatten(), 0))
 
 
+def changed(run: Callable[..., Any], model: Any, x: Tensor, change: Callable[[Any], Any]) -> tuple[Tensor, Tensor]:
+    """Return what ``run``, the compiled ``model``, and the model itself give for ``x`` after ``change(model)``, which ``run`` must notice."""
+    before = run(x)
+    assert torch.equal(run(x), before)
+    change(model)
+    got, want = run(x), model(x)
+    assert not torch.equal(got, before)
+    return got, want
+
+
 class Products(TorchDispatchMode):
     """Lists what an eager run multiplies: ``work``, the scalar products of each call; and counts softmaxes and convolutions."""
 
