@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowbit_compiler.compile.driver import last_report
     from lowbit_compiler.compile.explaining import explain
+    from lowbit_compiler.compile.history import last_report
     from lowbit_compiler.exits.onnx.export import export_onnx as export_onnx
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.recipes import RECIPES, Recipe
@@ -18,7 +18,7 @@ _HOMES = {
     "Report": "report",
     "explain": "compile.explaining",
     "export_onnx": "exits.onnx.export",
-    "last_report": "compile.driver",
+    "last_report": "compile.history",
     "verify_onnx": "exits.onnx.export",
 }
 

@@ -72,16 +72,16 @@ def site_report(site: Site) -> SiteReport:
     return SiteReport(
         module=site.module or "(function)",
         kind=site.kind,
-        op=site.op,
-        shape=site.shape,
+        op=site.found.op,
+        shape=site.found.shape,
         decision=site.decision,
         reason="" if site.reason is None else site.reason.value,
         detail=site.detail,
         lowered_to=f"lowbit::{site.lowered_to}" if site.lowered_to else "",
-        kernel=site.kernel,
-        prologue=site.prologue,
-        saved_bytes=site.saved_bytes if site.plan is not None else 0,
-        merged_with=tuple(site.merged_with),
+        kernel=site.became.kernel,
+        prologue=site.became.prologue,
+        saved_bytes=site.became.saved_bytes if site.plan is not None else 0,
+        merged_with=site.became.merged_with,
         node=site.node.name,
     )
 

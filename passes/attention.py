@@ -11,10 +11,11 @@ from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext, origin
 from lowbit_compiler.passes.find import module_path
 from lowbit_compiler.passes.graph import aten, calls, emit, erase_unused, is_constant, is_tensor, same, substitute, undisturbed, value
 from lowbit_compiler.passes.layout import laid_out
+from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.passes.plan import ignored
 from lowbit_compiler.passes.scores import Mask, Scores, emit_mask, read_scores
 from lowbit_compiler.passes.spell import cast, idle_dropout, scaled, untransposed, widened
-from lowbit_compiler.passes.whole import AttentionSite, decide, four, grouped, unsupported
+from lowbit_compiler.passes.whole import AttentionSite, decide, four, unsupported, with_few_heads
 
 PRODUCTS = (aten.matmul.default, aten.bmm.default)
 
@@ -68,7 +69,7 @@ def _taken(ctx: PassContext, node: fx.Node, match: "_Match", fused: int) -> bool
         return False
     plan = decide(ctx, _call(node, match))
     if isinstance(plan, tuple):  # its products and softmax get rows of their own: one of them says why
-        match.softmax.meta["lowbit_unfused"] = f"as one attention: {plan[0].value}, {plan[1]}"
+        note(match.softmax, unfused=f"as one attention: {plan[0].value}, {plan[1]}")
     return not isinstance(plan, tuple)
 
 
@@ -137,7 +138,7 @@ def _operand(node: fx.Node, dtype: torch.dtype, scores: Scores) -> tuple[fx.Node
         wide = widened(node)
         if wide is not None and value(node).dtype is not dtype:
             below: fx.Node = wide
-        elif (pair := scaled(node)) is not None and not node.meta.get("lowbit_writes"):
+        elif (pair := scaled(node)) is not None and not notes(node).writes:
             below, factor = pair
             scores.scale *= factor
         else:
@@ -166,7 +167,7 @@ def _call(out: fx.Node, match: _Match) -> AttentionCall:
     site = AttentionSite(match.q, match.keys, match.v, None, False, match.scores.scale)
     if match.turned:
         return replace(site.call(), k=operand(four(value(match.keys).mT)), mask=match.scores.mask_operand)
-    return replace(grouped(out, site).call(), mask=match.scores.mask_operand)
+    return replace(with_few_heads(out, site).call(), mask=match.scores.mask_operand)
 
 
 def _fuse(gm: fx.GraphModule, out: fx.Node, match: _Match) -> None:
@@ -178,7 +179,7 @@ def _fuse(gm: fx.GraphModule, out: fx.Node, match: _Match) -> None:
         if not same(value(match.q).shape[-3], value(keys).shape[-3]):
             options["enable_gqa"] = True
         whole = emit(gm, aten.scaled_dot_product_attention.default, match.q, keys, match.v, mask, 0.0, False, like=like, **options)
-        whole.meta["lowbit_op"] = "matmul-softmax-matmul"
+        note(whole, op="matmul-softmax-matmul")
         result = laid_out(gm, whole, out)
     substitute(out, result)
     erase_unused(match.chain)

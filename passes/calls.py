@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.torch_internals.shapes import statically_known_true
 
 UNKNOWN_SIZE = 128  # of a dimension that nothing is known about before the first run
@@ -57,7 +57,7 @@ class LinearCall:
     stored: torch.dtype
     """Of the float weights; under autocast another than ``dtype``, and cast at every call."""
     bias: bool
-    columns: bool
+    column_major: bool
     """Whether elements of one column of x lie side by side."""
     transposed: bool
     """Whether the float weights are stored as [k, n]."""

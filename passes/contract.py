@@ -1,14 +1,15 @@
 """What a pass is: facts it needs, facts it leaves, and one function that rewrites in place."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import fx
 
 from lowbit_compiler.passes.calls import Costs, LinearCosts
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.recipes import Recipe
 
@@ -20,11 +21,10 @@ class Fact(Enum):
     FOUND = "every product, softmax, attention and convolution has a site"
     PLANNED = "every site has a plan or a reason"
     WIDE = "a planned product is float32 throughout"
-    ROTATED = "both operands of a site planned with rotation come from rotate nodes"
-    SPLIT = "the input of a site planned with columns or rows comes from a split"
+    TREATED = "the operands of a planned site are what its treatment makes of them, with a product of what stays exact beside it"
     QUANTIZED = "both operands of a planned site come from dequantize nodes (weight-only: the weight)"
     FOLDED = "quantized weights are constants, computed before the first run"
-    LOWERED = "a planned site is one lowbit op"
+    LOWERED = "a planned site that some op computes is that op"
     PACKED = "the weight of a lowered site is one packed constant"
     OPENED = "a planned product is written in ops that ONNX has, on constant weights [K, N]"
     WHOLE = "a planned softmax or attention is one lowbit op"
@@ -58,9 +58,19 @@ class Target:
 class Constant:
     """Values computed once from parameters: ``graph`` maps ``sources`` (placeholder names) to the ``outputs`` placeholders."""
 
+    name: str
     graph: fx.Graph
     sources: tuple[str, ...]
     outputs: tuple[str, ...]
+    parts: tuple[str, ...]
+    """What each output is: a part of a quantized weight, the packed weight, or a bias."""
+
+    def then(self, compute: Callable[[fx.Graph, tuple[fx.Node, ...]], tuple[fx.Node, ...]]) -> None:
+        """Go on computing: ``compute`` takes the graph and the nodes of the outputs, and returns those of the new ones."""
+        output = self.graph.output_node()
+        values: Any = output.args[0]
+        with self.graph.inserting_before(output):
+            output.args = (compute(self.graph, tuple(values)),)
 
 
 @dataclass
@@ -104,7 +114,7 @@ class PassContext:
 
     def origins(self, node: fx.Node) -> frozenset[str]:
         """Return the captured calls that ``node`` computes: of a merged product, several."""
-        return frozenset(site.origin for site in self.sites if site.node is node) or frozenset({origin(node)})
+        return frozenset(site.found.origin for site in self.sites if site.node is node) or frozenset({origin(node)})
 
     def planned(self) -> list[Site]:
         """Return the products that are to be rewritten."""
@@ -118,12 +128,12 @@ class PassContext:
         """Let the sites at ``old`` follow to ``new``."""
         for site in self.sites:
             if site.node is old:
-                site.node = new
+                site.move(new)
 
 
 def origin(node: fx.Node) -> str:
     """Return the name of the captured call that ``node`` was made for."""
-    return str(node.meta.get("lowbit_origin", node.name))
+    return notes(node).origin or node.name
 
 
 class Pass(Protocol):

@@ -7,12 +7,12 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext, origin
 from lowbit_compiler.passes.graph import aten, calls, is_constant, is_tensor
-from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.passes.product import TREAT
+from lowbit_compiler.runtime.products import Plan
 
 ops = torch.ops.lowbit
 Broken = tuple[fx.Node, str]
 """The first node that breaks a fact, and how."""
-DEQUANTIZE = (ops.dequantize_s8.default, ops.dequantize_s4.default)
 
 
 def _planned(ctx: PassContext) -> dict[fx.Node, Plan]:
@@ -31,13 +31,13 @@ def _canonical(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
 
 def _found(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     alive = set(gm.graph.nodes)
-    lost = (site for site in ctx.sites if site.node not in alive and not site.constant and not site.unused)
-    return next(((site.node, f"site {site.module or site.op} has left the graph") for site in lost), None)
+    lost = (site for site in ctx.sites if site.node not in alive and not site.found.constant and not site.found.unused)
+    return next(((site.node, f"site {site.module or site.found.op} has left the graph") for site in lost), None)
 
 
 def _planned_or_declined(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
-    undecided = (site for site in ctx.sites if bool(site.lowered_to) == (site.reason is not None))
-    return next(((site.node, f"site {site.module or site.op} has neither plan nor reason") for site in undecided), None)
+    undecided = (site for site in ctx.sites if (site.plan or site.whole) is None and site.reason is None)
+    return next(((site.node, f"site {site.module or site.found.op} has neither plan nor reason") for site in undecided), None)
 
 
 def _wide(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
@@ -47,25 +47,21 @@ def _wide(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     return None
 
 
-def _rotated(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
-    for node, plan in _planned(ctx).items():
-        if plan.treatment == "rotation" and not all(calls(arg, ops.rotate.default) for arg in node.args[:2]):
-            return node, f"{node.format_node()} has an operand that is not rotated"
-    return None
-
-
-def _split(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
+def _treated(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for site in ctx.planned():
-        if site.plan is not None and site.plan.treatment in ("columns", "rows") and site.exact is None:
+        assert site.plan is not None
+        if site.plan.treatment.splits and site.became.exact is None:
             return site.node, f"{site.node.format_node()} has no product of the exact elements"
+        if site.plan.treatment.rotates and not all(calls(arg, *TREAT) for arg in site.node.args[:2]):
+            return site.node, f"{site.node.format_node()} has an operand that is not treated"
     return None
 
 
 def _quantized(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     for node, plan in _planned(ctx).items():
-        x, weight = node.args[:2]
-        if not calls(weight, *DEQUANTIZE) or (plan.activations == "int8" and not calls(x, ops.dequantize_s8.default)):
-            return node, f"{node.format_node()} has a float operand"
+        for arg, operand in zip(node.args, (plan.x, plan.w), strict=False):
+            if operand is not None and not calls(arg, operand.op("dequantize")):
+                return node, f"{node.format_node()} has a float operand"
     return None
 
 
@@ -77,15 +73,20 @@ def _folded(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     return None
 
 
+def _with_ops(ctx: PassContext) -> dict[fx.Node, Plan]:
+    """Return the planned products that some op computes."""
+    return {node: plan for node, plan in _planned(ctx).items() if plan.product is not None}
+
+
 def _lowered(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
-    for node, plan in _planned(ctx).items():
+    for node, plan in _with_ops(ctx).items():
         if not calls(node, getattr(ops, plan.op).default):
             return node, f"{node.format_node()} is not a lowbit::{plan.op}"
     return None
 
 
 def _packed(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
-    for node in _planned(ctx):
+    for node in _with_ops(ctx):
         weight = node.args[1]
         if not isinstance(weight, fx.Node) or weight.op != "placeholder":
             return node, f"the weight of {node.format_node()} is packed at run time"
@@ -93,11 +94,9 @@ def _packed(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
 
 
 def _opened(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
-    for node in gm.graph.nodes:
-        if calls(node, ops.quantize_s8.default, *DEQUANTIZE) and not is_constant(node, ctx.parameters):
-            readers = [user for user in node.users if calls(user, aten.linear.default)]
-            if readers:
-                return readers[0], f"{readers[0].format_node()} is a whole product of quantized operands"
+    for node in _with_ops(ctx):
+        if calls(node, aten.linear.default):
+            return node, f"{node.format_node()} is a whole product of quantized operands"
     return None
 
 
@@ -113,8 +112,7 @@ CHECKS: dict[Fact, Callable[[fx.GraphModule, PassContext], Broken | None]] = {
     Fact.FOUND: _found,
     Fact.PLANNED: _planned_or_declined,
     Fact.WIDE: _wide,
-    Fact.ROTATED: _rotated,
-    Fact.SPLIT: _split,
+    Fact.TREATED: _treated,
     Fact.QUANTIZED: _quantized,
     Fact.FOLDED: _folded,
     Fact.LOWERED: _lowered,

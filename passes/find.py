@@ -1,13 +1,16 @@
 """Find every product, softmax, attention and convolution, and give each a row of the report."""
 
 import re
+from collections.abc import Container
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
 
 from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext, origin
 from lowbit_compiler.passes.graph import aten, calls, constant_sources, dead, is_constant, is_tensor, numel, value
-from lowbit_compiler.passes.site import Reason, Site
+from lowbit_compiler.passes.notes import notes
+from lowbit_compiler.passes.site import Declined, Found, Reason, Role, Site
 from lowbit_compiler.torch_internals.fakes import FakeTensor
 
 KINDS: dict[Any, str] = {
@@ -55,52 +58,75 @@ class Find:
         """Fill ``ctx.sites``; rewrites nothing."""
         unread = dead(gm)
         for node in gm.graph.nodes:
-            first = len(ctx.sites)
             ctx.at = node
             kind = KINDS.get(node.target) if node.op == "call_function" else None
             if kind is not None and is_tensor(node):
-                ctx.sites.append(_site(len(ctx.sites), kind, node, ctx))
-            for hidden, op, why in node.meta.get("lowbit_opaque", ()):  # products that capture could not write as ATen calls
-                site = Site(len(ctx.sites), hidden, op, module_path(node), _operands(node), node)
-                site.decline(Reason.UNSUPPORTED_OP, why)
-                _decline_constant(site, node, ctx)
-                ctx.sites.append(site)
-            for site in ctx.sites[first:]:
-                site.origin = origin(node)
-                if site.origin in ctx.refused:
-                    site.decline(Reason.INTERNAL_ERROR, ctx.refused[site.origin])
-                elif node in unread or not node.users:
-                    site.unused = node in unread
-                    site.decline(Reason.UNUSED, "computed and dropped")
+                found = _linear(ctx, node) if kind == "linear" else _found(ctx, node, kind, _name(node))
+                ctx.sites.append(_site(ctx, node, found, unread, _obstacle(ctx, node, found)))
+            for hidden in notes(node).opaque:  # products that capture could not write as ATen calls
+                ctx.sites.append(_site(ctx, node, _found(ctx, node, hidden.kind, hidden.op), unread, (Reason.UNSUPPORTED_OP, hidden.why)))
         return 0
 
 
-def _site(index: int, kind: str, node: fx.Node, ctx: PassContext) -> Site:
-    op = node.meta.get("lowbit_op", str(node.target._schema.name).removeprefix("aten::"))  # type: ignore[union-attr]
-    site = Site(index, kind, op, module_path(node), "", node)
-    if kind in ("softmax", "attention"):  # the next pass asks for their plan
-        site.shape = _operands(node)
-        _decline_constant(site, node, ctx)
-        return site
-    if kind != "linear":
-        site.shape = _operands(node)
-        site.decline(Reason.UNSUPPORTED_OP, _DETAILS[kind])
-        if kind == "matmul":
-            _explain_matmul(site, node, ctx)
-        _decline_constant(site, node, ctx)
-        return site
-    x, weight = node.args[0], node.args[1]
-    xv, wv = value(x), value(weight)
-    site.shape = f"{numel(xv.shape[:-1])} x {xv.shape[-1]} -> {wv.shape[0] if wv.dim() == 2 else 1}"
-    site.element_size = wv.element_size()
-    if is_constant(weight, ctx.parameters):
-        sources = constant_sources(weight)  # type: ignore[arg-type]
-        site.parameters = tuple(ctx.parameters[source.name] for source in sources)
-        site.table = all(source.name in ctx.tables for source in sources)
-        site.module = _closest(site.module, site.parameters)
-    _check_linear(site, xv, wv, weight, ctx)
-    _decline_constant(site, node, ctx)
+def _name(node: fx.Node) -> str:
+    return notes(node).op or str(node.target._schema.name).removeprefix("aten::")  # type: ignore[union-attr]
+
+
+def _found(ctx: PassContext, node: fx.Node, kind: str, op: str) -> Found:
+    constant = [is_constant(factor, ctx.parameters) for factor in _factors(node)]
+    return Found(
+        index=len(ctx.sites),
+        kind=kind,
+        op=op,
+        module=module_path(node),
+        shape=_operands(node),
+        origin=origin(node),
+        roles=tuple(Role.CONSTANT if each else Role.ACTIVATION for each in constant),
+        constant=all(constant) and is_constant(node, ctx.parameters),
+    )
+
+
+def _linear(ctx: PassContext, node: fx.Node) -> Found:
+    found = _found(ctx, node, "linear", _name(node))
+    x, weight = _factors(node)
+    sources = constant_sources(weight) if found.roles[1] is Role.CONSTANT else []
+    parameters = tuple(ctx.parameters[source.name] for source in sources)
+    n, k = value(weight).shape if value(weight).dim() == 2 else (1, 0)
+    return replace(
+        found,
+        module=_closest(found.module, parameters),
+        shape=f"{numel(value(x).shape[:-1])} x {value(x).shape[-1]} -> {n}",
+        k=k if isinstance(k, int) else 0,
+        n=n if isinstance(n, int) else 0,
+        element_size=value(weight).element_size(),
+        parameters=parameters,
+        table=bool(sources) and all(source.name in ctx.tables for source in sources),
+    )
+
+
+def _site(ctx: PassContext, node: fx.Node, found: Found, unread: Container[fx.Node], obstacle: Declined | None) -> Site:
+    """Return a site, declined where no recipe can take it; what is left gets its plan from the next pass."""
+    if found.origin in ctx.refused:
+        obstacle = Reason.INTERNAL_ERROR, ctx.refused[found.origin]
+    elif node in unread or not node.users:
+        obstacle = Reason.UNUSED, "computed and dropped"
+        found = replace(found, unused=node in unread)
+    elif found.constant:
+        obstacle = Reason.UNSUPPORTED_OP, "computed from parameters alone"
+    site = Site(found, node)
+    if obstacle is not None:
+        site.decline(*obstacle)
     return site
+
+
+def _factors(node: fx.Node) -> list[fx.Node]:
+    """Return the operands of a product in order, without what is added to it; none for any other call."""
+    arguments: Any = node.args
+    if KINDS.get(node.target) not in ("linear", "matmul"):
+        return []
+    if node.target is aten.einsum.default:
+        return node.all_input_nodes
+    return list(arguments[1:3] if node.target in (aten.addmm.default, aten.baddbmm.default) else arguments[:2])
 
 
 def _closest(module: str, parameters: tuple[str, ...]) -> str:
@@ -120,48 +146,48 @@ def _owner(parameter: str) -> str:
     return re.sub(r"(^|\.)parametrizations(\..*)?$", "", module)
 
 
-def _decline_constant(site: Site, node: fx.Node, ctx: PassContext) -> None:
-    if is_constant(node, ctx.parameters):
-        site.constant = True
-        site.decline(Reason.UNSUPPORTED_OP, "computed from parameters alone")
+def _obstacle(ctx: PassContext, node: fx.Node, found: Found) -> Declined | None:
+    """Return why no recipe can take a call, as far as it shows in the call itself."""
+    match found.kind:
+        case "linear":
+            return _obstacle_of_linear(ctx, node, found)
+        case "matmul":
+            return _obstacle_of_matmul(node, found)
+        case "convolution":
+            return Reason.UNSUPPORTED_OP, "convolutions stay in float"
+    return None  # the next pass asks for the plan of a softmax or attention
 
 
-def _check_linear(site: Site, x: Any, weight: Any, node: Any, ctx: PassContext) -> None:
-    """Decline what no recipe can take; what is left gets its plan from the next pass."""
+def _obstacle_of_linear(ctx: PassContext, node: fx.Node, found: Found) -> Declined | None:
+    x, weight = map(value, _factors(node))
     if not isinstance(x, FakeTensor) or type(weight).__name__ not in ("FakeTensor", "Parameter"):
-        site.decline(Reason.UNSUPPORTED_OP, f"tensor subclass {type(x).__name__}, {type(weight).__name__}")
-    elif x.device.type != ctx.target.kind:
-        site.decline(Reason.NO_KERNEL, f"no kernels for {x.device.type} tensors; accepted: {ctx.target.accepted}")
-    elif x.layout is not weight.layout or str(x.layout) != "torch.strided":
-        site.decline(Reason.UNSUPPORTED_DTYPE, f"layout {x.layout}")
-    elif x.dtype not in FLOATS or weight.dtype not in FLOATS:
-        site.decline(Reason.UNSUPPORTED_DTYPE, f"{x.dtype}; accepted: float32, bfloat16, float16")
-    elif not is_constant(node, ctx.parameters):
-        site.decline(Reason.NON_CONST_WEIGHT, "the weight is not a parameter")
-    elif weight.dim() != 2 or not all(isinstance(size, int) for size in weight.shape):
-        site.decline(Reason.UNSUPPORTED_OP, f"weight of shape {tuple(weight.shape)}")
-    else:
-        site.n, site.k = weight.shape
+        return Reason.UNSUPPORTED_OP, f"tensor subclass {type(x).__name__}, {type(weight).__name__}"
+    if x.device.type != ctx.target.kind:
+        return Reason.NO_KERNEL, f"no kernels for {x.device.type} tensors; accepted: {ctx.target.accepted}"
+    if x.layout is not weight.layout or str(x.layout) != "torch.strided":
+        return Reason.UNSUPPORTED_DTYPE, f"layout {x.layout}"
+    if x.dtype not in FLOATS or weight.dtype not in FLOATS:
+        return Reason.UNSUPPORTED_DTYPE, f"{x.dtype}; accepted: float32, bfloat16, float16"
+    if found.roles[1] is not Role.CONSTANT:
+        return Reason.NON_CONST_WEIGHT, "the weight is not a parameter"
+    if weight.dim() != 2 or not all(isinstance(size, int) for size in weight.shape):
+        return Reason.UNSUPPORTED_OP, f"weight of shape {tuple(weight.shape)}"
+    return None
 
 
-_DETAILS = {
-    "matmul": "product of two activations",
-    "convolution": "convolutions stay in float",
-}
-
-
-def _explain_matmul(site: Site, node: fx.Node, ctx: PassContext) -> None:
-    added = node.target in (aten.addmm.default, aten.baddbmm.default)
-    factors = [arg for arg in node.all_input_nodes if is_tensor(arg) and not (added and arg is node.args[0])]
-    constant = [value(arg) for arg in factors if is_constant(arg, ctx.parameters)]
-    if not constant:
-        site.decline(Reason.NON_CONST_WEIGHT, _DETAILS["matmul"])
-    elif node.target is aten.einsum.default:
-        why = f"einsum of {len(factors)} operands" if len(factors) != 2 else "einsum that is not one contraction with a weight"
-        site.decline(Reason.UNSUPPORTED_OP, why)
-    else:
-        kind = "a vector" if constant[0].dim() == 1 else "batched or broadcast"
-        site.decline(Reason.UNSUPPORTED_OP, f"constant operand of shape {tuple(constant[0].shape)} ({kind})")
+def _obstacle_of_matmul(node: fx.Node, found: Found) -> Declined:
+    if Role.CONSTANT not in found.roles:
+        return Reason.NON_CONST_WEIGHT, "product of two activations"
+    operands = _factors(node)
+    if node.target is aten.einsum.default:
+        several = len(operands) != 2
+        return (
+            Reason.UNSUPPORTED_OP,
+            f"einsum of {len(operands)} operands" if several else "einsum that is not one contraction with a weight",
+        )
+    constant = value(operands[found.roles.index(Role.CONSTANT)])
+    kind = "a vector" if constant.dim() == 1 else "batched or broadcast"
+    return Reason.UNSUPPORTED_OP, f"constant operand of shape {tuple(constant.shape)} ({kind})"
 
 
 def _operands(node: fx.Node) -> str:

@@ -1,4 +1,4 @@
-"""Compute quantized weights before the first run: they depend on parameters alone."""
+"""Compute quantized weights before the first run: they are constants."""
 
 from typing import Any
 
@@ -7,8 +7,9 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import Constant, Fact, PassContext
 from lowbit_compiler.passes.graph import calls, constant_sources, is_constant, placeholder
+from lowbit_compiler.passes.product import DEQUANTIZE
 
-ops = torch.ops.lowbit
+BIAS = "bias"
 
 
 class FoldWeights:
@@ -39,16 +40,16 @@ class FoldWeights:
             index = len(ctx.constants)
             arguments: Any = site_node.args
             weight, *bias = arguments[1:]
-            if calls(weight, ops.dequantize_s8.default, ops.dequantize_s4.default) and is_constant(weight.args[0], ctx.parameters):
-                fold(gm, ctx, {f"weight_{index}_q": weight.args[0], f"weight_{index}_scale": weight.args[1]})
+            if calls(weight, *DEQUANTIZE) and is_constant(weight.args[0], ctx.parameters):
+                fold(gm, ctx, f"weight_{index}", dict(zip(_part_names(weight), weight.args, strict=False)))
             if bias and isinstance(bias[0], fx.Node) and bias[0].op != "placeholder" and is_constant(bias[0], ctx.parameters):
-                fold(gm, ctx, {f"bias_{index}": bias[0]})
+                fold(gm, ctx, f"bias_{index}", {BIAS: bias[0]})
         return len(ctx.constants) - before
 
 
-def fold(gm: fx.GraphModule, ctx: PassContext, outputs: dict[str, fx.Node]) -> None:
-    """Replace the constant nodes ``outputs`` by placeholders of those names, and record how to compute them."""
-    nodes = list(outputs.values())
+def fold(gm: fx.GraphModule, ctx: PassContext, name: str, parts: dict[str, fx.Node]) -> None:
+    """Replace the constant nodes ``parts`` by placeholders named after them, and record how to compute them."""
+    nodes = list(parts.values())
     sources = list(dict.fromkeys(source for node in nodes for source in constant_sources(node)))
     graph = fx.Graph()
     environment: dict[fx.Node, fx.Node] = {}
@@ -57,12 +58,17 @@ def fold(gm: fx.GraphModule, ctx: PassContext, outputs: dict[str, fx.Node]) -> N
     graph.output(tuple(environment[node] for node in nodes))
     last = gm.graph.find_nodes(op="placeholder")[-1]
     names: list[str] = []
-    for name, node in reversed(outputs.items()):
-        folded = placeholder(gm, name, after=last)
+    for part, node in reversed(parts.items()):
+        folded = placeholder(gm, name if part == BIAS else f"{name}_{part}", after=last)
         names.insert(0, folded.name)
         folded.meta.update(node.meta)
         node.replace_all_uses_with(folded)
-    ctx.constants.append(Constant(graph, tuple(source.name for source in sources), tuple(names)))
+    ctx.constants.append(Constant(name, graph, tuple(source.name for source in sources), tuple(names), tuple(parts)))
+
+
+def _part_names(dequantize: fx.Node) -> list[str]:
+    schema: Any = dequantize.target
+    return [argument.name for argument in schema._schema.arguments if isinstance(argument.type, torch.TensorType)]
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:

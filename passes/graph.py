@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import OpOverload, enable_python_dispatcher
 from lowbit_compiler.torch_internals.fakes import FakeTensor
@@ -54,11 +55,12 @@ def emit(
     with enable_python_dispatcher(), mode, autocast.disabled():  # sizes stay symbolic; dtypes are those of the operands
         node.meta["val"] = target(*fakes[0], **fakes[1])
     if like is not None:
-        for key in ("nn_module_stack", "stack_trace", "lowbit_op", "lowbit_origin"):
+        for key in ("nn_module_stack", "stack_trace"):
             if key in like.meta:
                 node.meta[key] = like.meta[key]
-    if any(source.meta.get("lowbit_written") and shares_memory(source, node) for source in node.all_input_nodes):
-        node.meta["lowbit_written"] = True
+        note(node, op=notes(like).op, origin=notes(like).origin)
+    if any(notes(source).written and shares_memory(source, node) for source in node.all_input_nodes):
+        note(node, written=True)
     return node
 
 
@@ -71,7 +73,7 @@ def emit_linear(gm: fx.GraphModule, x: fx.Node, weight: fx.Node, *bias: fx.Node,
 
 def substitute(old: fx.Node, new: fx.Node, but: fx.Node | None = None) -> None:
     """Let the readers of ``old`` (but for one) read ``new``; what the model writes to in place is marked so in the new memory too."""
-    if old.meta.get("lowbit_written"):
+    if notes(old).written:
         mark_memory(new)
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not but)
 
@@ -81,8 +83,8 @@ def mark_memory(node: fx.Node) -> None:
     todo = [node]
     while todo:
         item = todo.pop()
-        item.meta["lowbit_written"] = True
-        todo += [source for source in item.all_input_nodes if not source.meta.get("lowbit_written") and shares_memory(source, item)]
+        note(item, written=True)
+        todo += [source for source in item.all_input_nodes if not notes(source).written and shares_memory(source, item)]
 
 
 def shares_memory(a: fx.Node, b: fx.Node) -> bool:
@@ -129,7 +131,7 @@ def is_constant(node: Any, parameters: Container[str]) -> bool:
     todo, seen = [node], set()
     while todo:
         item = todo.pop()
-        if not isinstance(item, fx.Node) or item.meta.get("lowbit_written"):
+        if not isinstance(item, fx.Node) or notes(item).written:
             return False
         if item in seen:
             continue
@@ -167,7 +169,7 @@ def undisturbed(first: fx.Node, last: fx.Node, ours: Container[fx.Node]) -> bool
     """Return whether nothing but ``ours`` writes to memory from ``first`` to ``last``, so that values read there may be read later."""
     node = first
     while node is not last:
-        if node.meta.get("lowbit_writes") and node not in ours:
+        if notes(node).writes and node not in ours:
             return False
         node = node.next
     return True

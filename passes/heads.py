@@ -27,12 +27,12 @@ def unrepeated(node: Any) -> tuple[fx.Node, list[fx.Node]] | None:
     if insert is None or not _inserts_head(insert):
         return None
     source = insert.args[0]
-    batch, groups, *rest = value(source).shape if value(source).dim() == 4 else (0, 0)
+    batch, heads, *rest = value(source).shape if value(source).dim() == 4 else (0, 0)
     wide = value(expand).shape
     if (
         len(wide) != 5
-        or not same_shape((wide[0], wide[1], *wide[3:]), (batch, groups, *rest))
-        or not same(groups * wide[2], value(node).shape[1])
+        or not same_shape((wide[0], wide[1], *wide[3:]), (batch, heads, *rest))
+        or not same(heads * wide[2], value(node).shape[1])
     ):
         return None
     return (source, [node, expand, insert]) if _fits(source, node) else None

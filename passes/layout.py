@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.graph import aten, emit, fake_mode, same, same_shape, storages, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.torch_internals.dispatch import TorchDispatchMode, enable_python_dispatcher
 from lowbit_compiler.torch_internals.shapes import unmarked
 
@@ -83,7 +84,7 @@ def _accepts(gm: fx.GraphModule, user: fx.Node, old: fx.Node, was: Any, new: Any
             expected, result = (_run(user, old, given) for given in (was, new))
     except Exception:  # a view that strides forbid, an op that may look at memory, or a call that cannot be tried like this
         return False
-    written = old.meta.get("lowbit_written") or user.meta.get("lowbit_written")
+    written = notes(old).written or notes(user).written
     if written and storages(result).isdisjoint(storages(new)) != storages(expected).isdisjoint(storages(was)):
         return False  # reshape and its like: a copy of the one and a view of the other, and somebody writes to it
     return _same(result, expected) or (

@@ -1,15 +1,13 @@
 """Replace each planned product, with all that was inserted around it, by one ``lowbit`` op."""
 
-from typing import Any
-
 import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, PassContext
-from lowbit_compiler.passes.graph import aten, calls, emit, substitute, value
+from lowbit_compiler.passes.graph import emit, substitute, value
 from lowbit_compiler.passes.layout import laid_out
-from lowbit_compiler.passes.site import Plan, Site
-from lowbit_compiler.passes.widen import Widen
+from lowbit_compiler.passes.product import Product, Released, products, uncast
+from lowbit_compiler.passes.site import Site
 
 ops = torch.ops.lowbit
 
@@ -28,6 +26,8 @@ class Lower:
 
         %p = lowbit.pack_s8(%wq, %wscale)
         %y = lowbit.linear_s8s8_rotated(%x, %p, %b, 960, None)
+
+    A product that no op computes stays as it is: the compiler of the remainder makes code of it (runtime/products.py).
     """
 
     name = "lower"
@@ -38,67 +38,30 @@ class Lower:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Lower every planned site; returns the number of products."""
-        sites = {site.node: site for site in ctx.planned()}
-        for node in ctx.each(sites):
-            _lower(gm, ctx, node, sites[node])
-        return len(sites)
+        released = Released(gm, ctx)
+        lowered = [_lower(gm, ctx, product, sites, released) for product, sites in products(ctx)]
+        return sum(lowered)
 
 
-def _uncast(node: Any) -> Any:
-    """Return the operand below a widening cast of ours; what the model casts, it may write to before the product reads the cast."""
-    ours = calls(node, aten.to.dtype) and node.meta.get("lowbit_pass") == Widen.name
-    return node.args[0] if ours and value(node).dtype is torch.float32 else node
-
-
-def _activation(node: Any, plan: Plan) -> Any:
-    if plan.activations == "int8":
-        node = node.args[0].args[0].args[0]  # dequantize <- getitem <- quantize <- operand
-        if plan.treatment == "rotation":
-            node = node.args[0]
-        elif plan.treatment in ("columns", "rows"):
-            node = node.args[0].args[0]  # getitem <- split <- operand
-    return _uncast(node)
-
-
-def _root(node: fx.Node, site: Site) -> fx.Node:
-    """Return the outermost node of the site: past the sum with the exact product, and the final rounding."""
-    if site.exact is not None:
-        (node,) = node.users
-    users = list(node.users)
-    if len(users) == 1 and calls(users[0], aten.to.dtype) and value(node).dtype is torch.float32 and "lowbit_op" in users[0].meta:
-        return users[0]
-    return node
-
-
-def _lower(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, site: Site) -> None:
-    plan = site.plan
-    assert plan is not None
-    root = _root(node, site)
-    x = _activation(node.args[0], plan)
-    weight = node.args[1]
-    bias = _uncast(node.args[2]) if len(node.args) > 2 else None
+def _lower(gm: fx.GraphModule, ctx: PassContext, product: Product, sites: list[Site], released: Released) -> bool:
+    """Write the op that computes ``product``; where there is none, leave it as it is."""
+    node, plan = product.node, product.plan
+    n = value(product.parts[0]).shape[0]
+    if plan.product is None:
+        stored = sum(value(part).numel() * value(part).element_size() for part in product.parts)
+        for site in sites:
+            site.store(stored * site.found.n // n, released(product.parts[0]))
+        return False
+    root = product.root
+    x, bias = uncast(product.x), uncast(product.bias)
     dtype = root.meta["val"].dtype
     out = None if value(x).dtype is dtype else dtype
-    n = value(weight).shape[0]
-    q, scale = weight.args[:2]  # type: ignore[union-attr]
     with gm.graph.inserting_before(root):
-        if plan.weights == "int4":
-            packed = emit(gm, ops.pack_s4.default, q, scale, plan.group_size, like=node)
-        else:
-            packed = emit(gm, ops.pack_s8.default, q, scale, like=node)
+        packed = emit(gm, plan.w.op("pack"), *product.parts, *plan.w.arguments, like=node)
         lowered = emit(gm, getattr(ops, plan.op).default, x, packed, bias, n, *plan.arguments, out, like=node)
         result = laid_out(gm, lowered, root)
     substitute(root, result)
     ctx.replaced(node, lowered)
-    released = not still_read(gm, ctx, q)
-    for member in ctx.sites:
-        if member.node is lowered:
-            stored = packed.meta["val"].numel() * member.n // n
-            member.saved_bytes = released * member.n * member.k * member.element_size - stored
-            member.exact = None
-
-
-def still_read(gm: fx.GraphModule, ctx: PassContext, q: Any) -> bool:
-    """Return whether a parameter behind the folded weight ``q`` has other readers, as the table tied to an output head has."""
-    sources = {source for constant in ctx.constants if q.name in constant.outputs for source in constant.sources}
-    return any(node.users for node in gm.graph.find_nodes(op="placeholder") if node.name in sources)
+    for site in sites:
+        site.lower(packed.meta["val"].numel() * site.found.n // n, released(product.parts[0]))
+    return True

@@ -9,6 +9,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten, emit, emit_linear, is_constant, substitute, value
 from lowbit_compiler.passes.layout import laid_out
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 
 
@@ -54,7 +55,7 @@ def siblings(ctx: PassContext) -> list[list[Site]]:
         x, weight, bias = operands(site.node)
         alone = _written(x) or not (bias is None or is_constant(bias, ctx.parameters))
         dtypes = (value(weight).dtype, site.node.meta["val"].dtype, None if bias is None else value(bias).dtype)
-        groups[(x, site.plan, dtypes, site.group, site.index if alone else None)].append(site)
+        groups[(x, site.plan, dtypes, site.decided.timed_as, site.found.index if alone else None)].append(site)
     return list(groups.values())
 
 
@@ -66,7 +67,7 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
 
 def _written(x: fx.Node) -> bool:
     """Return whether some call writes to ``x`` in place: siblings before and after it then read different values."""
-    return bool(x.meta.get("lowbit_written"))
+    return notes(x).written
 
 
 def _merge(gm: fx.GraphModule, sites: list[Site]) -> None:
@@ -78,14 +79,13 @@ def _merge(gm: fx.GraphModule, sites: list[Site]) -> None:
         weight = emit(gm, aten.cat.default, [node.args[1] for node in nodes], like=first)
         biases = [] if bias is None else [emit(gm, aten.cat.default, [node.args[2] for node in nodes], like=first)]
         product = emit_linear(gm, x, weight, *biases, like=first, dtype=value(first).dtype)
-        parts = emit(gm, aten.split_with_sizes.default, product, [site.n for site in sites], -1, like=first)
+        parts = emit(gm, aten.split_with_sizes.default, product, [site.found.n for site in sites], -1, like=first)
         outputs = [emit(gm, operator.getitem, parts, i, like=node) for i, node in enumerate(nodes)]
         for node, output in zip(nodes, outputs, strict=True):
             substitute(node, laid_out(gm, output, node))
     for site, node in zip(sites, nodes, strict=True):
         gm.graph.erase_node(node)
-        site.node = product
-        site.merged_with = [other.module for other in sites if other is not site]
+        site.merge(product, tuple(other.module for other in sites if other is not site))
 
 
 def _hoist(first: fx.Node, constants: list[fx.Node]) -> None:

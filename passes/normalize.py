@@ -10,6 +10,7 @@ from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.einsum import einsum_as_linear
 from lowbit_compiler.passes.graph import aten, calls, emit, emit_linear, is_constant, is_tensor, substitute, value
 from lowbit_compiler.passes.layout import laid_out
+from lowbit_compiler.passes.notes import note, notes
 
 
 class Normalize:
@@ -52,7 +53,7 @@ class Normalize:
                 if value(new).dtype != value(node).dtype:  # autocast: what is added to the product, in float32, would make it float32
                     new = emit(gm, aten.to.dtype, new, value(node).dtype, like=node)
                 new = laid_out(gm, new, node)
-            new.meta["lowbit_op"] = node.meta.get("lowbit_op", str(node.target))
+            note(new, op=notes(node).op or str(node.target))
             substitute(node, new)
             gm.graph.erase_node(node)
             rewritten += 1

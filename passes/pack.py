@@ -1,12 +1,10 @@
 """Pack each lowered weight once, before the first run."""
 
-import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Constant, Fact, PassContext
 from lowbit_compiler.passes.graph import calls, placeholder
-
-ops = torch.ops.lowbit
+from lowbit_compiler.passes.product import PACK
 
 
 class Pack:
@@ -32,7 +30,7 @@ class Pack:
         producer = {constant.outputs: constant for constant in ctx.constants}
         packed = 0
         for node in ctx.each(list(gm.graph.nodes)):
-            if not calls(node, ops.pack_s8.default, ops.pack_s4.default):
+            if not calls(node, *PACK):
                 continue
             constant = producer.get(tuple(arg.name for arg in node.all_input_nodes))
             if constant is None:
@@ -43,17 +41,13 @@ class Pack:
 
 
 def _pack(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, constant: Constant) -> None:
-    inner = constant.graph
-    output = inner.output_node()
-    with inner.inserting_before(output):
-        blob = inner.call_function(node.target, (*output.args[0], *node.args[2:]))  # type: ignore[arg-type, misc]
-    output.args = ((blob,),)
-    name = constant.outputs[0].removesuffix("_q")
     inputs = list(node.all_input_nodes)
-    packed = placeholder(gm, name, after=inputs[-1])
+    settings = node.args[len(inputs) :]
+    constant.then(lambda graph, parts: (graph.call_function(node.target, (*parts, *settings)),))  # type: ignore[arg-type]
+    packed = placeholder(gm, constant.name, after=inputs[-1])
+    constant.outputs, constant.parts = (packed.name,), ("packed",)
     packed.meta.update(node.meta)
     node.replace_all_uses_with(packed)
     gm.graph.erase_node(node)
     for old in inputs:
         gm.graph.erase_node(old)
-    ctx.constants[ctx.constants.index(constant)] = Constant(constant.graph, constant.sources, (packed.name,))

@@ -13,10 +13,9 @@ from lowbit_compiler.passes.pack import Pack
 from lowbit_compiler.passes.plan import PlanSites
 from lowbit_compiler.passes.prologue import FusePrologue
 from lowbit_compiler.passes.quantize import InsertQuantize
-from lowbit_compiler.passes.rotate import Rotate
 from lowbit_compiler.passes.share import ShareTables
 from lowbit_compiler.passes.softmax import CanonicalSoftmax
-from lowbit_compiler.passes.split import SplitOutliers
+from lowbit_compiler.passes.treat import Treat
 from lowbit_compiler.passes.widen import Widen
 
 
@@ -30,9 +29,8 @@ def waist() -> list[Pass]:
         PlanSites(),  # decisions before rewriting: a merge may only join what is treated alike
         MergeSiblings(),  # before treatments, so that a shared input is treated and quantized once
         Widen(),  # treatments and quantizers work in float32
-        Rotate(),  # a site has one treatment: rotation ...
-        SplitOutliers(),  # ... or a split
-        InsertQuantize(),  # last: what is quantized is the treated operand
+        Treat(),  # before quantizing: what is quantized is the treated operand
+        InsertQuantize(),  # last of the maths: from here on the graph is the QDQ form
         FoldWeights(),  # weights become constants while their maths is still visible
     ]
 

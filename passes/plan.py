@@ -9,10 +9,12 @@ from torch import fx
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten, calls, is_tensor, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.price import price
-from lowbit_compiler.passes.site import Plan, Reason, Site, Whole
-from lowbit_compiler.passes.whole import Declined, decide, read_attention, read_softmax
-from lowbit_compiler.runtime.ops import MAX_K, MOST_DIMS
+from lowbit_compiler.passes.site import Declined, Found, Reason, Site, Whole
+from lowbit_compiler.passes.whole import decide, read_attention, read_softmax
+from lowbit_compiler.runtime.ops import MOST_DIMS
+from lowbit_compiler.runtime.products import Plan
 
 MIN_K, MIN_N = 32, 16  # below, one panel is mostly padding and the call costs more than the product
 
@@ -50,8 +52,8 @@ class PlanSites:
         for site in taken[len(taken) if ctx.max_rewrites is None else ctx.max_rewrites :]:
             site.decline(Reason.LIMIT, f"limit {ctx.max_rewrites}")
         for site in candidates:
-            if note := site.node.meta.get("lowbit_unfused"):
-                site.detail = f"{site.detail}; {note}" if site.detail else note
+            if unfused := notes(site.node).unfused:
+                site.explain(site.detail, unfused)
         return 0
 
 
@@ -62,41 +64,32 @@ def ignored(ctx: PassContext, *names: str) -> str | None:
 
 
 def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined:
-    pattern = ignored(ctx, site.module, *site.parameters)
+    pattern = ignored(ctx, site.module, *site.found.parameters)
     if pattern is not None:
         return Reason.FILTERED, f"ignore {pattern!r}"
     dims = max(value(node).dim() for node in site.node.all_input_nodes if is_tensor(node))
     if dims > MOST_DIMS:
         return Reason.UNSUPPORTED_OP, f"{dims} dimensions; up to {MOST_DIMS}"
-    return _linear(ctx, site, head) if site.kind == "linear" else _whole(ctx, site)
+    return _linear(ctx, site.found, head) if site.kind == "linear" else _whole(ctx, site)
 
 
-def _linear(ctx: PassContext, site: Site, head: bool) -> Plan | Declined:
+def _linear(ctx: PassContext, site: Found, head: bool) -> Plan | Declined:
     if site.table and not ctx.quantize_tables:
         return Reason.TABLE, f"{', '.join(site.parameters)}: no nn.Parameter; options={{'buffers': 'quantized'}} takes it for a weight"
     if site.k < MIN_K or site.n < MIN_N:
         return Reason.TOO_SMALL, f"K = {site.k}, N = {site.n}; from K = {MIN_K}, N = {MIN_N} on"
-    if site.k > MAX_K and ctx.recipe.activations == "int8":
-        return Reason.TOO_LONG, f"K = {site.k}; up to {MAX_K}"
-    if head and ctx.recipe.head == "float":
-        return Reason.OUTPUT_HEAD, f"recipe {ctx.recipe.name!r} has head='float'"
-    return _head_plan(ctx) if head and ctx.recipe.head == "weight-only" else _plan(ctx)
+    plan = ctx.recipe.head_plan if head else ctx.recipe.plan
+    longest = (plan or ctx.recipe.plan).product
+    if longest is not None and longest.largest_k is not None and site.k > longest.largest_k:
+        return Reason.TOO_LONG, f"K = {site.k}; up to {longest.largest_k}"
+    return plan or (Reason.OUTPUT_HEAD, f"recipe {ctx.recipe.name!r} has head='float'")
 
 
 def _whole(ctx: PassContext, site: Site) -> Whole | Declined:
-    if not ctx.target.attention and "lowbit_unfused" in site.node.meta:
+    if not ctx.target.attention and notes(site.node).unfused:
         return Reason.NO_KERNEL, "a softmax of ours would keep Inductor from making one attention of it"
     found = read_softmax(site.node, ctx) if site.kind == "softmax" else read_attention(site.node, ctx)
     return found if isinstance(found, tuple) else decide(ctx, found.call())
-
-
-def _plan(ctx: PassContext) -> Plan:
-    r = ctx.recipe
-    return Plan(r.weights, r.activations, r.treatment, r.threshold, r.group_size)
-
-
-def _head_plan(ctx: PassContext) -> Plan:
-    return Plan("int8", "float", "none", ctx.recipe.threshold, ctx.recipe.group_size)
 
 
 def _output_head(gm: fx.GraphModule, candidates: list[Site]) -> list[Site]:
@@ -111,7 +104,7 @@ def _output_head(gm: fx.GraphModule, candidates: list[Site]) -> list[Site]:
         return tied
     products = {site.node for site in candidates}
     flow = nx.DiGraph((source, node) for node in gm.graph.nodes for source in node.all_input_nodes)
-    wide = [site for site in candidates if site.n >= 4 * site.k and site.n >= 4096]
+    wide = [site for site in candidates if site.found.n >= 4 * site.found.k and site.found.n >= 4096]
     return [site for site in wide if products.isdisjoint(nx.descendants(flow, site.node))]
 
 
@@ -135,7 +128,7 @@ def matches(pattern: str, name: str) -> bool:
 def _check_ignore(ctx: PassContext) -> None:
     if not ctx.all_known or not ctx.ignore:
         return
-    names = {name for site in ctx.sites for name in (site.module, *site.parameters) if name}
+    names = {name for site in ctx.sites for name in (site.module, *site.found.parameters) if name}
     names |= ctx.known_names | set(ctx.parameters.values())
     for pattern in ctx.ignore:
         if not any(matches(pattern, name) for name in names):

@@ -8,8 +8,9 @@ from lowbit_compiler.passes.calls import LinearCall, hint
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import aten, calls, constant_sources, is_constant, numel, value
 from lowbit_compiler.passes.merge import operands, siblings
-from lowbit_compiler.passes.site import Plan, Reason, Site
+from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.passes.whole import MIN_GAIN, seconds_text
+from lowbit_compiler.runtime.products import ACCURATE, Plan
 
 EXACT_ROWS = 64  # more rows are timed as the next power of two, so that few timings serve all lengths
 MIN_SWITCH = 1.05  # another op than the recipe's, and with it perhaps a second packed copy of the weight, must gain this much
@@ -26,16 +27,17 @@ def price(ctx: PassContext) -> None:
         return
     near = _bytes_read(ctx) <= NEAR
     gained = 0.0
-    for group, sites in enumerate(siblings(ctx), 1):
+    for number, sites in enumerate(siblings(ctx), 1):
+        if sites[0].plan is not None and sites[0].plan.product is None:
+            continue  # emulated: never for speed, only where the recipe asks for it
         choice, why, gain = _choice(ctx, sites, near)
         gained += gain
         for site in sites:
-            site.group = group
             if isinstance(choice, Plan):
-                site.take(choice, why)
+                site.take(choice, why, timed_as=number)
             else:
                 site.decline(choice, why)
-    kept = ctx.planned()
+    kept = [site for site in ctx.planned() if site.plan is not None and site.plan.product is not None]
     call = CALL + PER_WEIGHT * len(kept)
     if gained < call:
         for site in kept:
@@ -84,12 +86,12 @@ def linear_call(sites: list[Site]) -> LinearCall:
     rows = _rows(sites[0])
     return LinearCall(
         rows=rows if rows <= EXACT_ROWS else 1 << (rows - 1).bit_length(),
-        k=sites[0].k,
-        widths=tuple(sorted(site.n for site in sites)),
+        k=sites[0].found.k,
+        widths=tuple(sorted(site.found.n for site in sites)),
         dtype=value(x).dtype,
         stored=value(weight).dtype,
         bias=bias is not None,
-        columns=strides[-1] != 1,
+        column_major=strides[-1] != 1,
         transposed=any(hint(value(site.node.args[1]).stride()[-1]) != 1 for site in sites),
         plans=(plan, *_more_accurate(plan)),
     )
@@ -100,9 +102,8 @@ def _rows(site: Site) -> int:
 
 
 def _more_accurate(plan: Plan) -> list[Plan]:
-    """Return the plans that round less: int8 weights with activations in float, for all but themselves."""
-    wide = replace(plan, weights="int8", activations="float", treatment="none")
-    return [wide] if wide.op != plan.op else []
+    """Return the plan that rounds least, for all but itself."""
+    return [ACCURATE] if ACCURATE.op != plan.op else []
 
 
 def fastest(plans: tuple[Plan, ...], hinted: Seconds, few: Seconds) -> Plan | None:

@@ -8,10 +8,12 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
 from lowbit_compiler.passes.graph import calls, emit, erase_unused, is_tensor, same, same_shape, substitute, undisturbed, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
+from lowbit_compiler.runtime.products import PRODUCTS
 
 ops = torch.ops.lowbit
-LINEARS = (ops.linear_s8s8.default, ops.linear_s8s8_rotated.default, ops.linear_s8s8_columns.default, ops.linear_s8s8_rows.default)
+LINEARS = tuple(getattr(ops, product.op).default for product in PRODUCTS.values() if product.prologue)
 
 
 class FusePrologue:
@@ -53,7 +55,7 @@ class FusePrologue:
             ctx.replaced(node, new)
             for site in ctx.planned():
                 if site.node is new:
-                    site.prologue = found.words
+                    site.fuse(found.words)
             erase_unused([node, *found.chain])
             fused += 1
         return fused
@@ -90,7 +92,7 @@ def _prologue(node: fx.Node) -> Prologue | None:
         return None
     found.chain = [*chain, *found.chain]
     inputs = [operand for operand in (found.x, found.times, found.plus) if operand is not None]
-    fits = all(value(operand).dtype in FLOATS and not operand.meta.get("lowbit_written") for operand in (*inputs, *found.chain))
+    fits = all(value(operand).dtype in FLOATS and not notes(operand).written for operand in (*inputs, *found.chain))
     fits = fits and not any(operand in found.chain for operand in inputs)
     private = all(reader is node or reader in found.chain for link in found.chain for reader in link.users)
     alike = same_shape(value(found.x).shape, value(node.args[0]).shape)

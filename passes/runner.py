@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from torch import fx
 
 from lowbit_compiler.errors import LowbitError, PassError
-from lowbit_compiler.passes.contract import Fact, Pass, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext, origin
 from lowbit_compiler.passes.facts import CHECKS
 from lowbit_compiler.passes.graph import dead
+from lowbit_compiler.passes.notes import note
 from lowbit_compiler.passes.writes import unmarked
 
 
@@ -47,7 +48,7 @@ def run_passes(
     holding = set() if facts is None else facts
     runs: list[PassRun] = []
     for node in gm.graph.nodes:
-        node.meta.setdefault("lowbit_origin", node.name)
+        note(node, origin=origin(node))
     for position in passes:
         missing = position.requires - holding
         if position.name in disable:
@@ -84,7 +85,7 @@ def _run(p: Pass, gm: fx.GraphModule, ctx: PassContext, holding: set[Fact], stri
         _erase_dead(gm, unread)
         for node in gm.graph.nodes:
             if node not in before:
-                node.meta["lowbit_pass"] = p.name
+                note(node, made_by=p.name)
                 if node.op == "call_function" and "val" not in node.meta:
                     raise _failure(p, ctx, node, f"{node.format_node()} has no meta['val']")
         gm.graph.lint()

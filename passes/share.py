@@ -6,6 +6,7 @@ from torch import fx
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import emit, is_tensor, same_shape, substitute, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.spell import cast, name_of, scaled
 
 prims = torch.ops.prims
@@ -41,7 +42,7 @@ class ShareTables:
         if ctx.target.device != "cpu":
             return kept
         for node in ctx.each(list(gm.graph.nodes)):
-            if len(node.users) < 2 or not _is_table(node) or node.meta.get("lowbit_written"):
+            if len(node.users) < 2 or not _is_table(node) or notes(node).written:
                 continue
             # Inductor reads no more than the order of the strides, which must be numbers.
             with gm.graph.inserting_after(node):

@@ -1,12 +1,11 @@
 """What the compiler knows of one matrix product or softmax of the model: a row of the report."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 from torch import fx
 
-from lowbit_compiler.recipes import Treatment
+from lowbit_compiler.runtime.products import Plan
 
 
 class Reason(Enum):
@@ -31,30 +30,6 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The formats that one site gets."""
-
-    weights: str
-    activations: str
-    treatment: Treatment
-    threshold: float = 6.0
-    group_size: int = 64
-
-    @property
-    def op(self) -> str:
-        """Name of the ``lowbit::`` op that computes this plan."""
-        if self.activations == "float":
-            return "linear_fs8" if self.weights == "int8" else "linear_fs4"
-        suffix = {"none": "", "rotation": "_rotated", "columns": "_columns", "rows": "_rows"}[self.treatment]
-        return "linear_s8s8" + suffix
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What this op takes between ``n`` and ``dtype``."""
-        return {"linear_s8s8_columns": (self.threshold,), "linear_fs4": (self.group_size,)}.get(self.op, ())
-
-
-@dataclass(frozen=True)
 class Whole:
     """A softmax or attention that becomes one op, ``op``; ``how`` says what that gains."""
 
@@ -62,62 +37,165 @@ class Whole:
     how: str = ""
 
 
-@dataclass
-class Site:
-    """One product, softmax, attention or convolution; ``node`` follows the rewriting."""
+Declined = tuple[Reason, str]
+"""Why, in a word of the report and in detail."""
+
+
+class Role(Enum):
+    """What an operand of a product is to the compiler."""
+
+    CONSTANT = "computed from parameters alone: quantized and packed before the first run"
+    ACTIVATION = "computed at every call"
+    GRADIENT = "computed at every call of a backward product"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the captured graph says of one product, softmax, attention or convolution."""
 
     index: int
     kind: str
     op: str
     module: str
     shape: str
-    node: fx.Node
+    origin: str
+    """Name of the call in the captured graph."""
+    roles: tuple[Role, ...] = ()
+    """Of the operands of a product, in order; a bias has none."""
     k: int = 0
     n: int = 0
     element_size: int = 0
+    """Bytes of an element of the float weight."""
     parameters: tuple[str, ...] = ()
-    plan: Plan | None = None
-    whole: Whole | None = None
-    """The plan of a softmax or attention, which has no formats."""
-    reason: Reason | None = None
-    detail: str = ""
-    merged_with: list[str] = field(default_factory=list)
-    kernel: str = ""
-    saved_bytes: int = 0
-    group: int = 0
-    """Which sites were priced as one product: only those may be merged."""
-    origin: str = ""
-    """Name of the call in the captured graph."""
-    unused: bool = False
-    """Nobody reads its result: it may leave the graph."""
-    constant: bool = False
-    """Computed from parameters alone: it may leave the graph when the weight that it belongs to is folded."""
+    """What the weight is computed from, by its names in the model."""
     table: bool = False
     """Of a linear: its weight comes from buffers alone, from no nn.Parameter."""
+    constant: bool = False
+    """Computed from parameters alone: it may leave the graph when the weight that it belongs to is folded."""
+    unused: bool = False
+    """Nobody reads its result: it may leave the graph."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the planner decided: a plan, or a reason to leave the site in float; neither until then."""
+
+    plan: Plan | Whole | None = None
+    reason: Reason | None = None
+    detail: str = ""
+    timed_as: int = 0
+    """Which product it was timed as, with all sites of that number: only those may be merged."""
+
+
+@dataclass(frozen=True)
+class Became:
+    """What the passes have made of it so far."""
+
+    node: fx.Node
+    merged_with: tuple[str, ...] = ()
+    """The modules whose products are one with this."""
+    exact: fx.Node | None = None
+    """The product of the exact elements, while there is one: where the treatment splits them off, until both are lowered."""
     prologue: str = ""
     """What the op does to its rows before it quantizes them, in words."""
-    exact: fx.Node | None = None
-    """The product of the exact elements, where the treatment splits them off."""
+    saved_bytes: int = 0
+    kernel: str = ""
+
+
+class Site:
+    """One product, softmax, attention or convolution: what was found, what was decided, and what became of it.
+
+    The three are frozen; each is written anew by the methods below and by nothing else.
+    """
+
+    def __init__(self, found: Found, node: fx.Node) -> None:
+        self.found = found
+        self.decided = Decided()
+        self.became = Became(node)
+
+    @property
+    def kind(self) -> str:
+        """``linear``, ``matmul``, ``softmax``, ``attention``, ``convolution`` or ``recurrent``."""
+        return self.found.kind
+
+    @property
+    def module(self) -> str:
+        """Dotted path of the module; "" for a plain function."""
+        return self.found.module
+
+    @property
+    def node(self) -> fx.Node:
+        """Where the site is in the graph now."""
+        return self.became.node
+
+    @property
+    def plan(self) -> Plan | None:
+        """The formats of a product that is to be rewritten."""
+        return self.decided.plan if isinstance(self.decided.plan, Plan) else None
+
+    @property
+    def whole(self) -> Whole | None:
+        """The plan of a softmax or attention, which has no formats."""
+        return self.decided.plan if isinstance(self.decided.plan, Whole) else None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it stays in float."""
+        return self.decided.reason
+
+    @property
+    def detail(self) -> str:
+        """What the decision rests on."""
+        return self.decided.detail
 
     @property
     def decision(self) -> str:
-        """``rewritten`` or ``declined``."""
-        return "rewritten" if self.lowered_to else "declined"
+        """``rewritten``, ``emulated`` or ``declined``."""
+        return "rewritten" if self.lowered_to else "declined" if self.plan is None else "emulated"
 
     @property
     def lowered_to(self) -> str:
         """Name of the ``lowbit::`` op that the site becomes; "" where it stays in float."""
-        plan = self.plan or self.whole
-        return plan.op if plan is not None else ""
+        return self.decided.plan.op if self.decided.plan is not None else ""
 
     def decline(self, reason: Reason, detail: str = "") -> None:
         """Leave this site in float, and say why."""
-        self.plan = self.whole = None
-        self.reason, self.detail = reason, detail
+        self.decided = Decided(reason=reason, detail=detail)
 
-    def take(self, plan: Plan | Whole, detail: str = "") -> None:
+    def take(self, plan: Plan | Whole, detail: str = "", timed_as: int = 0) -> None:
         """Rewrite this site as ``plan`` says."""
-        if isinstance(plan, Plan):
-            self.plan, self.detail = plan, detail
-        else:
-            self.whole, self.detail = plan, plan.how
+        self.decided = Decided(plan, detail=detail if isinstance(plan, Plan) else plan.how, timed_as=timed_as)
+
+    def explain(self, *details: str) -> None:
+        """Give the decision another detail: those that are not empty."""
+        self.decided = replace(self.decided, detail="; ".join(filter(None, details)))
+
+    def move(self, node: fx.Node) -> None:
+        """Say that the site is at ``node`` from now on."""
+        self.became = replace(self.became, node=node)
+
+    def merge(self, product: fx.Node, modules: tuple[str, ...]) -> None:
+        """Say that the site is a part of ``product``, with the products of other ``modules``."""
+        self.became = replace(self.became, node=product, merged_with=modules)
+
+    def split(self, exact: fx.Node) -> None:
+        """Say that ``exact`` is the product of the elements that were split off."""
+        self.became = replace(self.became, exact=exact)
+
+    def lower(self, stored: int, released: bool) -> None:
+        """Say that the product, with that of its exact elements, became an op on a weight as :meth:`store` takes it."""
+        self.store(stored, released)
+        self.became = replace(self.became, exact=None)
+
+    def store(self, stored: int, released: bool) -> None:
+        """Say that the weight takes ``stored`` bytes; ``released``: nothing else reads the float weight."""
+        found = self.found
+        self.became = replace(self.became, saved_bytes=released * found.n * found.k * found.element_size - stored)
+
+    def fuse(self, prologue: str) -> None:
+        """Say what the op does to its rows before it quantizes them."""
+        self.became = replace(self.became, prologue=prologue)
+
+    def run_by(self, kernel: str) -> None:
+        """Say which kernel the op gets on this machine."""
+        self.became = replace(self.became, kernel=kernel)

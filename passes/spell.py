@@ -9,6 +9,7 @@ from torch import fx
 
 from lowbit_compiler.passes.contract import FLOATS
 from lowbit_compiler.passes.graph import is_tensor, value
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.torch_internals.dispatch import OpOverload
 
 NAMES = frozenset({
@@ -67,7 +68,7 @@ def argument(node: fx.Node, position: int, keyword: str, default: Any = None) ->
 def number(x: Any) -> float | None:
     """Return a Python number, also from a tensor filled with one; None for anything else."""
     if name_of(x) in ("full", "full_like"):
-        if x.meta.get("lowbit_written"):
+        if notes(x).written:
             return None
         x = argument(x, 1, "fill_value")
     return float(x) if isinstance(x, int | float) and not isinstance(x, bool) else None

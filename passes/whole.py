@@ -12,13 +12,12 @@ from lowbit_compiler.passes.contract import FLOATS, PassContext
 from lowbit_compiler.passes.graph import aten, is_tensor, same, undisturbed, value
 from lowbit_compiler.passes.heads import unrepeated
 from lowbit_compiler.passes.scores import Scores, read_scores
-from lowbit_compiler.passes.site import Reason, Whole
+from lowbit_compiler.passes.site import Declined, Reason, Whole
 from lowbit_compiler.passes.spell import argument, cast
 from lowbit_compiler.torch_internals.fakes import FakeTensor
 from lowbit_compiler.torch_internals.shapes import statically_known_true
 
 MIN_GAIN = 1.02
-Declined = tuple[Reason, str]
 LOG = (aten.log_softmax.int, aten._log_softmax.default)
 
 
@@ -111,7 +110,7 @@ def read_attention(node: fx.Node, ctx: PassContext) -> AttentionSite | Declined:
         return Reason.UNSUPPORTED_OP, f"scale {scale}, is_causal {causal}: not known when the graph is compiled"
     if not _fitting(*(four(value(x)).shape for x in (q, k, v))):
         return Reason.UNSUPPORTED_OP, f"operands of shapes {', '.join(str(tuple(value(x).shape)) for x in (q, k, v))}"
-    return grouped(node, AttentionSite(q, k, v, mask, causal, float(scale)))  # type: ignore[arg-type]
+    return with_few_heads(node, AttentionSite(q, k, v, mask, causal, float(scale)))  # type: ignore[arg-type]
 
 
 def _fitting(q: Any, k: Any, v: Any) -> bool:
@@ -124,7 +123,7 @@ def _fitting(q: Any, k: Any, v: Any) -> bool:
     return equal(q[0], k[0]) and equal(q[3], k[3]) and all(equal(a, b) for a, b in zip(k[:3], v[:3], strict=True))
 
 
-def grouped(node: fx.Node, site: AttentionSite) -> AttentionSite:
+def with_few_heads(node: fx.Node, site: AttentionSite) -> AttentionSite:
     """Read keys and values below the nodes that repeat their heads."""
     keys, values = unrepeated(site.k), unrepeated(site.v)
     if keys is None or values is None:

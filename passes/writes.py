@@ -11,6 +11,7 @@ from torch import fx
 
 from lowbit_compiler.passes.find import KINDS
 from lowbit_compiler.passes.graph import calls, shares_memory, storages
+from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, OpOverloadPacket
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
@@ -93,7 +94,7 @@ def mark_written(gm: fx.GraphModule) -> set[str]:
     targets: list[fx.Node] = []
     for node in gm.graph.nodes:
         if found := written(node):
-            node.meta["lowbit_writes"] = True
+            note(node, writes=True)
             targets += found
     shared = set().union(*map(storages, targets))
     marked = {node for node in gm.graph.nodes if shared and not shared.isdisjoint(storages(node))}
@@ -103,7 +104,7 @@ def mark_written(gm: fx.GraphModule) -> set[str]:
             target = target.all_input_nodes[0]
             marked.add(target)
     for node in marked:
-        node.meta["lowbit_written"] = True
+        note(node, written=True)
     return {node.name for node in marked if node.op == "placeholder"}
 
 
@@ -114,5 +115,5 @@ def _fresh(node: fx.Node) -> bool:
 
 def unmarked(gm: fx.GraphModule) -> fx.Node | None:
     """Return a call that writes to a value without the mark: a pass put a node there and did not use :func:`graph.substitute`."""
-    writing = (node for node in gm.graph.nodes if node.meta.get("lowbit_writes"))
-    return next((node for node in writing if not all("lowbit_written" in target.meta for target in written(node))), None)
+    writing = (node for node in gm.graph.nodes if notes(node).writes)
+    return next((node for node in writing if not all(notes(target).written for target in written(node))), None)

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.packing import PANEL, packed_bytes
+from lowbit_compiler.runtime.formats import FORMATS, Format, Groups, Operand, Scale
+from lowbit_compiler.runtime.formats.operand import argument_names, op_name
+from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.products import KINDS, PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS
+from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals.shapes import guard_or_false, guard_or_true
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-GROUPS = (32, 64, 128)
-MAX_K = 133_144  # largest K whose int8 products cannot overflow int32: floor((2^31 - 1) / 127^2)
 MOST_DIMS = 64
 MOST_ELEMENTS = 2**47  # more than an address space holds: counts and sizes in bytes stay far from 2^63
 PROLOGUE: dict[str, Any] = {"prologue": "", "times": None, "plus": None, "eps": 0.0}
@@ -62,89 +64,82 @@ def _rows_of(op: str) -> Callable[..., None]:
     return check
 
 
-def _group(op: str, group: int) -> None:
-    require(op, group in GROUPS, f"group in {GROUPS}", group)
+def _size(op: str, scale: type[Scale], arguments: dict[str, Any]) -> None:
+    if scale.sizes:
+        name = argument_names(scale.schema)[-1]
+        require(op, arguments[name] in scale.sizes, f"{name} in {scale.sizes}", arguments[name])
 
 
 def _dtype(op: str, dtype: torch.dtype | None) -> None:
     require(op, dtype is None or dtype in FLOATS, f"dtype {_FLOAT}", dtype)
 
 
-def _quantize_s4(w: Tensor, group: int) -> None:
-    _tensors("quantize_s4", w=w)
-    require("quantize_s4", w.dtype in FLOATS, f"w in {_FLOAT}", w.dtype)
-    require("quantize_s4", w.dim() == 2, "w of shape [N, K]", f"{w.dim()} dimensions")
-    require("quantize_s4", w.shape[1] >= 1, "K of at least 1", w.shape[1])
-    _group("quantize_s4", group)
+def _operand(op: str, format: type[Format], scale: type[Scale], arguments: dict[str, Any]) -> Operand:
+    """Return the operand that an op with these arguments (by name) is of."""
+    _size(op, scale, arguments)
+    mine, its = ([arguments[name] for name in argument_names(each.schema)] for each in (format, scale))
+    try:
+        return Operand(format(*mine), scale(*its))
+    except ValueError as error:
+        raise RuntimeError(f"lowbit::{op}: {error}") from None
 
 
-def _scale(op: str, scale: Tensor, shape: tuple[Any, ...]) -> None:
-    require(
-        op,
-        scale.dtype is torch.float32 and same(scale, shape),
-        f"scale in float32 of shape {shape}",
-        f"{scale.dtype} of {tuple(scale.shape)}",
-    )
+def _quantize(op: str, format: type[Format], scale: type[Scale]) -> Callable[..., None]:
+    name = format.tensor
+
+    def check(**arguments: Any) -> None:
+        x = arguments[name]
+        _tensors(op, **{name: x})
+        require(op, x.dtype in FLOATS, f"{name} in {_FLOAT}", x.dtype)
+        if format.activations:
+            require(op, x.dim() >= 1, f"{name} with at least one dimension", f"{x.dim()} dimensions")
+        else:
+            require(op, x.dim() == 2, f"{name} of shape [N, K]", f"{x.dim()} dimensions")
+        require(op, x.shape[-1] >= 1, "K of at least 1", x.shape[-1])
+        _operand(op, format, scale, arguments)
+
+    return check
 
 
-def _matrix_of_codes(op: str, q: Tensor) -> None:
-    require(op, q.dtype is torch.int8 and q.dim() == 2, "q in int8 of 2 dimensions", f"{q.dtype} of {q.dim()} dimensions")
+def _parts(op: str, operand: Operand, arguments: dict[str, Any], flat: bool = False) -> None:
+    """Check codes and scales; ``flat``: a scale for each row may be [N] as well as [N, 1]."""
+    first, *others = operand.parts
+    q = arguments[first.name]
+    for part in others:
+        shape: tuple[Any, ...] = () if part.single else (*q.shape[:-1], operand.scale.count(q.shape[-1]))
+        tensor, dtype = arguments[part.name], str(part.dtype).removeprefix("torch.")
+        shapes = (shape, shape[:-1])[::-1] if flat and not operand.scale.sizes else (shape,)
+        fits = tensor.dtype is part.dtype and any(same(tensor, each) for each in shapes)
+        require(op, fits, f"{part.name} in {dtype} of shape {' or '.join(map(str, shapes))}", f"{tensor.dtype} of {tuple(tensor.shape)}")
 
 
-def _dequantize_s8(q: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
-    _tensors("dequantize_s8", q=q, scale=scale)
-    require(
-        "dequantize_s8",
-        q.dtype is torch.int8 and q.dim() >= 1,
-        "q in int8 with at least one dimension",
-        f"{q.dtype} of {q.dim()} dimensions",
-    )
-    _scale("dequantize_s8", scale, (*q.shape[:-1], 1))
-    _dtype("dequantize_s8", dtype)
+def _codes(op: str, q: Tensor, dtype: torch.dtype, matrix: bool) -> None:
+    name = str(dtype).removeprefix("torch.")
+    fits, dims = (q.dim() == 2, "of 2 dimensions") if matrix else (q.dim() >= 1, "with at least one dimension")
+    require(op, q.dtype is dtype and fits, f"q in {name} {dims}", f"{q.dtype} of {q.dim()} dimensions")
 
 
-def _dequantize_s4(q: Tensor, scale: Tensor, group: int, dtype: torch.dtype) -> None:
-    _four("dequantize_s4", q, scale, group)
-    _dtype("dequantize_s4", dtype)
+def _stored(op: str, format: type[Format], scale: type[Scale], packing: bool) -> Callable[..., None]:
+    def check(**arguments: Any) -> None:
+        _tensors(op, **{name: tensor for name, tensor in arguments.items() if isinstance(tensor, Tensor)})
+        operand = _operand(op, format, scale, arguments)
+        _codes(op, arguments["q"], operand.parts[0].dtype, packing or not format.activations)
+        _parts(op, operand, arguments, flat=packing)
+        if not packing:
+            _dtype(op, arguments["dtype"])
 
-
-def _four(op: str, q: Tensor, scale: Tensor, group: int) -> None:
-    _tensors(op, q=q, scale=scale)
-    _matrix_of_codes(op, q)
-    _group(op, group)
-    _scale(op, scale, (q.shape[0], -(-q.shape[1] // group)))
-
-
-def _pack_s8(q: Tensor, scale: Tensor) -> None:
-    _tensors("pack_s8", q=q, scale=scale)
-    _matrix_of_codes("pack_s8", q)
-    n = q.shape[0]
-    fits = scale.dtype is torch.float32 and (same(scale, (n,)) or same(scale, (n, 1)))
-    require("pack_s8", fits, f"scale in float32 of shape ({n},) or ({n}, 1)", f"{scale.dtype} of {tuple(scale.shape)}")
-
-
-def _pack_s4(q: Tensor, scale: Tensor, group: int) -> None:
-    _four("pack_s4", q, scale, group)
+    return check
 
 
 def _linear(op: str) -> Callable[..., None]:
-    def check(
-        x: Tensor,
-        w: Tensor,
-        bias: Tensor | None,
-        n: int,
-        dtype: torch.dtype | None,
-        group: int | None = None,
-        threshold: float = 0.0,
-        **prologue: Any,
-    ) -> None:
-        _tensors(op, x=x, w=w, bias=bias, times=prologue.get("times"), plus=prologue.get("plus"))
-        _packed(op, x, w, n, group)
+    def check(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None, threshold: float = 0.0, **others: Any) -> None:
+        _tensors(op, x=x, w=w, bias=bias, times=others.get("times"), plus=others.get("plus"))
+        _packed(op, x, w, n, others)
         require(op, bias is None or same(bias, (n,)), f"bias of shape ({n},)", None if bias is None else tuple(bias.shape))
         require(op, bias is None or bias.dtype in FLOATS, f"bias in {_FLOAT}", None if bias is None else bias.dtype)
         _dtype(op, dtype)
         _threshold(op, threshold)
-        _before(op, x, prologue)
+        _before(op, x, others)
         _result(op, x.shape[:-1], n)
 
     return check
@@ -156,18 +151,17 @@ def _result(op: str, rows: tuple[Any, ...], columns: Any) -> None:
         require(op, columns == 0 or count <= MOST_ELEMENTS // columns, "a result of at most 2^47 elements", f"{count} rows of {columns}")
 
 
-def _packed(op: str, x: Tensor, w: Tensor, n: int, group: int | None) -> None:
+def _packed(op: str, x: Tensor, w: Tensor, n: int, others: dict[str, Any]) -> None:
     require(op, x.dtype in FLOATS, f"x in {_FLOAT}", x.dtype)
     require(op, x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
-    k = x.shape[-1]
-    largest = MAX_K if op.startswith("linear_s8s8") else None
+    k, largest = x.shape[-1], PRODUCTS[KINDS[op]].largest_k
     require(op, k >= 1 and (largest is None or k <= largest), f"K from 1 to {largest or 'any'}", k)
-    if group is not None:
-        _group(op, group)
+    _size(op, KINDS[op][1][1], others)
     require(op, n >= 0, "n of at least 0", n)
     require(op, w.dtype == torch.int8 and w.dim() == 2, "w packed as int8 [panels, bytes]", f"{w.dtype} of {w.dim()} dimensions")
     require(op, w.shape[0] == -(-n // PANEL), f"{-(-n // PANEL)} panels for n = {n}", f"{w.shape[0]}")
-    require(op, w.shape[1] == packed_bytes(k, group), f"panels of {packed_bytes(k, group)} bytes for K = {k}", f"{w.shape[1]}")
+    size = weight_of(op, others).panel_bytes(k)
+    require(op, w.shape[1] == size, f"panels of {size} bytes for K = {k}", f"{w.shape[1]}")
 
 
 def _before(op: str, x: Tensor, fused: dict[str, Any]) -> None:
@@ -252,29 +246,28 @@ def _codes_as_float(q: Tensor) -> None:
     require("codes_as_float", q.dtype is torch.int8, "q in int8", q.dtype)
 
 
+def _scale(op: str, scale: Tensor, shape: tuple[Any, ...]) -> None:
+    fits = scale.dtype is torch.float32 and same(scale, shape)
+    require(op, fits, f"scale in float32 of shape {shape}", f"{scale.dtype} of {tuple(scale.shape)}")
+
+
 def _dequantize_columns(q: Tensor, scale: Tensor) -> None:
     _tensors("dequantize_columns", q=q, scale=scale)
-    _matrix_of_codes("dequantize_columns", q)
+    _codes("dequantize_columns", q, torch.int8, matrix=True)
     _scale("dequantize_columns", scale, (q.shape[1],))
 
 
 def _dequantize_groups(q: Tensor, scale: Tensor, group: int) -> None:
     _tensors("dequantize_groups", q=q, scale=scale)
-    _matrix_of_codes("dequantize_groups", q)
-    _group("dequantize_groups", group)
+    _codes("dequantize_groups", q, torch.int8, matrix=True)
+    _size("dequantize_groups", Groups, {"group": group})
     _scale("dequantize_groups", scale, (-(-q.shape[0] // group), q.shape[1]))
 
 
-_ROWS = ("quantize_s8", "quantize_u8", "rotate", "split_columns", "split_rows", "hit_columns")
-_LINEAR = ("linear_s8s8", "linear_s8s8_rotated", "linear_s8s8_columns", "linear_s8s8_rows", "linear_fs8", "linear_fs4")
+_ROWS = ("quantize_u8", *(op.name for treatment in TREATMENTS.values() for op in treatment.ops))
 CHECKS: dict[str, Callable[..., None]] = {
     **{op: _rows_of(op) for op in _ROWS},
-    **{op: _linear(op) for op in _LINEAR},
-    "quantize_s4": _quantize_s4,
-    "dequantize_s8": _dequantize_s8,
-    "dequantize_s4": _dequantize_s4,
-    "pack_s8": _pack_s8,
-    "pack_s4": _pack_s4,
+    **{op: _linear(op) for op in KINDS},
     "softmax": _softmax,
     "sdpa": _sdpa,
     "product_u8s8": _product_u8s8,
@@ -285,3 +278,16 @@ CHECKS: dict[str, Callable[..., None]] = {
     "dequantize_groups": _dequantize_groups,
 }
 """The check of each op, which takes the op's own arguments by name."""
+
+
+def _add(format: type[Format], scale: type[Scale]) -> None:
+    quantize, dequantize, pack = (op_name(verb, format, scale) for verb in ("quantize", "dequantize", "pack"))
+    CHECKS[quantize] = _quantize(quantize, format, scale)
+    CHECKS[dequantize] = _stored(dequantize, format, scale, packing=False)
+    if format.panels is not None:
+        CHECKS[pack] = _stored(pack, format, scale, packing=True)
+
+
+for _format in FORMATS:
+    for _scale_kind in _format.scales:
+        _add(_format, _scale_kind)

@@ -12,20 +12,15 @@ from pathlib import Path
 
 import torch
 
+from lowbit_compiler.runtime.formats import FORMATS
+from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.library import require_same_build
+from lowbit_compiler.runtime.products import KINDS
 
 FILE = "liblowbit_cuda.so"
 OPS = (
-    "linear_fs4",
-    "linear_fs8",
-    "linear_s8s8",
-    "linear_s8s8_columns",
-    "linear_s8s8_rotated",
-    "linear_s8s8_rows",
-    "pack_s4",
-    "pack_s8",
-    "quantize_s4",
-    "quantize_s8",
+    *KINDS,
+    *(op_name(verb, format, scale) for verb in ("pack", "quantize") for format in FORMATS if format.panels for scale in format.scales),
     "rotate",
     "softmax",
 )

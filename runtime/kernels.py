@@ -8,21 +8,18 @@ from dataclasses import dataclass
 import torch
 
 from lowbit_compiler.runtime import library
+from lowbit_compiler.runtime.formats import FORMATS
+from lowbit_compiler.runtime.formats.operand import op_name
+from lowbit_compiler.runtime.products import PRODUCTS
 
-# The product of each op. The rows of x and the exact part are handled by the kernels of families "rows" and "exact".
 FAMILIES = {
-    "linear_s8s8": "qgemm",
-    "linear_s8s8_rotated": "qgemm",
-    "linear_s8s8_columns": "qgemm",
-    "linear_s8s8_rows": "qgemm",
-    "linear_fs8": "fgemm_s8",
-    "linear_fs4": "fgemm_s4",
-    "quantize_s8": "rows",
-    "quantize_s4": "rows",
+    **{product.op: product.family for product in PRODUCTS.values()},
+    **{op_name("quantize", format, scale): "rows" for format in FORMATS if format.panels for scale in format.scales},
     "rotate": "rows",
     "sdpa": "attention",
     "softmax": "softmax",
 }
+"""The kernels that do most of each op's work."""
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 

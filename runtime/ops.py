@@ -5,20 +5,24 @@ The arithmetic of every op is in docs/arithmetic.md. ``x`` is float32, bfloat16 
 of ``prologue(x) * times + plus`` (runtime/reference/prologue.py). What an op accepts is in runtime/checks.py, and raises RuntimeError otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime import values
-from lowbit_compiler.runtime.checks import CHECKS, MAX_K, MOST_DIMS, PROLOGUE
-from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes
-from lowbit_compiler.runtime.reference import exported, linear, quantize, softmax, treatments
+from lowbit_compiler.runtime.checks import CHECKS, MOST_DIMS, PROLOGUE
+from lowbit_compiler.runtime.formats import FORMATS, Format, Operand, Scale
+from lowbit_compiler.runtime.formats.operand import argument_names, op_name
+from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.products import PRODUCTS, Product
+from lowbit_compiler.runtime.reference import exported, linear, softmax
 from lowbit_compiler.runtime.reference.prologue import prologue
+from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals import autocast
 
-__all__ = ["LIBRARY", "LINEAR_SCHEMAS", "MAX_K", "MOST_DIMS"]  # passes see the limits of the ops here
+__all__ = ["LIBRARY", "LINEAR_SCHEMAS", "MOST_DIMS"]  # passes see the limits of the ops here
 
 LIBRARY = torch.library.Library("lowbit", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
@@ -50,78 +54,85 @@ def _without_autocast(reference: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> None:
+def _define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any] | None) -> None:
+    """Define an op. Without a shape function it is its reference to every compiler, which makes code of that."""
     name, _, arguments = schema.partition(" -> ")[0].removesuffix(")").partition("(")
     names = [argument.partition("=")[0].split()[-1] for argument in arguments.split(",") if argument.strip() != "*"]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        CHECKS[name](**given)
+        if fake is not None:
+            values.check(name, given)
+        return reference(*args, **kwargs)
+
+    LIBRARY.define(schema, tags=_TAGS)
+    if fake is None:
+        LIBRARY.impl(name, call, "CompositeImplicitAutograd")
+        return
 
     def shape(*args: Any, **kwargs: Any) -> Any:
         CHECKS[name](**dict(zip(names, args, strict=False)), **kwargs)
         return fake(*args, **kwargs)
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        given = dict(zip(names, args, strict=False)) | kwargs
-        CHECKS[name](**given)
-        values.check(name, given)
-        return reference(*args, **kwargs)
-
-    LIBRARY.define(schema, tags=_TAGS)
     LIBRARY.impl(name, _without_autocast(call), "CompositeExplicitAutograd")
     torch.library.register_fake(f"lowbit::{name}", shape, lib=LIBRARY)
 
 
-def _quantize_s8_fake(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+def _define_format(format: type[Format], scale: type[Scale]) -> None:
+    """Define the ops that quantize, dequantize and pack a format with this kind of scale."""
+    split = len(argument_names(format.schema))
+    behind = "".join(f", {each.schema}" for each in (format, scale) if each.schema)
+
+    def operand(arguments: Sequence[Any]) -> Operand:
+        return Operand(format(*arguments[:split]), scale(*arguments[split:]))
+
+    def quantize(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        return operand(arguments).quantize(x)
+
+    def quantized(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        first, *others = (one := operand(arguments)).parts
+        scales = (x.new_empty((*x.shape[:-1], one.scale.count(x.shape[-1])), dtype=part.dtype) for part in others)
+        return x.new_empty(x.shape, dtype=first.dtype), *scales
+
+    def dequantize(*arguments: Any) -> Tensor:
+        parts, (*rest, dtype) = arguments[:count], arguments[count:]
+        return operand(rest).dequantize(parts, dtype)
+
+    def pack(*arguments: Any) -> Tensor:
+        return operand(arguments[count:]).pack(arguments[:count])
+
+    def packed(q: Tensor, *arguments: Any) -> Tensor:
+        one = operand(arguments[count - 1 :])
+        return q.new_empty((-(-q.shape[0] // PANEL), one.panel_bytes(q.shape[1])), dtype=torch.int8)
+
+    names = ["q", *(part.name for part in scale.parts)]
+    count = len(names)
+    tensors = ", ".join(f"Tensor {name}" for name in names)
+    results = ", ".join(["Tensor"] * count)
+    native = format.panels is not None
+    _define(f"{op_name('quantize', format, scale)}(Tensor {format.tensor}{behind}) -> ({results})", quantize, quantized if native else None)
+    _define(f"{op_name('dequantize', format, scale)}({tensors}{behind}, ScalarType dtype) -> Tensor", dequantize, None)
+    if native:
+        _define(f"{op_name('pack', format, scale)}({tensors}{behind}) -> Tensor", pack, packed)
 
 
-def _quantize_s4_fake(w: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    n, k = w.shape
-    return w.new_empty((n, k), dtype=torch.int8), w.new_empty((n, -(-k // group)), dtype=torch.float32)
-
-
-def _split_fake(x: Tensor, *_: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(x)
-
-
-_define("quantize_s8(Tensor x) -> (Tensor, Tensor)", quantize.quantize_s8, _quantize_s8_fake)
-_define(
-    "dequantize_s8(Tensor q, Tensor scale, ScalarType dtype) -> Tensor",
-    quantize.dequantize_s8,
-    lambda q, scale, dtype: q.new_empty(q.shape, dtype=dtype),
-)
-_define("quantize_s4(Tensor w, int group) -> (Tensor, Tensor)", quantize.quantize_s4, _quantize_s4_fake)
-_define(
-    "dequantize_s4(Tensor q, Tensor scale, int group, ScalarType dtype) -> Tensor",
-    quantize.dequantize_s4,
-    lambda q, scale, group, dtype: q.new_empty(q.shape, dtype=dtype),
-)
-_define(
-    "rotate(Tensor x) -> Tensor",
-    treatments.rotate,
-    lambda x: x.new_empty((*x.shape[:-1], -(-x.shape[-1] // 64) * 64), dtype=torch.float32),
-)
-_define("split_columns(Tensor x, float threshold) -> (Tensor, Tensor)", treatments.split_columns, _split_fake)
-_define("split_rows(Tensor x) -> (Tensor, Tensor)", treatments.split_rows, _split_fake)
-
-_define(
-    "pack_s8(Tensor q, Tensor scale) -> Tensor",
-    pack_s8,
-    lambda q, scale: q.new_empty((-(-q.shape[0] // PANEL), packed_bytes(q.shape[1])), dtype=torch.int8),
-)
-_define(
-    "pack_s4(Tensor q, Tensor scale, int group) -> Tensor",
-    pack_s4,
-    lambda q, scale, group: q.new_empty((-(-q.shape[0] // PANEL), packed_bytes(q.shape[1], group)), dtype=torch.int8),
-)
+for _format in FORMATS:
+    for _scale in _format.scales:
+        _define_format(_format, _scale)
+for _treatment in TREATMENTS.values():
+    for _op in _treatment.ops:
+        _define(_op.schema, _op.reference, _op.fake)
 
 _PROLOGUE = ', *, str prologue="", Tensor? times=None, Tensor? plus=None, float eps=0.0'
-LINEAR_SCHEMAS = {
-    "linear_s8s8": f"(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype{_PROLOGUE}) -> Tensor",
-    "linear_s8s8_rotated": f"(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype{_PROLOGUE}) -> Tensor",
-    "linear_s8s8_columns": f"(Tensor x, Tensor w, Tensor? bias, int n, float threshold, ScalarType? dtype{_PROLOGUE}) -> Tensor",
-    "linear_s8s8_rows": f"(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype{_PROLOGUE}) -> Tensor",
-    "linear_fs8": "(Tensor x, Tensor w, Tensor? bias, int n, ScalarType? dtype) -> Tensor",
-    "linear_fs4": "(Tensor x, Tensor w, Tensor? bias, int n, int group, ScalarType? dtype) -> Tensor",
-}
+
+
+def _schema(product: Product) -> str:
+    own = f", {product.schema}" if product.schema else ""
+    return f"(Tensor x, Tensor w, Tensor? bias, int n{own}, ScalarType? dtype{_PROLOGUE if product.prologue else ''}) -> Tensor"
+
+
+LINEAR_SCHEMAS = {product.op: _schema(product) for product in PRODUCTS.values()}
 for _name, _arguments in LINEAR_SCHEMAS.items():
     _define(_name + _arguments, _before(getattr(linear, _name)), _linear_fake)
 
@@ -154,11 +165,6 @@ _define(
     lambda x, w: x.new_empty((*x.shape[:-1], w.shape[1])),
 )
 _define("codes_as_float(Tensor q) -> Tensor", exported.codes_as_float, lambda q: q.new_empty(q.shape, dtype=torch.float32))
-_define(
-    "hit_columns(Tensor x, float threshold) -> Tensor",
-    treatments.hit_columns,
-    lambda x, threshold: x.new_empty((x.shape[-1],), dtype=torch.bool),
-)
 _define(
     "product_columns(Tensor x, Tensor hit, Tensor w) -> Tensor",
     exported.product_columns,

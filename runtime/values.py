@@ -5,14 +5,16 @@ Asked where values are there to be read at once: on the CPU, by csrc/bind (in th
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.checks import require
-from lowbit_compiler.runtime.packing import K_BLOCK, PANEL, aligned, padded_k
+from lowbit_compiler.runtime.formats import FORMATS
+from lowbit_compiler.runtime.formats.operand import op_name
+from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.products import KINDS, weight_of
 
-CODES = {"pack_s8": (-127, 127), "pack_s4": (-8, 7)}
-"""The codes that a layout holds, and that every kernel multiplies right."""
+CODES = {op_name("pack", format, scale): format.panels.codes for format in FORMATS if format.panels for scale in format.scales}
+"""The codes that each layout holds."""
 
 
 def check(op: str, arguments: dict[str, Any]) -> None:
@@ -24,8 +26,8 @@ def check(op: str, arguments: dict[str, Any]) -> None:
         return
     if op in CODES:
         _codes(op, arguments["q"], *CODES[op])
-    if op.startswith("linear_"):
-        _padding(op, arguments["x"].shape[-1], arguments["w"], arguments["n"], arguments.get("group"))
+    if op in KINDS:
+        _padding(op, arguments)
 
 
 def _memory(op: str, name: str, tensor: Tensor) -> None:
@@ -42,21 +44,17 @@ def _codes(op: str, q: Tensor, least: int, most: int) -> None:
         require(op, least <= low and high <= most, f"codes from {least} to {most}", low if low < least else high)
 
 
-def _padding(op: str, k: int, w: Tensor, n: int, group: int | None) -> None:
+def _padding(op: str, arguments: dict[str, Any]) -> None:
     """Check that ``w`` is zero where a weight [n, k] is padded: one of more rows or columns is not, unless those are zero.
 
     The last panel is looked at for rows, the first for columns: little to read at every call.
     """
+    k, w, n = arguments["x"].shape[-1], arguments["w"], arguments["n"]
     if n == 0:
         return
-    kp = padded_k(k, group or K_BLOCK)
-    codes = PANEL * kp // 2 if group else PANEL * kp
-    scales = aligned(w[-1, codes if group else codes + 4 * PANEL :]).view(torch.float32).reshape(-1, PANEL)
+    weight, treatment = weight_of(op, arguments), KINDS[op][2]
     rows = n - (w.shape[0] - 1) * PANEL
-    require(op, not scales[:, rows:].any(), f"w packed for n = {n}", "one of more rows")
-    if op == "linear_s8s8_rotated":  # the rotation leaves no padding
-        return
-    first = w[0, :codes].reshape(kp // 8, PANEL, 4) if group else w[0, :codes].reshape(kp // 4, PANEL, 4)
-    nibbles = torch.cat([first & 15, first >> 4 & 15], 1).reshape(-1, 2, PANEL, 4) - 8 if group else first
-    columns = nibbles.reshape(kp // 4, PANEL, 4).transpose(0, 1).reshape(PANEL, kp)
-    require(op, not columns[:, k:].any(), f"w packed for K = {k}", "one of more columns")
+    _, *scales = weight.unpack(w[-1:], PANEL, k)
+    require(op, not any(scale[rows:].any() for scale in scales), f"w packed for n = {n}", "one of more rows")
+    if not treatment.rotates:  # a rotation leaves no padding
+        require(op, not weight.unpack(w[:1], PANEL, k)[0][:, k:].any(), f"w packed for K = {k}", "one of more columns")

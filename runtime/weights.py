@@ -122,12 +122,12 @@ class WeightStore:
     def __init__(self) -> None:
         self._entries: dict[tuple[Any, ...], _Entry] = {}
 
-    def get(self, recipe: str, compute: Callable[..., tuple[Tensor, ...]], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return ``compute(*sources)``, computed anew only where no up-to-date result of the same ``recipe`` text is kept.
+    def get(self, computation: str, compute: Callable[..., tuple[Tensor, ...]], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return ``compute(*sources)``, computed anew only where no up-to-date result of a ``computation`` of the same text is kept.
 
         Contents are compared in full: that takes some hundredth of the time that packing takes, and happens only where weights are loaded.
         """
-        key = (recipe, *map(_where, sources))
+        key = (computation, *map(_where, sources))
         entry = self._entries.get(key)
         if entry is not None and entry.is_of(sources):
             return entry.values

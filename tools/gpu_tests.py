@@ -164,7 +164,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
 def compiles(name: str, recipe: str, mode: str | None, device: str) -> Iterator[str]:
     """A recipe compiles a whole graph, with or without CUDA graphs, whose results are those of the float model but for rounding."""
     from lowbit_compiler.backend import lowbit  # nothing is installed, so no entry point finds "lowbit" by name
-    from lowbit_compiler.compile.driver import last_report
+    from lowbit_compiler.compile.history import last_report
 
     torch.manual_seed(0)
     model, x = MODELS[name]()

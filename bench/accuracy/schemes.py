@@ -11,10 +11,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.reference.quantize import dequantize_s4, dequantize_s8, quantize_s4, quantize_s8
-from lowbit_compiler.runtime.reference.treatments import rotate, split_columns, split_rows
+from lowbit_compiler.runtime.formats import Groups, Operand, Row
+from lowbit_compiler.runtime.formats.s4 import S4
+from lowbit_compiler.runtime.formats.s8 import S8
+from lowbit_compiler.runtime.treatments.columns import split_columns
+from lowbit_compiler.runtime.treatments.rotation import rotate
+from lowbit_compiler.runtime.treatments.rows import split_rows
 
 Map = Callable[[Tensor], Tensor]
+INT8 = Operand(S8(), Row())
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Split:
 
 def int8(x: Tensor) -> Tensor:
     """One scale per row."""
-    return dequantize_s8(*quantize_s8(x), torch.float32)
+    return INT8.dequantize(INT8.quantize(x))
 
 
 def int8_tensor(x: Tensor) -> Tensor:
@@ -61,7 +66,8 @@ def int8_searched(w: Tensor) -> Tensor:
 
 def int4(w: Tensor, group: int) -> Tensor:
     """One scale per group, 15 levels."""
-    return dequantize_s4(*quantize_s4(w, group), group, torch.float32)
+    groups = Operand(S4(), Groups(group))
+    return groups.dequantize(groups.quantize(w))
 
 
 def int4_searched(w: Tensor, group: int) -> Tensor:
@@ -115,8 +121,8 @@ def rotated_in_blocks(inner: Map, block: int, x: Tensor) -> Tensor:
 
 def two_digits(x: Tensor) -> Tensor:
     """Rows that use few of the 127 levels get a second int8 row, which holds what the first one missed."""
-    q, s = quantize_s8(x)
-    first = dequantize_s8(q, s, torch.float32)
+    q, s = INT8.quantize(x)
+    first = INT8.dequantize((q, s))
     thin = q.abs().sum(-1, keepdim=True) < 16 * q.shape[-1]
     return torch.where(thin, first + int8(x - first), first)
 

@@ -20,6 +20,8 @@ class Captured:
     """Every module and tensor name of the model, where they can be told."""
     other_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The further names of what the model holds in more than one place, by its first."""
+    by: str = "captured"
+    """How the graph came about, in a word."""
     all_known: bool = True
     """Whether a name that is not among these is none of the model's: not where more modules may come to light after a graph break."""
     tables: frozenset[str] = frozenset()

@@ -15,6 +15,7 @@ from lowbit_compiler.capture.names import Names, spelled
 from lowbit_compiler.capture.probe import Probe
 from lowbit_compiler.capture.running import find_names
 from lowbit_compiler.passes.graph import is_pure, is_tensor, value
+from lowbit_compiler.passes.notes import Hidden, note, notes
 from lowbit_compiler.passes.writes import mark_written, written
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, OpOverloadPacket
@@ -58,7 +59,16 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
     for node in copy.graph.nodes:
         name_modules(node, names)
     copy.recompile()
-    return Captured(copy, parameters, names.known, names.others, names.whole, frozenset(tables), names.here, names.places)
+    return Captured(
+        copy,
+        parameters,
+        known_names=names.known,
+        other_names=names.others,
+        all_known=names.whole,
+        tables=frozenset(tables),
+        here=names.here,
+        places=names.places,
+    )
 
 
 def name_modules(node: fx.Node, names: Names) -> None:
@@ -92,23 +102,23 @@ def _name(gm: fx.GraphModule, node: fx.Node, probe: Probe, autocasts: Sequence[f
         for inner in [node] if made is None else made:
             _name_or_mark(inner, probe)
     elif to_aten(node):
-        node.meta["lowbit_op"] = spelling(node)
+        note(node, op=spelling(node))
     elif not isinstance(node.target, HigherOrderOperator) and written(node):
         if name := product_name(node):
-            node.meta["lowbit_opaque"] = [("matmul", name, f"{name} writes into an existing tensor")]
+            note(node, opaque=(Hidden("matmul", name, f"{name} writes into an existing tensor"),))
     elif _computes(node) and (products := probe.products(node)):
         made = inline(gm, node, autocasts) if _may_inline(node) else None
         if made is None:
-            node.meta["lowbit_opaque"] = products
+            note(node, opaque=tuple(products))
         for inner in made or ():
             _name_or_mark(inner, probe)
 
 
 def _name_or_mark(node: fx.Node, probe: Probe) -> None:
     if to_aten(node):
-        node.meta["lowbit_op"] = spelling(node)
+        note(node, op=spelling(node))
     elif _computes(node) and (products := probe.products(node)):
-        node.meta["lowbit_opaque"] = products
+        note(node, opaque=tuple(products))
 
 
 def _computes(node: fx.Node) -> bool:
@@ -134,7 +144,7 @@ def trace_weights(gm: fx.GraphModule, parameters: set[str]) -> None:
             operands += node.all_input_nodes
         if node.op in ("call_function", "call_method") and not isinstance(node.target, HigherOrderOperator):
             computed = bool(node.all_input_nodes) and all(n in constant for n in node.all_input_nodes) and not written(node)
-            if computed and "lowbit_written" not in node.meta and "val" in node.meta:
+            if computed and not notes(node).written and "val" in node.meta:
                 constant.add(node)
     wanted: set[fx.Node] = set()
     while operands:

@@ -43,7 +43,7 @@ def capture_export(program: ExportedProgram) -> Captured:
     copy.recompile()
     names = {entry.fqn for entry in program.module_call_graph} | set(program.state_dict)
     tables = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind in STORED and spec.kind is not InputKind.PARAMETER}
-    return Captured(copy, parameters, frozenset(names - {""}), tables=frozenset(tables))
+    return Captured(copy, parameters, frozenset(names - {""}), tables=frozenset(tables), by="exported")
 
 
 def _tensor(program: ExportedProgram, target: str) -> object:

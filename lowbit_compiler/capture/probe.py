@@ -9,11 +9,9 @@ from torch import fx
 
 from lowbit_compiler.capture.dialect import spelling
 from lowbit_compiler.passes.graph import fake_mode, value
+from lowbit_compiler.passes.notes import Hidden
 from lowbit_compiler.torch_internals.dispatch import HigherOrderOperator, OpOverload, TorchDispatchMode, enable_python_dispatcher
 from lowbit_compiler.torch_internals.shapes import unmarked
-
-Product = tuple[str, str, str]
-"""One product inside a call: its kind (as in the report), its ATen name, and why the call stays whole."""
 
 KINDS = {
     **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "_trilinear", "_int_mm", "_scaled_mm",
@@ -83,14 +81,14 @@ class Probe:
         self._gm = gm
         self._plain: set[Any] = set()
 
-    def products(self, node: fx.Node) -> list[Product]:
+    def products(self, node: fx.Node) -> list[Hidden]:
         """Return the products that ``node`` computes; empty for a call that cannot be run on fake values."""
         if node.target in self._plain:
             return []
         if isinstance(node.target, HigherOrderOperator):
             return _nested(self._gm, node)
         if isinstance(node.target, OpOverload) and (kind := product_kind(node.target)) is not None:
-            return [(kind, spelling(node), f"no rule for {spelling(node)}")]
+            return [Hidden(kind, spelling(node), f"no rule for {spelling(node)}")]
         args, kwargs = fx.map_arg((node.args, node.kwargs), value)
         try:
             with tracing(self._gm), _Watch() as watch:
@@ -99,17 +97,17 @@ class Probe:
             return []  # e.g. needs real data
         if not watch.products:
             self._plain.add(node.target)
-        return [(kind, op, f"inside {spelling(node)}, which stays whole") for kind, op in watch.products]
+        return [Hidden(kind, op, f"inside {spelling(node)}, which stays whole") for kind, op in watch.products]
 
 
-def _nested(gm: fx.GraphModule, node: fx.Node) -> list[Product]:
+def _nested(gm: fx.GraphModule, node: fx.Node) -> list[Hidden]:
     """Return the products in the graphs that a higher-order call runs (torch.cond, checkpoint, flex_attention, ...)."""
     name = str(node.target)
-    found: list[Product] = [("attention", name, f"no rule for {name}")] if "attention" in name else []
+    found: list[Hidden] = [Hidden("attention", name, f"no rule for {name}")] if "attention" in name else []
     for arg in node.all_input_nodes:
         body = getattr(gm, str(arg.target), None) if arg.op == "get_attr" else None
         if isinstance(body, fx.GraphModule):
-            found += [(kind, op, f"in a graph of its own, called by {name}") for kind, op in _body_products(body)]
+            found += [Hidden(kind, op, f"in a graph of its own, called by {name}") for kind, op in _body_products(body)]
     return found
 
 

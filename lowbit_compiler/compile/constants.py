@@ -8,11 +8,17 @@ import torch
 from torch import Tensor, fx
 
 from lowbit_compiler.passes.graph import aten, calls
+from lowbit_compiler.runtime.formats import FORMATS
+from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.treatments import TREATMENTS
+from lowbit_compiler.runtime.treatments.treatment import packet
 
-lowbit = torch.ops.lowbit
-QUANTIZERS = (lowbit.quantize_s8.default, lowbit.quantize_s4.default)
-ROW_BY_ROW = (aten.to.dtype, lowbit.rotate.default, *QUANTIZERS, lowbit.pack_s8.default, lowbit.pack_s4.default)
+ROW_LOCAL = [(format, scale) for format in FORMATS for scale in format.scales if scale.row_local]
+QUANTIZERS = tuple(packet(op_name("quantize", *kind)) for kind in ROW_LOCAL)
+PACKERS = tuple(packet(op_name("pack", *kind)) for kind in ROW_LOCAL if kind[0].panels is not None)
+TREATERS = tuple(packet(op.name) for treatment in TREATMENTS.values() for op in treatment.ops if op.row_local)
+ROW_BY_ROW = (aten.to.dtype, *TREATERS, *QUANTIZERS, *PACKERS)
 CHUNK = 1 << 22
 """Bytes of float32 rows at a time: a step finds in the cache what the step before it wrote."""
 

@@ -8,7 +8,8 @@ import torch
 from torch import fx
 
 from lowbit_compiler.capture.dynamo import capture_dynamo
-from lowbit_compiler.compile.driver import declined_report, needs_gradient, rewrite
+from lowbit_compiler.compile.fallback import declined_report, needs_gradient
+from lowbit_compiler.compile.rewrite import rewrite
 from lowbit_compiler.errors import LowbitError, WeightFreedError
 from lowbit_compiler.options import parse
 from lowbit_compiler.recipes import DEFAULT, Recipe

@@ -132,7 +132,7 @@ def _owner(module: nn.Module | None, path: str) -> nn.Module | None:
 
 def _named(ctx: PassContext, here: str, place: str) -> frozenset[str]:
     """Return which names of the context's sites, as they are called here, ``ignore`` would name at ``place``."""
-    names = {name for site in ctx.sites for name in (site.module, *site.parameters) if name}
+    names = {name for site in ctx.sites for name in (site.module, *site.found.parameters) if name}
     moved = {name: _moved(name, here, place) for name in names}
     # What places share has the one as a further name of the other.
     return frozenset(

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lowbit_compiler.compile.driver import NOT_LOWERED
 from lowbit_compiler.debug.finding import Finding
 from lowbit_compiler.debug.region import Region, region
 from lowbit_compiler.debug.replay import Outcome, Plans, Replay, fresh
 from lowbit_compiler.debug.search import least
 from lowbit_compiler.errors import OptionError
+from lowbit_compiler.exits.runtime import NOT_LOWERED
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.passes.site import Reason

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.compile.driver import compile_dynamo, last_report
+from lowbit_compiler.compile.driver import compile_dynamo
 from lowbit_compiler.compile.explaining import alone, joined
+from lowbit_compiler.compile.history import last_report
 from lowbit_compiler.debug.metric import Metric, Score
 from lowbit_compiler.debug.names import Layer
 from lowbit_compiler.debug.search import MOST_TRIES, fewest

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.debug.switched import Product, Switched
+from lowbit_compiler.debug.switched import Switch, Switched
 from lowbit_compiler.debug.tally import Tally
 from lowbit_compiler.options import parse
 from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Report
+from lowbit_compiler.runtime.products import Stored
 
 
 def measure(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = DEFAULT, **options: Any) -> Report:
@@ -27,12 +28,12 @@ def measure(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = DEFA
         return filled(switched, {product: each.measured() for product, each in tallies.items()})
 
 
-def tally(switched: Switched, run: Callable[[], Any]) -> dict[Product, Tally]:
+def tally(switched: Switched, run: Callable[[], Any]) -> dict[Switch, Tally]:
     """Call ``run`` and return what each product showed meanwhile."""
-    tallies: dict[Product, Tally] = defaultdict(Tally)
+    tallies: dict[Switch, Tally] = defaultdict(Tally)
 
-    def watch(product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, packed: Tensor, low: Tensor) -> None:
-        tallies[product].add(x, weight, bias, product.plan, packed, low)
+    def watch(product: Switch, x: Tensor, weight: Tensor, bias: Tensor | None, stored: Stored, low: Tensor) -> None:
+        tallies[product].add(x, weight, bias, product.plan, stored, low)
 
     switched.watch = watch
     try:
@@ -42,7 +43,7 @@ def tally(switched: Switched, run: Callable[[], Any]) -> dict[Product, Tally]:
     return tallies
 
 
-def filled(switched: Switched, measured: dict[Product, Any]) -> Report:
+def filled(switched: Switched, measured: dict[Switch, Any]) -> Report:
     """Return the report with what was measured of each product."""
     report = switched.report
     for product, row in measured.items():

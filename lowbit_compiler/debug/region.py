@@ -9,12 +9,13 @@ from typing import Any
 from torch import Tensor, fx
 
 from lowbit_compiler.capture.captured import Captured
-from lowbit_compiler.compile.driver import rewrite
+from lowbit_compiler.compile.rewrite import rewrite
 from lowbit_compiler.compile.verify import SAME_SQNR, inputs_of, interpret, sqnr
 from lowbit_compiler.dump import graph_text
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.find import Find
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import SiteReport, site_report
 from lowbit_compiler.torch_internals.trees import tree_leaves
@@ -81,7 +82,7 @@ def _around(site: fx.Node, ctx: PassContext) -> set[str]:
     while todo:
         node = todo.pop()
         for other in (*node.all_input_nodes, *node.users):
-            if other not in made and "lowbit_pass" in other.meta and other.op != "placeholder" and other not in sites:
+            if other not in made and notes(other).made_by and other.op != "placeholder" and other not in sites:
                 made.add(other)
                 todo.append(other)
     return {node.name for node in made} | {arg.name for node in made for arg in node.all_input_nodes}
@@ -168,7 +169,7 @@ def _nearest(node: fx.Node, gm: fx.GraphModule, ctx: PassContext, name: str) -> 
     if not ctx.sites:  # the pass comes before the one that lists them
         Find().run(gm, ctx)
     sites = {site.node: site for site in ctx.sites}
-    made = next((other for other in _upward(node) if other.meta.get("lowbit_pass") == name), node)
+    made = next((other for other in _upward(node) if notes(other).made_by == name), node)
     return next((sites[other] for other in _upward(made) if other in sites), None)
 
 

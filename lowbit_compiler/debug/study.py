@@ -12,7 +12,7 @@ from lowbit_compiler.debug.metric import Judge, Metric, Score, relative
 from lowbit_compiler.debug.names import Layer, layers
 from lowbit_compiler.debug.replay import describe
 from lowbit_compiler.debug.state import restorer
-from lowbit_compiler.debug.switched import Product, Switched
+from lowbit_compiler.debug.switched import Switch, Switched
 from lowbit_compiler.debug.tally import Tally, finite
 from lowbit_compiler.errors import DebugError, LowbitError, OptionError
 from lowbit_compiler.options import Options
@@ -87,7 +87,7 @@ class Study:
                 f"the float model gives other values when it is run again on the same inputs ({self.judge.kind} {again:+.3%}): nothing can "
                 "be told from its outputs"
             )
-        self.tallies: dict[Product, Tally] = {}
+        self.tallies: dict[Switch, Tally] = {}
         self.layers: list[Layer] = []
         self._effects: dict[Layer, float] = {}
 
@@ -139,4 +139,4 @@ class Study:
 
     def op(self, layer: Layer) -> str:
         """Return the names of the ops that a layer's products become."""
-        return ", ".join(sorted({f"lowbit::{product.plan.op}" for product in layer.products}))
+        return ", ".join(sorted({f"lowbit::{product.plan.op}" if product.plan.op else "emulated" for product in layer.products}))

@@ -11,25 +11,28 @@ from torch import Tensor, fx
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.compile.constants import compute
-from lowbit_compiler.compile.driver import declined_report, needs_gradient, rewrite
 from lowbit_compiler.compile.executable import Executable
 from lowbit_compiler.compile.explaining import alone, joined
+from lowbit_compiler.compile.fallback import declined_report, needs_gradient
+from lowbit_compiler.compile.rewrite import rewrite
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
-from lowbit_compiler.passes.graph import aten, calls
-from lowbit_compiler.passes.site import Plan, Site
+from lowbit_compiler.passes.graph import substitute, value
+from lowbit_compiler.passes.notes import notes
+from lowbit_compiler.passes.product import float_weight, products, uncast
+from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import Report
+from lowbit_compiler.runtime.products import Plan, Stored
 from lowbit_compiler.runtime.weights import any_freed
 
-ops = torch.ops.lowbit
 CUTS = 32  # places in a graph to start from again
 APART = frozenset({"merge", "prologue", "cleanup"})
 """Passes left out: siblings stay products of their own, their inputs are rounded as in the float model, and float weights stay."""
 
 
 @dataclass(frozen=True)
-class Product:
+class Switch:
     """One low-bit product of one graph; ``row`` is its place in the report. Equal where the model is traced again."""
 
     plan: Plan
@@ -41,8 +44,8 @@ class Product:
     sources: tuple[str, ...] = field(compare=False)
 
 
-Watch = Callable[[Product, Tensor, Tensor, Tensor | None, Tensor, Tensor], None]
-"""Called with product, x [..., K], weight [N, K], bias [N], the packed weight and the low-bit result [..., N]."""
+Watch = Callable[[Switch, Tensor, Tensor, Tensor | None, Stored, Tensor], None]
+"""Called with product, x [..., K], weight [N, K], bias [N], the stored weight and the low-bit result [..., N]."""
 
 
 class Switched:
@@ -57,9 +60,9 @@ class Switched:
             raise OptionError("option 'free_weights' takes False here: the float model is needed to compare with")
         if options.disable or options.stop_after or options.max_rewrites is not None:
             raise OptionError("LOWBIT_DISABLE, LOWBIT_STOP_AFTER and LOWBIT_MAX_REWRITES must not be set here: every product is looked at")
-        self.low: Collection[Product] = frozenset()
+        self.low: Collection[Switch] = frozenset()
         self.watch: Watch | None = None
-        self.products: list[Product] = []
+        self.products: list[Switch] = []
         self.keeping = False
         self.walked: list[_Walk] = []
         self._options = replace(options, dump=None, verify=False)
@@ -112,7 +115,8 @@ class Switched:
         captured = capture_dynamo(gm, examples)
         inputs = _placeholders(captured.gm)
         ctx, _ = rewrite(captured, replace(self._options, disable=APART), examples)
-        found = {site.node: _product(ctx, site, row + index) for index, site in enumerate(ctx.sites) if site.plan is not None}
+        _write_emulated(captured.gm, ctx)
+        found = {site.node: _switch(ctx, site, row + index) for index, site in enumerate(ctx.sites) if site.plan is not None}
         self.products += found.values()
         executable = Executable(inputs, _placeholders(captured.gm), ctx.constants)
         executable.load(examples)
@@ -123,14 +127,14 @@ class Switched:
         self._reports.append(report)
         self._rows += len(report.sites)
 
-    def result(self, product: Product, op: Callable[..., Tensor], args: Sequence[Any], sources: Sequence[Tensor]) -> Tensor:
+    def result(self, product: Switch, op: Callable[..., Tensor], args: Sequence[Any], sources: Sequence[Tensor]) -> Tensor:
         """Return what ``op(*args)`` stands for, in low precision or in the float of its operands."""
         if product in self.low and self.watch is None:
             return op(*args)
-        x, packed, bias, _, *_, dtype = args
+        (x, stored, bias), dtype = args[:3], args[-1]
         (weight,) = compute(product.weight, *sources)
         if self.watch is not None:
-            self.watch(product, x, weight, bias, packed, op(*args))
+            self.watch(product, x, weight, bias, stored, op(*args))
         if product in self.low:
             return op(*args)
         result = torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
@@ -140,7 +144,7 @@ class Switched:
 class _Walk(fx.Interpreter):
     """Runs a rewritten graph node by node, its products as ``switched`` says."""
 
-    def __init__(self, captured: Captured, products: dict[fx.Node, Product], switched: Switched) -> None:
+    def __init__(self, captured: Captured, products: dict[fx.Node, Switch], switched: Switched) -> None:
         super().__init__(fx.GraphModule(captured.gm, captured.gm.graph))
         nodes = list(self.graph.nodes)
         self._names = [node.name for node in nodes if node.op == "placeholder"]
@@ -148,7 +152,7 @@ class _Walk(fx.Interpreter):
         self._position = {node: index for index, node in enumerate(nodes)}
         self._at = {self._products[node.name]: index for node, index in self._position.items() if node.name in self._products}
         self._cuts = set(sorted(self._at.values())[:: -(-len(self._at) // CUTS) or 1])
-        self._writes = any(node.meta.get("lowbit_writes") for node in nodes)
+        self._writes = any(notes(node).writes for node in nodes)
         self.kept: dict[int, dict[fx.Node, Any]] = {}
         """Position of a node -> the values that are alive before it."""
         self._switched = switched
@@ -193,20 +197,31 @@ def _placeholders(gm: fx.GraphModule) -> list[str]:
     return [node.name for node in gm.graph.nodes if node.op == "placeholder"]
 
 
-def _product(ctx: PassContext, site: Site, row: int) -> Product:
+def _write_emulated(gm: fx.GraphModule, ctx: PassContext) -> None:
+    """Write each emulated product as one call, of the arguments that an op has: operand, weight, bias, ..., dtype."""
+    for product, sites in list(products(ctx)):
+        if product.plan.product is None:
+            root = product.root
+            with gm.graph.inserting_before(root):
+                arguments = (uncast(product.x), product.parts, uncast(product.bias), value(root).dtype)
+                whole = gm.graph.call_function(product.plan.emulate, arguments)
+            substitute(root, whole)
+            for site in sites:
+                site.move(whole)
+
+
+def _switch(ctx: PassContext, site: Site, row: int) -> Switch:
     assert site.plan is not None
-    packed: Any = site.node.args[1]
-    (constant,) = (constant for constant in ctx.constants if constant.outputs == (packed.name,))
-    names = tuple(name for name in (site.module, *site.parameters) if name)
-    return Product(site.plan, names, row, _float_weight(constant.graph), constant.sources)
+    stored: Any = site.node.args[1]
+    outputs = (stored.name,) if isinstance(stored, fx.Node) else tuple(part.name for part in stored)
+    (constant,) = (constant for constant in ctx.constants if constant.outputs == outputs)
+    names = tuple(name for name in (site.module, *site.found.parameters) if name)
+    return Switch(site.plan, names, row, _float_weight(constant.graph), constant.sources)
 
 
 def _float_weight(graph: fx.Graph) -> fx.Graph:
-    """Return the part of a packed weight's computation that ends before it is widened, rotated and quantized."""
-    (quantized,) = (node for node in graph.nodes if calls(node, ops.quantize_s8.default, ops.quantize_s4.default))
-    weight = quantized.args[0]
-    weight = weight.args[0] if calls(weight, ops.rotate.default) else weight
-    weight = weight.args[0] if calls(weight, aten.to.dtype) and weight.args[1] is torch.float32 else weight
+    """Return the part of a packed weight's computation that ends before it is widened, treated and quantized."""
+    weight = float_weight(graph)
     part = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lowbit_compiler.debug.certificate import Activations, Weights, bound, distance, unpacked
-from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.debug.certificate import Activations, Weights, bound, distance
 from lowbit_compiler.report import Measured
+from lowbit_compiler.runtime.products import Plan, Stored
 from lowbit_compiler.torch_internals import autocast
 
 AT_ONCE = 1 << 22
@@ -33,12 +33,12 @@ class Tally:
     activation_scales: list[Tensor] = field(default_factory=list)
     weight_scales: Tensor | None = None
 
-    def add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, packed: Tensor, got: Tensor) -> None:
-        """Compare ``got`` [..., N] with ``x`` [..., K] times ``weight`` [N, K] plus ``bias`` [N], and ``packed`` with ``weight``."""
+    def add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, stored: Stored, got: Tensor) -> None:
+        """Compare ``got`` [..., N] with ``x`` [..., K] times ``weight`` [N, K] plus ``bias`` [N], and ``stored`` with ``weight``."""
         with autocast.disabled():
-            self._add(x.reshape(-1, x.shape[-1]), weight, bias, plan, packed, got.reshape(-1, got.shape[-1]))
+            self._add(x.reshape(-1, x.shape[-1]), weight, bias, plan, stored, got.reshape(-1, got.shape[-1]))
 
-    def _add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, packed: Tensor, got: Tensor) -> None:
+    def _add(self, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, stored: Stored, got: Tensor) -> None:
         if not got.numel():
             return
         inputs = Activations.of(x, plan)
@@ -47,7 +47,7 @@ class Tally:
         self.elements += x.numel()
         self.activation_scales.append(inputs.scale.flatten())
         scales = []
-        codes, stored = unpacked(packed, plan, *weight.shape)
+        low = plan.w.dequantize(plan.parts(stored, *weight.shape))
         columns = max(AT_ONCE // max(x.shape), 1)
         for start in range(0, len(weight), columns):
             rows = slice(start, start + columns)
@@ -55,7 +55,7 @@ class Tally:
             offset = None if bias is None else bias[rows]
             w = Weights.of(part, plan)
             scales.append(w.scale.flatten())
-            self.weight_tightness = max(self.weight_tightness, distance(w, codes[rows], stored[rows]))
+            self.weight_tightness = max(self.weight_tightness, distance(w, low[rows]))
             y = wide @ part.double().t()
             y = y if offset is None else y + offset.double()
             self._compare(got[:, rows], y, bound(inputs, w, offset, y, got.dtype))

@@ -55,7 +55,7 @@ def run_comparison(loaded: LoadedModel, question: str, first: str, console: Cons
 
 
 def _compile(name: str, loaded: LoadedModel, ids: torch.Tensor, question: str, console: Console) -> Contestant:
-    from lowbit_compiler.compile.driver import last_report
+    from lowbit_compiler.compile.history import last_report
 
     floats = show.weight_bytes(loaded.model)
     engine = Engine(loaded, "inductor") if name == "inductor" else Engine(loaded, "lowbit", {"recipe": name})

@@ -66,7 +66,7 @@ def _answer(engine: Engine, question: str, console: Console) -> Answer:
 
 
 def _sites(net: torch.nn.Module, all_sites: bool, console: Console) -> None:
-    from lowbit_compiler.compile.driver import last_report
+    from lowbit_compiler.compile.history import last_report
 
     report = last_report()
     console.print(report if all_sites else show.sites(report))

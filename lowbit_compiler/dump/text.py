@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.find import module_path
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.torch_internals.dispatch import OpOverload
 
 
@@ -40,7 +41,7 @@ class Node:
 def describe(node: fx.Node, parameter: str = "", source: int | None = None) -> Node:
     """Return ``node`` in words; ``parameter`` is what its value is called in the model, ``source`` a number of the caller's."""
     value = node.meta.get("val")
-    made_by = node.meta.get("lowbit_pass", "")
+    made_by = notes(node).made_by
     owner = parameter.rpartition(".")[0] if parameter else ""
     return Node(
         name=node.name,
@@ -59,7 +60,7 @@ def describe(node: fx.Node, parameter: str = "", source: int | None = None) -> N
 
 def _module(node: fx.Node) -> str:
     """Return where a node belongs: what a pass made for an operand of no module belongs to who reads it."""
-    readers = node.users if node.meta.get("lowbit_pass") else ()
+    readers = node.users if notes(node).made_by else ()
     return next((path for path in map(module_path, (node, *readers)) if path), "")
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.passes.calls import LinearCall
-from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.pricing import gpu
-from lowbit_compiler.runtime.packing import PANEL, packed_bytes
+from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.timings import ROUNDS, best
 from lowbit_compiler.torch_internals import autocast
 
@@ -24,7 +24,7 @@ MAX_WORK = 1 << 29  # multiplications: some 7 ms in float32 on one good core, 1 
 LONG = 0.1  # seconds for all candidates where single calls take milliseconds
 OUTLIERS = 128  # one column in so many stands out, for treatments to have some work
 FILL = 0x3C  # as a byte of any float weight this gives a number near 0.01 or 1, never a denormal
-CODE, SCALE = 3, 0.01  # of packed weights
+VALUE = 0.03  # of packed weights
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def candidates(call: LinearCall, device: str = "cpu") -> dict[str, Callable[[], 
     x = torch.rand(call.rows, call.k, generator=torch.Generator().manual_seed(0), device="cpu").sub_(0.5)
     x[:, ::OUTLIERS] *= 32
     x = x.to(device, call.dtype)
-    x = x.t().contiguous().t() if call.columns else x
+    x = x.t().contiguous().t() if call.column_major else x
     floats, packed = _sizes(call)
     copies = _copies([*floats, *packed], 2 if call.near else _turns(call, device), device)
     made: dict[str, Callable[[], object]] = {"float": _float(call, x, [copy[: len(floats)] for copy in copies])}
@@ -98,7 +98,7 @@ def candidates(call: LinearCall, device: str = "cpu") -> dict[str, Callable[[], 
 def _sizes(call: LinearCall) -> tuple[list[int], list[int]]:
     """Return the bytes of each float weight, and of all of them packed for each plan."""
     floats = [call.k * width * call.stored.itemsize for width in call.widths]
-    return floats, [-(-sum(call.widths) // PANEL) * _panel(call, plan) for plan in call.plans]
+    return floats, [-(-sum(call.widths) // PANEL) * plan.w.panel_bytes(call.k) for plan in call.plans]
 
 
 def read_by(call: LinearCall) -> list[int]:
@@ -137,7 +137,7 @@ def _low_bit(call: LinearCall, plan: Plan, x: Tensor, copies: Sequence[Tensor]) 
     op = getattr(torch.ops.lowbit, plan.op).default
     n = sum(call.widths)
     bias = torch.zeros(n, dtype=call.dtype, device=x.device) if call.bias else None
-    packed = [raw.view(-1, _panel(call, plan)) for raw in copies]
+    packed = [raw.view(-1, plan.w.panel_bytes(call.k)) for raw in copies]
     for each in packed:  # whole panels, and one that may end in padding, which the ops want to be zero
         each.copy_(_filled(call, plan, PANEL))
         each[-1:] = _filled(call, plan, n - (len(each) - 1) * PANEL)
@@ -147,14 +147,7 @@ def _low_bit(call: LinearCall, plan: Plan, x: Tensor, copies: Sequence[Tensor]) 
 
 def _filled(call: LinearCall, plan: Plan, rows: int) -> Tensor:
     """Return one packed panel of ``rows`` rows of one small number."""
-    int4 = plan.weights == "int4"
-    codes = torch.full((rows, call.k), CODE, dtype=torch.int8)
-    scales = torch.full((rows, -(-call.k // plan.group_size) if int4 else 1), SCALE)
-    return torch.ops.lowbit.pack_s4(codes, scales, plan.group_size) if int4 else torch.ops.lowbit.pack_s8(codes, scales)  # type: ignore[no-any-return]
-
-
-def _panel(call: LinearCall, plan: Plan) -> int:
-    return packed_bytes(call.k, plan.group_size if plan.weights == "int4" else None)
+    return plan.w.pack(plan.w.quantize(torch.full((rows, call.k), VALUE)))
 
 
 def _copies(sizes: list[int], number: int, device: str = "cpu") -> list[list[Tensor]]:

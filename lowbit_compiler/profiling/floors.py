@@ -14,7 +14,6 @@ from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.graph import value
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.pricing import gpu
-from lowbit_compiler.runtime.packing import pack_s8
 from lowbit_compiler.runtime.timings import best
 from lowbit_compiler.torch_internals import autocast, fused
 
@@ -52,7 +51,8 @@ def work_of(site: Site) -> Work:
     if site.kind == "softmax":
         return Work(0, moved, 0, kind, x.device.type)
     operations = 2 * _elements(x) * hint(out.shape[-1])
-    return Work(0, moved, operations, "int8" if site.lowered_to.startswith("linear_s8s8") else kind, x.device.type)
+    integers = site.plan is not None and site.plan.product is not None and site.plan.product.exact_sums
+    return Work(0, moved, operations, "int8" if integers else kind, x.device.type)
 
 
 def _elements(tensor: torch.Tensor) -> int:
@@ -100,7 +100,7 @@ def peak(format: str, device: str = "cpu") -> float:
     def int8() -> dict[str, Callable[[], object]]:
         codes = torch.ones(M, K, dtype=torch.int8, device=device)
         factor = torch.ones(N, K, dtype=torch.int8, device=device)
-        packed = pack_s8(factor, torch.ones(N, 1, device=device))
+        packed = torch.ops.lowbit.pack_s8(factor, torch.ones(N, 1, device=device))
         x = codes.to(torch.bfloat16)
         return {
             "lowbit": lambda: torch.ops.lowbit.linear_s8s8(x, packed, None, N, None),

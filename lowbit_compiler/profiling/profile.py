@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lowbit_compiler.compile.driver import compile_dynamo, last_report
+from lowbit_compiler.compile.driver import compile_dynamo
 from lowbit_compiler.compile.executable import Executable
+from lowbit_compiler.compile.history import last_report
 from lowbit_compiler.debug.replay import USUAL, describe
 from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.errors import DebugError, OptionError
@@ -192,8 +193,8 @@ def _ops(ctx: PassContext, first: int) -> list[tuple[_Op, str]]:
     for node in sorted(groups):
         members = [site for _, site in groups[node]]
         sizes = tuple(hint(size) for size in value(node.args[0]).shape)
-        total = sum(site.n for site in members)
-        shares = tuple(site.n / total if total else 1.0 for site in members)
+        total = sum(site.found.n for site in members)
+        shares = tuple(site.found.n / total if total else 1.0 for site in members)
         rows = tuple(index for index, _ in groups[node])
         weight = str(node.args[1]) if members[0].kind == "linear" else ""
         found.append((_Op((f"lowbit::{members[0].lowered_to}", 0, sizes), rows, shares, work_of(members[0])), weight))

@@ -1,13 +1,21 @@
 """The recipes there are, in the order in which they are shown; each has a file that says when to take it."""
 
+from importlib import import_module
+
 from lowbit_compiler.errors import OptionError
-from lowbit_compiler.recipes import int4_weight_only, int8, int8_vector, int8_weight_only, llm_int8
-from lowbit_compiler.recipes.recipe import GROUP_SIZES, LOW_BIT_SQNR, Recipe, Treatment, finite_positive, group_size
+from lowbit_compiler.recipes.recipe import LOW_BIT_SQNR, Recipe, finite_positive, group_size
 
-__all__ = ["DEFAULT", "GROUP_SIZES", "LOW_BIT_SQNR", "RECIPES", "Recipe", "Treatment", "find_recipe", "finite_positive", "group_size"]
+__all__ = ["DEFAULT", "LOW_BIT_SQNR", "RECIPES", "Recipe", "find_recipe", "finite_positive", "group_size"]
 
-MODULES = (int8, llm_int8, int8_vector, int8_weight_only, int4_weight_only)
-RECIPES: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in MODULES}
+MODULES = (
+    "int8",
+    "llm_int8",
+    "int8_vector",
+    "int8_weight_only",
+    "int4_weight_only",
+)
+_FOUND: tuple[Recipe, ...] = tuple(import_module(f"{__name__}.{module}").RECIPE for module in MODULES)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _FOUND}
 DEFAULT = "int8"
 
 

@@ -6,14 +6,15 @@ uint8 x int8 is what MatMulInteger is fast for; the integers are those of docs/a
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.reference.quantize import quantize_s8
+from lowbit_compiler.runtime.formats.s8 import S8
+from lowbit_compiler.runtime.formats.scales import Row
 
 ZERO = 128
 
 
 def quantize_u8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize each row of ``x`` [..., K] as quantize_s8 does; returns q + 128 as uint8 [..., K] and the float32 scale [..., 1]."""
-    q, scale = quantize_s8(x)
+    """Quantize each row of ``x`` [..., K] as lowbit::quantize_s8 does; returns q + 128 as uint8 [..., K] and the float32 scale [..., 1]."""
+    q, scale = S8().quantize(x, Row())
     return (q.to(torch.int16) + ZERO).to(torch.uint8), scale
 
 

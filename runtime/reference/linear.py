@@ -3,9 +3,14 @@
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.packing import unpack_s4, unpack_s8
-from lowbit_compiler.runtime.reference.quantize import dequantize_s4, quantize_s8
-from lowbit_compiler.runtime.reference.treatments import rotate, split_columns, split_rows
+from lowbit_compiler.runtime.formats import Groups, Operand, Row
+from lowbit_compiler.runtime.formats.s4 import S4
+from lowbit_compiler.runtime.formats.s8 import S8
+from lowbit_compiler.runtime.treatments.columns import split_columns
+from lowbit_compiler.runtime.treatments.rotation import rotate
+from lowbit_compiler.runtime.treatments.rows import split_rows
+
+INT8 = Operand(S8(), Row())
 
 
 def _pad(x: Tensor, kp: int) -> Tensor:
@@ -21,10 +26,10 @@ def _finish(y: Tensor, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None
 def _s8s8(
     x: Tensor, kept: Tensor, exact: Tensor | None, packed: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None, rotated: bool
 ) -> Tensor:
-    qw, sw = unpack_s8(packed, n)
+    qw, sw = INT8.unpack(packed, n, x.shape[-1])
     kp = qw.shape[1]
     rows = _pad(x.reshape(-1, x.shape[-1]).float(), kp)
-    qx, sx = quantize_s8(kept.reshape(-1, kept.shape[-1]))
+    qx, sx = INT8.quantize(kept.reshape(-1, kept.shape[-1]))
     acc = _pad(qx, kp).double() @ qw.double().t()  # exact: every sum is below 2^31
     y = acc.float() * sx
     if exact is not None:
@@ -61,13 +66,13 @@ def linear_s8s8_rows(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: t
 
 def linear_fs8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
     """Weight-only int8: ``x`` [..., K] stays in float."""
-    q, scale = unpack_s8(w, n)
+    q, scale = INT8.unpack(w, n, x.shape[-1])
     y = (x.reshape(-1, x.shape[-1]).float() @ q[:, : x.shape[-1]].float().t()) * scale.t()
     return _finish(y, x, bias, dtype)
 
 
 def linear_fs4(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
     """Weight-only int4 with one scale per ``group`` elements of K."""
-    q, scale = unpack_s4(w, n, x.shape[-1], group)
-    weight = dequantize_s4(q, scale, group, torch.float32)[:, : x.shape[-1]]
+    int4 = Operand(S4(), Groups(group))
+    weight = int4.dequantize(int4.unpack(w, n, x.shape[-1]))[:, : x.shape[-1]]
     return _finish(x.reshape(-1, x.shape[-1]).float() @ weight.t(), x, bias, dtype)

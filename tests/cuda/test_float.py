@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from helpers import bounds
+from helpers import bounds, plain
 from helpers.operands import DTYPES, packed_s8, rows, special_rows, weight
-from lowbit_compiler.runtime.packing import pack_s4
-from lowbit_compiler.runtime.reference import linear, quantize
+from helpers.plain import pack_s4
+from lowbit_compiler.runtime.reference import linear
 
 GROUPS = [0, 32, 64, 128]
 # Rows on both sides of the kernels: up to 8 outside tensor cores, then tiles of 32 x 32 and 64 x 128.
@@ -29,7 +29,7 @@ def operands(n, k, group):
     if group == 0:
         packed, q, scale = packed_s8(w)
         return packed, q.double() * scale.double()
-    q, scale = quantize.quantize_s4(w, group)
+    q, scale = plain.quantize_s4(w, group)
     return pack_s4(q, scale, group), q.double() * scale.double().repeat_interleave(group, 1)[:, :k]
 
 

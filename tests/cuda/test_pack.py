@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.operands import codes, generator
-from lowbit_compiler.runtime.packing import pack_s4, pack_s8
+from helpers.plain import pack_s4, pack_s8
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 64), (17, 65), (40, 300)])

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers.graphs import calls, capture, context, run_until
-from lowbit_compiler.compile import driver
+from lowbit_compiler.exits import runtime
 from lowbit_compiler.passes.contract import Target
 from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.pricing import gpu as gpu_timing
@@ -59,7 +59,7 @@ def test_a_softmax_of_attention_by_hand_is_left_to_inductor():
 
 def test_inductor_makes_one_attention_of_it(monkeypatch):
     """With the target of a GPU, so to speak, on the CPU."""
-    monkeypatch.setattr(driver, "target_for", lambda inputs: Target(attention=False))
+    monkeypatch.setattr(runtime, "target_for", lambda inputs: Target(attention=False))
     q, k, v = torch.randn(3, 2, 4, 8, 16)
     torch._dynamo.utils.counters.clear()
     with torch.no_grad(), torch._inductor.config.patch(force_disable_caches=True):  # a graph from a cache is not looked through again

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from helpers import bounds
+from helpers import bounds, plain
 from helpers.operands import DTYPES, hit_columns, overflowing_row, packed_s8, rows, special_rows, weight
-from lowbit_compiler.runtime.reference import linear, quantize, treatments
+from lowbit_compiler.runtime.reference import linear
 
 OPS = ["linear_s8s8", "linear_s8s8_rotated", "linear_s8s8_columns", "linear_s8s8_rows"]
 THRESHOLD = 6.0
@@ -20,7 +20,7 @@ def extra(op):
 
 def operands(op, x, n):
     w = weight(n, x.shape[1])
-    packed, q, scale = packed_s8(treatments.rotate(w) if op.endswith("rotated") else w)
+    packed, q, scale = packed_s8(plain.rotate(w) if op.endswith("rotated") else w)
     return packed, q, scale
 
 
@@ -35,13 +35,13 @@ def expected(op, x, qw, sw, bias, dtype, threshold=THRESHOLD):
     exact = None
     kept = x.float()
     if op.endswith("rotated"):
-        kept = treatments.rotate(x)
+        kept = plain.rotate(x)
     elif op.endswith("columns"):
         exact = hit_columns(x, threshold)
         kept = torch.where(exact != 0, 0, x).float()
     elif op.endswith("rows"):
-        kept, exact = (part.float() for part in treatments.split_rows(x))
-    qx, sx = quantize.quantize_s8(kept)
+        kept, exact = (part.float() for part in plain.split_rows(x))
+    qx, sx = plain.quantize_s8(kept)
     y, bound = bounds.linear_s8s8(qx, sx, qw[:, : qx.shape[1]], sw, bias, dtype, None if exact is None else exact.float())
     return y, bound, x.isfinite().all(1) & ~sx.isnan().flatten()
 
@@ -50,7 +50,7 @@ def as_float(x, qw, sw, bias):
     """Return float64 results of a row that int8 does not hold, by the rotated weight rotated back, and the bound on their error."""
     k = x.shape[1]
     w = qw.double() * sw.double()
-    hadamard = treatments.rotate(torch.eye(64)).double()
+    hadamard = plain.rotate(torch.eye(64)).double()
     back = (w.reshape(len(w), -1, 64) @ hadamard).reshape(w.shape)[:, :k]
     y, bound = bounds.linear_float(x, back, bias, x.dtype)
     rotated = x.double().abs() @ bounds.rotation(w)[:, :k].t()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from helpers.compiled import NATIVE
-from lowbit_compiler.compile import driver, remainder
+from lowbit_compiler.compile import finish, remainder
 from lowbit_compiler.debug.bisect import bisect
 from lowbit_compiler.debug.replay import Outcome, Replay
 from lowbit_compiler.errors import OptionError
@@ -227,7 +227,7 @@ def test_inductor_is_told_from_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         low = any("linear_s8s8" in str(node.target) and node.meta.get("nn_module_stack") and _at(node) for node in gm.graph.nodes)
         return (lambda *args: tuple(-x for x in run(*args))) if kind == "inductor" and low else run
 
-    monkeypatch.setattr(driver, "compile_remainder", wrong)
+    monkeypatch.setattr(finish, "compile_remainder", wrong)
     monkeypatch.setattr(Replay, "inductor_alone", lambda self: Outcome(100.0))
     finding = narrowed(remainder="inductor")
     assert (finding.verdict, finding.pass_name) == ("the remainder", "lower")

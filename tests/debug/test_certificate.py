@@ -8,32 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers import operands
+from helpers import operands, plain
 from lowbit_compiler.debug.certificate import Activations, Weights, bound
 from lowbit_compiler.debug.tally import Tally
-from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.report import Measured
-from lowbit_compiler.runtime.reference import quantize, treatments
+from lowbit_compiler.runtime.products import Plan
+from lowbit_compiler.runtime.treatments.treatment import at_once
 
 L = torch.ops.lowbit
 PLANS = {
-    "none": Plan("int8", "int8", "none"),
-    "rotation": Plan("int8", "int8", "rotation"),
-    "columns": Plan("int8", "int8", "columns"),
-    "rows": Plan("int8", "int8", "rows"),
-    "weight-only": Plan("int8", "float", "none"),
-    "int4-32": Plan("int4", "float", "none", group_size=32),
-    "int4-128": Plan("int4", "float", "none", group_size=128),
+    "none": plain.plan("int8", "int8", "none"),
+    "rotation": plain.plan("int8", "int8", "rotation"),
+    "columns": plain.plan("int8", "int8", "columns"),
+    "rows": plain.plan("int8", "int8", "rows"),
+    "weight-only": plain.plan("int8", "float", "none"),
+    "int4-32": plain.plan("int4", "float", "none", group_size=32),
+    "int4-128": plain.plan("int4", "float", "none", group_size=128),
 }
 
 
 def packed(plan: Plan, weight: Tensor, spoil: float = 1.0) -> Tensor:
     """``weight`` packed as the passes pack it for ``plan``, its scales multiplied by ``spoil``."""
-    if plan.weights == "int4":
-        q, scale = quantize.quantize_s4(weight, plan.group_size)
-        return L.pack_s4(q, scale * spoil, plan.group_size)
-    q, scale = quantize.quantize_s8(treatments.rotate(weight) if plan.treatment == "rotation" else weight)
-    return L.pack_s8(q, scale * spoil)
+    q, scale = plan.w.quantize(plan.treatment.weight(at_once, weight))
+    return plan.w.pack((q, scale * spoil))
 
 
 def measured(plan: Plan, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, spoil: float = 1.0) -> Measured:
@@ -91,9 +88,9 @@ def test_bound_is_not_vacuous(plan: Plan, dtype: torch.dtype, k: int) -> None:
     assert row.tightness is not None
     assert 1 / (2 * k**0.5) < row.tightness <= 1
     assert row.sqnr is not None
-    assert row.sqnr > (12 if plan.weights == "int4" else 30)
+    assert row.sqnr > (12 if plan.w.name.startswith("s4") else 30)
     assert row.cosine is not None
-    assert row.cosine > (0.97 if plan.weights == "int4" else 0.999)
+    assert row.cosine > (0.97 if plan.w.name.startswith("s4") else 0.999)
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)

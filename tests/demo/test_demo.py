@@ -148,7 +148,7 @@ class Stub:
 def test_comparison_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "Engine", Stub)
     monkeypatch.setattr(compare.text, "token_ids", lambda *_: torch.randint(0, 50, (1, 1024)))
-    monkeypatch.setattr("lowbit_compiler.compile.driver.last_report", lambda: Report("int8"))
+    monkeypatch.setattr("lowbit_compiler.compile.history.last_report", lambda: Report("int8"))
     console = Console(file=io.StringIO(), width=140)
     with torch._dynamo.config.patch(recompile_limit=8):  # the comparison raises it
         compare.run_comparison(model.LoadedModel(torch.nn.Linear(4, 4), None, torch.float32), "?", "llm-int8", console)

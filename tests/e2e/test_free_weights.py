@@ -15,7 +15,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 import lowbit_compiler
 from helpers.compiled import compiled, cosine, reports_of
 from lowbit_compiler.capture.export import capture_export
-from lowbit_compiler.compile import driver, executable
+from lowbit_compiler.compile import executable, finish
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.runtime import weights
 
@@ -48,7 +48,7 @@ def names_of(model: nn.Module, tensors: Any) -> tuple[str, ...]:
 def test_one_after_the_other(monkeypatch: pytest.MonkeyPatch, model: nn.Module) -> None:
     """Each weight goes before the next is packed, shared memory with its last reader, all before the remainder is compiled."""
     events: Events = []
-    compute, free, compile_remainder = executable.compute, weights.free, driver.compile_remainder
+    compute, free, compile_remainder = executable.compute, weights.free, finish.compile_remainder
 
     def computing(graph: Any, *sources: Tensor) -> Any:
         events.append(("pack", names_of(model, sources)))
@@ -64,7 +64,7 @@ def test_one_after_the_other(monkeypatch: pytest.MonkeyPatch, model: nn.Module) 
 
     monkeypatch.setattr(executable, "compute", computing)
     monkeypatch.setattr(executable, "free", freeing)
-    monkeypatch.setattr(driver, "compile_remainder", compiling)
+    monkeypatch.setattr(finish, "compile_remainder", compiling)
     x = torch.randn(4, 64)
     want = model(x)
     got, (report,) = reports_of(lambda: compiled(model, free_weights=True)(x))
@@ -110,7 +110,7 @@ def test_remainder_fails(monkeypatch: pytest.MonkeyPatch, model: nn.Module) -> N
     def failing(*_: Any) -> Any:
         raise RuntimeError("no compiler, on purpose")
 
-    monkeypatch.setattr(driver, "compile_remainder", failing)
+    monkeypatch.setattr(finish, "compile_remainder", failing)
     with pytest.raises(Exception, match=r"WeightFreedError: .*compiling failed.*no compiler, on purpose"):
         compiled(model, free_weights=True)(torch.randn(4, 64))
 

@@ -9,7 +9,7 @@ import torch
 
 from helpers import zoo
 from helpers.compiled import NATIVE, compiled, cosine, linears, reports_of
-from lowbit_compiler.compile import driver
+from lowbit_compiler.exits import runtime
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime import timings
 
@@ -59,7 +59,7 @@ def test_freed_weights_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def timed(*_: Any) -> dict[str, float]:
         raise AssertionError("timed")
 
-    monkeypatch.setattr(driver, "measured_linear", timed)
+    monkeypatch.setattr(runtime, "measured_linear", timed)
     model, inputs = zoo.causal("Llama")()
     _, report = run(model, inputs, free_weights=True)
     assert len(linears(report)) == 15
@@ -71,7 +71,7 @@ def test_each_graph_has_its_own_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(96, 64).eval()
     best = {1: "linear_fs8", 7: "float", 40: "linear_s8s8_rotated"}
     monkeypatch.setattr(
-        driver, "measured_linear", lambda call: {name: 1.0 + (name != best[call.rows]) for name in ("float", *(p.op for p in call.plans))}
+        runtime, "measured_linear", lambda call: {name: 1.0 + (name != best[call.rows]) for name in ("float", *(p.op for p in call.plans))}
     )
     runner = compiled(model, plan="measured", dynamic=False)
     for rows, name in best.items():

@@ -13,6 +13,7 @@ from helpers.graphs import TwoLinears
 from lowbit_compiler.compile.attempts import MOST_ALIKE
 from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes import lower, normalize, rotate
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.report import Report
 
 RECIPES = ["int8", "llm-int8", "int8-weight-only", "int4-weight-only"]
@@ -129,7 +130,7 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, position: 
 
     def fails(*args: Any, **kwargs: Any) -> Any:
         node = kwargs.get("like") or args[position]
-        if node.meta.get("lowbit_origin") == "linear_1":
+        if notes(node).origin == "linear_1":
             raise ZeroDivisionError("on purpose")
         return whole(*args, **kwargs)
 
@@ -157,7 +158,7 @@ def test_a_fact_that_does_not_hold_at_one_site(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("LOWBIT_VERIFY", raising=False)
     model = TwoLinears().requires_grad_(False)
     emit = rotate.emit
-    forgets = lambda gm, op, x, *, like: x if like.meta["lowbit_origin"] == "linear_1" else emit(gm, op, x, like=like)
+    forgets = lambda gm, op, x, *, like: x if notes(like).origin == "linear_1" else emit(gm, op, x, like=like)
     monkeypatch.setattr(rotate, "emit", forgets)
     got, want, report = _run(lambda x: _chain(x, model), torch.randn(8, 96))
     assert _close(got, want)

@@ -139,7 +139,7 @@ class Walk(fx.Interpreter):
             (weight,) = compute(_float_weight(constant.graph), *(self._given[name] for name in constant.sources))
             x = prologue(args[0], *({**PROLOGUE, **kwargs}[name] for name in PROLOGUE)) if kwargs else args[0]
             assert site.plan is not None
-            self.tallies.setdefault(site.module or site.op, Tally()).add(x, weight, args[2], site.plan, args[1], result)
+            self.tallies.setdefault(site.module or site.found.op, Tally()).add(x, weight, args[2], site.plan, args[1], result)
             y = x.double() @ weight.double().t()
             return (y if args[2] is None else y + args[2].double()).to(result.dtype)
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lowbit_compiler.compile import driver
+from lowbit_compiler.compile import history
 from lowbit_compiler.report import Report, SiteReport
 from lowbit_compiler.runtime import library
 
@@ -33,9 +33,9 @@ def compiled(
 
 def reports_of(run: Callable[[], Any]) -> tuple[Any, list[Report]]:
     """Return what ``run()`` returns, and the report of every graph compiled meanwhile."""
-    driver._reports.clear()
+    history._reports.clear()
     result = run()
-    return result, list(driver._reports)
+    return result, list(history._reports)
 
 
 def linears(report: Report) -> list[SiteReport]:

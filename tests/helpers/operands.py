@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.reference import quantize, treatments
+from helpers import plain
 
 L = torch.ops.lowbit
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,7 +43,7 @@ def codes(n: int, k: int, seed: int = 2, largest: int = 127) -> Tensor:
 
 def packed_s8(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the packed weight, its codes [N, K] and scales [N, 1]."""
-    q, scale = quantize.quantize_s8(w)
+    q, scale = plain.quantize_s8(w)
     return L.pack_s8(q, scale), q, scale
 
 
@@ -73,7 +73,7 @@ def overflowing_row(k: int) -> Tensor:
 
 def hit_columns(x: Tensor, threshold: float) -> Tensor:
     """Return the part of ``x`` that the treatment ``columns`` keeps exact."""
-    return treatments.split_columns(x, threshold)[1]
+    return plain.split_columns(x, threshold)[1]
 
 
 def on_threads(counts: Iterable[int], call: Callable[[], T]) -> list[T]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.plain import packed_bytes
 from lowbit_compiler.compile import executable
-from lowbit_compiler.runtime.packing import PANEL, packed_bytes, padded_k
+from lowbit_compiler.runtime.packing import PANEL, padded_k
 from lowbit_compiler.runtime.weights import WeightStore
 
 

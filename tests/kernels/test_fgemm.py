@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from helpers import bounds, operands
+from helpers import bounds, operands, plain
 from lowbit_compiler.runtime import kernels
-from lowbit_compiler.runtime.reference import quantize
 
 L = torch.ops.lowbit
 MS = (1, 2, 3, 4, 5, 8, 9, 13, 16, 31, 33, 70)
@@ -35,7 +34,7 @@ def test_s4_integers(kernel_of_fgemm_s4, n, k, dtype, group):
     q = operands.codes(n, k, largest=7)
     scale = 2.0 ** torch.randint(-2, 3, (n, -(-k // group)), generator=operands.generator(6))
     packed = L.pack_s4(q, scale, group)
-    w = quantize.dequantize_s4(q, scale, group, torch.float32).double()
+    w = plain.dequantize_s4(q, scale, group, torch.float32).double()
     for m in MS:
         x = integers(m, k, dtype)
         with kernels.using(kernel=kernel_of_fgemm_s4):
@@ -86,7 +85,7 @@ def test_s8_bound(kernel_of_fgemm_s8, m, dtype):
 def test_s4_bound(kernel_of_fgemm_s4, m, dtype, group):
     k, n = 1000, 50
     x, bias = operands.rows(m, k, dtype), torch.randn(n, generator=operands.generator(3)).to(dtype)
-    q, scale = quantize.quantize_s4(operands.weight(n, k), group)
+    q, scale = plain.quantize_s4(operands.weight(n, k), group)
     with kernels.using(kernel=kernel_of_fgemm_s4):
         y = L.linear_fs4(x, L.pack_s4(q, scale, group), bias, n, group, None)
     w = q.double() * scale.double().repeat_interleave(group, 1)[:, :k]
@@ -100,7 +99,7 @@ def test_nan_and_inf(kernel_of_fgemm_s8, kernel_of_fgemm_s4, m):
     clean = x.clone()
     x[0, 3], x[m, 5] = float("nan"), float("inf")
     w8, q, _ = operands.packed_s8(operands.weight(n, k))
-    q4, s4 = quantize.quantize_s4(operands.weight(n, k), 32)
+    q4, s4 = plain.quantize_s4(operands.weight(n, k), 32)
     for name, op, codes in [
         (kernel_of_fgemm_s8, lambda a: L.linear_fs8(a, w8, None, n, None), q),
         (kernel_of_fgemm_s4, lambda a: L.linear_fs4(a, L.pack_s4(q4, s4, 32), None, n, 32, None), q4),

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from helpers import bounds, operands
+from helpers import bounds, operands, plain
 from lowbit_compiler.runtime import kernels
-from lowbit_compiler.runtime.reference import quantize, treatments
 
 L = torch.ops.lowbit
 THRESHOLD = 6.0
@@ -21,19 +20,19 @@ def call(treatment, x, packed, bias, n, dtype=None):
 
 def weights(treatment, n, k):
     w = operands.weight(n, k)
-    return operands.packed_s8(treatments.rotate(w) if treatment == "rotation" else w)
+    return operands.packed_s8(plain.rotate(w) if treatment == "rotation" else w)
 
 
 def expected(treatment, x, q, scale, bias, dtype):
     """Float64 result and bound from the reference's integers."""
     kept, exact = x, None
     if treatment == "rotation":
-        kept = treatments.rotate(x)
+        kept = plain.rotate(x)
     elif treatment == "columns":
-        kept, exact = treatments.split_columns(x, THRESHOLD)
+        kept, exact = plain.split_columns(x, THRESHOLD)
     elif treatment == "rows":
-        kept, exact = treatments.split_rows(x)
-    qx, sx = quantize.quantize_s8(kept)
+        kept, exact = plain.split_rows(x)
+    qx, sx = plain.quantize_s8(kept)
     return bounds.linear_s8s8(qx, sx, q, scale, bias, dtype, exact)
 
 
@@ -71,11 +70,11 @@ def test_special_rows(isa, treatment, dtype):
     ordinary = operands.rows(len(special), k, torch.float32)
     x = torch.stack([ordinary, torch.stack(special)], 1).reshape(-1, k).to(dtype)
     packed, q, scale = weights(treatment, n, k)
-    w = quantize.dequantize_s8(q, scale, torch.float32)
-    w = (treatments.rotate(w)[:, :k] if treatment == "rotation" else w).double()
+    w = plain.dequantize_s8(q, scale, torch.float32)
+    w = (plain.rotate(w)[:, :k] if treatment == "rotation" else w).double()
     with kernels.using(isa=isa):
         y = call(treatment, x, packed, None, n, torch.float32)
-        held = torch.isfinite((treatments.rotate(x) if treatment == "rotation" else x).float()).all(1)
+        held = torch.isfinite((plain.rotate(x) if treatment == "rotation" else x).float()).all(1)
         alone = call(treatment, x[held], packed, None, n, torch.float32)
     torch.testing.assert_close(y[held], alone, rtol=0, atol=0, equal_nan=True)
     bounds.assert_within(alone, *expected(treatment, x[held], q, scale, None, torch.float32))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from helpers.children import outcomes
+from helpers.plain import packed_bytes
 from helpers.samples import K, N, samples
-from lowbit_compiler.runtime.packing import packed_bytes
 
 L = torch.ops.lowbit
 KEYS, KEY = torch._C.DispatchKeySet, torch._C.DispatchKey

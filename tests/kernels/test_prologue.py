@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import bounds, operands
+from helpers import bounds, operands, plain
 from lowbit_compiler.runtime import kernels
-from lowbit_compiler.runtime.reference import treatments
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS, prologue
 
 L = torch.ops.lowbit
@@ -93,7 +92,7 @@ def test_as_if_computed_first(isa: str, op: str, function: str, other: str, m: i
     x[m // 2, 3] = torch.inf
     times, plus = operands_of(other, m, k, torch.float32)
     w = operands.weight(n, k)
-    packed, *_ = operands.packed_s8(treatments.rotate(w) if op.endswith("rotated") else w)
+    packed, *_ = operands.packed_s8(plain.rotate(w) if op.endswith("rotated") else w)
     threshold = [6.0] if op == "linear_s8s8_columns" else []
     given = {"prologue": function, "times": times, "plus": plus, "eps": EPS_NORM}
     with kernels.using(isa=isa):

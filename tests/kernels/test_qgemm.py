@@ -5,7 +5,7 @@ import torch
 
 from helpers import operands
 from lowbit_compiler.runtime import kernels
-from lowbit_compiler.runtime.checks import MAX_K
+from lowbit_compiler.runtime.products import MAX_K
 
 L = torch.ops.lowbit
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from helpers import operands
+from helpers import operands, plain
 from lowbit_compiler.runtime import kernels
-from lowbit_compiler.runtime.reference import quantize, treatments
 
 L = torch.ops.lowbit
 KS = (1, 7, 16, 31, 63, 64, 65, 129, 576, 1000)
@@ -28,10 +27,10 @@ def every_row(k, dtype):
 def test_equal_to_reference(isa, k, dtype):
     x = every_row(k, dtype)
     with kernels.using(isa=isa):
-        same(L.quantize_s8(x), quantize.quantize_s8(x))
-        same([L.rotate(x)], [treatments.rotate(x)])
+        same(L.quantize_s8(x), plain.quantize_s8(x))
+        same([L.rotate(x)], [plain.rotate(x)])
         for group in (32, 64, 128):
-            same(L.quantize_s4(x, group), quantize.quantize_s4(x, group))
+            same(L.quantize_s4(x, group), plain.quantize_s4(x, group))
 
 
 @pytest.mark.parametrize("dtype", operands.DTYPES)
@@ -40,8 +39,8 @@ def test_strides(isa, dtype):
     views = [base[:, 3:260], base[::2], base[1:2].expand(4, 300), base[:, ::2], base.t(), base[:6].reshape(2, 3, 300)[:, 1:, 1:], base[0]]
     with kernels.using(isa=isa):
         for x in views:
-            same(L.quantize_s8(x), quantize.quantize_s8(x))
-            same([L.rotate(x)], [treatments.rotate(x)])
+            same(L.quantize_s8(x), plain.quantize_s8(x))
+            same([L.rotate(x)], [plain.rotate(x)])
 
 
 def test_no_rows(isa):
@@ -52,11 +51,10 @@ def test_no_rows(isa):
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 7), (16, 64), (33, 130), (48, 576)])
 def test_packing(n, k):
-    from lowbit_compiler.runtime import packing
 
     w = operands.weight(n, k)
-    q, scale = quantize.quantize_s8(w)
-    same([L.pack_s8(q, scale)], [packing.pack_s8(q, scale)])
+    q, scale = plain.quantize_s8(w)
+    same([L.pack_s8(q, scale)], [plain.pack_s8(q, scale)])
     for group in (32, 64, 128):
-        q, scale = quantize.quantize_s4(w, group)
-        same([L.pack_s4(q, scale, group)], [packing.pack_s4(q, scale, group)])
+        q, scale = plain.quantize_s4(w, group)
+        same([L.pack_s4(q, scale, group)], [plain.pack_s4(q, scale, group)])

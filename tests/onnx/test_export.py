@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
-from helpers import bounds, layers, zoo
+from helpers import bounds, layers, plain, zoo
 from helpers.case import Case
 from helpers.graphs import TwoLinears
 from helpers.onnx_files import Exported, stored_values
 from lowbit_compiler.exits.onnx.labels import MODULE, PASS
 from lowbit_compiler.recipes import RECIPES
-from lowbit_compiler.runtime.reference import quantize
 
 DYNAMIC = {"x": {0: "batch", 1: "length"}}
 
@@ -93,7 +92,7 @@ def check_stored(exported: Exported, model: TwoLinears, recipe: str) -> None:
     most = 1 / 8 if int4 else 1 / 3 if recipe == "int8" else 1 / 4  # rotation pads K = 96 to 128
     assert sum(len(tensor.raw_data) for tensor in weights.values()) <= most * originals
     if int4:
-        q, _ = quantize.quantize_s4(model.o.weight.detach(), 64)
+        q, _ = plain.quantize_s4(model.o.weight.detach(), 64)
         assert torch.equal(torch.from_numpy(stored_values(weights["o.weight_q"])), q.t())
 
 

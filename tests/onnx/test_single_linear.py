@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import bounds, operands
+from helpers import bounds, operands, plain
 from helpers.onnx_files import Exported
 from lowbit_compiler.recipes import Recipe
-from lowbit_compiler.runtime.reference import quantize, treatments
 
 N = 40
 TREATMENTS = ("none", "rotation", "columns", "rows")
@@ -42,10 +41,10 @@ def rows(k: int) -> Tensor:
 def kept_of(x: Tensor, treatment: str) -> tuple[Tensor, Tensor | None]:
     """Return the part that is quantized, and the exact part."""
     if treatment == "rotation":
-        return treatments.rotate(x), None
+        return plain.rotate(x), None
     if treatment == "columns":
-        return treatments.split_columns(x, 6.0)
-    return treatments.split_rows(x) if treatment == "rows" else (x, None)
+        return plain.split_columns(x, 6.0)
+    return plain.split_rows(x) if treatment == "rows" else (x, None)
 
 
 CASES = [("none", 32), ("rotation", 100), ("rotation", 576), ("columns", 576), ("rows", 100)]
@@ -63,8 +62,8 @@ def test_integers_and_bounds(case: tuple[str, int, Exported]) -> None:
     x = rows(k)
     kept, exact = kept_of(x, treatment)
     weight, bias = exported.request.model.weight.detach(), exported.request.model.bias.detach()
-    qx, sx = quantize.quantize_s8(kept)
-    qw, sw = quantize.quantize_s8(treatments.rotate(weight) if treatment == "rotation" else weight)
+    qx, sx = plain.quantize_s8(kept)
+    qw, sw = plain.quantize_s8(plain.rotate(weight) if treatment == "rotation" else weight)
     values = exported.values(x, operators=("QuantizeLinear", "MatMulInteger"))
     assert torch.equal(values["QuantizeLinear"][0].to(torch.int32) - 128, qx.to(torch.int32))
     assert torch.equal(values["MatMulInteger"][0].to(torch.int64), qx.long() @ qw.long().t())
@@ -91,13 +90,13 @@ def test_any_number_of_outlier_columns(tmp_path: Path) -> None:
     k = 100
     exported = Exported(tmp_path, linear(k), operands.rows(2, k, torch.float32), recipe=recipe("columns"), dynamic_shapes=({0: "rows"},))
     weight, bias = exported.request.model.weight.detach(), exported.request.model.bias.detach()
-    qw, sw = quantize.quantize_s8(weight)
+    qw, sw = plain.quantize_s8(weight)
     for count in (0, 1, 33, k):
         x = torch.rand(5, k) * 5 - 2.5
         x[torch.arange(count) % 5, torch.randperm(k)[:count]] = 7.0
-        kept, exact = treatments.split_columns(x, 6.0)
+        kept, exact = plain.split_columns(x, 6.0)
         assert int((exact != 0).any(0).sum()) == count
-        qx, sx = quantize.quantize_s8(kept)
+        qx, sx = plain.quantize_s8(kept)
         assert torch.equal(exported.values(x, operators=("MatMulInteger",))["MatMulInteger"][0].long(), qx.long() @ qw.long().t())
         bounds.assert_within(exported.run(x)[0], *bounds.linear_s8s8(qx, sx, qw, sw, bias, torch.float32, exact))
 
@@ -116,7 +115,7 @@ def test_weight_only(name: str, group: int | None, form: str, k: int, tmp_path: 
     options = {"group_size": group} if group else {}
     exported = Exported(tmp_path, model, (x[:2],), recipe=name, form=form, dynamic_shapes=({0: "rows"},), **options)
     weight = model.weight.detach()
-    q, scale = quantize.quantize_s4(weight, group) if group else quantize.quantize_s8(weight)
+    q, scale = plain.quantize_s4(weight, group) if group else plain.quantize_s8(weight)
     scales = scale.repeat_interleave(group, 1)[:, :k] if group else scale
     want, bound = bounds.linear_float(x, q.double() * scales.double(), None, torch.float32)
     (got,) = exported.run(x)

@@ -53,11 +53,11 @@ def test_saved_bytes() -> None:
     _, ctx, *_ = before_and_after(TwoLinears(torch.float32), (torch.randn(3, 96),), "cleanup", "int8-vector")
     q = ctx.sites[0]
     stored = 64 // 16 * (16 * 128 + 128)  # four panels, K padded to 128
-    assert q.saved_bytes == 64 * 96 * 4 - stored
+    assert q.became.saved_bytes == 64 * 96 * 4 - stored
 
 
 def test_a_table_that_is_read_elsewhere_is_not_saved() -> None:
     table = torch.nn.Parameter(torch.randn(4096, 64))
     model = lambda ids: torch.nn.functional.linear(torch.nn.functional.embedding(ids, table), table)
     _, ctx, *_ = before_and_after(model, (torch.arange(6),), "cleanup")
-    assert ctx.sites[0].saved_bytes == -(4096 // 16 * (16 * 64 + 128))
+    assert ctx.sites[0].became.saved_bytes == -(4096 // 16 * (16 * 64 + 128))

@@ -38,8 +38,8 @@ def test_rows() -> None:
         ("softmax", "", None),
         ("linear", "", Reason.NON_CONST_WEIGHT),
     ]
-    assert ctx.sites[0].shape == "14 x 96 -> 64"
-    assert ctx.sites[0].parameters == ("inner.q.weight",)
+    assert ctx.sites[0].found.shape == "14 x 96 -> 64"
+    assert ctx.sites[0].found.parameters == ("inner.q.weight",)
     assert len(calls(captured.gm)) > len(rows)
 
 
@@ -57,5 +57,5 @@ def test_symbolic_rows() -> None:
     captured, _ = capture(TwoLinears(), torch.randn(5, 96), dynamic=True)
     ctx = context(captured)
     run_until(captured, ctx, "find")
-    assert ctx.sites[0].shape.endswith(" x 96 -> 64")
-    assert ctx.sites[0].k == 96
+    assert ctx.sites[0].found.shape.endswith(" x 96 -> 64")
+    assert ctx.sites[0].found.k == 96

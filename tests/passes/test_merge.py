@@ -24,7 +24,7 @@ def test_siblings() -> None:
         "relu",
     ]
     assert ctx.sites[0].node is ctx.sites[2].node
-    assert ctx.sites[0].merged_with == ["k"]
+    assert ctx.sites[0].became.merged_with == ("k",)
     # cuBLAS-free float32 sums of the same K terms, perhaps blocked differently
     for a, b in zip(got, want, strict=True):
         assert (a - b).abs().max() <= 4 * torch.finfo(torch.float32).eps * 97 * x.abs().max()

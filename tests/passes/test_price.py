@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import plain
 from helpers.graphs import TwoLinears, calls, capture, context, run_until
 from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.passes.contract import PassContext, Target
 from lowbit_compiler.passes.price import fastest
-from lowbit_compiler.passes.site import Plan, Reason
+from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.recipes import RECIPES, Recipe
+from lowbit_compiler.runtime.products import Plan
 
-ROTATED, WIDE, INT4 = Plan("int8", "int8", "rotation"), Plan("int8", "float", "none"), Plan("int4", "float", "none")
+ROTATED, WIDE, INT4 = plain.plan("int8", "int8", "rotation"), plain.plan("int8", "float", "none"), plain.plan("int4", "float", "none")
 X = torch.randn(3, 96)
 
 
@@ -158,11 +160,11 @@ def test_layouts() -> None:
     weight = nn.Parameter(torch.randn(64, 48))
     plan(lambda x: x.t() @ weight, torch.randn(64, 3), costs)
     (call,) = costs.asked
-    assert (call.rows, call.columns, call.transposed, call.bias) == (3, True, True, False)
+    assert (call.rows, call.column_major, call.transposed, call.bias) == (3, True, True, False)
     costs = Costs()
     plan(nn.Linear(64, 48, dtype=torch.bfloat16), torch.randn(2, 5, 64, dtype=torch.bfloat16), costs)
     (call,) = costs.asked
-    assert (call.rows, call.dtype, call.columns, call.transposed, call.bias) == (10, torch.bfloat16, False, False, True)
+    assert (call.rows, call.dtype, call.column_major, call.transposed, call.bias) == (10, torch.bfloat16, False, False, True)
 
 
 def test_symbolic_rows_are_timed_at_the_example_and_at_one() -> None:

@@ -100,7 +100,7 @@ def test_eps_that_is_not_given_is_torchs(dtype: torch.dtype) -> None:
 
 def test_one_row_without_leading_dimensions() -> None:
     _, ctx, want, (got,) = before_and_after(lambda x: LINEAR(rms(x, GAIN)), (X[0, 0],), "prologue")
-    assert [site.prologue for site in ctx.planned()] == ["rms_norm, times"]
+    assert [site.became.prologue for site in ctx.planned()] == ["rms_norm, times"]
     assert (got - want[0]).abs().max() <= 0.05 * got.abs().max()
 
 

@@ -9,6 +9,7 @@ from torch import fx
 from helpers.graphs import TwoLinears, capture, context, run_until
 from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.runner import run_passes
 
 
@@ -80,10 +81,10 @@ def test_crash_is_named() -> None:
 def test_disabled_pass_skips_those_that_need_it() -> None:
     captured, _ = capture(TwoLinears(), torch.randn(3, 96))
     ctx = context(captured)
-    facts, runs = run_until(captured, ctx, disable={"rotate"})
+    facts, runs = run_until(captured, ctx, disable={"treat"})
     skipped = {run.name: run.skipped for run in runs if run.skipped}
-    assert skipped["rotate"] == "disabled"
-    assert skipped["quantize"] == "needs ROTATED"
+    assert skipped["treat"] == "disabled"
+    assert skipped["quantize"] == "needs TREATED"
     assert Fact.LOWERED not in facts
 
 
@@ -91,5 +92,5 @@ def test_provenance() -> None:
     captured, _ = capture(TwoLinears(), torch.randn(3, 96))
     ctx = context(captured)
     run_until(captured, ctx, "quantize")
-    makers = {node.meta["lowbit_pass"] for node in captured.gm.graph.nodes if "lowbit_pass" in node.meta}
-    assert makers == {"merge", "rotate", "quantize"}
+    makers = {notes(node).made_by for node in captured.gm.graph.nodes} - {""}
+    assert makers == {"merge", "treat", "quantize"}

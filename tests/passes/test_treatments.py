@@ -5,8 +5,7 @@ import torch
 
 from helpers.graphs import TwoLinears, before_and_after, calls, rerun
 from lowbit_compiler.passes.quantize import InsertQuantize
-from lowbit_compiler.passes.rotate import Rotate
-from lowbit_compiler.passes.split import SplitOutliers
+from lowbit_compiler.passes.treat import Treat
 from lowbit_compiler.passes.widen import Widen
 
 EPS = torch.finfo(torch.float32).eps
@@ -34,22 +33,21 @@ def test_widen_leaves_float32() -> None:
 
 
 def test_rotate() -> None:
-    captured, _, want, got = before_and_after(single(), (X,), "rotate")
+    captured, _, want, got = before_and_after(single(), (X,), "treat")
     assert calls(captured.gm) == ["lowbit.rotate", "lowbit.rotate", "aten.linear"]
     # six butterfly stages on either side and a sum over 128 padded terms
     bound = 2 * EPS * (128 + 14) * 8 * X.abs().amax(1, keepdim=True) * single().weight.abs().max() * 8
     assert ((got[0] - want[0]).abs() <= bound).all()
-    assert [p.name for p in (Rotate(),)] == ["rotate"]
 
 
 @pytest.mark.parametrize(("recipe", "op"), [("llm-int8", "lowbit.split_columns")])
 def test_split(recipe: str, op: str) -> None:
-    captured, ctx, want, got = before_and_after(single(), (X,), "split", recipe)
+    captured, ctx, want, got = before_and_after(single(), (X,), "treat", recipe)
     assert calls(captured.gm) == [op, "getitem", "getitem", "aten.linear", "aten.linear", "aten.add"]
     bound = 4 * EPS * 98 * X.abs().amax(1, keepdim=True) * single().weight.abs().max()
     assert ((got[0] - want[0]).abs() <= bound).all()
-    assert ctx.sites[0].exact is not None
-    assert SplitOutliers().name == "split"
+    assert ctx.sites[0].became.exact is not None
+    assert Treat().name == "treat"
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int8-vector", "llm-int8", "int8-weight-only", "int4-weight-only"])

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from helpers import plain
 from lowbit_compiler.passes.calls import LinearCall
-from lowbit_compiler.passes.site import Plan
 from lowbit_compiler.pricing import gpu as gpu_timing
 from lowbit_compiler.pricing import linear as linear_costs
 
@@ -54,7 +54,7 @@ def test_copies_take_half_of_the_free_memory_at_most() -> None:
 
 
 def test_the_planner_reads_as_many_copies(gpu: list[str]) -> None:
-    plans = (Plan("int8", "int8", "none"), Plan("int4", "float", "none"))
+    plans = (plain.plan("int8", "int8", "none"), plain.plan("int4", "float", "none"))
     call = LinearCall(1, 768, (3072,), torch.bfloat16, torch.bfloat16, False, False, False, plans)
     assert linear_costs._turns(call, "cuda:1") * min(linear_costs.read_by(call)) >= 2 * L2
     assert set(gpu) == {"cuda:1"}

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import lowbit_compiler as lowbit
+from helpers import plain
+from helpers.plain import pack_s4, pack_s8, packed_bytes, unpack_s4, unpack_s8
 from lowbit_compiler.recipes import RECIPES, Recipe
 from lowbit_compiler.runtime.checks import FLOATS, PROLOGUE
 from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS, _before
-from lowbit_compiler.runtime.packing import PANEL, pack_s4, pack_s8, packed_bytes, unpack_s4, unpack_s8
-from lowbit_compiler.runtime.reference import exported, linear, quantize, softmax, treatments
+from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.reference import exported, linear, softmax
 
 K, N, GROUP = 70, 20, 32
 LEADING = [(0,), (0, 3), (3, 0), (2, 0, 1)]
@@ -38,12 +41,12 @@ def rows(shape: tuple[int, ...], dtype: torch.dtype, k: int = K) -> Tensor:
 
 EXTRA = {"linear_s8s8_columns": (6.0,), "linear_fs4": (GROUP,)}
 OPS: dict[str, tuple[Callable[..., Any], Make]] = {
-    "quantize_s8": (quantize.quantize_s8, lambda shape, dtype: (rows(shape, dtype),)),
-    "dequantize_s8": (quantize.dequantize_s8, lambda shape, dtype: (rows(shape, torch.int8), torch.zeros(*shape, 1), dtype)),
-    "rotate": (treatments.rotate, lambda shape, dtype: (rows(shape, dtype),)),
-    "split_columns": (treatments.split_columns, lambda shape, dtype: (rows(shape, dtype), 6.0)),
-    "split_rows": (treatments.split_rows, lambda shape, dtype: (rows(shape, dtype),)),
-    "hit_columns": (treatments.hit_columns, lambda shape, dtype: (rows(shape, dtype), 6.0)),
+    "quantize_s8": (plain.quantize_s8, lambda shape, dtype: (rows(shape, dtype),)),
+    "dequantize_s8": (plain.dequantize_s8, lambda shape, dtype: (rows(shape, torch.int8), torch.zeros(*shape, 1), dtype)),
+    "rotate": (plain.rotate, lambda shape, dtype: (rows(shape, dtype),)),
+    "split_columns": (plain.split_columns, lambda shape, dtype: (rows(shape, dtype), 6.0)),
+    "split_rows": (plain.split_rows, lambda shape, dtype: (rows(shape, dtype),)),
+    "hit_columns": (plain.hit_columns, lambda shape, dtype: (rows(shape, dtype), 6.0)),
     "quantize_u8": (exported.quantize_u8, lambda shape, dtype: (rows(shape, dtype),)),
     "product_u8s8": (exported.product_u8s8, lambda shape, _: (rows(shape, torch.uint8), weight())),
     "product_fs8": (exported.product_fs8, lambda shape, _: (rows(shape, torch.float32), weight())),
@@ -117,10 +120,10 @@ def test_softmax_of_nothing(shape: tuple[int, ...], dim: int) -> None:
 
 def test_a_weight_without_rows() -> None:
     w = torch.zeros(0, K)
-    same_everywhere("quantize_s4", quantize.quantize_s4, (w, GROUP))
-    (q, scale), (q4, scale4) = quantize.quantize_s8(w), quantize.quantize_s4(w, GROUP)
+    same_everywhere("quantize_s4", plain.quantize_s4, (w, GROUP))
+    (q, scale), (q4, scale4) = plain.quantize_s8(w), plain.quantize_s4(w, GROUP)
     same_everywhere("pack_s8", pack_s8, (q, scale))
-    same_everywhere("dequantize_s4", quantize.dequantize_s4, (q4, scale4, GROUP, torch.float16))
+    same_everywhere("dequantize_s4", plain.dequantize_s4, (q4, scale4, GROUP, torch.float16))
     assert [len(part) for part in unpack_s8(pack_s8(q, scale), 0)] == [0, 0]
     assert [len(part) for part in unpack_s4(pack_s4(q4, scale4, GROUP), 0, K, GROUP)] == [0, 0]
 
@@ -144,7 +147,7 @@ def test_a_model_called_without_rows() -> None:
 
 
 def test_a_model_called_without_rows_or_library() -> None:
-    environment = {**os.environ, "LOWBIT_NATIVE": "0"}
+    environment = {**os.environ, "LOWBIT_NATIVE": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split() == [*RECIPES, "rows"], done.stderr[-2000:]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lowbit_compiler.runtime.checks import MAX_K
-from lowbit_compiler.runtime.packing import packed_bytes
+from helpers.plain import packed_bytes
+from lowbit_compiler.runtime.products import MAX_K
 
 
 @pytest.mark.parametrize("fake", [False, True])

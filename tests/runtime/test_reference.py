@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from helpers import bounds, operands
-from lowbit_compiler.runtime import packing
-from lowbit_compiler.runtime.reference import linear, quantize, treatments
+from helpers import bounds, operands, plain
+from lowbit_compiler.runtime.reference import linear
 
 SHAPES = [(1, 1, 1), (3, 100, 33), (9, 576, 40)]
 
@@ -14,7 +13,7 @@ SHAPES = [(1, 1, 1), (3, 100, 33), (9, 576, 40)]
 @pytest.mark.parametrize("k", [1, 64, 777])
 def test_quantization_error(k, dtype):
     x = torch.cat([operands.rows(20, k, torch.float32), torch.stack([*operands.special_rows(k).values()])]).to(dtype)
-    q, scale = quantize.quantize_s8(x)
+    q, scale = plain.quantize_s8(x)
     held = torch.isfinite(x.float()).all(1)
     error = (q.double() * scale.double() - x.double()).abs()[held]
     assert (error <= bounds.quantization(scale[held])).all()
@@ -26,14 +25,14 @@ def test_quantization_error(k, dtype):
 @pytest.mark.parametrize("group", [32, 64, 128])
 def test_group_quantization_error(group):
     w = operands.weight(20, 777)
-    q, scale = quantize.quantize_s4(w, group)
+    q, scale = plain.quantize_s4(w, group)
     step = scale.repeat_interleave(group, 1)[:, :777]
     assert ((q.double() * step.double() - w.double()).abs() <= bounds.quantization(step)).all()
     assert q.abs().max() <= 7
 
 
 def test_scale_reaches_the_largest_code():
-    q, _ = quantize.quantize_s8(operands.rows(50, 200, torch.float32))
+    q, _ = plain.quantize_s8(operands.rows(50, 200, torch.float32))
     assert (q.abs().amax(1) == 127).all()
 
 
@@ -41,34 +40,34 @@ def test_scale_reaches_the_largest_code():
 @pytest.mark.parametrize(("m", "k", "n"), SHAPES)
 def test_int8_products(m, k, n, dtype):
     x, w, bias = operands.rows(m, k, dtype), operands.weight(n, k), torch.randn(n, generator=operands.generator(3))
-    q, scale = quantize.quantize_s8(w)
-    packed = packing.pack_s8(q, scale)
+    q, scale = plain.quantize_s8(w)
+    packed = plain.pack_s8(q, scale)
     cases = [(linear.linear_s8s8(x, packed, bias, n, None), x, None)]
-    kept, exact = treatments.split_columns(x, 6.0)
+    kept, exact = plain.split_columns(x, 6.0)
     cases.append((linear.linear_s8s8_columns(x, packed, bias, n, 6.0, None), kept, exact))
-    kept, exact = treatments.split_rows(x)
+    kept, exact = plain.split_rows(x)
     cases.append((linear.linear_s8s8_rows(x, packed, bias, n, None), kept, exact))
     for y, kept, exact in cases:
-        bounds.assert_within(y, *bounds.linear_s8s8(*quantize.quantize_s8(kept), q, scale, bias, dtype, exact))
-    q, scale = quantize.quantize_s8(treatments.rotate(w))
-    y = linear.linear_s8s8_rotated(x, packing.pack_s8(q, scale), bias, n, None)
-    bounds.assert_within(y, *bounds.linear_s8s8(*quantize.quantize_s8(treatments.rotate(x)), q, scale, bias, dtype))
+        bounds.assert_within(y, *bounds.linear_s8s8(*plain.quantize_s8(kept), q, scale, bias, dtype, exact))
+    q, scale = plain.quantize_s8(plain.rotate(w))
+    y = linear.linear_s8s8_rotated(x, plain.pack_s8(q, scale), bias, n, None)
+    bounds.assert_within(y, *bounds.linear_s8s8(*plain.quantize_s8(plain.rotate(x)), q, scale, bias, dtype))
 
 
 @pytest.mark.parametrize("dtype", operands.DTYPES)
 @pytest.mark.parametrize(("m", "k", "n"), SHAPES)
 def test_weight_only_products(m, k, n, dtype):
     x, w, bias = operands.rows(m, k, dtype), operands.weight(n, k), torch.randn(n, generator=operands.generator(3))
-    q, scale = quantize.quantize_s8(w)
-    y = linear.linear_fs8(x, packing.pack_s8(q, scale), bias, n, None)
+    q, scale = plain.quantize_s8(w)
+    y = linear.linear_fs8(x, plain.pack_s8(q, scale), bias, n, None)
     bounds.assert_within(y, *bounds.linear_float(x, q.double() * scale.double(), bias, dtype))
-    q, scale = quantize.quantize_s4(w, 32)
-    y = linear.linear_fs4(x, packing.pack_s4(q, scale, 32), bias, n, 32, None)
+    q, scale = plain.quantize_s4(w, 32)
+    y = linear.linear_fs4(x, plain.pack_s4(q, scale, 32), bias, n, 32, None)
     wide = q.double() * scale.double().repeat_interleave(32, 1)[:, :k]
     bounds.assert_within(y, *bounds.linear_float(x, wide, bias, dtype))
 
 
 def test_largest_k_fits_int32():
-    from lowbit_compiler.runtime.checks import MAX_K
+    from lowbit_compiler.runtime.products import MAX_K
 
     assert MAX_K * 127 * 127 <= 2**31 - 1 < (MAX_K + 1) * 127 * 127

@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -16,29 +16,22 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
-from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.export import capture_export
 from lowbit_compiler.capture.names import Names
-from lowbit_compiler.compile.attempts import attempts, notes
-from lowbit_compiler.dump import recording
+from lowbit_compiler.compile.rewrite import through
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.exits.onnx import labels, shapes, stored
-from lowbit_compiler.exits.onnx.forms import onnx_exit
+from lowbit_compiler.exits.onnx.exit import onnx
 from lowbit_compiler.exits.onnx.program import rebuild
 from lowbit_compiler.exits.onnx.translations import table
 from lowbit_compiler.exits.onnx.unsupported import explain_failure
 from lowbit_compiler.options import Options
-from lowbit_compiler.passes.contract import PassContext, Target
-from lowbit_compiler.passes.pipeline import waist
-from lowbit_compiler.passes.runner import run_passes
-from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.passes.writes import mark_written
-from lowbit_compiler.report import Report, site_report
+from lowbit_compiler.report import Report
 from lowbit_compiler.torch_internals import logs, trees
 from lowbit_compiler.torch_internals.shapes import any_size_at_one
 
 Progress = Callable[[str], None]
-WHOLE_KINDS = ("softmax", "attention")
 MESSAGE = 2000  # characters of an error of torch.export
 INFO = "lowbit.export"
 """Key in the file's metadata: how it was exported, as JSON."""
@@ -164,35 +157,14 @@ def user_outputs(program: ExportedProgram) -> list[Any]:
 
 
 def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgram, Report]:
-    captured = capture_export(program)
-    ctx, report = attempts(captured.gm, lambda refused: _passes(captured, request, refused), request.options.verify)
-    return rebuild(program, captured, ctx.constants), report
-
-
-def _passes(captured: Captured, request: Request, refused: dict[str, str]) -> tuple[PassContext, Report]:
-    options, names = request.options, Names()
+    names = Names()
     names.add(request.model)
-    ctx = PassContext(
-        recipe=options.recipe,
-        target=Target(has_kernels=False),  # ONNX has softmax of its own, and its readers fuse attention as they like
-        parameters=captured.parameters,
-        ignore=options.ignore,
-        known_names=captured.known_names | names.known,
-        other_names=names.others,
-        tables=captured.tables,
-        quantize_tables=options.buffers == "quantized",
-        refused=refused,
-    )
-    with recording(options.dump, captured.gm, ctx, "the exported graph") as record:
-        observe = record.observe if record is not None else None
-        runs = run_passes(waist() + onnx_exit(request.form), captured.gm, ctx, observe=observe, strict=options.verify)
-    for site in ctx.sites:
-        if site.kind in WHOLE_KINDS and not site.constant:
-            site.decline(Reason.KEPT_WHOLE, "ONNX has operators for it")
-    report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs, notes=notes(refused))
-    if record is not None:
-        record.finish(report)
-    return ctx, report
+    captured = capture_export(program)
+    captured = replace(captured, known_names=captured.known_names | names.known, other_names=names.others)
+    # All passes run: what one leaves undone has no translation.
+    whole = replace(request.options, disable=frozenset(), stop_after=None, max_rewrites=None)
+    ctx, report = through(onnx(request.form), captured, whole)
+    return rebuild(program, captured, ctx.constants), report
 
 
 def _name(model: ir.Model, program: ExportedProgram, request: Request) -> None:

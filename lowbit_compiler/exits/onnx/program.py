@@ -18,6 +18,8 @@ from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.compile.constants import compute, text_of
 from lowbit_compiler.passes.contract import Constant
 from lowbit_compiler.passes.find import module_path
+from lowbit_compiler.passes.fold import BIAS
+from lowbit_compiler.passes.notes import notes
 
 PROVENANCE = "lowbit"
 """Key in ``node.meta["custom"]``, which torch keeps through decompositions: pass and modules of a node that lowbit made."""
@@ -44,8 +46,8 @@ def rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[Co
         known[key] = constant.outputs
         with torch.no_grad():
             values = compute(constant.graph, *(_value(program, specs[source].target).detach() for source in constant.sources))
-        for name, tensor in zip(constant.outputs, values, strict=True):
-            targets[name] = _unique(_target(nodes[name]), {*program.state_dict, *program.constants, *stored})
+        for name, part, tensor in zip(constant.outputs, constant.parts, values, strict=True):
+            targets[name] = _unique(_target(nodes[name], part), {*program.state_dict, *program.constants, *stored})
             stored[targets[name]] = tensor
     _order(gm, [nodes[name] for name in targets])
     for node in gm.graph.nodes:
@@ -78,13 +80,12 @@ def _value(program: ExportedProgram, target: Any) -> Tensor:
     return tensor
 
 
-def _target(node: fx.Node) -> str:
-    """Return a name for the constant ``node``: the modules that read it, and what it is."""
-    readers = [user.meta["lowbit_module"] for user in node.users if "lowbit_module" in user.meta]
+def _target(node: fx.Node, part: str) -> str:
+    """Return a name for the constant ``node``: the modules that read it, and what ``part`` of a weight it is."""
+    readers = [notes(user).modules for user in node.users if notes(user).modules]
     modules = readers[0].split(", ") if readers else ["constant"]
     joined = modules[0] + "".join(f"+{module.rpartition('.')[2]}" for module in modules[1:])
-    kind = node.name.rpartition("_")[2]
-    return f"{joined}.bias" if node.name.startswith("bias_") else f"{joined}.weight_{kind}"
+    return f"{joined}.bias" if part == BIAS else f"{joined}.weight_{part}"
 
 
 def _unique(name: str, taken: set[str]) -> str:
@@ -103,9 +104,9 @@ def _order(gm: fx.GraphModule, constants: Sequence[fx.Node]) -> None:
 
 
 def _keep_provenance(node: fx.Node) -> None:
-    if node.op == "call_function" and "lowbit_pass" in node.meta:
-        modules = node.meta.get("lowbit_module") or module_path(node)
-        node.meta["custom"] = {**node.meta.get("custom", {}), PROVENANCE: {"pass": node.meta["lowbit_pass"], "modules": modules}}
+    if node.op == "call_function" and notes(node).made_by:
+        modules = notes(node).modules or module_path(node)
+        node.meta["custom"] = {**node.meta.get("custom", {}), PROVENANCE: {"pass": notes(node).made_by, "modules": modules}}
 
 
 def _outputs(program: ExportedProgram, gm: fx.GraphModule) -> list[OutputSpec]:

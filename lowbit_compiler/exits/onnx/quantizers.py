@@ -9,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import opset21
 
+from lowbit_compiler.runtime.formats.scales import EMPTY
 from lowbit_compiler.runtime.reference.exported import ZERO
-from lowbit_compiler.runtime.reference.quantize import EMPTY
-from lowbit_compiler.runtime.reference.treatments import HADAMARD, ROW_CAPACITY, ROW_CUTS
+from lowbit_compiler.runtime.treatments.rotation import HADAMARD
+from lowbit_compiler.runtime.treatments.rows import ROW_CAPACITY, ROW_CUTS
 
 LEVELS = 127.0
 op: Any = opset21  # values of the graph under construction, which its annotations for eager use do not know

@@ -15,7 +15,7 @@ from lowbit_compiler.exits.onnx.labels import INNER, MODULE, SOURCE
 from lowbit_compiler.exits.onnx.quantizers import LEVELS
 from lowbit_compiler.exits.onnx.session import FOLDER, session
 from lowbit_compiler.runtime.reference.exported import ZERO
-from lowbit_compiler.runtime.reference.treatments import hit_columns
+from lowbit_compiler.runtime.treatments.columns import hit_columns
 from lowbit_compiler.torch_internals import trees
 
 NOISE = 1e-4

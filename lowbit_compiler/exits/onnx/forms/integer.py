@@ -3,9 +3,10 @@
 import torch
 from torch import fx
 
-from lowbit_compiler.exits.onnx.forms.opened import Product, Writer, rewrite
+from lowbit_compiler.exits.onnx.forms.opened import Opened, Writer, rewrite
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten
+from lowbit_compiler.runtime.treatments import Columns
 
 ops = torch.ops.lowbit
 
@@ -40,36 +41,38 @@ class IntegerForm:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Write every planned product anew; returns their number."""
-        return rewrite(gm, ctx, lambda w, product: _float(w, product) if product.quantize is None else _int8(w, product))
+        return rewrite(gm, ctx, lambda w, opened: _float(w, opened) if opened.product.quantize is None else _int8(w, opened))
 
 
-def _float(w: Writer, product: Product) -> fx.Node:
-    if product.plan.weights == "int4":
-        weight = w.emit(product, ops.dequantize_groups.default, product.codes, product.scale, product.plan.group_size)
-        return w.emit(product, aten.matmul.default, product.x, weight)
-    return w.emit(product, aten.mul.Tensor, w.emit(product, ops.product_fs8.default, product.x, product.codes), product.scale)
+def _float(w: Writer, opened: Opened) -> fx.Node:
+    x = opened.product.x
+    if opened.group is not None:
+        weight = w.emit(opened, ops.dequantize_groups.default, opened.codes, opened.scale, opened.group)
+        return w.emit(opened, aten.matmul.default, x, weight)
+    return w.emit(opened, aten.mul.Tensor, w.emit(opened, ops.product_fs8.default, x, opened.codes), opened.scale)
 
 
-def _int8(w: Writer, product: Product) -> fx.Node:
-    hit, kept = split(w, product)
-    codes, scale = w.quantized(product, ops.quantize_u8.default, kept)
-    acc = w.emit(product, ops.product_u8s8.default, codes, product.codes)
-    result = w.emit(product, aten.mul.Tensor, w.emit(product, aten.to.dtype, acc, torch.float32), scale)
-    if (exact := exact_product(w, product, hit)) is not None:
-        result = w.emit(product, aten.add.Tensor, result, exact)
-    return w.emit(product, aten.mul.Tensor, result, product.scale)
+def _int8(w: Writer, opened: Opened) -> fx.Node:
+    hit, kept = split(w, opened)
+    codes, scale = w.quantized(opened, ops.quantize_u8.default, kept)
+    acc = w.emit(opened, ops.product_u8s8.default, codes, opened.codes)
+    result = w.emit(opened, aten.mul.Tensor, w.emit(opened, aten.to.dtype, acc, torch.float32), scale)
+    if (exact := exact_product(w, opened, hit)) is not None:
+        result = w.emit(opened, aten.add.Tensor, result, exact)
+    return w.emit(opened, aten.mul.Tensor, result, opened.scale)
 
 
-def split(w: Writer, product: Product) -> tuple[fx.Node | None, fx.Node]:
+def split(w: Writer, opened: Opened) -> tuple[fx.Node | None, fx.Node]:
     """Return which columns are exact (None where none are, or elements of rows), and the kept part."""
-    if product.plan.treatment != "columns":
-        return None, product.quantize.args[0]
-    hit = w.emit(product, ops.hit_columns.default, product.x, product.plan.threshold)
-    return hit, w.emit(product, aten.masked_fill.Scalar, product.x, hit, 0.0)
+    product = opened.product
+    if not isinstance(product.plan.treatment, Columns):
+        return None, product.kept
+    hit = w.emit(opened, ops.hit_columns.default, product.x, product.plan.treatment.threshold)
+    return hit, w.emit(opened, aten.masked_fill.Scalar, product.x, hit, 0.0)
 
 
-def exact_product(w: Writer, product: Product, hit: fx.Node | None) -> fx.Node | None:
+def exact_product(w: Writer, opened: Opened, hit: fx.Node | None) -> fx.Node | None:
     """Return the product of the exact elements with the weight's codes, or None without a split."""
     if hit is not None:
-        return w.emit(product, ops.product_columns.default, product.x, hit, product.codes)
-    return None if product.exact is None else w.emit(product, ops.product_fs8.default, product.exact, product.codes)
+        return w.emit(opened, ops.product_columns.default, opened.product.x, hit, opened.codes)
+    return None if opened.product.exact is None else w.emit(opened, ops.product_fs8.default, opened.product.exact, opened.codes)

@@ -1,4 +1,4 @@
-"""A planned product of the waist taken apart, for the passes that write it anew in ops that ONNX has."""
+"""Planned products of the waist written anew in ops that ONNX has, on weights as its products read them."""
 
 import operator
 from collections.abc import Callable
@@ -8,118 +8,116 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import PassContext
+from lowbit_compiler.passes.contract import Constant, PassContext
 from lowbit_compiler.passes.graph import aten, emit, fake_mode, substitute, value
-from lowbit_compiler.passes.lower import still_read
-from lowbit_compiler.passes.site import Plan
+from lowbit_compiler.passes.notes import note, notes
+from lowbit_compiler.passes.product import Product, Released, products
+from lowbit_compiler.passes.site import Site
 
 ops = torch.ops.lowbit
 
 
-@dataclass
-class Product:
-    """What a planned linear reads. ``root`` is the node that its readers read: the linear, or its sum with the exact product."""
+@dataclass(frozen=True)
+class Opened:
+    """A product that is written anew, for its sites."""
 
-    root: fx.Node
-    plan: Plan
-    x: Any
-    """The operand in float32: of the weight-only products, and of the rotation or split where there is one."""
-    quantize: Any
-    """The waist's quantize_s8 of the kept part; None for a weight-only plan."""
-    exact: Any
-    """The exact elements in their places, zero elsewhere; None without a split."""
-    codes: fx.Node
-    scale: fx.Node
-    bias: Any
-    label: str
-    """The modules that the product computes."""
+    product: Product
+    sites: list[Site]
+
+    @property
+    def label(self) -> str:
+        """The modules that the product computes."""
+        return ", ".join(dict.fromkeys(site.module or site.found.op for site in self.sites))
+
+    @property
+    def codes(self) -> fx.Node:
+        """The codes of the weight, turned: [K, N]."""
+        return self.product.parts[0]
+
+    @property
+    def scale(self) -> fx.Node:
+        """Its scales: [N], or [G, N] in groups."""
+        return self.product.parts[1]
+
+    @property
+    def group(self) -> int | None:
+        """The elements of a group along K; None where a row has one scale."""
+        scale = self.product.plan.w.scale
+        return scale.block(value(self.codes).shape[0]) if scale.sizes else None
 
 
 @dataclass
 class Writer:
-    """Emits nodes before a product's root, with its provenance; the codes of an input that several products read are written once."""
+    """Emits nodes before what a product's readers read, with its provenance; the codes of an input that several products read are written once."""
 
     gm: fx.GraphModule
     ctx: PassContext
+    released: Released
     shared: dict[fx.Node, tuple[fx.Node, fx.Node]] = field(default_factory=dict)
     turned: set[fx.Node] = field(default_factory=set)
 
-    def emit(self, product: Product, target: Callable[..., Any], *args: Any) -> fx.Node:
-        """Emit a call for ``product``."""
-        node = emit(self.gm, target, *args, like=product.root, before=product.root)
-        node.meta["lowbit_module"] = product.label
+    def emit(self, opened: Opened, target: Callable[..., Any], *args: Any) -> fx.Node:
+        """Emit a call for the product."""
+        total = opened.product.total
+        node = emit(self.gm, target, *args, like=total, before=total)
+        note(node, modules=opened.label)
         return node
 
-    def quantized(self, product: Product, op: Callable[..., Any], kept: fx.Node) -> tuple[fx.Node, fx.Node]:
+    def quantized(self, opened: Opened, op: Callable[..., Any], kept: fx.Node) -> tuple[fx.Node, fx.Node]:
         """Return codes and scales of ``kept``, the part of the input that is quantized, by ``op``."""
-        if product.quantize not in self.shared:
-            pair = self.emit(product, op, kept)
-            self.shared[product.quantize] = (self.emit(product, operator.getitem, pair, 0), self.emit(product, operator.getitem, pair, 1))
-        return self.shared[product.quantize]
+        quantize = opened.product.quantize
+        assert quantize is not None
+        if quantize not in self.shared:
+            pair = self.emit(opened, op, kept)
+            self.shared[quantize] = (self.emit(opened, operator.getitem, pair, 0), self.emit(opened, operator.getitem, pair, 1))
+        return self.shared[quantize]
 
-    def finish(self, product: Product, result: fx.Node) -> None:
+    def finish(self, opened: Opened, result: fx.Node) -> None:
         """Add the bias, and let the readers of the product read the result."""
+        product = opened.product
         if product.bias is not None:
-            result = self.emit(product, aten.add.Tensor, result, product.bias)
-        for site in self.ctx.planned():
-            if product.root in (site.node, *site.node.users):
-                site.exact = None
-        substitute(product.root, result)
-        self.ctx.replaced(product.root, result)
-        released = not still_read(self.gm, self.ctx, product.codes)
-        for member in self.ctx.sites:
-            if member.node is result:
-                stored = stored_bytes(product.plan, member.n, member.k)
-                member.saved_bytes = released * member.n * member.k * member.element_size - stored
+            result = self.emit(opened, aten.add.Tensor, result, product.bias)
+        substitute(product.total, result)
+        released = self.released(opened.codes)
+        for site in opened.sites:
+            site.move(result)
+            site.lower(stored_bytes(product, site.found.n, site.found.k), released)
 
 
-def products(ctx: PassContext) -> list[Product]:
-    """Take every planned product apart."""
-    sites = {site.node: site for site in ctx.planned()}
-    return [_product(ctx, node, site.plan, site.exact) for node, site in sites.items() if site.plan is not None]
+def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Opened], fx.Node]) -> int:
+    """Write every planned product that some op computes anew, as ``write`` says; returns their number.
+
+    The others stay as they are: what they quantize and dequantize is written out by the exporter.
+    """
+    writer = Writer(gm, ctx, Released(gm, ctx))
+    found = [Opened(product, sites) for product, sites in list(products(ctx))]
+    for opened in found:
+        _label(opened)
+        if opened.product.plan.product is not None:
+            _turn(writer, opened)
+            writer.finish(opened, write(writer, opened))
+    return sum(opened.product.plan.product is not None for opened in found)
 
 
-def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Product], fx.Node]) -> int:
-    """Write every planned product anew, as ``write`` says; returns their number."""
-    writer = Writer(gm, ctx)
-    found = products(ctx)
-    for product in found:
-        turn(writer, product)
-        writer.finish(product, write(writer, product))
-    return len(found)
+def _label(opened: Opened) -> None:
+    """Name the modules of the product on the nodes around it that passes made."""
+    product = opened.product
+    around = [product.x if product.exact is not None else product.kept, product.quantize, product.exact]
+    if product.plan.product is None:
+        around += [product.node, *product.node.all_input_nodes]
+    for node in around:
+        if isinstance(node, fx.Node) and notes(node).made_by:
+            note(node, modules=notes(node).modules or opened.label)
 
 
-def _product(ctx: PassContext, node: fx.Node, plan: Plan, partner: fx.Node | None) -> Product:
-    arguments: Any = node.args
-    x, weight, *bias = arguments
-    quantize: Any = None
-    exact: Any = None
-    if plan.activations == "int8":
-        quantize = x.args[0].args[0]  # dequantize <- getitem <- quantize
-        x = quantize.args[0]
-    root = node
-    if partner is not None:
-        exact = partner.args[0]
-        x = exact.args[0].args[0]  # getitem <- split
-        (root,) = node.users
-        for site in ctx.sites:
-            if site.node is node:
-                site.node = root
-    label = ", ".join(dict.fromkeys(site.module or site.op for site in ctx.sites if site.node is root))
-    for above in (x, quantize, exact):
-        if isinstance(above, fx.Node) and "lowbit_pass" in above.meta:
-            above.meta.setdefault("lowbit_module", label)
-    codes, scale = weight.args[:2]
-    return Product(root, plan, x, quantize, exact, codes, scale, bias[0] if bias else None, label)
-
-
-def stored_bytes(plan: Plan, n: int, k: int) -> int:
+def stored_bytes(product: Product, n: int, k: int) -> int:
     """Return the bytes of the codes and scales of a weight."""
-    return n * -(-k // 2) + 4 * n * -(-k // plan.group_size) if plan.weights == "int4" else n * k + 4 * n
+    w = product.plan.w
+    return n * -(-k * w.format.grid.bits // 8) + 4 * n * w.scale.count(k)
 
 
-def turn(writer: Writer, product: Product) -> None:
-    """Store the weight as [K, N] codes with scales [N] (int8) or [groups, N] (int4), as ONNX's products read it.
+def _turn(writer: Writer, opened: Opened) -> None:
+    """Store the weight as [K, N] codes with scales [N] or, in groups, [G, N], as ONNX's products read it.
 
     Before::
 
@@ -131,25 +129,26 @@ def turn(writer: Writer, product: Product) -> None:
         %weight_0_q = placeholder          # Constant: the same, transposed
         %weight_0_scale = placeholder
     """
-    if product.codes in writer.turned:
+    codes, scale = opened.codes, opened.scale
+    if codes in writer.turned:
         return
-    writer.turned.add(product.codes)
-    names = (product.codes.name, product.scale.name)
-    constant = next((constant for constant in writer.ctx.constants if constant.outputs == names), None)
+    writer.turned.add(codes)
+    constant = next((constant for constant in writer.ctx.constants if constant.outputs == (codes.name, scale.name)), None)
     if constant is None:
-        raise RuntimeError(f"%{names[0]} and %{names[1]} are not the codes and scales of one folded weight")
-    inner = constant.graph
-    output = inner.output_node()
-    stored: Any = output.args[0]
-    codes, scale = stored
-    grouped = product.plan.weights == "int4"
-    with inner.inserting_before(output):
-        codes = inner.call_function(aten.contiguous.default, (inner.call_function(aten.t.default, (codes,)),))
-        if grouped:
-            scale = inner.call_function(aten.contiguous.default, (inner.call_function(aten.t.default, (scale,)),))
-        else:
-            scale = inner.call_function(aten.reshape.default, (scale, [-1]))
-    output.args = ((codes, scale),)
+        raise RuntimeError(f"%{codes.name} and %{scale.name} are not the codes and scales of one folded weight")
+    grouped = opened.group is not None
+    _turn_constant(constant, grouped)
     with fake_mode(writer.gm):
-        product.codes.meta["val"] = value(product.codes).t().contiguous()
-        product.scale.meta["val"] = value(product.scale).t().contiguous() if grouped else value(product.scale).reshape(-1)
+        codes.meta["val"] = value(codes).t().contiguous()
+        scale.meta["val"] = value(scale).t().contiguous() if grouped else value(scale).reshape(-1)
+
+
+def _turn_constant(constant: Constant, grouped: bool) -> None:
+    def turned(graph: fx.Graph, parts: tuple[fx.Node, ...]) -> tuple[fx.Node, ...]:
+        def transposed(part: fx.Node) -> fx.Node:
+            return graph.call_function(aten.contiguous.default, (graph.call_function(aten.t.default, (part,)),))
+
+        codes, scale = parts
+        return transposed(codes), transposed(scale) if grouped else graph.call_function(aten.reshape.default, (scale, [-1]))
+
+    constant.then(turned)

@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.exits.onnx.forms.integer import exact_product, split
-from lowbit_compiler.exits.onnx.forms.opened import Product, Writer, rewrite
+from lowbit_compiler.exits.onnx.forms.opened import Opened, Writer, rewrite
 from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import aten
 
@@ -39,18 +39,19 @@ class QdqForm:
         return rewrite(gm, ctx, _written)
 
 
-def _written(w: Writer, product: Product) -> fx.Node:
-    if product.plan.weights == "int4":
-        weight = w.emit(product, ops.dequantize_groups.default, product.codes, product.scale, product.plan.group_size)
+def _written(w: Writer, opened: Opened) -> fx.Node:
+    product = opened.product
+    if opened.group is not None:
+        weight = w.emit(opened, ops.dequantize_groups.default, opened.codes, opened.scale, opened.group)
     else:
-        weight = w.emit(product, ops.dequantize_columns.default, product.codes, product.scale)
+        weight = w.emit(opened, ops.dequantize_columns.default, opened.codes, opened.scale)
     if product.quantize is None:
-        return w.emit(product, aten.matmul.default, product.x, weight)
-    hit, kept = split(w, product)
-    codes, scale = w.quantized(product, ops.quantize_s8.default, kept)
-    sums = w.emit(product, aten.matmul.default, w.emit(product, ops.codes_as_float.default, codes), weight)
-    result = w.emit(product, aten.mul.Tensor, sums, scale)
-    exact = exact_product(w, product, hit)
+        return w.emit(opened, aten.matmul.default, product.x, weight)
+    hit, kept = split(w, opened)
+    codes, scale = w.quantized(opened, ops.quantize_s8.default, kept)
+    sums = w.emit(opened, aten.matmul.default, w.emit(opened, ops.codes_as_float.default, codes), weight)
+    result = w.emit(opened, aten.mul.Tensor, sums, scale)
+    exact = exact_product(w, opened, hit)
     if exact is None:
         return result
-    return w.emit(product, aten.add.Tensor, result, w.emit(product, aten.mul.Tensor, exact, product.scale))
+    return w.emit(opened, aten.add.Tensor, result, w.emit(opened, aten.mul.Tensor, exact, opened.scale))

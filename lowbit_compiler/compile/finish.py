@@ -1,0 +1,56 @@
+"""From a rewritten graph to what torch.compile calls: its weights loaded, its remainder compiled."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import fx
+
+from lowbit_compiler.compile.executable import Executable
+from lowbit_compiler.compile.remainder import compile_remainder
+from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.options import Options
+from lowbit_compiler.passes.contract import PassContext
+from lowbit_compiler.report import Report
+from lowbit_compiler.torch_internals import dynamo
+
+log = logging.getLogger("lowbit_compiler")
+
+
+def finish(
+    gm: fx.GraphModule, inputs: list[str], ctx: PassContext, examples: Sequence[Any], options: Options, report: Report
+) -> Callable[..., Any]:
+    """Load the weights of the rewritten graph ``gm`` and compile its remainder; ``inputs`` are what the captured one was called with.
+
+    In this order, so that Inductor's memory takes the place of released weights. Raises WeightFreedError where something fails after
+    float weights are gone: there is no float graph to fall back to.
+    """
+    for node in gm.graph.nodes:
+        if "val" in node.meta:
+            node.meta["example_value"] = node.meta["val"]  # Inductor's passes over Dynamo graphs look here
+    gm.recompile()
+    names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+    example = dict(zip(inputs, examples, strict=True))
+    values = {node.name: node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder" and node.name not in example}
+    executable = Executable(inputs, names, ctx.constants, frozen=options.weights == "frozen", release=options.free_weights)
+    try:
+        executable.load(examples)
+        weights = {name for name in names if name in ctx.parameters or name not in example}
+        given = [example[n] if n in example else values[n] for n in names]
+        executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)
+    except (WeightFreedError, dynamo.restart()):
+        raise
+    except Exception as error:
+        if executable.released:
+            raise WeightFreedError(
+                f"free_weights=True had released {executable.released / 1e6:.1f} MB of float weights when compiling failed; load the model "
+                f"anew, and compile without free_weights: {type(error).__name__}: {error}"
+            ) from error
+        raise
+    if executable.released:
+        report.notes.append(
+            f"free_weights released {executable.released / 1e6:.1f} MB of float weights: state_dict(), saving, eager calls and a second "
+            "recipe need them"
+        )
+        log.warning("%s", report.notes[-1])
+    return executable

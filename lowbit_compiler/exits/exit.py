@@ -1,0 +1,28 @@
+"""What an exit is: how a graph goes on from the waist."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from lowbit_compiler.passes.calls import Costs, LinearCosts
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext, Target
+
+
+@dataclass(frozen=True)
+class Exit:
+    """One way on from the QDQ form, up to which all graphs are rewritten alike (lowbit_compiler/compile/rewrite.py runs both parts).
+
+    What is made of the rewritten graph is no part of it: whoever asks for an executable or for a file has an exit of its own in hand,
+    and what only that needs.
+    """
+
+    target: Target
+    """What the planner may count on."""
+    passes: Sequence[Pass]
+    """From the QDQ form to what this exit takes."""
+    conclude: Callable[[PassContext, Collection[Fact]], list[str]]
+    """Called with the context and the facts that hold when all passes have run: says of every site that is left what became of it, and
+    returns notes for the report."""
+    costs: Costs | None = None
+    """Times a softmax or attention there; None: rewritten wherever the target has a kernel."""
+    linear_costs: LinearCosts | None = None
+    """Times a linear there; None: rewritten as the recipe says."""

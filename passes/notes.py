@@ -1,0 +1,57 @@
+"""What lowbit knows of one node of a graph: a typed record beside the node's value, under one key of its ``meta``."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from torch import fx
+
+KEY = "lowbit_notes"
+
+
+class Hidden(NamedTuple):
+    """A product inside a call that nobody looks into."""
+
+    kind: str
+    """As in the report."""
+    op: str
+    why: str
+    """Why the call stays whole."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What capture and passes wrote down of one node.
+
+    Frozen: fx copies ``meta`` from node to node, and the copies share what lies in it. :func:`note` gives its node a record of its own.
+    """
+
+    origin: str = ""
+    """Name of the captured call that it was made for; "" before the first pass."""
+    made_by: str = ""
+    """Name of the pass that made it; "" for a captured call."""
+    op: str = ""
+    """Of a product, softmax, attention or convolution: what the report calls it ("linear", "matmul"), as the model spells it; else ""."""
+    written: bool = False
+    """Whether some call writes to its memory in place."""
+    writes: bool = False
+    """Whether it is a call that writes to memory in place."""
+    opaque: tuple[Hidden, ...] = ()
+    """What a call that stays whole has inside."""
+    unfused: str = ""
+    """Of a softmax: why it and the products around it did not become one attention."""
+    modules: str = ""
+    """The modules of the product that it was written for, where it is taken apart; separated by ", "."""
+
+
+EMPTY = Notes()
+
+
+def notes(node: fx.Node) -> Notes:
+    """Return what is known of ``node``."""
+    found: Notes = node.meta.get(KEY, EMPTY)
+    return found
+
+
+def note(node: fx.Node, **fields: Any) -> None:
+    """Write ``fields`` of :class:`Notes` down for ``node`` alone; raises TypeError for a name that is none of them."""
+    node.meta[KEY] = replace(notes(node), **fields)

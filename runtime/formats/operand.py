@@ -1,0 +1,88 @@
+"""One operand of a product in low precision: a format, where its scales live, and how it is rounded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.runtime.formats.format import Format, Panels
+from lowbit_compiler.runtime.formats.part import Part
+from lowbit_compiler.runtime.formats.scales import Scale
+from lowbit_compiler.runtime.rounding import NEAREST, Rounding
+
+
+@dataclass(frozen=True)
+class Operand:
+    """How one operand is quantized."""
+
+    format: Format
+    scale: Scale
+    rounding: Rounding = NEAREST
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " ".join(filter(None, (str(self.format), self.scale.name, "" if self.rounding is NEAREST else self.rounding.name)))
+
+    @property
+    def kind(self) -> tuple[type[Format], type[Scale]]:
+        """What kernels are for: the classes, whatever their arguments."""
+        return type(self.format), type(self.scale)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the ops take behind their tensors."""
+        return (*self.format.arguments, *self.scale.arguments)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The tensors that it is stored as."""
+        return self.format.parts(self.scale)
+
+    def op(self, verb: str) -> Any:
+        """Return the op ``lowbit::<verb>_<format>``; verbs: quantize, dequantize, pack."""
+        return getattr(torch.ops.lowbit, op_name(verb, *self.kind)).default
+
+    def quantize(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts of ``x`` [..., K]."""
+        return self.format.quantize(x, self.scale)
+
+    def dequantize(self, parts: tuple[Tensor, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return [..., K] of ``parts``."""
+        return self.format.dequantize(parts, self.scale, dtype)
+
+    def panel_bytes(self, k: int) -> int:
+        """Return the bytes of 16 packed rows of ``k``."""
+        return self._panels.nbytes(k, self.scale)
+
+    def pack(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Return parts of [N, K] as int8 [ceil(N / 16), bytes]."""
+        return self._panels.pack(parts, self.scale)
+
+    def unpack(self, packed: Tensor, n: int, k: int) -> tuple[Tensor, ...]:
+        """Invert :meth:`pack`: codes [N, K padded] and scales [N, G padded]."""
+        return self._panels.unpack(packed, n, k, self.scale)
+
+    @property
+    def _panels(self) -> Panels:
+        assert self.format.panels is not None, f"{self.name} has no layout for kernels"
+        return self.format.panels
+
+    def step(self, x: Tensor) -> Tensor:
+        """Return the largest error of an element in each block of ``x`` [..., K]: float64 [..., G]."""
+        return self.format.step(x, self.scale, self.rounding)
+
+    def unit(self, x: Tensor) -> Tensor:
+        """Return the distance of two neighbours in each block of ``x``, as its scale has it: float64 [..., G]."""
+        return self.scale.unit(*self.quantize(x)[1 : 1 + len(self.scale.parts)]).double()
+
+
+def op_name(verb: str, format: type[Format], scale: type[Scale]) -> str:
+    """Return the name of an op without its namespace."""
+    return f"{verb}_{format.name}{scale.suffix}"
+
+
+def argument_names(schema: str) -> list[str]:
+    """Return the names in a part of an op's schema, such as ``int e, int m``."""
+    return [argument.split()[-1] for argument in schema.split(", ") if argument]

@@ -1,0 +1,107 @@
+"""The one table from what a product's operands are to the op that multiplies them. No entry means emulated.
+
+An emulated product keeps its quantize and dequantize nodes around a float product, which the compiler of the remainder makes code of.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.runtime.formats import Groups, Operand, Row
+from lowbit_compiler.runtime.formats.operand import argument_names
+from lowbit_compiler.runtime.formats.s4 import S4
+from lowbit_compiler.runtime.formats.s8 import S8
+from lowbit_compiler.runtime.treatments import Columns, Nothing, Rotation, Rows, Treatment
+from lowbit_compiler.runtime.treatments.treatment import at_once
+
+MAX_K = 133_144  # largest K whose int8 products cannot overflow int32: floor((2^31 - 1) / 127^2)
+
+
+Stored = Tensor | tuple[Tensor, ...]
+"""A weight as a compiled model keeps it: packed, or in its parts."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one product is computed: ``x`` is None where the activation stays float."""
+
+    x: Operand | None
+    w: Operand
+    treatment: Treatment = field(default_factory=Nothing)
+
+    @property
+    def product(self) -> "Product | None":
+        """The op that computes it; None: there is none, and it is emulated."""
+        return PRODUCTS.get((None if self.x is None else self.x.kind, self.w.kind, type(self.treatment)))
+
+    @property
+    def op(self) -> str:
+        """Name of the ``lowbit::`` op that computes this plan; "" where none does."""
+        return "" if self.product is None else self.product.op
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What this op takes between ``n`` and ``dtype``."""
+        return (*self.treatment.arguments, *self.w.arguments)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        treated = "" if self.treatment == Nothing() else f" {self.treatment.name}"
+        return f"{self.w.name} x {'float' if self.x is None else self.x.name}{treated}"
+
+    def parts(self, stored: "Stored", n: int, k: int) -> tuple[Tensor, ...]:
+        """Return codes and scales of a weight [n, k] as it is stored: packed where there is an op, else these parts."""
+        return self.w.unpack(stored, n, k) if isinstance(stored, Tensor) else stored
+
+    def emulate(self, x: Tensor, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the product of ``x`` [..., K] and the quantized weight ``parts`` [N, K], with ``bias`` [N], as emulated graphs compute it."""
+        kept, exact = self.treatment.activation(at_once, x.float())
+        weight = self.w.dequantize(parts)
+        low = kept if self.x is None else self.x.dequantize(self.x.quantize(kept))
+        y = torch.nn.functional.linear(low, weight, None if bias is None else bias.float())
+        return (y if exact is None else y + torch.nn.functional.linear(exact, weight)).to(dtype or x.dtype)
+
+
+@dataclass(frozen=True)
+class Product:
+    """An op ``lowbit::<op>(x, w, bias, n, ..., dtype)`` on packed weights."""
+
+    op: str
+    family: str
+    """The kernels that multiply, as csrc/common names them; those of a row or the exact part are others."""
+    schema: str = ""
+    """Its arguments between ``n`` and ``dtype``."""
+    largest_k: int | None = None
+    exact_sums: bool = False
+    """Whether it adds integers, which is exact."""
+    prologue: bool = False
+    """Whether it takes an activation or normalization in front."""
+
+
+_S8, _S4 = (S8, Row), (S4, Groups)
+_s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True, prologue=True)
+PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
+    (_S8, _S8, Nothing): _s8s8("linear_s8s8"),
+    (_S8, _S8, Rotation): _s8s8("linear_s8s8_rotated"),
+    (_S8, _S8, Columns): _s8s8("linear_s8s8_columns", schema="float threshold"),
+    (_S8, _S8, Rows): _s8s8("linear_s8s8_rows"),
+    (None, _S8, Nothing): Product("linear_fs8", family="fgemm_s8"),
+    (None, _S4, Nothing): Product("linear_fs4", family="fgemm_s4", schema="int group"),
+}
+"""By the kinds of x (None: float) and w, and the treatment."""
+
+KINDS = {product.op: key for key, product in PRODUCTS.items()}
+"""What each op multiplies."""
+ACCURATE = Plan(None, Operand(S8(), Row()))
+"""What rounds least of all that has a kernel: taken where it is faster than what the recipe asks for."""
+
+
+def weight_of(op: str, arguments: Mapping[str, Any]) -> Operand:
+    """Return the weight that the product ``op`` takes, for the op's ``arguments`` by name."""
+    _, (format, scale), _ = KINDS[op]
+    return Operand(format(), scale(*(arguments[name] for name in argument_names(scale.schema))))

@@ -1,0 +1,52 @@
+"""Rotation of both operands by a block Hadamard matrix, so that no element stands out (arXiv 2306.11987, section 3; here for inference)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.runtime.formats.format import EPS, largest_of
+from lowbit_compiler.runtime.treatments.treatment import Call, Op, Treatment, packet
+
+HADAMARD = 64
+ROTATED = 56 * EPS
+"""Error of a rotated element over the row's largest: six sums of terms that are at most 8 times as large."""
+FLUSHED = 2.0**-126  # bfloat16 dot products of the hardware take smaller numbers as zero
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Multiply ``x`` [..., K] by the orthogonal block-Hadamard matrix of block 64; float32 [..., Kp], K padded with zeros."""
+    x = torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % HADAMARD))
+    v = x * 2.0**-3
+    half = 1
+    while half < HADAMARD:
+        u = v.reshape(*x.shape[:-1], x.shape[-1] // (2 * half), 2, half)
+        v = torch.stack([u[..., 0, :] + u[..., 1, :], u[..., 0, :] - u[..., 1, :]], -2)
+        half *= 2
+    return v.reshape(x.shape)
+
+
+def _shape(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], -(-x.shape[-1] // HADAMARD) * HADAMARD), dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Rotation(Treatment):
+    """``(x H)(w H)^T = x w^T`` for the orthogonal ``H``."""
+
+    name = "rotation"
+    ops = (Op("rotate(Tensor x) -> Tensor", rotate, _shape),)
+    rotates = True
+
+    def activation(self, call: Call, x: Any) -> tuple[Any, Any]:
+        """Rotate."""
+        return call(packet("rotate"), x), None
+
+    def weight(self, call: Call, w: Any) -> Any:
+        """Rotate."""
+        return call(packet("rotate"), w)
+
+    def moved(self, x: Tensor) -> Tensor:
+        """Six stages of sums."""
+        return ROTATED * largest_of(x).double() + FLUSHED
