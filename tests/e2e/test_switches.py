@@ -12,7 +12,7 @@ from helpers.compiled import COSINE, NATIVE, compiled, cosine, linears, reports_
 from lowbit_compiler.passes.graph import emit
 from lowbit_compiler.passes.merge import MergeSiblings
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.passes.rotate import Rotate
+from lowbit_compiler.passes.treat import Treat
 
 
 def test_nan_does_not_pass_verification(plain_environment: pytest.MonkeyPatch) -> None:
@@ -30,27 +30,27 @@ def test_nan_does_not_pass_verification(plain_environment: pytest.MonkeyPatch) -
         compiled(model)(x)
 
 
-def broken(self: Rotate, gm: Any, ctx: Any) -> int:
+def broken(self: Treat, gm: Any, ctx: Any) -> int:
     raise ZeroDivisionError("broken on purpose")
 
 
 def test_failing_pass_falls_back(plain_environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    plain_environment.setattr(Rotate, "run", broken)
+    plain_environment.setattr(Treat, "run", broken)
     model, x = block()
     with torch.no_grad(), caplog.at_level(logging.WARNING, "lowbit_compiler"):
         got, (report,) = reports_of(lambda: compiled(model)(x))
         assert torch.equal(got, model(x))
-    assert "pass rotate: ZeroDivisionError: broken on purpose" in report.fallback
+    assert "pass treat: ZeroDivisionError: broken on purpose" in report.fallback
     assert "broken on purpose" in str(report)
     assert len(report.declined) == len(report.sites) == 7
     assert any("broken on purpose" in record.getMessage() for record in caplog.records)
 
 
 def test_failing_pass_raises_under_verify(plain_environment: pytest.MonkeyPatch) -> None:
-    plain_environment.setattr(Rotate, "run", broken)
+    plain_environment.setattr(Treat, "run", broken)
     plain_environment.setenv("LOWBIT_VERIFY", "each")
     model, x = block()
-    with torch.no_grad(), pytest.raises(Exception, match="pass rotate: ZeroDivisionError: broken on purpose"):
+    with torch.no_grad(), pytest.raises(Exception, match="pass treat: ZeroDivisionError: broken on purpose"):
         compiled(model)(x)
 
 
