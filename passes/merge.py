@@ -53,7 +53,9 @@ def siblings(ctx: PassContext) -> list[list[Site]]:
     groups: dict[tuple[Any, ...], list[Site]] = defaultdict(list)
     for site in ctx.planned():
         x, weight, bias = operands(site.node)
-        alone = _written(x) or not (bias is None or is_constant(bias, ctx.parameters))
+        assert site.plan is not None
+        joinable = site.plan.w.scale.row_local and (bias is None or is_constant(bias, ctx.parameters))
+        alone = _written(x) or not joinable
         dtypes = (value(weight).dtype, site.node.meta["val"].dtype, None if bias is None else value(bias).dtype)
         groups[(x, site.plan, dtypes, site.decided.timed_as, site.found.index if alone else None)].append(site)
     return list(groups.values())

@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import fx
 
 from lowbit_compiler.errors import PassError
+from lowbit_compiler.passes.graph import copied
 
 log = logging.getLogger("lowbit_compiler")
 MOST = 32  # failures, each of which costs a run of all passes, before the graph is given up whole
@@ -49,8 +50,6 @@ def notes(refused: dict[str, str]) -> list[str]:
 
 def _copy(graph: fx.Graph) -> fx.Graph:
     copy = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        copies[node] = copy.node_copy(node, lambda n: copies[n])
-        copies[node].name = node.name
+    for node, new in copied(graph.nodes, copy).items():
+        new.name = node.name
     return copy

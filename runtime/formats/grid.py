@@ -8,7 +8,12 @@ from torch import Tensor
 
 
 class Grid(Protocol):
-    """A set of numbers, symmetric around 0, with an integer code for each."""
+    """A set of numbers with an integer code for each."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that holds a code."""
+        ...
 
     @property
     def bits(self) -> int:
@@ -41,14 +46,20 @@ class Grid(Protocol):
 
 @dataclass(frozen=True)
 class Integers:
-    """-most ... most."""
+    """``least`` ... ``most``."""
 
+    least: int
     most: int
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Signed where some codes are negative."""
+        return torch.int8 if self.least < 0 else torch.uint8
+
+    @property
     def bits(self) -> int:
-        """Bits of a code in two's complement."""
-        return self.most.bit_length() + 1
+        """Bits of a code."""
+        return (self.most - self.least).bit_length()
 
     @property
     def largest(self) -> float:
@@ -63,11 +74,11 @@ class Integers:
     @property
     def codes(self) -> tuple[int, int]:
         """The smallest and the largest code."""
-        return -self.most, self.most
+        return self.least, self.most
 
     def encode(self, v: Tensor) -> Tensor:
         """Round to nearest, ties to even."""
-        return torch.round(v).clamp(-self.most, self.most).to(torch.int8)
+        return torch.round(v).clamp(self.least, self.most).to(self.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the codes themselves in float32."""
@@ -81,12 +92,17 @@ class Floats:
     ``top`` is the exponent of the largest binade: 2^e - 1 - bias in the usual spelling (arXiv 2501.02423, section 3; OCP Microscaling
     1.0). Codes are int8 (int16 above 8 bits): the exponent and mantissa bits as a number, with the sign of the number.
 
-    All arithmetic is comparisons and products with powers of two, which are exact in every compiler and exporter.
+    All arithmetic is exact in every compiler and exporter: products with powers of two, and roundings to whole numbers.
     """
 
     e: int
     m: int
     top: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of 8 or 16 bits."""
+        return torch.int8 if self.bits <= 8 else torch.int16
 
     @property
     def bits(self) -> int:
@@ -105,29 +121,27 @@ class Floats:
 
     @property
     def gap(self) -> float:
-        """The gaps of the largest binade."""
+        """The gaps of the largest binade; without mantissa bits it holds one number, and the gap below it is half of this."""
         return 2.0 ** (max(self.top, self.lowest) - self.m)
 
     @property
     def codes(self) -> tuple[int, int]:
         """The smallest and the largest code."""
-        most: int = 2 ** (self.e + self.m) - 1
+        most = (1 << self.e + self.m) - 1
         return -most, most
 
     def encode(self, v: Tensor) -> Tensor:
-        """Round to nearest, ties to the even code."""
+        """Round to nearest, ties to the even code (without mantissa bits: away from 0)."""
         floor = max(self.lowest, -126)  # float32 has nothing below
         below = floor - self.lowest
-        w, binade = v.abs() * 2.0**-floor, torch.zeros_like(v)
-        for bit in reversed(range(self.e)):
-            step = 2**bit
-            high = w >= 2.0**step if step < 128 else torch.zeros_like(v, dtype=torch.bool)
-            w, binade = torch.where(high, w * 2.0**-step, w), binade + high * float(step)
+        w = v.abs() * 2.0**-floor
+        binade = exponent(w).clamp(min=0.0) if self.e else torch.zeros_like(v)
+        w = w * power(-binade)
         n = torch.round(w * 2.0**self.m)
         magnitude = ((binade + below) * 2.0**self.m + n).clamp(max=float(self.codes[1]))
         if below:
             magnitude = torch.where(n < 2.0**self.m, torch.zeros_like(v), magnitude)
-        return (magnitude * torch.sign(v)).to(torch.int8 if self.bits <= 8 else torch.int16)
+        return (magnitude * torch.sign(v)).to(self.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the numbers of ``codes`` in float32."""
@@ -135,26 +149,15 @@ class Floats:
         magnitude = signed.abs()
         field = torch.floor(magnitude * 2.0**-self.m)
         mantissa = magnitude - field * 2.0**self.m + (field > 0) * 2.0**self.m
-        below = float(2**self.e - 2) - (field - 1).clamp(min=0.0)  # binades below the largest
-        return mantissa * 2.0**-self.m * scaled_down(torch.full_like(signed, 2.0**self.top), below, self.e) * torch.sign(signed)
-
-
-def scaled_down(x: Tensor, binades: Tensor, bits: int) -> Tensor:
-    """Return ``x * 2^-binades`` for whole numbers ``binades`` in float32, from 0 to 2^bits - 1."""
-    for bit in reversed(range(bits)):
-        step = 2**bit
-        high = binades >= float(step)
-        factor = x * 2.0**-step if step < 128 else x * 2.0**-64 * 2.0**-64
-        x, binades = torch.where(high, factor, x), binades - high * float(step)
-    return x
+        binade = power((field - 1).clamp(min=0.0) + float(self.lowest))
+        return mantissa * 2.0**-self.m * binade * torch.sign(signed)
 
 
 def exponent(a: Tensor) -> Tensor:
-    """Return floor(log2 a) of ``a`` >= 0 in float32, as whole numbers in float32; -126 below the normal numbers."""
-    small = a < 1.0
-    w, found = torch.where(small, a * 2.0**126, a), torch.zeros_like(a)
-    for bit in reversed(range(7)):
-        step = 2**bit
-        high = w >= 2.0**step
-        w, found = torch.where(high, w * 2.0**-step, w), found + high * float(step)
-    return found - small * 126.0
+    """Return floor(log2 a) of ``a`` >= 0 in float32, as whole numbers in float32; -127 below the normal numbers."""
+    return torch.ops.lowbit.exponent(a)  # type: ignore[no-any-return]
+
+
+def power(k: Tensor) -> Tensor:
+    """Return 2^k in float32 for whole numbers ``k`` <= 127 in float32; 0 where that is no normal number."""
+    return torch.ops.lowbit.power(k)  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from lowbit_compiler.runtime.formats.grid import Grid, Integers
 from lowbit_compiler.runtime.formats.scales import Groups, Scale
 from lowbit_compiler.runtime.packing import PANEL, aligned, padded_k
 
-GRID = Integers(7)
+GRID = Integers(-7, 7)
 
 
 class _Panels(Panels):

@@ -10,7 +10,7 @@ from lowbit_compiler.runtime.formats.grid import Grid, Integers
 from lowbit_compiler.runtime.formats.scales import Row, Scale
 from lowbit_compiler.runtime.packing import PANEL, aligned, padded_k
 
-GRID = Integers(127)
+GRID = Integers(-127, 127)
 
 
 class _Panels(Panels):
