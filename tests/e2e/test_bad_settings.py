@@ -16,11 +16,14 @@ BAD_OPTIONS = [
     ({"recipe": 8}, r"recipe takes the name of a recipe or a Recipe, got 8"),
     (
         {"recipe": "int8", "llm_int8_threshold": 5.0},
-        r"'llm_int8_threshold' needs a recipe with treatment 'columns' \(llm-int8\), got 'int8'",
+        r"'llm_int8_threshold' needs a recipe that has a threshold \(llm-int8\), got 'int8'",
     ),
     ({"recipe": "llm-int8", "llm_int8_threshold": "six"}, r"'llm_int8_threshold' takes a finite number above 0, got 'six'"),
     ({"recipe": "llm-int8", "llm_int8_threshold": -1.0}, r"'llm_int8_threshold' takes a finite number above 0, got -1.0"),
-    ({"recipe": "int8", "group_size": 64}, r"'group_size' needs an int4 recipe \(int4-weight-only\), got 'int8'"),
+    (
+        {"recipe": "int8", "group_size": 64},
+        r"'group_size' needs a recipe that has a group_size \(int4-weight-only, u4-weight-only\), got 'int8'",
+    ),
     ({"recipe": "int4-weight-only", "group_size": 48}, r"'group_size' takes one of \(32, 64, 128\), got 48"),
     ({"recipe": "int4-weight-only", "group_size": 64.0}, r"'group_size' takes one of \(32, 64, 128\), got 64.0"),
     ({"ignore": 3}, r"'ignore' takes a string or a list of strings, got 3"),
