@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext
-from lowbit_compiler.passes.graph import calls, constant_sources, copy_nodes, is_constant, placeholder
+from lowbit_compiler.passes.graph import calls, constant_sources, copied, is_constant, placeholder
 from lowbit_compiler.passes.product import DEQUANTIZE
 from lowbit_compiler.passes.site import Role
 
@@ -52,7 +52,7 @@ def fold(gm: fx.GraphModule, ctx: PassContext, name: str, parts: dict[str, fx.No
     nodes = list(parts.values())
     sources = list(dict.fromkeys(source for node in nodes for source in constant_sources(node)))
     graph = fx.Graph()
-    copies = copy_nodes(graph, sorted([*_ancestors(nodes), *sources]))  # a walk over the whole graph for each weight is quadratic
+    copies = copied(sorted([*_ancestors(nodes), *sources]), graph)  # a walk over the whole graph for each weight is quadratic
     graph.output(tuple(copies[node] for node in nodes))
     last = gm.graph.find_nodes(op="placeholder")[-1]
     names: list[str] = []

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,17 @@ def is_tensor(node: Any) -> bool:
 def calls(node: Any, *targets: Any) -> bool:
     """Return whether ``node`` is a call of one of ``targets``."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
+
+
+def copied(nodes: Iterable[fx.Node], into: fx.Graph, known: Mapping[fx.Node, Any] | None = None) -> dict[fx.Node, Any]:
+    """Append copies of ``nodes`` to a graph; returns the copy of each, beside what was ``known``.
+
+    What a node reads is among those before it, or ``known``: what stands for a node that is not copied.
+    """
+    copies = dict(known or {})
+    for node in nodes:
+        copies[node] = into.node_copy(node, copies.__getitem__)
+    return copies
 
 
 def emit(
@@ -96,14 +107,6 @@ def storages(node: Any) -> set[int]:
     """Return what is equal for values that share memory."""
     leaves = tree_leaves(value(node))
     return {x.untyped_storage()._cdata for x in leaves if isinstance(x, FakeTensor) and x.layout is torch.strided}
-
-
-def copy_nodes(graph: fx.Graph, nodes: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """Append copies of ``nodes`` to ``graph``; returns them by what they are copies of. What the nodes read is among those before them."""
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in nodes:
-        copies[node] = graph.node_copy(node, lambda n: copies[n])
-    return copies
 
 
 def placeholder(gm: fx.GraphModule, name: str, after: fx.Node) -> fx.Node:

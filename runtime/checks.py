@@ -241,6 +241,15 @@ def _product_columns(x: Tensor, hit: Tensor, w: Tensor) -> None:
     _product("product_columns", x=(x, torch.float32), hit=(hit, torch.bool), w=(w, torch.int8))
 
 
+def _float32(op: str) -> Callable[..., None]:
+    def check(**numbers: Tensor) -> None:
+        _tensors(op, **numbers)
+        for name, tensor in numbers.items():
+            require(op, tensor.dtype is torch.float32, f"{name} in float32", tensor.dtype)
+
+    return check
+
+
 def _codes_as_float(q: Tensor) -> None:
     _tensors("codes_as_float", q=q)
     require("codes_as_float", q.dtype is torch.int8, "q in int8", q.dtype)
@@ -268,6 +277,7 @@ _ROWS = ("quantize_u8", *(op.name for treatment in TREATMENTS.values() for op in
 CHECKS: dict[str, Callable[..., None]] = {
     **{op: _rows_of(op) for op in _ROWS},
     **{op: _linear(op) for op in KINDS},
+    **{op: _float32(op) for op in ("exponent", "power")},
     "softmax": _softmax,
     "sdpa": _sdpa,
     "product_u8s8": _product_u8s8,

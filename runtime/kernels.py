@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 import torch
 
@@ -51,6 +52,8 @@ def _library() -> ctypes.CDLL:
     handle.lowbit_kernel_count.restype = ctypes.c_int64
     handle.lowbit_kernel_at.restype = _Kernel
     handle.lowbit_kernel_at.argtypes = [ctypes.c_int64]
+    handle.lowbit_family_at.restype = ctypes.c_char_p
+    handle.lowbit_family_at.argtypes = [ctypes.c_int64]
     handle.lowbit_select.restype = ctypes.c_char_p
     handle.lowbit_select.argtypes = [ctypes.c_char_p, ctypes.c_uint32, ctypes.c_int64, ctypes.c_int]
     handle.lowbit_force_kernel.argtypes = [ctypes.c_char_p]
@@ -69,11 +72,18 @@ def kernels() -> list[Kernel]:
     return [Kernel(r.family.decode(), r.name.decode(), library.names_of(r.isa)[0], r.min_m, bool(r.bf16_only)) for r in rows]
 
 
+def families() -> tuple[str, ...]:
+    """Return the names of the families of kernels (csrc/common/families.inc); none without a library."""
+    if library.handle() is None:
+        return ()
+    return tuple(name.decode() for name in takewhile(bool, map(_library().lowbit_family_at, count())))
+
+
 def select(family: str, isa_mask: int, m: int, dtype: torch.dtype) -> str:
     """Return the name of the kernel of ``family`` chosen for ISA bits, number of rows and dtype of x, on any machine."""
     name = _library().lowbit_select(family.encode(), isa_mask, m, _DTYPES[dtype])
     if name is None:
-        raise ValueError(f"expected a family in {sorted(set(FAMILIES.values()) | {'exact'})}, got {family!r}")
+        raise ValueError(f"expected a family in {sorted(families())}, got {family!r}")
     return str(name.decode())
 
 

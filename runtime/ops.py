@@ -117,6 +117,9 @@ def _define_format(format: type[Format], scale: type[Scale]) -> None:
         _define(f"{op_name('pack', format, scale)}({tensors}{behind}) -> Tensor", pack, packed)
 
 
+# Parts of the arithmetic of formats, on the bits of float32; exporters to what has no bits write them in another way.
+_define("exponent(Tensor a) -> Tensor", lambda a: ((a.view(torch.int32) >> 23) - 127).float(), None)
+_define("power(Tensor k) -> Tensor", lambda k: ((k.to(torch.int32) + 127).clamp(0, 254) << 23).view(torch.float32), None)
 for _format in FORMATS:
     for _scale in _format.scales:
         _define_format(_format, _scale)

@@ -33,8 +33,9 @@ class Gpu {
 
   static int32_t type() { return aoti_torch_device_type_cuda(); }
   // Values would have to be waited for.
+  template <class F>
   void check_padding(const char*, const int8_t*, int64_t, int64_t, int64_t, bool) const {}
-  void check_codes(const char*, const int8_t*, int64_t, int64_t) const {}
+  void check_codes(const char*, const int8_t*, int64_t, int, int) const {}
   // Kernels read 16 bytes at a time; a part of a larger tensor may start anywhere.
   Tensor aligned(const Tensor& weight) const {
     return (uintptr_t)weight.const_data_ptr() % 16 ? torch::stable::clone(weight) : weight;
@@ -62,9 +63,10 @@ class Gpu {
     cuda::linear_s8s8(op, treatment, threshold, workspace.mutable_data_ptr(), stream_);
     check("linear_s8s8");
   }
+  template <class F>
   void linear_float(const Linear& op, int64_t group) const {
     const Tensor workspace = bytes(cuda::float_workspace(op.x));
-    cuda::linear_float(op, group, workspace.mutable_data_ptr(), stream_);
+    cuda::linear_float<F>(op, group, workspace.mutable_data_ptr(), stream_);
     check("linear");
   }
   void quantize_s8(const Matrix& x, int8_t* q, float* scale) const {
@@ -79,8 +81,9 @@ class Gpu {
     cuda::rotate(x, out, stream_);
     check("rotate");
   }
+  template <class F>
   void pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out) const {
-    cuda::pack(q, scale, n, k, group, out, stream_);
+    cuda::pack<F>(q, scale, n, k, group, out, stream_);
     check("pack");
   }
   void softmax(Softmax& op) const {
@@ -107,7 +110,7 @@ class Gpu {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(lowbit, CUDA, m) {
-  LOWBIT_REGISTER_OPS(m, Gpu)
+  Ops<Gpu>::register_all(m);
   m.impl("softmax", TORCH_BOX(&op_softmax<Gpu>));
 }
 
@@ -117,6 +120,6 @@ STABLE_TORCH_LIBRARY_IMPL(lowbit, CUDA, m) {
 LOWBIT_EXPORT const char* lowbit_cuda_kernel(const char* op, int64_t m, int64_t n) {
   const std::string name = op;
   if (name.rfind("linear_s8s8", 0) == 0) return lowbit::cuda::s8s8_kernel(m, n);
-  if (name.rfind("linear_fs", 0) == 0) return lowbit::cuda::float_kernel(m);
+  if (name.rfind("linear_f", 0) == 0) return lowbit::cuda::float_kernel(m);
   return name == "softmax" ? "softmax_rows" : "rows";
 }

@@ -14,83 +14,106 @@ using OptionalTensor = std::optional<Tensor>;
 
 inline bool is_group(int64_t group) { return group == 32 || group == 64 || group == 128; }
 
+// The ops of a packed format.
+template <class F>
+struct NamesOf;
+#define LOWBIT_NAMES(name, Format) \
+  template <>                      \
+  struct NamesOf<Format> {         \
+    static constexpr const char *linear = "linear_f" #name, *pack = "pack_" #name; \
+  };
+LOWBIT_FORMATS(LOWBIT_NAMES)
+#undef LOWBIT_NAMES
+
+// Those of a product with a packed weight.
+struct LinearArguments {
+  const char* op;
+  const Tensor &x, &w;
+  const OptionalTensor& bias;
+  int64_t n, group;  // group: of a format that has groups
+  OptionalType dtype;
+  float threshold;
+  const PrologueArguments* prologue;  // or null
+
+  ScalarType out_type() const { return dtype ? *dtype : x.scalar_type(); }
+};
+
 template <class Device>
 struct Ops {
-  static void floats(Device& device, const Linear& call, int64_t group, float) { device.linear_float(call, group); }
+  typedef void Run(Device&, const Linear&, const LinearArguments&);
+  template <class F>
+  static void floats(Device& device, const Linear& call, const LinearArguments& a) { device.template linear_float<F>(call, a.group); }
+  template <Treatment treatment>
+  static void integers(Device& device, const Linear& call, const LinearArguments& a) { device.linear_s8s8(call, treatment, a.threshold); }
 
-  static Tensor linear_with(const char* op, const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
-                     int64_t group, void (*run)(Device&, const Linear&, int64_t, float), float threshold, const PrologueArguments* prologue) {
-    const OptionalTensor none;
-    const Arguments arguments = {
-        {"x", x}, {"w", w}, {"bias", bias}, {"times", prologue ? prologue->times : none}, {"plus", prologue ? prologue->plus : none}};
+  template <class F>
+  static void check_linear(const LinearArguments& a, const Arguments& arguments, bool integer) {
+    const char* op = a.op;
+    const Tensor &x = a.x, &w = a.w;
     check_tensors(op, Device::type(), arguments);
-    const ScalarType type = x.scalar_type();
-    EXPECT(op, is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
+    EXPECT(op, is_float(x.scalar_type()), "x in float32, bfloat16 or float16, got ", name(x.scalar_type()));
     EXPECT(op, x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
-    EXPECT(op, group == 0 || is_group(group), "group in (32, 64, 128), got ", group);
-    const int64_t k = x.size(x.dim() - 1), kp = round_up(k, group > kBlock ? group : kBlock);
-    const bool integer = run != floats;
+    EXPECT(op, !F::kGrouped || is_group(a.group), "group in (32, 64, 128), got ", a.group);
+    const int64_t k = x.size(x.dim() - 1);
     EXPECT(op, k >= 1 && (!integer || k <= kMaxK), "K from 1 to ", integer ? std::to_string(kMaxK) : "any", ", got ", k);
-    EXPECT(op, n >= 0, "n of at least 0, got ", n);
-    const int64_t panels = n / kPanel + (n % kPanel != 0), bytes = panel_bytes(kp, group);
+    EXPECT(op, a.n >= 0, "n of at least 0, got ", a.n);
+    const int64_t panels = a.n / kPanel + (a.n % kPanel != 0), bytes = F::bytes(F::padded(k, a.group), a.group);
     EXPECT(op, w.scalar_type() == ScalarType::Char && w.dim() == 2, "w packed as int8 [panels, bytes], got ", name(w.scalar_type()), " of ",
            w.dim(), " dimensions");
-    EXPECT(op, w.size(0) == panels, panels, " panels for n = ", n, ", got ", w.size(0));
+    EXPECT(op, w.size(0) == panels, panels, " panels for n = ", a.n, ", got ", w.size(0));
     EXPECT(op, w.size(1) == bytes, "panels of ", bytes, " bytes for K = ", k, ", got ", w.size(1));
-    if (bias) {
-      EXPECT(op, bias->dim() == 1 && bias->size(0) == n, "bias of shape (", n, ",), got ", shape(*bias));
+    if (const auto& bias = a.bias) {
+      EXPECT(op, bias->dim() == 1 && bias->size(0) == a.n, "bias of shape (", a.n, ",), got ", shape(*bias));
       EXPECT(op, is_float(bias->scalar_type()), "bias in float32, bfloat16 or float16, got ", name(bias->scalar_type()));
     }
-    const ScalarType out_type = dtype ? *dtype : type;
-    EXPECT(op, is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
-    EXPECT(op, threshold >= 0, "threshold of at least 0, got ", threshold);
+    EXPECT(op, is_float(a.out_type()), "dtype float32, bfloat16 or float16, got ", name(a.out_type()));
+    EXPECT(op, a.threshold >= 0, "threshold of at least 0, got ", a.threshold);
     check_memory(op, arguments);
-    check_result(op, x.numel() / k, n);
-    Device device(x);
-    if (x.numel() == 0 || n == 0) return device.allocate(x, n, out_type);
-    Rows rows = rows_of(x);
-    const PrologueOwner owner = prologue ? set_prologue(op, x, *prologue, rows.matrix) : PrologueOwner{};
-    EXPECT(op, Device::kPrologue || is_plain(rows.matrix), "no prologue on this device, got one");
-    const Tensor weight = device.aligned(w.is_contiguous() ? w : made_contiguous(w));
-    device.check_padding(op, (const int8_t*)weight.const_data_ptr(), n, k, group, run == &integers<kRotation>);
-    std::optional<Tensor> flat_bias;
-    if (bias) flat_bias = dense(*bias);
-    Tensor out = device.allocate(x, n, out_type);
-    const Linear call = {rows.matrix, (const int8_t*)weight.const_data_ptr(), n, flat_bias ? flat_bias->const_data_ptr() : nullptr,
-                         flat_bias ? dtype_of(flat_bias->scalar_type()) : kF32, out.mutable_data_ptr(), dtype_of(out_type)};
-    run(device, call, group, threshold);
+    check_result(op, x.numel() / k, a.n);
+  }
+
+  template <class F>
+  static Tensor linear_with(const LinearArguments& a, Run* run, bool integer, bool rotated) {
+    const OptionalTensor none;
+    check_linear<F>(a, {{"x", a.x}, {"w", a.w}, {"bias", a.bias}, {"times", a.prologue ? a.prologue->times : none},
+                        {"plus", a.prologue ? a.prologue->plus : none}}, integer);
+    Device device(a.x);
+    if (a.x.numel() == 0 || a.n == 0) return device.allocate(a.x, a.n, a.out_type());
+    Rows rows = rows_of(a.x);
+    const PrologueOwner owner = a.prologue ? set_prologue(a.op, a.x, *a.prologue, rows.matrix) : PrologueOwner{};
+    EXPECT(a.op, Device::kPrologue || is_plain(rows.matrix), "no prologue on this device, got one");
+    const Tensor weight = device.aligned(a.w.is_contiguous() ? a.w : made_contiguous(a.w));
+    const int8_t* panels = (const int8_t*)weight.const_data_ptr();
+    device.template check_padding<F>(a.op, panels, a.n, rows.matrix.columns, a.group, rotated);
+    std::optional<Tensor> bias;
+    if (a.bias) bias = dense(*a.bias);
+    Tensor out = device.allocate(a.x, a.n, a.out_type());
+    const Linear call = {rows.matrix, panels, a.n, bias ? bias->const_data_ptr() : nullptr, bias ? dtype_of(bias->scalar_type()) : kF32,
+                         out.mutable_data_ptr(), dtype_of(a.out_type())};
+    run(device, call, a);
     return out;
   }
 
   template <Treatment treatment>
-  static void integers(Device& device, const Linear& call, int64_t, float threshold) { device.linear_s8s8(call, treatment, threshold); }
-
   static Tensor op_s8s8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
                         const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
-    const PrologueArguments arguments = {prologue, times, plus, eps};
-    return linear_with("linear_s8s8", x, w, bias, n, dtype, 0, integers<kNone>, 0, &arguments);
+    return op_split<treatment>(x, w, bias, n, 0, dtype, prologue, times, plus, eps);
   }
-  static Tensor op_rotated(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
-                           const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
-    const PrologueArguments arguments = {prologue, times, plus, eps};
-    return linear_with("linear_s8s8_rotated", x, w, bias, n, dtype, 0, integers<kRotation>, 0, &arguments);
+  template <Treatment treatment>
+  static Tensor op_split(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, double threshold, OptionalType dtype,
+                         const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+    constexpr const char* kNames[] = {"linear_s8s8", "linear_s8s8_rotated", "linear_s8s8_columns", "linear_s8s8_rows"};
+    const PrologueArguments before = {prologue, times, plus, eps};
+    return linear_with<S8>({kNames[treatment], x, w, bias, n, 0, dtype, (float)threshold, &before}, integers<treatment>, true,
+                           treatment == kRotation);
   }
-  static Tensor op_columns(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, double threshold, OptionalType dtype,
-                           const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
-    const PrologueArguments arguments = {prologue, times, plus, eps};
-    return linear_with("linear_s8s8_columns", x, w, bias, n, dtype, 0, integers<kColumns>, (float)threshold, &arguments);
+  template <class F>
+  static Tensor op_float(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
+    return op_float_grouped<F>(x, w, bias, n, 0, dtype);
   }
-  static Tensor op_rows(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
-                        const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
-    const PrologueArguments arguments = {prologue, times, plus, eps};
-    return linear_with("linear_s8s8_rows", x, w, bias, n, dtype, 0, integers<kRows>, 0, &arguments);
-  }
-  static Tensor op_fs8(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
-    return linear_with("linear_fs8", x, w, bias, n, dtype, 0, floats, 0, nullptr);
-  }
-  static Tensor op_fs4(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype) {
-    EXPECT("linear_fs4", group != 0, "group in (32, 64, 128), got 0");
-    return linear_with("linear_fs4", x, w, bias, n, dtype, group, floats, 0, nullptr);
+  template <class F>
+  static Tensor op_float_grouped(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype) {
+    return linear_with<F>({NamesOf<F>::linear, x, w, bias, n, group, dtype, 0, nullptr}, floats<F>, false, false);
   }
 
   static Rows checked_rows(const char* op, const Tensor& x) {
@@ -132,27 +155,26 @@ struct Ops {
            four ? shape(sizes, 2) : shape(sizes, 1) + " or " + shape(sizes, 2), ", got ", name(scale.scalar_type()), " of ", shape(scale));
   }
 
-  static Tensor packed(const char* op, const Tensor& q, const Tensor& scale, int64_t group) {
+  template <class F>
+  static Tensor op_pack(const Tensor& q, const Tensor& scale) { return op_pack_grouped<F>(q, scale, 0); }
+  template <class F>
+  static Tensor op_pack_grouped(const Tensor& q, const Tensor& scale, int64_t group) {
+    const char* op = NamesOf<F>::pack;
+    EXPECT(op, !F::kGrouped || is_group(group), "group in (32, 64, 128), got ", group);
     const Arguments arguments = {{"q", q}, {"scale", scale}};
     check_tensors(op, Device::type(), arguments);
     EXPECT(op, q.scalar_type() == ScalarType::Char && q.dim() == 2, "q in int8 of 2 dimensions, got ", name(q.scalar_type()), " of ", q.dim(),
            " dimensions");
-    const int64_t n = q.size(0), k = q.size(1), groups = group ? (k + group - 1) / group : 1;
-    check_scale(op, scale, n, groups, group != 0);
+    const int64_t n = q.size(0), k = q.size(1);
+    check_scale(op, scale, n, F::spans(k, group), F::kGrouped);
     check_memory(op, arguments);
     Device device(q);
     const Tensor codes = dense(q), scales = dense(scale);
-    device.check_codes(op, (const int8_t*)codes.const_data_ptr(), codes.numel(), group);
-    const int64_t panels = round_up(n, kPanel) / kPanel, bytes = panel_bytes(round_up(k, group > kBlock ? group : kBlock), group);
-    Tensor out = torch::stable::new_empty(q, {panels, bytes});
-    device.pack((const int8_t*)codes.const_data_ptr(), (const float*)scales.const_data_ptr(), n, k, group, (int8_t*)out.mutable_data_ptr());
+    device.check_codes(op, (const int8_t*)codes.const_data_ptr(), codes.numel(), F::kLeast, F::kMost);
+    Tensor out = torch::stable::new_empty(q, {round_up(n, kPanel) / kPanel, F::bytes(F::padded(k, group), group)});
+    device.template pack<F>((const int8_t*)codes.const_data_ptr(), (const float*)scales.const_data_ptr(), n, k, group,
+                            (int8_t*)out.mutable_data_ptr());
     return out;
-  }
-
-  static Tensor op_pack_s8(const Tensor& q, const Tensor& scale) { return packed("pack_s8", q, scale, 0); }
-  static Tensor op_pack_s4(const Tensor& q, const Tensor& scale, int64_t group) {
-    EXPECT("pack_s4", is_group(group), "group in (32, 64, 128), got ", group);
-    return packed("pack_s4", q, scale, group);
   }
 
   static Tensor op_rotate(const Tensor& x) {
@@ -162,20 +184,32 @@ struct Ops {
     device.rotate(rows.matrix, (float*)out.mutable_data_ptr());
     return out;
   }
-};
 
-// In a STABLE_TORCH_LIBRARY_IMPL block, whose key is the device's.
-#define LOWBIT_REGISTER_OPS(m, Device) \
-  m.impl("linear_s8s8", TORCH_BOX(&Ops<Device>::op_s8s8)); \
-  m.impl("linear_s8s8_rotated", TORCH_BOX(&Ops<Device>::op_rotated)); \
-  m.impl("linear_s8s8_columns", TORCH_BOX(&Ops<Device>::op_columns)); \
-  m.impl("linear_s8s8_rows", TORCH_BOX(&Ops<Device>::op_rows)); \
-  m.impl("linear_fs8", TORCH_BOX(&Ops<Device>::op_fs8)); \
-  m.impl("linear_fs4", TORCH_BOX(&Ops<Device>::op_fs4)); \
-  m.impl("quantize_s8", TORCH_BOX(&Ops<Device>::op_quantize_s8)); \
-  m.impl("quantize_s4", TORCH_BOX(&Ops<Device>::op_quantize_s4)); \
-  m.impl("pack_s8", TORCH_BOX(&Ops<Device>::op_pack_s8)); \
-  m.impl("pack_s4", TORCH_BOX(&Ops<Device>::op_pack_s4)); \
-  m.impl("rotate", TORCH_BOX(&Ops<Device>::op_rotate));
+  template <class F, class Library>
+  static void register_format(Library& m) {
+    if constexpr (F::kGrouped) {
+      m.impl(NamesOf<F>::linear, TORCH_BOX(&Ops::op_float_grouped<F>));
+      m.impl(NamesOf<F>::pack, TORCH_BOX(&Ops::op_pack_grouped<F>));
+    } else {
+      m.impl(NamesOf<F>::linear, TORCH_BOX(&Ops::op_float<F>));
+      m.impl(NamesOf<F>::pack, TORCH_BOX(&Ops::op_pack<F>));
+    }
+  }
+
+  // In a STABLE_TORCH_LIBRARY_IMPL block, whose key is the device's.
+  template <class Library>
+  static void register_all(Library& m) {
+    m.impl("linear_s8s8", TORCH_BOX(&Ops::op_s8s8<kNone>));
+    m.impl("linear_s8s8_rotated", TORCH_BOX(&Ops::op_s8s8<kRotation>));
+    m.impl("linear_s8s8_columns", TORCH_BOX(&Ops::op_split<kColumns>));
+    m.impl("linear_s8s8_rows", TORCH_BOX(&Ops::op_s8s8<kRows>));
+    m.impl("quantize_s8", TORCH_BOX(&Ops::op_quantize_s8));
+    m.impl("quantize_s4", TORCH_BOX(&Ops::op_quantize_s4));
+    m.impl("rotate", TORCH_BOX(&Ops::op_rotate));
+#define LOWBIT_REGISTER(name, Format) register_format<Format>(m);
+    LOWBIT_FORMATS(LOWBIT_REGISTER)
+#undef LOWBIT_REGISTER
+  }
+};
 
 }  // namespace lowbit

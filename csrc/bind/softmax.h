@@ -105,54 +105,66 @@ inline void set_outer(SoftmaxOuter* outer, const int64_t* sizes, int64_t dim, co
   }
 }
 
+// x as the kernels read it: rows if nothing but ones follows dim; otherwise rows side by side, which must be adjacent.
+struct Source {
+  Tensor owner;
+  Strides strides;
+  int64_t columns;  // rows side by side
+};
+
+inline Source source_of(const Tensor& x, const int64_t* sizes, int64_t dim, const Strides& contiguous) {
+  Source made = {x, {}, 0};
+  const auto strides = x.strides();
+  made.strides.of[0] = 1;
+  for (int64_t d = 0; d < x.dim(); ++d) made.strides.of[d] = strides[d];
+  const int64_t inner = inner_stride(sizes, made.strides, x.dim(), dim, &made.columns);
+  const bool adjacent = made.columns == 1 ? sizes[dim] == 1 || made.strides.of[dim] == 1 : inner == 1;
+  if (adjacent) return made;
+  made.owner = made_contiguous(x);
+  made.strides = contiguous;
+  return made;
+}
+
+// Writes the sizes of x; a number has one.
 template <class Device>
-Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optional<Tensor>& mask, bool log, std::optional<ScalarType> dtype) {
+void check_softmax(const Tensor& x, int64_t dim, const std::optional<Tensor>& mask, ScalarType out_type, int64_t* sizes) {
   const Arguments arguments = {{"x", x}, {"mask", mask}};
   check_tensors("softmax", Device::type(), arguments);
-  const ScalarType type = x.scalar_type(), out_type = dtype ? *dtype : type;
-  int64_t dims = x.dim();
-  EXPECT("softmax", is_float(type), "x in float32, bfloat16 or float16, got ", name(type));
-  const int64_t named = dims ? dims : 1;  // a number has a dimension to name, as in torch
+  EXPECT("softmax", is_float(x.scalar_type()), "x in float32, bfloat16 or float16, got ", name(x.scalar_type()));
+  const int64_t named = x.dim() ? x.dim() : 1;  // a number has a dimension to name, as in torch
   EXPECT("softmax", -named <= dim && dim < named, "dim from ", -named, " to ", named - 1, ", got ", dim);
   EXPECT("softmax", is_float(out_type), "dtype float32, bfloat16 or float16, got ", name(out_type));
   const auto x_sizes = x.sizes();
-  int64_t sizes[kMostSoftmaxDims];
   sizes[0] = 1;
-  for (int64_t d = 0; d < dims; ++d) sizes[d] = x_sizes[d];
-  if (mask) check_mask("softmax", *mask, sizes, dims);
-  if (dim < 0) dim += named;
-
-  const Strides out_strides = contiguous_strides(sizes, dims);
+  for (int64_t d = 0; d < x.dim(); ++d) sizes[d] = x_sizes[d];
+  if (mask) check_mask("softmax", *mask, sizes, x.dim());
   check_memory("softmax", arguments);
+}
+
+template <class Device>
+Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optional<Tensor>& mask, bool log, std::optional<ScalarType> dtype) {
+  const ScalarType out_type = dtype ? *dtype : x.scalar_type();
+  const int64_t dims = x.dim();
+  int64_t sizes[kMostSoftmaxDims];
+  check_softmax<Device>(x, dim, mask, out_type, sizes);
+  if (dim < 0) dim += dims ? dims : 1;
   if (is_misaligned(x)) return op_softmax<Device>(torch::stable::clone(x), dim, scale, mask, log, dtype);
   if (mask && is_misaligned(*mask)) return op_softmax<Device>(x, dim, scale, torch::stable::clone(*mask), log, dtype);
 
   Device device(x);
+  const Strides out_strides = contiguous_strides(sizes, dims);
   Tensor out = device.empty(sizes, out_strides.of, dims, out_type);
+  const Source source = source_of(x, sizes, dim, out_strides);
   Softmax op;
-  op.spec = {dtype_of(type), dtype_of(out_type), scale, kNoMask, kF32, false, log, false};
-
-  // Rows if nothing but ones follows dim; otherwise rows side by side, which must be adjacent.
-  Tensor source = x;
-  Strides x_strides;
-  const auto strides = x.strides();
-  x_strides.of[0] = 1;
-  for (int64_t d = 0; d < dims; ++d) x_strides.of[d] = strides[d];
-  int64_t columns;
-  const int64_t inner = inner_stride(sizes, x_strides, dims, dim, &columns);
-  const bool rows = columns == 1, adjacent = rows ? sizes[dim] == 1 || x_strides.of[dim] == 1 : inner == 1;
-  if (!adjacent) {
-    source = made_contiguous(x);
-    x_strides = out_strides;
-  }
-  op.x = source.const_data_ptr();
+  op.spec = {dtype_of(x.scalar_type()), dtype_of(out_type), scale, kNoMask, kF32, false, log, false};
+  op.x = source.owner.const_data_ptr();
   op.out = out.mutable_data_ptr();
   op.n = sizes[dim];
-  op.columns = columns;
+  op.columns = source.columns;
 
   Operand m;
   if (mask) {
-    m = mask_operand(device, *mask, sizes, dims, dim, rows, out_strides);
+    m = mask_operand(device, *mask, sizes, dims, dim, source.columns == 1, out_strides);
     op.spec.mask = mask->scalar_type() == ScalarType::Bool ? kBoolMask : kFloatMask;
     op.spec.mask_dtype = dtype_of(mask->scalar_type());
     op.spec.mask_splat = m.splat;
@@ -160,10 +172,10 @@ Tensor op_softmax(const Tensor& x, int64_t dim, double scale, const std::optiona
     for (int64_t d = 0; d <= dim; ++d) m.strides.of[d] = 0;
   }
   op.mask = m.data;
-  op.x_step = x_strides.of[dim];
+  op.x_step = source.strides.of[dim];
   op.mask_step = m.strides.of[dim];
   op.out_step = out_strides.of[dim];
-  set_outer(&op.outer, sizes, dim, x_strides, m.strides, out_strides, op.spec);
+  set_outer(&op.outer, sizes, dim, source.strides, m.strides, out_strides, op.spec);
   if (op.outer.dims > Device::kMostOuter) {  // whole copies have one
     if (mask) m.owner = device.expanded(*m.owner, sizes, m.strides, dims, out_strides);
     return op_softmax<Device>(made_contiguous(x), dim, scale, m.owner, log, dtype);

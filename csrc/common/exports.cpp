@@ -6,12 +6,19 @@
 
 using namespace lowbit;
 
-static const char* const kFamilyNames[kFamilies] = {"rows", "exact", "qgemm", "fgemm_s8", "fgemm_s4", "softmax", "attention"};
+static const char* const kFamilyNames[kFamilies] = {
+#define LOWBIT_FAMILY(name, type) #name,
+#include "common/families.inc"
+#undef LOWBIT_FAMILY
+};
 
 LOWBIT_EXPORT uint32_t lowbit_detected_isa() { return detect_isa(); }
 LOWBIT_EXPORT uint32_t lowbit_active_isa() { return active_isa(); }
 LOWBIT_EXPORT void lowbit_set_isa(uint32_t mask) { set_active_isa(mask); }
 LOWBIT_EXPORT int lowbit_force_kernel(const char* name) { return force_kernel(name); }
+
+// The name of a family of kernels; null past the last.
+LOWBIT_EXPORT const char* lowbit_family_at(int64_t index) { return index < kFamilies ? kFamilyNames[index] : nullptr; }
 
 LOWBIT_EXPORT int64_t lowbit_kernel_count() { return kernel_count(); }
 

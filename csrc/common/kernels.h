@@ -6,7 +6,12 @@ namespace lowbit {
 
 enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kVnni = 4, kAmx = 8, kNeon = 16 };
 enum Needs : int { kAny, kBF16Only };  // dtypes of x
-enum Family : int { rows, exact, qgemm, fgemm_s8, fgemm_s4, softmax, attention, kFamilies };
+enum Family : int {
+#define LOWBIT_FAMILY(name, type) name,
+#include "common/families.inc"
+#undef LOWBIT_FAMILY
+  kFamilies
+};
 
 struct Kernel {
   Family family;

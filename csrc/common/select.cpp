@@ -7,14 +7,11 @@
 
 namespace lowbit {
 
-#define DECLARE_rows(name) extern const RowKernels name;
-#define DECLARE_exact(name) void name(const ExactRows*, int64_t, const int8_t*, float*, float*);
-#define DECLARE_qgemm(name) void name(const QgemmArgs*);
-#define DECLARE_fgemm_s8(name) void name(const FgemmArgs*);
-#define DECLARE_fgemm_s4(name) void name(const FgemmArgs*);
-#define DECLARE_attention(name) extern const AttentionKernels name;
-#define DECLARE_softmax(name) extern const SoftmaxKernels name;
-#define LOWBIT_KERNEL(family, name, isa, min_m, needs) DECLARE_##family(name)
+#define LOWBIT_FAMILY(name, type) typedef type name##_kernel;
+#include "common/families.inc"
+#undef LOWBIT_FAMILY
+
+#define LOWBIT_KERNEL(family, name, isa, min_m, needs) extern family##_kernel name;
 #include "common/kernels.inc"
 #undef LOWBIT_KERNEL
 

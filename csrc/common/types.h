@@ -3,31 +3,21 @@
 #pragma once
 #include <stdint.h>
 
+#include "formats/formats.h"
+
 namespace lowbit {
 
 enum Dtype : int { kF32 = 0, kBF16 = 1, kF16 = 2 };
 enum MaskKind : int { kNoMask, kBoolMask, kFloatMask };  // of softmax and attention: bytes, nonzero where an element counts; floats to add
 
-constexpr int64_t kPanel = 16;        // output rows of a packed panel
 constexpr int64_t kMaxK = 133144;     // largest K whose int8 products cannot overflow int32
-constexpr int64_t kBlock = 64;        // K is padded to a multiple of this; also the size of a Hadamard block
 constexpr int kRowCapacity = 16;      // exact elements of a row under the treatment `rows`
 constexpr int kRowCuts = 6;
 constexpr uint32_t kInfBits = 0x7f800000u;
 constexpr float kEmpty = 0x1p-120f;   // below this 127/a overflows float32; the row counts as zero
 
-static inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 static inline int64_t element_size(Dtype dtype) { return dtype == kF32 ? 4 : 2; }
 static inline int64_t mask_size(MaskKind kind, Dtype dtype) { return kind == kBoolMask ? 1 : element_size(dtype); }
-
-// A panel of int8 weights: [kp/4][16][4] codes, then int32[16] sums of the codes, then float[16] scales.
-static inline int64_t panel_bytes_s8(int64_t kp) { return kPanel * kp + 2 * kPanel * 4; }
-static inline const int32_t* panel_sums(const int8_t* panel, int64_t kp) { return (const int32_t*)(panel + kPanel * kp); }
-static inline const float* panel_scales(const int8_t* panel, int64_t kp) { return (const float*)(panel + kPanel * kp + 64); }
-
-// A panel of int4 weights: [kp/8][16][4] bytes (low nibble k-group 2j, high nibble 2j+1), then float[kp/group][16] scales.
-static inline int64_t panel_bytes_s4(int64_t kp, int64_t group) { return kPanel * kp / 2 + kp / group * kPanel * 4; }
-static inline const float* panel_group_scales(const int8_t* panel, int64_t kp) { return (const float*)(panel + kPanel * kp / 2); }
 
 // Where results go: `n` columns are left from the first column of the kernel's first panel on.
 struct Output {
@@ -82,7 +72,7 @@ struct QgemmArgs {
   Output out;
   bool fetch;            // the panels are far away: fetch them ahead of their use
 };
-typedef void (*QgemmFn)(const QgemmArgs* args);
+typedef void QgemmFn(const QgemmArgs* args);
 
 // Chunks of equal size, an even number of at most `limit` panels (or 2).
 static inline int64_t even_chunk(int64_t panels, int64_t limit) {
@@ -92,7 +82,7 @@ static inline int64_t even_chunk(int64_t panels, int64_t limit) {
 
 // Panels that a kernel with tiles keeps in L2 while rows pass by: about 1 MB with what is widened of them.
 static inline int64_t qgemm_chunk(int64_t kp, int64_t depth, int64_t panels) {
-  return even_chunk(panels, (1 << 20) / (panel_bytes_s8(kp) + depth * kPanel * 2));
+  return even_chunk(panels, (1 << 20) / (S8::bytes(kp) + depth * kPanel * 2));
 }
 
 // Rows' exact elements: row i has count[i] of them at value/position[i * capacity ...]; positions index `columns`.
@@ -105,26 +95,25 @@ struct ExactRows {
   int64_t capacity;
 };
 // out[i][16] = sum_e value[i][e] * float(panel column); table is scratch of used * 16 floats.
-typedef void (*ExactFn)(const ExactRows* rows, int64_t m, const int8_t* panel, float* table, float* out);
+typedef void ExactFn(const ExactRows* rows, int64_t m, const int8_t* panel, float* table, float* out);
 
 // Float product of m rows with integer weights. x is float32 or, for kernels that say so, bfloat16.
 struct FgemmArgs {
   const void* x;         // [m, ldx], zero from K to kp; bfloat16 in tiles [m/16][kp/32][16][32]
   int64_t ldx, m, kp;
-  const int8_t* w;
+  const int8_t* w;       // panels of the format that the kernel is for
   int64_t panels;
-  int64_t group;         // 0: int8 weights with one scale a row
+  int64_t group;         // of a format that has groups
   bool rotate;           // undo the rotation of the weight (rows that int8 cannot hold)
   void* scratch;         // fgemm_scratch() bytes, 64-byte aligned
   Output out;
 };
-typedef void (*FgemmFn)(const FgemmArgs* args);
+typedef void FgemmFn(const FgemmArgs* args);
 
 // Two panels as floats, and at least half a megabyte of panels as bfloat16.
 static inline int64_t fgemm_scratch(int64_t kp) {
   const int64_t two = kPanel * 2 * kp * 4;
   return two > (1 << 19) ? two : 1 << 19;
 }
-static inline int64_t panel_bytes(int64_t kp, int64_t group) { return group ? panel_bytes_s4(kp, group) : panel_bytes_s8(kp); }
 
 }  // namespace lowbit

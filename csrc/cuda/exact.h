@@ -20,7 +20,7 @@ struct Integers {
 
 LOWBIT_DEVICE const int8_t* panel_at(const Integers& job, int64_t panel) { return job.w.first + panel * job.w.stride; }
 LOWBIT_DEVICE float output_scale(const Integers& job, int64_t n) {
-  return ((const float*)(panel_at(job, n / kPanel) + kPanel * job.kp + 64))[n % kPanel];
+  return S8::scales(panel_at(job, n / kPanel), job.kp)[n % kPanel];
 }
 LOWBIT_DEVICE float bias_at(const Integers& job, int64_t n) { return job.bias ? load_number(job.bias, job.bias_dtype, n) : 0.0f; }
 

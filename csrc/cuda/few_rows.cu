@@ -1,4 +1,4 @@
-// Up to 4 float rows times integer weights, at the speed of memory: a block for each panel, whose warps read 512 adjacent bytes at a time.
+// Up to 4 float rows times packed weights, at the speed of memory: a block for each panel, whose warps read 512 adjacent bytes at a time.
 // What a thread reads next is asked for together, before any of it is used: a multiprocessor must have some 20 KB on the way.
 #include "cuda/fgemm.h"
 #include "cuda/widen.h"
@@ -45,27 +45,23 @@ LOWBIT_DEVICE void load_rows(const Floats& job, int64_t k, bool regular, float (
   }
 }
 
-// 16 bytes of a panel: 4 outputs of a k-group (pair), for int4 with their scales.
+// 16 bytes of a panel: 4 outputs of a line, and their scales where there are groups.
 struct Chunk {
   Words codes;
   Four<float> scale;
 };
 
-template <int kRows, bool kNibbles>
+template <int kRows, class F>
 LOWBIT_DEVICE void multiply_chunk(const Floats& job, const Chunk& chunk, int64_t index, bool regular, float (*sum)[4]) {
-  float x[kRows][4], v[4][4];
-  if (!kNibbles) {
-    for (int j = 0; j < 4; ++j) widen_s8(chunk.codes.w[j], v[j]);
-    load_rows<kRows>(job, index / 4 * 4, regular, x);
-    return multiply_four<kRows>(sum, x, v);
-  }
-  float part[kRows][4] = {};
+  float x[kRows][4], v[4][4], part[kRows][4] = {};
+  float(*to)[4] = F::kGrouped ? part : sum;
 #pragma unroll
-  for (int high = 0; high < 2; ++high) {
-    for (int j = 0; j < 4; ++j) widen_s4(chunk.codes.w[j], high, v[j]);
-    load_rows<kRows>(job, index / 4 * 8 + 4 * high, regular, x);
-    multiply_four<kRows>(part, x, v);
+  for (int quad = 0; quad < F::kCodes / 4; ++quad) {
+    for (int j = 0; j < 4; ++j) widen(F{}, chunk.codes.w[j], quad, v[j]);
+    load_rows<kRows>(job, index / 4 * F::kCodes + 4 * quad, regular, x);
+    multiply_four<kRows>(to, x, v);
   }
+  if (!F::kGrouped) return;
 #pragma unroll
   for (int m = 0; m < kRows; ++m) {
 #pragma unroll
@@ -73,12 +69,12 @@ LOWBIT_DEVICE void multiply_chunk(const Floats& job, const Chunk& chunk, int64_t
   }
 }
 
-template <int kRows, bool kNibbles>
+template <int kRows, class F>
 LOWBIT_KERNEL(kThreads, 2) few(Floats job, bool regular) {
   const int warp = thread_index() / 32, lane = thread_index() % 32;
-  const int64_t panel = block_index(), chunks = job.kp / (kNibbles ? 8 : 4) * 4;
+  const int64_t panel = block_index(), chunks = job.kp / F::kCodes * 4;
   const int8_t* codes = job.w.first + panel * job.w.stride;
-  const float* scales = scales_of(job, panel) + 4 * (thread_index() % 4);
+  const float* scales = scales_of<F>(job, panel) + 4 * (thread_index() % 4);
   float sum[kRows][4] = {};
   for (int64_t first = thread_index(); first < chunks; first += kAtOnce * kThreads) {
     Chunk taken[kAtOnce] = {};
@@ -87,12 +83,12 @@ LOWBIT_KERNEL(kThreads, 2) few(Floats job, bool regular) {
       const int64_t chunk = first + i * kThreads;
       if (chunk >= chunks) break;
       taken[i].codes = load_wide<Words>(codes + chunk * 16);
-      if (kNibbles) taken[i].scale = load_wide<Four<float>>(scales + (chunk / 4 * 8 >> job.group_bits) * kPanel);
+      if (F::kGrouped) taken[i].scale = load_wide<Four<float>>(scales + (chunk / 4 * F::kCodes >> job.group_bits) * kPanel);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int64_t chunk = first + i * kThreads;
-      if (chunk < chunks) multiply_chunk<kRows, kNibbles>(job, taken[i], chunk, regular, sum);
+      if (chunk < chunks) multiply_chunk<kRows, F>(job, taken[i], chunk, regular, sum);
     }
   }
   // Threads 4 apart have other k of the same outputs.
@@ -112,22 +108,24 @@ LOWBIT_KERNEL(kThreads, 2) few(Floats job, bool regular) {
   for (int w = 0; w < kWarps; ++w) {
     for (int j = 0; j < 4; ++j) total[j] += shared[w][m][4 * quad + j];
   }
-  finish_four(job, m, panel * kPanel + 4 * quad, total);
+  finish_four<F>(job, m, panel * kPanel + 4 * quad, total);
 }
 
-template <int kRows>
+template <int kRows, class F>
 void start(const Floats& job, Stream stream) {
-  const int shared = kWarps * kRows * kPanel * 4;
-  if (job.group) launch(few<kRows, true>, job.w.count, kThreads, shared, stream, job, is_regular(job.x));
-  else launch(few<kRows, false>, job.w.count, kThreads, shared, stream, job, is_regular(job.x));
+  launch(few<kRows, F>, job.w.count, kThreads, kWarps * kRows * kPanel * 4, stream, job, is_regular(job.x));
 }
 
 }  // namespace
 
+template <class F>
 void few_rows(const Floats& job, Stream stream) {
-  if (job.x.rows == 1) return start<1>(job, stream);
-  if (job.x.rows == 2) return start<2>(job, stream);
-  start<4>(job, stream);
+  if (job.x.rows == 1) return start<1, F>(job, stream);
+  if (job.x.rows == 2) return start<2, F>(job, stream);
+  start<4, F>(job, stream);
 }
+
+#define INSTANCE(name, Format) template void few_rows<Format>(const Floats& job, Stream stream);
+LOWBIT_FORMATS(INSTANCE)
 
 }  // namespace lowbit::cuda

@@ -1,4 +1,4 @@
-// linear_fs8 and linear_fs4: the choice of a kernel, and rows that tensor cores cannot fetch as they lie.
+// linear_fs8 and its like: the choice of a kernel, and rows that tensor cores cannot fetch as they lie.
 #include "cuda/fgemm.h"
 
 namespace lowbit::cuda {
@@ -24,17 +24,18 @@ LOWBIT_KERNEL(kThreads, 4) copy_rows(Matrix x, int64_t stride, char* out) {
 
 int64_t float_workspace(const Matrix& x) { return needs_copy(x) ? x.rows * round_up(x.columns, kChunk) * element_size(x.dtype) : 0; }
 
+template <class F>
 void linear_float(const Linear& op, int64_t group, void* workspace, Stream stream) {
-  const int64_t kp = round_up(op.x.columns, group > kBlock ? group : kBlock), panels = round_up(op.n, kPanel) / kPanel;
+  const int64_t kp = F::padded(op.x.columns, group), panels = round_up(op.n, kPanel) / kPanel;
   if (op.x.rows == 0 || op.n == 0) return;
-  const int bits = group == 128 ? 7 : group == 64 ? 6 : 5;
-  Floats job = {op.x, {op.w, panel_bytes(kp, group), panels}, kp, op.n, group, op.bias, op.bias_dtype, op.out, op.out_dtype, bits};
+  const int bits = F::kGrouped ? __builtin_ctzll((uint64_t)group) : 0;
+  Floats job = {op.x, {op.w, F::bytes(kp, group), panels}, kp, op.n, op.bias, op.bias_dtype, op.out, op.out_dtype, bits};
   if (!is_tiled(op.x)) {
     for (int64_t row = 0; row < op.x.rows; row += kFewFloatRows) {
       job.x.data = row_start(op.x, row);
       job.x.rows = op.x.rows - row < kFewFloatRows ? op.x.rows - row : kFewFloatRows;
       job.out = (char*)op.out + row * op.n * element_size(op.out_dtype);
-      few_rows(job, stream);
+      few_rows<F>(job, stream);
     }
     return;
   }
@@ -43,8 +44,11 @@ void linear_float(const Linear& op, int64_t group, void* workspace, Stream strea
     launch(copy_rows, op.x.rows, kThreads, 0, stream, op.x, stride, (char*)workspace);
     job.x = {workspace, stride, op.x.rows, stride, op.x.dtype};
   }
-  many_rows(job, stream);
+  many_rows<F>(job, stream);
 }
+
+#define INSTANCE(name, Format) template void linear_float<Format>(const Linear& op, int64_t group, void* workspace, Stream stream);
+LOWBIT_FORMATS(INSTANCE)
 
 const char* float_kernel(int64_t m) { return m <= kFewFloatRows ? "fma_few_rows" : m <= kSomeFloatRows ? "mma_narrow" : "mma_64x128"; }
 

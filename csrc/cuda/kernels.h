@@ -10,13 +10,15 @@ namespace lowbit::cuda {
 void quantize_s8(const Matrix& x, int8_t* q, float* scale, Stream stream);
 void quantize_s4(const Matrix& x, int64_t group, int8_t* q, float* scale, Stream stream);
 void rotate(const Matrix& x, float* out, Stream stream);
+template <class F>  // a packed format
 void pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out, Stream stream);
 
 // `workspace`: as many bytes as the function above it says, aligned to 16. Weights are aligned to 16 as well.
 int64_t s8s8_workspace(int64_t m, int64_t k, Treatment treatment);
 void linear_s8s8(const Linear& op, Treatment treatment, float threshold, void* workspace, Stream stream);
 int64_t float_workspace(const Matrix& x);
-void linear_float(const Linear& op, int64_t group, void* workspace, Stream stream);  // group 0: int8
+template <class F>
+void linear_float(const Linear& op, int64_t group, void* workspace, Stream stream);
 
 constexpr int kMostOuter = 6;  // dimensions around the one of a softmax
 void softmax(const Softmax& op, Stream stream);

@@ -1,4 +1,4 @@
-// Float rows times integer weights on tensor cores: weights are widened on their way from shared memory, where they are exact in either
+// Float rows times packed weights on tensor cores: weights are widened on their way from shared memory, where they are exact in either
 // 16-bit format; float32 activations are three bfloat16 numbers each. 32 elements of K are a step: thread t of four has the k-groups
 // 8 i + 2 t and 8 i + 2 t + 1, which are a word of int4 codes and 16 adjacent bytes of 16-bit activations.
 #include <type_traits>
@@ -10,7 +10,7 @@ namespace lowbit::cuda {
 namespace {
 
 template <Dtype dtype>
-struct Format {
+struct Elements {  // of x
   static constexpr int kSize = dtype == kF32 ? 4 : 2, kParts = dtype == kF32 ? 3 : 1;
   static constexpr int kRowBytes = kSlice * kSize, kChunks = kRowBytes / 16;
 };
@@ -25,29 +25,29 @@ LOWBIT_DEVICE int placed(int row, int chunk) { return dtype == kF32 ? chunk ^ (r
 
 template <class S, Dtype dtype>
 LOWBIT_DEVICE void fetch_rows(char* stage, const TileSource& x, int64_t columns, int slice) {
-  typedef Format<dtype> F;
-  constexpr int kTotal = S::kWarpsK * S::kRows * F::kChunks;
+  typedef Elements<dtype> E;
+  constexpr int kTotal = S::kWarpsK * S::kRows * E::kChunks;
 #pragma unroll 1
   for (int i = thread_index(); i < kTotal; i += S::kThreads) {
-    const int chunk = i % F::kChunks, r = i / F::kChunks % S::kRows, s = i / F::kChunks / S::kRows;
-    const int k = (slice + s) * kSlice + chunk * (16 / F::kSize);
+    const int chunk = i % E::kChunks, r = i / E::kChunks % S::kRows, s = i / E::kChunks / S::kRows;
+    const int k = (slice + s) * kSlice + chunk * (16 / E::kSize);
     const bool valid = r < x.count && k < columns;
-    copy_async(stage + (s * S::kRows + r) * F::kRowBytes + placed<dtype>(r, chunk) * 16, x.first + (valid ? r * (int64_t)x.stride + k * F::kSize : 0),
+    copy_async(stage + (s * S::kRows + r) * E::kRowBytes + placed<dtype>(r, chunk) * 16, x.first + (valid ? r * (int64_t)x.stride + k * E::kSize : 0),
                valid);
   }
 }
 
 // What the thread has of a row's 32 k: the four k of one k-group for each half of them, as two words for each part of the numbers.
 template <Dtype dtype>
-LOWBIT_DEVICE void load_row(const char* rows, int row, int step, uint32_t (*a)[Format<dtype>::kParts][2]) {
-  typedef Format<dtype> F;
+LOWBIT_DEVICE void load_row(const char* rows, int row, int step, uint32_t (*a)[Elements<dtype>::kParts][2]) {
+  typedef Elements<dtype> E;
   const int t = thread_index() % 4;
   if (dtype == kF32) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      Four<float> x = load_wide<Four<float>>(rows + row * F::kRowBytes + placed<dtype>(row, 8 * step + 2 * t + half) * 16);
+      Four<float> x = load_wide<Four<float>>(rows + row * E::kRowBytes + placed<dtype>(row, 8 * step + 2 * t + half) * 16);
 #pragma unroll
-      for (int part = 0; part < F::kParts; ++part) {
+      for (int part = 0; part < E::kParts; ++part) {
         const uint32_t first = take_leading(&x.of[0]), second = take_leading(&x.of[1]);
         const uint32_t third = take_leading(&x.of[2]), fourth = take_leading(&x.of[3]);
         a[half][part][0] = first | second << 16;
@@ -55,27 +55,26 @@ LOWBIT_DEVICE void load_row(const char* rows, int row, int step, uint32_t (*a)[F
       }
     }
   } else {
-    const Words x = load_wide<Words>(rows + row * F::kRowBytes + placed<dtype>(row, 4 * step + t) * 16);
+    const Words x = load_wide<Words>(rows + row * E::kRowBytes + placed<dtype>(row, 4 * step + t) * 16);
 #pragma unroll
     for (int half = 0; half < 2; ++half) a[half][0][0] = x.w[2 * half], a[half][0][1] = x.w[2 * half + 1];
   }
 }
 
-template <class S, Dtype dtype, bool kNibbles>
+template <class S, Dtype dtype, class F>
 LOWBIT_DEVICE void multiply_step(const char* rows, const char* panel, int step, float (*c)[4][4]) {
-  constexpr int kParts = Format<dtype>::kParts;
+  constexpr int kParts = Elements<dtype>::kParts, kQuads = F::kCodes / 4;  // fours of codes in a word
   const int lane = thread_index() % 32, g = lane / 4, t = lane % 4;
   Words codes = {};
   uint32_t b[2][4][2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int line = kNibbles ? 4 * step + t : 8 * step + 2 * t + half;
-    if (half == 0 || !kNibbles) codes = load_wide<Words>(panel + swizzled(line * 4 + g % 4) * 16);
+    const uint32_t quad = (uint32_t)(8 * step + 2 * t + half);
+    if (half % kQuads == 0) codes = load_wide<Words>(panel + swizzled((int)(quad / kQuads) * 4 + g % 4) * 16);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float v[4];
-      if (kNibbles) widen_s4(codes.w[j], half, v);
-      else widen_s8(codes.w[j], v);
+      widen(F{}, codes.w[j], (int)(quad % kQuads), v);
       b[half][j][0] = Numbers<dtype>::pair(v[0], v[1]);
       b[half][j][1] = Numbers<dtype>::pair(v[2], v[3]);
     }
@@ -98,13 +97,13 @@ LOWBIT_DEVICE void multiply_step(const char* rows, const char* panel, int step, 
 }
 
 // 8 adjacent outputs of the thread times their scales of the group that has element k.
-template <class S>
+template <class S, class F>
 LOWBIT_DEVICE void add_scaled(const Floats& job, int64_t panel, int64_t k, const float (*part)[4][4], float (*c)[4][4]) {
   const int t = thread_index() % 4;
   const int64_t own = panel + S::warp_column() / kPanel + t / 2;
   float scale[8] = {};
   if (own < job.w.count && k < job.kp) {
-    const float* from = scales_of(job, own) + (k >> job.group_bits) * kPanel + t % 2 * 8;
+    const float* from = scales_of<F>(job, own) + (k >> job.group_bits) * kPanel + t % 2 * 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Four<float> four = load_wide<Four<float>>(from + 4 * half);
@@ -122,26 +121,26 @@ LOWBIT_DEVICE void add_scaled(const Floats& job, int64_t panel, int64_t k, const
   }
 }
 
-template <class S, Dtype dtype, bool kNibbles>
+template <class S, Dtype dtype, class F>
 struct Memory {
-  static constexpr int kPanelBytes = kNibbles ? 512 : 1024, kRows = S::kWarpsK * S::kRows * Format<dtype>::kRowBytes;
+  static constexpr int kPanelBytes = (int)F::code_bytes(kSlice), kRows = S::kWarpsK * S::kRows * Elements<dtype>::kRowBytes;
   static constexpr int kStage = kRows + S::kWarpsK * S::kPanels * kPanelBytes;
   static constexpr int kBytes = S::kStages * kStage > S::kStashBytes ? S::kStages * kStage : S::kStashBytes;
 };
 
 // Blocks that a multiprocessor shall hold: one where sums of a group or parts of numbers take many registers.
-template <Dtype dtype, bool kNibbles>
-constexpr int kResident = kNibbles || dtype == kF32 ? 1 : 2;
+template <Dtype dtype, class F>
+constexpr int kResident = F::kGrouped || dtype == kF32 ? 1 : 2;
 
-template <class S, Dtype dtype, bool kNibbles>
-LOWBIT_KERNEL(S::kThreads, (kResident<dtype, kNibbles>)) float_product(Floats job) {
-  typedef Memory<S, dtype, kNibbles> M;
+template <class S, Dtype dtype, class F>
+LOWBIT_KERNEL(S::kThreads, (kResident<dtype, F>)) float_product(Floats job) {
+  typedef Memory<S, dtype, F> M;
   char* memory = shared_memory();
   const int64_t row_tiles = (job.x.rows + S::kRows - 1) / S::kRows, column_tiles = (job.w.count + S::kPanels - 1) / S::kPanels;
   const TileIndex tile = tile_of(block_index(), row_tiles, column_tiles);
   const int64_t row = tile.row * S::kRows, panel = tile.column * S::kPanels;
   const int slices = (int)(job.kp / kSlice);
-  const TileSource x = tile_source(job.x.data, job.x.stride * Format<dtype>::kSize, row, job.x.rows, S::kRows, slices);
+  const TileSource x = tile_source(job.x.data, job.x.stride * Elements<dtype>::kSize, row, job.x.rows, S::kRows, slices);
   const TileSource weights = tile_source(job.w.first, job.w.stride, panel, job.w.count, S::kPanels, slices);
   float c[S::kTilesM][4][4] = {};
   int64_t k = S::warp_slice() * kSlice;
@@ -152,16 +151,16 @@ LOWBIT_KERNEL(S::kThreads, (kResident<dtype, kNibbles>)) float_product(Floats jo
         fetch_panels<S, M::kPanelBytes>(stage + M::kRows, weights, slice);
       },
       [&](const char* stage) {
-        const char* rows = stage + (S::warp_slice() * S::kRows + S::warp_row()) * Format<dtype>::kRowBytes;
+        const char* rows = stage + (S::warp_slice() * S::kRows + S::warp_row()) * Elements<dtype>::kRowBytes;
         const char* own = stage + M::kRows + (S::warp_slice() * S::kPanels + S::warp_column() / kPanel + thread_index() % 32 / 16) * M::kPanelBytes;
 #pragma unroll
         for (int step = 0; step < 2; ++step) {
-          if (kNibbles) {
+          if (F::kGrouped) {
             float part[S::kTilesM][4][4] = {};
-            multiply_step<S, dtype, true>(rows, own, step, part);
-            add_scaled<S>(job, panel, k + 32 * step, part, c);
+            multiply_step<S, dtype, F>(rows, own, step, part);
+            add_scaled<S, F>(job, panel, k + 32 * step, part, c);
           } else {
-            multiply_step<S, dtype, false>(rows, own, step, c);
+            multiply_step<S, dtype, F>(rows, own, step, c);
           }
         }
         k += S::kWarpsK * kSlice;
@@ -172,31 +171,34 @@ LOWBIT_KERNEL(S::kThreads, (kResident<dtype, kNibbles>)) float_product(Floats jo
   for (int i = thread_index(); i < S::kRows * kAcross; i += S::kThreads) {
     const int64_t r = row + i / kAcross, n = panel * kPanel + i % kAcross * 4;
     if (r >= job.x.rows || n >= job.n) continue;
-    finish_four(job, r, n, load_wide<Four<float>>(results + i / kAcross * S::kStashStride + i % kAcross * 4).of);
+    finish_four<F>(job, r, n, load_wide<Four<float>>(results + i / kAcross * S::kStashStride + i % kAcross * 4).of);
   }
 }
 
-template <class S, Dtype dtype>
+template <class S, Dtype dtype, class F>
 void start(const Floats& job, Stream stream) {
   const int64_t tiles = (job.x.rows + S::kRows - 1) / S::kRows * ((job.w.count + S::kPanels - 1) / S::kPanels);
-  if (job.group) launch(float_product<S, dtype, true>, tiles, S::kThreads, Memory<S, dtype, true>::kBytes, stream, job);
-  else launch(float_product<S, dtype, false>, tiles, S::kThreads, Memory<S, dtype, false>::kBytes, stream, job);
+  launch(float_product<S, dtype, F>, tiles, S::kThreads, Memory<S, dtype, F>::kBytes, stream, job);
 }
 
-template <Dtype dtype>
+template <Dtype dtype, class F>
 void start(const Floats& job, Stream stream) {
   // float32 rows take twice the memory.
   typedef std::conditional_t<dtype == kF32, Shape<2, 1, 2, 2, 3>, Shape<2, 1, 1, 4, 3>> Narrow;
-  if (job.x.rows <= kSomeFloatRows) return start<Narrow, dtype>(job, stream);
-  start<Shape<2, 2, 4, 1, 3>, dtype>(job, stream);
+  if (job.x.rows <= kSomeFloatRows) return start<Narrow, dtype, F>(job, stream);
+  start<Shape<2, 2, 4, 1, 3>, dtype, F>(job, stream);
 }
 
 }  // namespace
 
+template <class F>
 void many_rows(const Floats& job, Stream stream) {
-  if (job.x.dtype == kF32) return start<kF32>(job, stream);
-  if (job.x.dtype == kBF16) return start<kBF16>(job, stream);
-  start<kF16>(job, stream);
+  if (job.x.dtype == kF32) return start<kF32, F>(job, stream);
+  if (job.x.dtype == kBF16) return start<kBF16, F>(job, stream);
+  start<kF16, F>(job, stream);
 }
+
+#define INSTANCE(name, Format) template void many_rows<Format>(const Floats& job, Stream stream);
+LOWBIT_FORMATS(INSTANCE)
 
 }  // namespace lowbit::cuda

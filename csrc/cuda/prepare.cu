@@ -152,7 +152,7 @@ LOWBIT_DEVICE void quantize_row(const Job& job, int64_t r) {
     if (!special) cut = choose_cut(job, row, a[0], &kept, shared);
     collect(job, r, row, cut, shared);
   }
-  const Encoding encoding = encoding_of(kept, 127.0f);
+  const Encoding encoding = encoding_of(kept, S8::kMost);
   if (thread_index() == 0) job.to.scale[r] = encoding.scale;
   int32_t q[kChunk];
   each_chunk(job.kp, [&](int64_t k) {
@@ -161,7 +161,7 @@ LOWBIT_DEVICE void quantize_row(const Job& job, int64_t r) {
     for (int i = 0; i < kChunk; ++i) {
       const bool exact = (treatment == kColumns && marks.w[i / 4] >> i % 4 * 8 & 1) ||
                          (treatment == kRows && bits_float(magnitude(v[i])) > cut);
-      q[i] = exact ? 0 : code_of(v[i], encoding, 127);
+      q[i] = exact ? 0 : code_of(v[i], encoding, S8::kMost);
     }
     store_codes(job.to.q + r * job.width, k, job.width, q);
   });
@@ -210,10 +210,10 @@ LOWBIT_KERNEL(kThreads, 4) quantize_groups(Matrix x, bool regular, int64_t group
     a = other > a ? other : a;
   }
   if (!exists) return;
-  const Encoding encoding = encoding_of(a, 7.0f);
+  const Encoding encoding = encoding_of(a, S4::kMost);
   if (member == 0) scale[index] = encoding.scale;
   int32_t codes[kChunk];
-  for (int i = 0; i < kChunk; ++i) codes[i] = code_of(v[i], encoding, 7);
+  for (int i = 0; i < kChunk; ++i) codes[i] = code_of(v[i], encoding, S4::kMost);
   store_codes(q + row * x.columns, k, x.columns, codes);
 }
 

@@ -104,7 +104,7 @@ int64_t s8s8_workspace(int64_t m, int64_t k, Treatment treatment) {
 void linear_s8s8(const Linear& op, Treatment treatment, float threshold, void* workspace, Stream stream) {
   const int64_t m = op.x.rows, kp = round_up(op.x.columns, kBlock), panels = round_up(op.n, kPanel) / kPanel;
   if (m == 0 || op.n == 0) return;
-  Integers job = {op.x, {}, {op.w, panel_bytes_s8(kp), panels}, kp, op.n, treatment, op.bias, op.bias_dtype, op.out, op.out_dtype};
+  Integers job = {op.x, {}, {op.w, S8::bytes(kp), panels}, kp, op.n, treatment, op.bias, op.bias_dtype, op.out, op.out_dtype};
   lay_out(&job.prepared, (char*)workspace, m, kp, treatment);
   prepare(job.prepared, op.x, kp, treatment, threshold, stream);
   choose_tiles(m, op.n).start(job, stream);

@@ -1,10 +1,9 @@
 // Tiles of products on tensor cores: their shape, how operands lie in shared memory, and the loop over K that streams them in.
 //
-// K advances in slices of 64. A slice of a panel of int8 weights is [16 k-groups][16 outputs][4], 1024 bytes as they lie in memory (int4:
-// [8 pairs of k-groups][16][4], 512 bytes). 16 bytes of it are 4 adjacent outputs of one k-group (pair): a thread loads them at once and has
-// the b word of 4 products, so column x of product j stands for output 4x + j of the warp's 32, and the 8 results a thread has of a row
-// are adjacent outputs. Activations are plain rows, 64 elements a slice. The swizzles keep the 8 threads that access shared memory
-// together on different banks.
+// K advances in slices of 64. A slice of a panel is lines (formats/panel.h) as they lie in memory: 1024 bytes of int8 weights, 512 of int4.
+// 16 bytes of it are 4 adjacent outputs of one k-group (int4: of two): a thread loads them at once and has the b word of 4 products, so column
+// x of product j stands for output 4x + j of the warp's 32, and the 8 results a thread has of a row are adjacent outputs. Activations are plain
+// rows, 64 elements a slice. The swizzles keep the 8 threads that access shared memory together on different banks.
 #pragma once
 #include "cuda/device.h"
 

@@ -1,19 +1,27 @@
-// Integer weights as floats: 4 codes of one output to numbers, and pairs of numbers to the words that tensor cores take.
+// Packed weights as floats: 4 codes of one output to numbers, and pairs of numbers to the words that tensor cores take.
 #pragma once
 #include "cuda/device.h"
+#include "formats/formats.h"
 
 namespace lowbit::cuda {
 
+// Codes 4 * quad ... of a word, of any format; quick ways follow.
+template <class F>
+LOWBIT_DEVICE void widen(F, uint32_t word, int quad, float v[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) v[i] = (float)F::code(word, 4 * quad + i);
+}
+
 // Codes are stored as they are, so adding 128 (flipping the sign bit) makes them positive.
-LOWBIT_DEVICE void widen_s8(uint32_t word, float v[4]) {
+LOWBIT_DEVICE void widen(S8, uint32_t word, int, float v[4]) {
   const uint32_t positive = word ^ 0x80808080u;
 #pragma unroll
   for (int i = 0; i < 4; ++i) v[i] = biased_byte(positive, i) - (0x1p23f + 128.0f);
 }
 
-// Nibbles are codes plus 8: `high` picks those of the k-group 2j + 1.
-LOWBIT_DEVICE void widen_s4(uint32_t word, int high, float v[4]) {
-  const uint32_t nibbles = word >> 4 * high & 0x0f0f0f0fu;
+// Nibbles are codes plus 8, the high ones those of the second quad.
+LOWBIT_DEVICE void widen(S4, uint32_t word, int quad, float v[4]) {
+  const uint32_t nibbles = word >> 4 * quad & 0x0f0f0f0fu;
 #pragma unroll
   for (int i = 0; i < 4; ++i) v[i] = biased_byte(nibbles, i) - (0x1p23f + 8.0f);
 }

@@ -1,4 +1,4 @@
-// linear_fs8 and linear_fs4: float rows, integer weights.
+// linear_fs8 and its like: float rows, packed weights.
 #include <string.h>
 
 #include "common/kernels.h"
@@ -42,16 +42,22 @@ Operand operand(const Matrix& x, int64_t first, int64_t m, int64_t kp, bool bf16
   return {memory, stride};
 }
 
-int64_t padded_k(int64_t k, int64_t group) { return round_up(k, group > kBlock ? group : kBlock); }
+template <class F>
+constexpr Family kFamily = kFamilies;
+#define FAMILY(name, Format) \
+  template <>                \
+  constexpr Family kFamily<Format> = fgemm_##name;
+LOWBIT_FORMATS(FAMILY)
 
 }  // namespace
 
+template <class F>
 void linear_float(const Linear& op, int64_t group) {
-  const int64_t rows = op.x.rows, kp = padded_k(op.x.columns, group), panels = round_up(op.n, kPanel) / kPanel;
+  const int64_t rows = op.x.rows, kp = F::padded(op.x.columns, group), panels = round_up(op.n, kPanel) / kPanel;
   if (rows == 0 || op.n == 0) return;
-  const Kernel& kernel = choose(group ? fgemm_s4 : fgemm_s8, rows, op.x.dtype);
+  const Kernel& kernel = choose(kFamily<F>, rows, op.x.dtype);
   const float* bias = widened_bias(op);
-  const int64_t bytes = panel_bytes(kp, group), tasks = tasks_for(panels * (bytes + bytes / 4 * rows)), step = 512;
+  const int64_t bytes = F::bytes(kp, group), tasks = tasks_for(panels * (bytes + bytes / 4 * rows)), step = 512;
   for (int64_t first = 0; first < rows; first += step) {
     const int64_t m = rows - first < step ? rows - first : step;
     const Operand x = operand(op.x, first, m, kp, kernel.needs == kBF16Only, tasks);
@@ -60,9 +66,12 @@ void linear_float(const Linear& op, int64_t group) {
       const FgemmArgs args = {x.data, x.stride, m, kp, op.w + begin * bytes, end - begin, group, false,
                               scratch<char>(kPanelSlot, fgemm_scratch(kp)),
                               {out, op.n, op.n - begin * kPanel, op.out_dtype, bias ? bias + begin * kPanel : nullptr}};
-      ((FgemmFn)kernel.function)(&args);
+      ((FgemmFn*)kernel.function)(&args);
     });
   }
 }
+
+#define INSTANCE(name, Format) template void linear_float<Format>(const Linear& op, int64_t group);
+LOWBIT_FORMATS(INSTANCE)
 
 }  // namespace lowbit

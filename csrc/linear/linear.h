@@ -31,18 +31,22 @@ struct Linear {
 };
 
 void linear_s8s8(const Linear& op, Treatment treatment, float threshold);
-void linear_float(const Linear& op, int64_t group);  // group 0: int8
 
 void quantize_s8(const Matrix& x, int8_t* q, float* scale);
 void quantize_s4(const Matrix& x, int64_t group, int8_t* q, float* scale);
 void rotate(const Matrix& x, float* out);
 
-// Codes [n, k] and their scales ([n], or [n, groups]) to panels; group 0: int8.
+// F is a packed format; `group` counts where it has groups.
+template <class F>
+void linear_float(const Linear& op, int64_t group);
+// Codes [n, k] and their scales ([n], or [n, groups]) to panels.
+template <class F>
 void pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out);
-
 // Whether panels hold zeros where a weight [n, k], n > 0, is padded: the scales of the last panel, the codes of the first. A weight of more
 // rows or columns does not, unless those are zero themselves.
+template <class F>
 bool rows_end(const int8_t* w, int64_t n, int64_t k, int64_t group);
+template <class F>
 bool columns_end(const int8_t* w, int64_t k, int64_t group);
 
 const float* widened_bias(const Linear& op);  // padded to whole panels, in scratch of the calling thread; or null

@@ -122,7 +122,7 @@ void prepare_rows(const Prepared& block, const Matrix& x, int64_t first, int64_t
     }
     block.special[i] = special;
     int8_t* q = block.q + (block.layout.tiled ? i / 16 * 16 * kp + i % 16 * kBlock : i * block.ldq);
-    block.scale[i] = encode(kernels, v, kp, a, 127.0f, block.layout.flip, q, block.layout.tiled ? 16 * kBlock : kBlock);
+    block.scale[i] = encode(kernels, v, kp, a, S8::kMost, block.layout.flip, q, block.layout.tiled ? 16 * kBlock : kBlock);
   }
 }
 
@@ -186,7 +186,7 @@ void quantize_s8(const Matrix& x, int8_t* q, float* scale) {
     const Range range = share(x.rows, tasks, task, 1);
     for (int64_t i = range.begin; i < range.end; ++i) {
       const uint32_t a = load_row(kernels, x, i, kp, v);
-      scale[i] = encode(kernels, v, kp, a, 127.0f, 0, codes);
+      scale[i] = encode(kernels, v, kp, a, S8::kMost, 0, codes);
       memcpy(q + i * x.columns, codes, (size_t)x.columns);
     }
   });
@@ -201,10 +201,10 @@ void quantize_s4(const Matrix& x, int64_t group, int8_t* q, float* scale) {
     const Range range = share(x.rows, tasks, task, 1);
     for (int64_t i = range.begin; i < range.end; ++i) {
       for (int64_t g = 0; g < groups; ++g) {
-        const int64_t begin = g * group, size = x.columns - begin < group ? x.columns - begin : group;
+        const int64_t begin = g * group, left = x.columns - begin, size = group < left ? group : left;
         const char* from = (const char*)row_of(x, i) + begin * element_size(x.dtype);
         const uint32_t a = kernels.load(from, x.dtype, size, kp, v);
-        scale[i * groups + g] = encode(kernels, v, kp, a, 7.0f, 0, codes);
+        scale[i * groups + g] = encode(kernels, v, kp, a, S4::kMost, 0, codes);
         memcpy(q + i * x.columns + begin, codes, (size_t)size);
       }
     }

@@ -16,15 +16,15 @@ struct Job {
   Columns columns;
   int64_t kp, panels;
   const float* bias;
-  QgemmFn product;
-  ExactFn exact;
+  QgemmFn* product;
+  ExactFn* exact;
   Layout layout;
 
   Output output(int64_t row, int64_t panel) const {
     char* data = (char*)op.out + (row * op.n + panel * kPanel) * element_size(op.out_dtype);
     return {data, op.n, op.n - panel * kPanel, op.out_dtype, bias ? bias + panel * kPanel : nullptr};
   }
-  const int8_t* panel(int64_t index) const { return op.w + index * panel_bytes_s8(kp); }
+  const int8_t* panel(int64_t index) const { return op.w + index * S8::bytes(kp); }
 };
 
 // A kernel that takes codes in tiles can take exact elements in tiles too, as a dense product over the columns used. One column
@@ -71,7 +71,7 @@ void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin,
     void* memory = scratch<char>(kPanelSlot, fgemm_scratch(job.kp));
     const FgemmArgs args = {v, job.kp, stop - row, job.kp, job.panel(begin), end - begin, 0, job.treatment == kRotation, memory,
                             job.output(first + row, begin)};
-    ((FgemmFn)choose(fgemm_s8, args.m, kF32).function)(&args);
+    ((FgemmFn*)choose(fgemm_s8, args.m, kF32).function)(&args);
     row = stop - 1;
   }
 }
@@ -126,13 +126,13 @@ const float* widened_bias(const Linear& op) {
 }
 
 void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {
-  const int64_t m = op.x.rows, kp = round_up(op.x.columns, kBlock), panels = round_up(op.n, kPanel) / kPanel;
+  const int64_t m = op.x.rows, kp = S8::padded(op.x.columns), panels = round_up(op.n, kPanel) / kPanel;
   if (m == 0 || op.n == 0) return;
   const Kernel& kernel = choose(qgemm, m, op.x.dtype);
   const Columns columns = treatment == kColumns ? find_columns(op.x, threshold, kp) : Columns{nullptr, 0};
-  const Job job = {op, treatment, columns, kp, panels, widened_bias(op), (QgemmFn)kernel.function,
-                   (ExactFn)choose(exact, m, kF32).function, Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
-  const int64_t bytes = panels * panel_bytes_s8(kp), tasks = tasks_for(bytes + bytes / 16 * m);
+  const Job job = {op, treatment, columns, kp, panels, widened_bias(op), (QgemmFn*)kernel.function,
+                   (ExactFn*)choose(exact, m, kF32).function, Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
+  const int64_t bytes = panels * S8::bytes(kp), tasks = tasks_for(bytes + bytes / 16 * m);
   const int64_t unit = treatment == kColumns || treatment == kRows ? 64 : 32;  // rows that share the widening of exact columns
   if (m >= unit * tasks && bytes <= (1 << 20)) split_rows(job, tasks, unit);
   else split_panels(job, tasks);

@@ -24,8 +24,8 @@ struct Pending {
 // Rows of `pending`, with what every row needs in registers.
 template <bool Exact, bool Bias>
 inline void finish_as(const QgemmArgs* args, Pending& pending, int64_t stop) {
-  const int64_t p = pending.panel, two = pending.panels == 2, bytes = panel_bytes_s8(args->kp), size = element_size(args->out.dtype);
-  const float* scales = panel_scales(args->w + p * bytes, args->kp);
+  const int64_t p = pending.panel, two = pending.panels == 2, bytes = S8::bytes(args->kp), size = element_size(args->out.dtype);
+  const float* scales = S8::scales(args->w + p * bytes, args->kp);
   const __m512 w0 = _mm512_loadu_ps(scales), w1 = two ? _mm512_loadu_ps((const float*)((const char*)scales + bytes)) : w0;
   const __m512 b0 = Bias ? _mm512_loadu_ps(args->out.bias + p * 16) : w0, b1 = Bias && two ? _mm512_loadu_ps(args->out.bias + p * 16 + 16) : b0;
   const int64_t count = least(args->out.n - p * 16, pending.panels * 16), stride = args->out.stride * size;
@@ -65,7 +65,7 @@ inline void finish(const QgemmArgs* args, Pending& pending, int64_t rows) {
 // The exact elements' columns of a panel as B tiles: [depth/2][16][2] bfloat16.
 void widen(const QgemmArgs* args, int64_t p, uint16_t* weights) {
   const ExactTiles& tiles = *args->tiles;
-  const int8_t* panel = args->w + p * panel_bytes_s8(args->kp);
+  const int8_t* panel = args->w + p * S8::bytes(args->kp);
   for (int64_t c = 0; c < tiles.depth; c += 2) {
     __m512i half[2];
     for (int i = 0; i < 2; ++i) {
@@ -91,7 +91,7 @@ inline void exact_block(const ExactTiles& tiles, int64_t row, const uint16_t* we
 // M x N tiles of codes; meanwhile `pending` is written out, and the lines of `next` (0: none) come to L2.
 template <int M, int N>
 inline void block(const QgemmArgs* args, int64_t row, int64_t p, const char* next, int32_t* sums, Pending& pending) {
-  const int64_t kp = args->kp, bytes = panel_bytes_s8(kp), steps = kp / 64;
+  const int64_t kp = args->kp, bytes = S8::bytes(kp), steps = kp / 64;
   const int64_t share = (pending.m - pending.done + steps - 1) / steps;
   zero_tiles<M, N>();
   multiply_tiles<Codes, M, N>(args->q + row * kp, 16 * kp, args->w + p * bytes, bytes, kp, [&](int64_t k) {
@@ -116,7 +116,7 @@ inline void rows_of(const QgemmArgs* args, int64_t row, int64_t p, const uint16_
 // A chunk of panels stays in L2 while rows pass by, and the codes of 32 rows in L1 (up to K of about 1000) while its panels do: so
 // a row's results are written side by side, where columns of results would touch a page each.
 void chunk_of(const QgemmArgs* args, int64_t begin, int64_t end, Slot* slots, int& slot, Pending& pending) {
-  const int64_t bytes = panel_bytes_s8(args->kp), depth = args->tiles ? args->tiles->depth : 0;
+  const int64_t bytes = S8::bytes(args->kp), depth = args->tiles ? args->tiles->depth : 0;
   uint16_t* weights = args->tiles ? args->tiles->weights : nullptr;
   for (int64_t p = begin; depth && p < end; ++p) widen(args, p, weights + (p - begin) * depth * kPanel);
   for (int64_t row = 0; row < args->m; row += kBlockRows) {

@@ -12,7 +12,7 @@ inline __m256i dot4(__m256i acc, __m256i q, __m256i w) {
 template <int M>
 void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp;
-  const int8_t* panel = args->w + p * panel_bytes_s8(kp);
+  const int8_t* panel = args->w + p * S8::bytes(kp);
   const int8_t* q = args->q + row * args->ldq;
   __m256i acc[M][2];
   for (int i = 0; i < M; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
@@ -25,7 +25,7 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
       acc[i][1] = dot4(acc[i][1], x, high);
     }
   }
-  const float* ws = panel_scales(panel, kp);
+  const float* ws = S8::scales(panel, kp);
   for (int i = 0; i < M; ++i) {
     char* out = (char*)args->out.data + (row + i) * args->out.stride * element_size(args->out.dtype);
     for (int h = 0; h < 2; ++h) {

@@ -10,7 +10,7 @@ namespace {
 template <int M>
 void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp;
-  const int8_t* panel = args->w + p * panel_bytes_s8(kp);
+  const int8_t* panel = args->w + p * S8::bytes(kp);
   const int8_t* q = args->q + row * args->ldq;
   int32x4_t acc[M][4];
   for (int i = 0; i < M; ++i) {
@@ -29,7 +29,7 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
       }
     }
   }
-  const float* ws = panel_scales(panel, kp);
+  const float* ws = S8::scales(panel, kp);
   const int64_t left = args->out.n - p * 16;
   for (int i = 0; i < M; ++i) {
     float y[16];

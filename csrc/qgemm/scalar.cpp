@@ -6,8 +6,8 @@ namespace lowbit {
 void qgemm_s8s8s32_1x16x4_scalar(const QgemmArgs* args) {
   const int64_t kp = args->kp;
   for (int64_t p = 0; p < args->panels; ++p) {
-    const int8_t* panel = args->w + p * panel_bytes_s8(kp);
-    const float* ws = panel_scales(panel, kp);
+    const int8_t* panel = args->w + p * S8::bytes(kp);
+    const float* ws = S8::scales(panel, kp);
     const int64_t n = args->out.n - p * kPanel;
     for (int64_t i = 0; i < args->m; ++i) {
       const int8_t* q = args->q + i * args->ldq;

@@ -9,7 +9,7 @@ inline __m512i broadcast4(const int8_t* q) { return _mm512_set1_epi32(*(const in
 
 template <int M, int P>
 void tile(const QgemmArgs* args, int64_t row, int64_t p) {
-  const int64_t kp = args->kp, bytes = panel_bytes_s8(kp), ldq = args->ldq;
+  const int64_t kp = args->kp, bytes = S8::bytes(kp), ldq = args->ldq;
   const int8_t* panel = args->w + p * bytes;
   const int8_t* q = args->q + row * ldq;
   const int8_t* next = args->fetch && row == 0 && p + 2 * P <= args->panels ? panel + P * bytes : nullptr;
@@ -29,8 +29,8 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   for (int j = 0; j < P; ++j) {
     const int8_t* base = panel + j * bytes;
     const int64_t column = (p + j) * 16;
-    const __m512i compensation = _mm512_slli_epi32(_mm512_loadu_si512(panel_sums(base, kp)), 7);
-    const __m512 ws = _mm512_loadu_ps(panel_scales(base, kp));
+    const __m512i compensation = _mm512_slli_epi32(_mm512_loadu_si512(S8::sums(base, kp)), 7);
+    const __m512 ws = _mm512_loadu_ps(S8::scales(base, kp));
     const __mmask16 mask = first(args->out.n - column);
     for (int i = 0; i < M; ++i) {
       char* out = (char*)args->out.data + (row + i) * args->out.stride * element_size(args->out.dtype);

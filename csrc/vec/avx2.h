@@ -12,10 +12,21 @@ struct Vec {
 struct Mask {
   __m256 r;
 };
+struct Words {
+  __m256i r;
+};
 
 inline Vec splat(float x) { return {_mm256_set1_ps(x)}; }
 inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x.r); }
+inline Words load_words(const void* p) { return {_mm256_loadu_si256((const __m256i*)p)}; }
+inline Vec signed_bits(Words w, int from, int count) {
+  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w.r, 32 - count - from), 32 - count))};
+}
+inline Vec four_bits(Words w, int from, int less) {
+  const __m256i bits = _mm256_and_si256(_mm256_srli_epi32(w.r, from), _mm256_set1_epi32(15));
+  return {_mm256_cvtepi32_ps(_mm256_sub_epi32(bits, _mm256_set1_epi32(less)))};
+}
 
 template <Dtype dtype>
 inline Vec load_as(const void* row, int64_t i) { return {load8(row, dtype, i)}; }
@@ -30,6 +41,7 @@ template <Dtype dtype>
 inline void store_as(void* row, int64_t i, Vec x) { store8(row, dtype, i, 8, x.r); }
 template <Dtype dtype>
 inline void store_as(void* row, int64_t i, int64_t count, Vec x) { store8(row, dtype, i, count, x.r); }
+inline void store_some(void* row, Dtype dtype, int64_t i, int64_t count, Vec x) { store8(row, dtype, i, count, x.r); }
 template <Dtype dtype>
 inline void stream_as(void* row, int64_t i, Vec x) {
   if (dtype == kF32) _mm256_stream_ps((float*)row + i, x.r);
@@ -42,6 +54,7 @@ inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.r, b.r)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.r, b.r)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.r, b.r)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.r, b.r, c.r)}; }
+inline Vec add_product(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 inline Vec larger(Vec a, Vec b) { return {_mm256_max_ps(a.r, b.r)}; }
 
 // In two factors, since one exponent field cannot hold all of n; what falls below 2^-126 on the way becomes zero or subnormal.
@@ -67,10 +80,12 @@ inline Vec scaled(Vec m, Vec n) {
 }
 
 inline Mask above(Vec a, Vec b) { return {_mm256_cmp_ps(a.r, b.r, _CMP_GT_OQ)}; }
+inline Mask at_least(Vec a, Vec b) { return {_mm256_cmp_ps(a.r, b.r, _CMP_GE_OQ)}; }
 inline Mask equal(Vec a, Vec b) { return {_mm256_cmp_ps(a.r, b.r, _CMP_EQ_OQ)}; }
 inline Mask is_nan(Vec a) { return {_mm256_cmp_ps(a.r, a.r, _CMP_UNORD_Q)}; }
 inline Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.r, b.r)}; }
 inline bool any(Mask m) { return _mm256_movemask_ps(m.r) != 0; }
+inline uint32_t bits_of(Mask m) { return (uint32_t)_mm256_movemask_ps(m.r); }
 inline Vec select(Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.r, yes.r, m.r)}; }
 inline Mask bytes_set(const uint8_t* p, int64_t count) {
   uint64_t bytes = 0;
@@ -78,6 +93,19 @@ inline Mask bytes_set(const uint8_t* p, int64_t count) {
   else for (int64_t j = 0; j < count; ++j) bytes |= (uint64_t)p[j] << (8 * j);
   const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
   return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(lanes, _mm256_setzero_si256()))};
+}
+inline void set_bytes(uint8_t* p, Mask m) {
+  for (uint32_t bits = bits_of(m); bits; bits &= bits - 1) p[__builtin_ctz(bits)] = 1;
+}
+
+inline Words magnitude(Vec x) { return {_mm256_and_si256(_mm256_castps_si256(x.r), _mm256_set1_epi32(0x7fffffff))}; }
+inline Vec absolute(Vec x) { return {_mm256_castsi256_ps(magnitude(x).r)}; }
+inline Words larger(Words a, Words b) { return {_mm256_max_epu32(a.r, b.r)}; }
+inline uint32_t max_of(Words w) {
+  __m128i m = _mm_max_epu32(_mm256_castsi256_si128(w.r), _mm256_extracti128_si256(w.r, 1));
+  m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+  m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
+  return (uint32_t)_mm_cvtsi128_si32(m);
 }
 
 inline float sum_of(Vec x) {
@@ -89,6 +117,22 @@ inline float max_of(Vec x) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x.r), _mm256_extractf128_ps(x.r, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+template <int half>
+inline Vec butterfly(Vec x) {
+  const __m256 sign = half == 1 ? _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1) : half == 2 ? _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1)
+                                                                             : _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+  const __m256 partner = half == 1 ? _mm256_permute_ps(x.r, 0xb1) : half == 2 ? _mm256_permute_ps(x.r, 0x4e)
+                                                                              : _mm256_permute2f128_ps(x.r, x.r, 0x01);
+  return {_mm256_fmadd_ps(x.r, sign, partner)};
+}
+
+inline Words rounded(Vec x) { return {_mm256_cvtps_epi32(x.r)}; }
+inline void store_bytes(int8_t* to, const Words* c, uint8_t flip) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // undoes the packs' lanes
+  const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(c[0].r, c[1].r), _mm256_packs_epi32(c[2].r, c[3].r));
+  _mm256_storeu_si256((__m256i*)to, _mm256_xor_si256(_mm256_permutevar8x32_epi32(packed, order), _mm256_set1_epi8((char)flip)));
 }
 
 inline void transpose(Vec* x) {

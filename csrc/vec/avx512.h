@@ -12,10 +12,22 @@ struct Vec {
 struct Mask {
   __mmask16 r;
 };
+struct Words {  // of 32 bits
+  __m512i r;
+};
 
 inline Vec splat(float x) { return {_mm512_set1_ps(x)}; }
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x.r); }
+inline Words load_words(const void* p) { return {_mm512_loadu_si512(p)}; }
+// The numbers in `count` bits of each word, from bit `from` on: signed; or in four bits, less `less`.
+inline Vec signed_bits(Words w, int from, int count) {
+  return {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w.r, 32 - count - from), 32 - count))};
+}
+inline Vec four_bits(Words w, int from, int less) {
+  const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return {_mm512_permutexvar_ps(_mm512_srli_epi32(w.r, from), _mm512_sub_ps(values, _mm512_set1_ps(less)))};
+}
 
 // Elements i ... of a row of any dtype; the second form reads the first `count` and puts `fill` in the others.
 template <Dtype dtype>
@@ -28,6 +40,7 @@ template <Dtype dtype>
 inline void store_as(void* row, int64_t i, Vec x) { store16(row, dtype, i, 0xffff, x.r); }
 template <Dtype dtype>
 inline void store_as(void* row, int64_t i, int64_t count, Vec x) { store16(row, dtype, i, first(count), x.r); }
+inline void store_some(void* row, Dtype dtype, int64_t i, int64_t count, Vec x) { store16(row, dtype, i, first(count), x.r); }
 // Past the caches; row + i must be aligned to a vector of that dtype. stream_end() must follow.
 template <Dtype dtype>
 inline void stream_as(void* row, int64_t i, Vec x) {
@@ -41,6 +54,7 @@ inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.r, b.r)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.r, b.r)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.r, b.r)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
+inline Vec add_product(Vec a, Vec b, Vec c) { return fma(a, b, c); }  // a * b + c the fastest way: rounded once or twice
 inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.r, b.r)}; }   // b if either is NaN
 inline Vec times_power(Vec m, Vec n) { return {_mm512_scalef_ps(m.r, n.r)}; }  // m * 2^floor(n); n may be infinite
 // t - floor(t), and an n for times_power; of -infinity a finite fraction.
@@ -51,15 +65,46 @@ inline Vec fraction(Vec t, Vec& n) {
 inline Vec scaled(Vec m, Vec n) { return times_power(m, n); }          // the same at n <= 128, where what is below 2^-126 may become zero
 
 inline Mask above(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.r, b.r, _CMP_GT_OQ)}; }
+inline Mask at_least(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.r, b.r, _CMP_GE_OQ)}; }
 inline Mask equal(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.r, b.r, _CMP_EQ_OQ)}; }
 inline Mask is_nan(Vec a) { return {_mm512_cmp_ps_mask(a.r, a.r, _CMP_UNORD_Q)}; }
 inline Mask operator|(Mask a, Mask b) { return {(__mmask16)(a.r | b.r)}; }
 inline bool any(Mask m) { return m.r != 0; }
+inline uint32_t bits_of(Mask m) { return m.r; }
 inline Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_mov_ps(no.r, m.r, yes.r)}; }
 inline Mask bytes_set(const uint8_t* p, int64_t count) { return {(__mmask16)_mm_test_epi8_mask(_mm_maskz_loadu_epi8(first(count), p), _mm_set1_epi8(-1))}; }
+// Bytes that are 0 or 1 become 1 where the mask says so.
+inline void set_bytes(uint8_t* p, Mask m) {
+  _mm_storeu_si128((__m128i*)p, _mm_mask_mov_epi8(_mm_loadu_si128((const __m128i*)p), m.r, _mm_set1_epi8(1)));
+}
+
+// Bits of |x|: compared as integers, NaN is the largest.
+inline Words magnitude(Vec x) { return {_mm512_and_si512(_mm512_castps_si512(x.r), _mm512_set1_epi32(0x7fffffff))}; }
+inline Vec absolute(Vec x) { return {_mm512_castsi512_ps(magnitude(x).r)}; }
+inline Words larger(Words a, Words b) { return {_mm512_max_epu32(a.r, b.r)}; }
+inline uint32_t max_of(Words w) { return _mm512_reduce_max_epu32(w.r); }
 
 inline float sum_of(Vec x) { return _mm512_reduce_add_ps(x.r); }
 inline float max_of(Vec x) { return _mm512_reduce_max_ps(x.r); }
+
+// Lane i gets u[i] + x[i] or, where i has the bit `half`, u[i] - x[i], u being the partner: half = 1, 2, ..., kWidth / 2. The product with +-1
+// is exact, so the fused form rounds once, like the plain sum.
+template <int half>
+inline Vec butterfly(Vec x) {
+  constexpr float a = half & 1 ? -1 : 1, b = half & 2 ? -1 : 1, c = half & 4 ? -1 : 1, d = half & 8 ? -1 : 1;
+  const __m512 sign = _mm512_setr_ps(1, a, b, a * b, c, a * c, b * c, a * b * c, d, a * d, b * d, a * b * d, c * d, a * c * d, b * c * d, a * b * c * d);
+  const __m512 partner = half == 1 ? _mm512_permute_ps(x.r, 0xb1) : half == 2 ? _mm512_permute_ps(x.r, 0x4e)
+                       : half == 4 ? _mm512_shuffle_f32x4(x.r, x.r, 0xb1) : _mm512_shuffle_f32x4(x.r, x.r, 0x4e);
+  return {_mm512_fmadd_ps(x.r, sign, partner)};
+}
+
+// To the nearest integers, ties to even, of magnitude up to 127 (only their low bytes count); and four times kWidth of these as bytes ^ flip.
+inline Words rounded(Vec x) { return {_mm512_cvtps_epi32(x.r)}; }
+inline void store_bytes(int8_t* to, const Words* c, uint8_t flip) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);  // undoes the packs' lanes
+  const __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(c[0].r, c[1].r), _mm512_packs_epi32(c[2].r, c[3].r));
+  _mm512_storeu_si512(to, _mm512_xor_si512(_mm512_permutexvar_epi32(order, packed), _mm512_set1_epi8((char)flip)));
+}
 
 // x[i] lane j becomes x[j] lane i.
 inline void transpose(Vec* x) { transpose16((__m512i*)x); }  // __m512i may alias

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from lowbit_compiler.capture.probe import call, tracing
-from lowbit_compiler.passes.graph import aten, value
+from lowbit_compiler.passes.graph import aten, copied, value
 from lowbit_compiler.torch_internals import fused
 from lowbit_compiler.torch_internals.tracing import trace
 from lowbit_compiler.torch_internals.trees import tree_flatten, tree_unflatten
@@ -105,25 +105,11 @@ def splice(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node] | None:
         return None
     if not all(user.target is operator.getitem for user in node.users):
         return None
-    operands = iter(node.args[WRAPPERS[node.target] :])
-    environment: dict[fx.Node, Any] = {}
-    made = []
-    with gm.graph.inserting_before(node):
-        for inner in body.graph.nodes:
-            if inner.op == "placeholder":
-                environment[inner] = next(operands)
-            elif inner.op == "output":
-                result = fx.map_arg(inner.args[0], lambda n: environment[n])
-            else:
-                copied = environment[inner] = gm.graph.node_copy(inner, lambda n: environment[n])
-                if "example_value" in inner.meta:
-                    copied.meta["val"] = inner.meta["example_value"]
-                made.append(copied)
-    for user in list(node.users):
-        user.replace_all_uses_with(result[user.args[1]])
-        gm.graph.erase_node(user)
-    gm.graph.erase_node(node)
-    return made
+    made = _put(gm, node, body.graph, node.args[WRAPPERS[node.target] :])
+    for inner, new in made.items():
+        if "example_value" in inner.meta:
+            new.meta["val"] = inner.meta["example_value"]
+    return list(made.values())
 
 
 def inline(gm: fx.GraphModule, node: fx.Node, autocasts: Sequence[fx.Node] = ()) -> list[fx.Node] | None:
@@ -134,6 +120,25 @@ def inline(gm: fx.GraphModule, node: fx.Node, autocasts: Sequence[fx.Node] = ())
     """
     if not all(user.target is operator.getitem for user in node.users) and isinstance(value(node), (tuple, list)):
         return None
+    inputs, replay = _replay(node, autocasts)
+    try:
+        with tracing(gm):
+            traced = trace(replay, tuple(value(arg) for arg in inputs), COMPOSITE)
+    except Exception as error:
+        log.debug("%s is left whole: %s: %s", node.format_node(), type(error).__name__, error)
+        return None
+    traced.graph.eliminate_dead_code()
+    if any(inner.op == "get_attr" for inner in traced.graph.nodes):
+        return None
+    provenance = {key: node.meta[key] for key in PROVENANCE if key in node.meta}
+    made = list(_put(gm, node, traced.graph, inputs).values())
+    for new in made:
+        new.meta.update(provenance)
+    return made
+
+
+def _replay(node: fx.Node, autocasts: Sequence[fx.Node]) -> tuple[list[fx.Node], Callable[..., Any]]:
+    """Return the nodes that ``node`` reads, and what it computes as a function of their values."""
     function = FUSED.get(node.target) or call(node)
     flat, spec = tree_flatten((node.args, node.kwargs))
     inputs = list(dict.fromkeys(arg for arg in flat if isinstance(arg, fx.Node)))
@@ -146,37 +151,25 @@ def inline(gm: fx.GraphModule, node: fx.Node, autocasts: Sequence[fx.Node] = ())
                 regions.enter_context(torch.autocast(*region.args))  # type: ignore[arg-type]
             return function(*args, **kwargs)
 
-    try:
-        with tracing(gm):
-            traced = trace(replay, tuple(value(arg) for arg in inputs), COMPOSITE)
-    except Exception as error:
-        log.debug("%s is left whole: %s: %s", node.format_node(), type(error).__name__, error)
-        return None
-    traced.graph.eliminate_dead_code()
-    if any(inner.op == "get_attr" for inner in traced.graph.nodes):
-        return None
-    environment: dict[fx.Node, fx.Node] = {}
-    result: Any = None
-    made = []
+    return inputs, replay
+
+
+def _put(gm: fx.GraphModule, node: fx.Node, body: fx.Graph, operands: Sequence[Any]) -> dict[fx.Node, fx.Node]:
+    """Put the calls of ``body`` on ``operands`` in the place of ``node``; returns the copy of each.
+
+    A tuple must be read through getitem alone, as Dynamo does.
+    """
+    known = dict(zip(body.find_nodes(op="placeholder"), operands, strict=False))
+    steps = [inner for inner in body.nodes if inner.op not in ("placeholder", "output")]
     with gm.graph.inserting_before(node):
-        for inner in traced.graph.nodes:
-            if inner.op == "placeholder":
-                environment[inner] = inputs[len(environment)]
-            elif inner.op == "output":
-                result = fx.map_arg(inner.args[0], lambda n: environment[n])
-            else:
-                copied = gm.graph.node_copy(inner, lambda n: environment[n])
-                for key in PROVENANCE:
-                    if key in node.meta:
-                        copied.meta[key] = node.meta[key]
-                environment[inner] = copied
-                made.append(copied)
+        copies = copied(steps, gm.graph, known)
+    result: Any = fx.map_arg(body.output_node().args[0], copies.__getitem__)
     if isinstance(result, (tuple, list)):
         for user in list(node.users):
             index: Any = user.args[1]
-            user.replace_all_uses_with(result[index])  # Dynamo reads a tuple only through getitem
+            user.replace_all_uses_with(result[index])
             gm.graph.erase_node(user)
     else:
         node.replace_all_uses_with(result)
     gm.graph.erase_node(node)
-    return made
+    return {inner: copies[inner] for inner in steps}

@@ -6,10 +6,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from lowbit_compiler.capture.captured import Captured
-from lowbit_compiler.capture.dynamo import name_modules, name_products, trace_weights
 from lowbit_compiler.capture.names import Names
+from lowbit_compiler.capture.products import name_modules, name_products, trace_weights
 from lowbit_compiler.errors import WeightFreedError
-from lowbit_compiler.passes.graph import copy_nodes
+from lowbit_compiler.passes.graph import copied
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.runtime.weights import any_freed
 
@@ -24,7 +24,7 @@ def capture_export(program: ExportedProgram) -> Captured:
     if any_freed(program.state_dict.values()):
         raise WeightFreedError("a float weight was released by free_weights=True, so the model cannot be exported; load it anew")
     graph = fx.Graph()
-    for node, new in copy_nodes(graph, program.graph.nodes).items():
+    for node, new in copied(program.graph.nodes, graph).items():
         new.name = node.name
     copy = fx.GraphModule(program.graph_module, graph)
     parameters = {

@@ -120,7 +120,7 @@ def export_onnx(
     form: Annotated[
         str, typer.Option(help="integer: scales written out, exact integer products; qdq: Q/DQ around float products")
     ] = "integer",
-    opset: Annotated[int, typer.Option(help="21, 22 or 23")] = 21,
+    opset: Annotated[int, typer.Option(help="21 to 25")] = 21,
     dynamic: Dynamic = (),  # type: ignore[assignment]
     ignore: Ignore = (),  # type: ignore[assignment]
     llm_int8_threshold: Annotated[float | None, typer.Option("--llm-int8-threshold", help="of the outlier columns; default 6.0")] = None,

@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import fx
 
 from lowbit_compiler.errors import PassError
-from lowbit_compiler.passes.graph import copy_nodes
+from lowbit_compiler.passes.graph import copied
 
 log = logging.getLogger("lowbit_compiler")
 MOST = 32  # failures, each of which costs a run of all passes, before the graph is given up whole
@@ -50,6 +50,6 @@ def notes(refused: dict[str, str]) -> list[str]:
 
 def _copy(graph: fx.Graph) -> fx.Graph:
     copy = fx.Graph()
-    for node, new in copy_nodes(copy, graph.nodes).items():
+    for node, new in copied(graph.nodes, copy).items():
         new.name = node.name
     return copy

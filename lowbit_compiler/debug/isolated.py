@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from lowbit_compiler.debug.bisect import Bench
 from lowbit_compiler.debug.region import Region
-from lowbit_compiler.debug.replay import Outcome, Plans, describe
+from lowbit_compiler.debug.replay import Outcome, Plans
 from lowbit_compiler.errors import DebugError, LowbitError, OptionError
 from lowbit_compiler.options import Options
+from lowbit_compiler.rerun import describe
 from lowbit_compiler.runtime import timings
 from lowbit_compiler.torch_internals.trees import tree_leaves
 

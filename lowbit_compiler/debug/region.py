@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.compile.rewrite import rewrite
 from lowbit_compiler.compile.verify import SAME_SQNR, inputs_of, interpret, sqnr
-from lowbit_compiler.dump import graph_text
+from lowbit_compiler.graph_text import graph_text
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.find import Find

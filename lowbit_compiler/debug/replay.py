@@ -13,11 +13,11 @@ from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.compile.driver import compile_captured
 from lowbit_compiler.compile.verify import SAME_SQNR, same_random_numbers, sqnr
-from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
-from lowbit_compiler.passes.graph import copy_nodes
+from lowbit_compiler.passes.graph import copied
 from lowbit_compiler.report import Report
+from lowbit_compiler.rerun import USUAL, describe, restorer
 from lowbit_compiler.torch_internals import dynamo, inductor
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
@@ -169,9 +169,6 @@ class Replay:
             )
 
 
-USUAL = "usually because the model keeps something beside its buffers, such as a counter in Python"
-
-
 def worst(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
     """Return the lowest SQNR in dB of a floating-point output; NaN where one has NaN in place of a number, or another shape."""
     if [x.shape for x in got] != [x.shape for x in want]:
@@ -189,15 +186,8 @@ def floats(output: Any) -> list[Tensor]:
 def fresh(captured: Captured) -> Captured:
     """Return a copy that passes may rewrite."""
     graph = fx.Graph()
-    copy_nodes(graph, captured.gm.graph.nodes)
+    copied(captured.gm.graph.nodes, graph)
     return replace(captured, gm=fx.GraphModule(captured.gm, graph))
-
-
-def describe(error: BaseException) -> str:
-    """Return one line: the error below what Dynamo wraps around it, by its type and message."""
-    inner = dynamo.inner(error)
-    message = next(iter(str(inner).strip().splitlines()), "")
-    return f"{type(inner).__name__}: {message}" if message else type(inner).__name__
 
 
 def _raise_if_told(error: BaseException) -> None:

@@ -10,13 +10,12 @@ from lowbit_compiler.compile.verify import same_random_numbers
 from lowbit_compiler.debug.measure import filled, tally
 from lowbit_compiler.debug.metric import Judge, Metric, Score, relative
 from lowbit_compiler.debug.names import Layer, layers
-from lowbit_compiler.debug.replay import describe
-from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.debug.switched import Switch, Switched
 from lowbit_compiler.debug.tally import Tally, finite
 from lowbit_compiler.errors import DebugError, LowbitError, OptionError
 from lowbit_compiler.options import Options
 from lowbit_compiler.report import Report
+from lowbit_compiler.rerun import describe, restorer
 from lowbit_compiler.torch_internals.trees import tree_map_only
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from lowbit_compiler.dump.diff import file_name, stage_diff
 from lowbit_compiler.dump.page import page
 from lowbit_compiler.dump.record import Record
-from lowbit_compiler.dump.text import stage_text
+from lowbit_compiler.graph_text import stage_text
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.files import write
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from lowbit_compiler.dump.source import Source, source_of
-from lowbit_compiler.dump.text import Node, describe
+from lowbit_compiler.graph_text import Node, describe
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import Measured, Report, SiteReport
 

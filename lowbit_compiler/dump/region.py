@@ -10,8 +10,8 @@ import networkx as nx
 
 from lowbit_compiler.dump.diff import file_name
 from lowbit_compiler.dump.record import Record
-from lowbit_compiler.dump.text import Node
 from lowbit_compiler.errors import OptionError
+from lowbit_compiler.graph_text import Node
 from lowbit_compiler.runtime.files import write
 
 COLORS = ("#f6d5d2", "#f8dfc4", "#efe6bd", "#dcebc5", "#c9eedd", "#c5ebf0", "#cfe0f7", "#dcd8f8", "#ecd6f3", "#f6d3e6")

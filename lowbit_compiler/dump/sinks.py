@@ -10,7 +10,7 @@ from torch import fx
 from lowbit_compiler.dump.diff import file_name, stage_diff
 from lowbit_compiler.dump.files import new_folder, write_rest, write_stage
 from lowbit_compiler.dump.record import Record, Recorder
-from lowbit_compiler.dump.text import stage_text
+from lowbit_compiler.graph_text import stage_text
 from lowbit_compiler.passes.contract import Pass, PassContext
 from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.report import Report

@@ -1,8 +1,7 @@
 """Times one softmax or attention of a model here, by our op and by torch's, on random tensors of its shapes and strides."""
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,32 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowbit_compiler.passes.calls import AttentionCall, Cost, Operand, SoftmaxCall
-from lowbit_compiler.pricing import gpu
-from lowbit_compiler.runtime.timings import best
-from lowbit_compiler.torch_internals import autocast
+from lowbit_compiler.pricing.gpu import Calls
+from lowbit_compiler.pricing.timing import seconds
 
 MAX_ELEMENTS = 1 << 24  # of a timed softmax, and of the keys or mask of a timed attention
 MAX_WORK = 1e9  # multiplications of a timed attention: some 50 ms on one core
-
-Candidates = dict[str, Callable[[], object]]
 
 
 def measured(call: SoftmaxCall | AttentionCall, device: str = "cpu") -> Cost:
     """Return the seconds of both candidates; a site too large to be timed is timed on a part of its batch, heads or rows."""
 
-    @functools.cache
-    def made() -> Candidates:  # not for what is remembered
-        calls = _softmax(call, device) if isinstance(call, SoftmaxCall) else _attention(call, device)
-        return gpu.recorded(calls, device)
+    def make() -> Calls:
+        return _softmax(call, device) if isinstance(call, SoftmaxCall) else _attention(call, device)
 
-    # A scale takes no time of its own. Autograd and autocast are the caller's state at compile time, not the compiled graph's.
-    with torch.no_grad(), autocast.disabled():
-        key = gpu.key(str(replace(call, scale=1.0)), device)
-        seconds = best(key, {"lowbit": lambda: made()["lowbit"](), "torch": lambda: made()["torch"]()})
-    return Cost(seconds["lowbit"] / gpu.calls(device), seconds["torch"] / gpu.calls(device))
+    # A scale takes no time of its own.
+    return Cost(**seconds(str(replace(call, scale=1.0)), ("lowbit", "torch"), make, device))
 
 
-def _softmax(call: SoftmaxCall, device: str = "cpu") -> Candidates:
+def _softmax(call: SoftmaxCall, device: str = "cpu") -> Calls:
     call = smaller_softmax(call)
     x, mask = _tensor(call.x, device), _tensor(call.mask, device)
     whole = torch.log_softmax if call.log else torch.softmax
@@ -46,7 +37,7 @@ def _softmax(call: SoftmaxCall, device: str = "cpu") -> Candidates:
     }
 
 
-def _attention(call: AttentionCall, device: str = "cpu") -> Candidates:
+def _attention(call: AttentionCall, device: str = "cpu") -> Calls:
     call = smaller_attention(call)
     q, k, v, mask = (_tensor(x, device) for x in (call.q, call.k, call.v, call.mask))
     theirs = mask if mask is None or mask.dtype is torch.bool else mask.to(q.dtype)

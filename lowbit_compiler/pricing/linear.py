@@ -1,6 +1,5 @@
 """Times the linears of a model here, in float and in each low-bit candidate, on weights that come from memory as in a real model."""
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.pricing import gpu
+from lowbit_compiler.pricing.timing import seconds
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import Plan
-from lowbit_compiler.runtime.timings import ROUNDS, best
-from lowbit_compiler.torch_internals import autocast
+from lowbit_compiler.runtime.timings import ROUNDS
 
 RING = 32 << 20  # bytes of weights that are read before any is read again: more than a cache keeps between two layers
 MAX_WEIGHT = 16 << 20  # bytes of one timed float weight
@@ -48,14 +47,9 @@ def measured_linear(call: LinearCall, device: str = "cpu") -> dict[str, float]:
     """Return the seconds of "float" and of each plan's op; of a large call a part is timed, and the times are scaled up."""
     part = smaller_linear(call, limits_of(device))
     share = call.rows * sum(call.widths) / (part.rows * sum(part.widths))
-    size = min(read_by(part))
-    made = functools.cache(lambda: gpu.recorded(candidates(part, device), device, size))  # not for what is remembered
     names = ["float", *(plan.op for plan in part.plans)]
-    # Autograd and autocast are the caller's state at compile time, not the compiled graph's.
-    with torch.no_grad(), autocast.disabled():
-        key = gpu.key(str(part), device)
-        seconds = best(key, {name: lambda name=name: made()[name]() for name in names}, LONG)  # type: ignore[misc]
-    return {name: share * time / gpu.calls(device, size) for name, time in seconds.items()}
+    found = seconds(str(part), names, lambda: candidates(part, device), device, size=min(read_by(part)), long=LONG)
+    return {name: share * time for name, time in found.items()}
 
 
 def smaller_linear(call: LinearCall, limits: Limits | None = None) -> LinearCall:

@@ -3,7 +3,6 @@
 The three speeds are measured here and remembered beside the planner's timings (runtime/timings.py).
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ import torch
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.graph import value
 from lowbit_compiler.passes.site import Site
-from lowbit_compiler.pricing import gpu
-from lowbit_compiler.runtime.timings import best
-from lowbit_compiler.torch_internals import autocast, fused
+from lowbit_compiler.pricing.timing import seconds
+from lowbit_compiler.torch_internals import fused
 
 LARGEST = 1 << 30  # bytes of a timed read
 SCALES = 1 << 20  # bytes from which on twice as many take twice as long; below, a part of the time is that of the call
@@ -79,7 +77,7 @@ def read_seconds(size: int, device: str = "cpu") -> float:
         x = torch.zeros(timed // 4, device=device)
         return {"sum": lambda: x.sum()}
 
-    return min(_best(f"read {timed} bytes", ("sum",), make, device).values()) * size / timed
+    return min(seconds(f"read {timed} bytes", ("sum",), make, device).values()) * size / timed
 
 
 def copy_seconds(size: int, device: str = "cpu") -> float:
@@ -90,8 +88,8 @@ def copy_seconds(size: int, device: str = "cpu") -> float:
         x, y = (torch.zeros(timed // 2, dtype=torch.int8, device=device) for _ in range(2))
         return {"copy": lambda: y.copy_(x)}
 
-    seconds = min(_best(f"copy {timed} bytes", ("copy",), make, device).values())
-    return seconds * (size / timed if timed >= SCALES else min(size / timed, 1.0))
+    least = min(seconds(f"copy {timed} bytes", ("copy",), make, device).values())
+    return least * (size / timed if timed >= SCALES else min(size / timed, 1.0))
 
 
 def peak(format: str, device: str = "cpu") -> float:
@@ -112,12 +110,5 @@ def peak(format: str, device: str = "cpu") -> float:
         return {"torch": lambda: torch.mm(x, w.t())}
 
     names = ("lowbit", "torch") if format == "int8" else ("torch",)
-    seconds = _best(f"peak {format} {M} x {K} x {N}", names, int8 if format == "int8" else floats, device)
-    return 2 * M * N * K / min(seconds.values())
-
-
-def _best(key: str, names: tuple[str, ...], make: Callable[[], dict[str, Callable[[], object]]], device: str) -> dict[str, float]:
-    made = functools.cache(lambda: gpu.recorded(make(), device))  # not for what is remembered
-    with torch.no_grad(), autocast.disabled():
-        seconds = best(gpu.key(key, device), {name: lambda name=name: made()[name]() for name in names})  # type: ignore[misc]
-    return {name: time / gpu.calls(device) for name, time in seconds.items()}
+    found = seconds(f"peak {format} {M} x {K} x {N}", names, int8 if format == "int8" else floats, device)
+    return 2 * M * N * K / min(found.values())

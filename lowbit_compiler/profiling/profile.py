@@ -13,8 +13,6 @@ from torch import Tensor, fx
 from lowbit_compiler.compile.driver import compile_dynamo
 from lowbit_compiler.compile.executable import Executable
 from lowbit_compiler.compile.history import last_report
-from lowbit_compiler.debug.replay import USUAL, describe
-from lowbit_compiler.debug.state import restorer
 from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.calls import hint
@@ -27,6 +25,7 @@ from lowbit_compiler.profiling.rounds import recorded, timed
 from lowbit_compiler.profiling.show import Row, tables
 from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Measured, Report
+from lowbit_compiler.rerun import USUAL, describe, restorer
 from lowbit_compiler.runtime import timings
 from lowbit_compiler.torch_internals import inductor
 

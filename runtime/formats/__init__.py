@@ -9,6 +9,9 @@ from lowbit_compiler.runtime.formats.scales import Groups, Row, Scale
 MODULES = (
     "s8",
     "s4",
+    "u4",
+    "exmy",
+    "fp4",
 )
 FORMATS: tuple[type[Format], ...] = tuple(import_module(f"{__name__}.{module}").FORMAT for module in MODULES)
 WORDS = tuple(word for format in FORMATS for word in format.words)

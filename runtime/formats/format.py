@@ -71,7 +71,8 @@ class Format(ABC):
     def dequantize(self, parts: tuple[Tensor, ...], scale: Scale, dtype: torch.dtype) -> Tensor:
         """Return [..., K] in ``dtype``."""
         codes, *stored = parts
-        return (self.grid.decode(codes) * scale.spread(scale.unit(*stored), codes.shape[-1])).to(dtype)
+        blocks = scale.blocks(self.grid.decode(codes)) * scale.unit(*stored).unsqueeze(-1)
+        return blocks.flatten(-2)[..., : codes.shape[-1]].to(dtype)
 
     def step(self, x: Tensor, scale: Scale, rounding: Rounding) -> Tensor:
         """Return the largest error of an element in each block of ``x`` [..., K]: float64 [..., G].

@@ -92,7 +92,7 @@ class Floats:
     ``top`` is the exponent of the largest binade: 2^e - 1 - bias in the usual spelling (arXiv 2501.02423, section 3; OCP Microscaling
     1.0). Codes are int8 (int16 above 8 bits): the exponent and mantissa bits as a number, with the sign of the number.
 
-    All arithmetic is comparisons and products with powers of two, which are exact in every compiler and exporter.
+    All arithmetic is exact in every compiler and exporter: products with powers of two, and roundings to whole numbers.
     """
 
     e: int
@@ -134,11 +134,9 @@ class Floats:
         """Round to nearest, ties to the even code (without mantissa bits: away from 0)."""
         floor = max(self.lowest, -126)  # float32 has nothing below
         below = floor - self.lowest
-        w, binade = v.abs() * 2.0**-floor, torch.zeros_like(v)
-        for bit in reversed(range(self.e)):
-            step = 2**bit
-            high = w >= 2.0**step if step < 128 else torch.zeros_like(v, dtype=torch.bool)
-            w, binade = torch.where(high, w * 2.0**-step, w), binade + high * float(step)
+        w = v.abs() * 2.0**-floor
+        binade = exponent(w).clamp(min=0.0) if self.e else torch.zeros_like(v)
+        w = w * power(-binade)
         n = torch.round(w * 2.0**self.m)
         magnitude = ((binade + below) * 2.0**self.m + n).clamp(max=float(self.codes[1]))
         if below:
@@ -151,27 +149,15 @@ class Floats:
         magnitude = signed.abs()
         field = torch.floor(magnitude * 2.0**-self.m)
         mantissa = magnitude - field * 2.0**self.m + (field > 0) * 2.0**self.m
-        below = max(2.0**self.e - 2, 0.0) - (field - 1).clamp(min=0.0)  # binades below the largest
-        binade = scaled_down(torch.full_like(signed, 2.0 ** max(self.top, self.lowest)), below, self.e)
+        binade = power((field - 1).clamp(min=0.0) + float(self.lowest))
         return mantissa * 2.0**-self.m * binade * torch.sign(signed)
 
 
-def scaled_down(x: Tensor, binades: Tensor, bits: int) -> Tensor:
-    """Return ``x * 2^-binades`` for whole numbers ``binades`` in float32, from 0 to 2^bits - 1."""
-    for bit in reversed(range(bits)):
-        step = 2**bit
-        high = binades >= float(step)
-        factor = x * 2.0**-step if step < 128 else x * 2.0**-64 * 2.0**-64
-        x, binades = torch.where(high, factor, x), binades - high * float(step)
-    return x
-
-
 def exponent(a: Tensor) -> Tensor:
-    """Return floor(log2 a) of ``a`` >= 0 in float32, as whole numbers in float32; -126 below the normal numbers."""
-    small = a < 1.0
-    w, found = torch.where(small, a * 2.0**126, a), torch.zeros_like(a)
-    for bit in reversed(range(7)):
-        step = 2**bit
-        high = w >= 2.0**step
-        w, found = torch.where(high, w * 2.0**-step, w), found + high * float(step)
-    return found - small * 126.0
+    """Return floor(log2 a) of ``a`` >= 0 in float32, as whole numbers in float32; -127 below the normal numbers."""
+    return torch.ops.lowbit.exponent(a)  # type: ignore[no-any-return]
+
+
+def power(k: Tensor) -> Tensor:
+    """Return 2^k in float32 for whole numbers ``k`` <= 127 in float32; 0 where that is no normal number."""
+    return torch.ops.lowbit.power(k)  # type: ignore[no-any-return]

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats.grid import Floats, Grid, exponent, scaled_down
+from lowbit_compiler.runtime.formats.grid import Floats, Grid, exponent, power
 from lowbit_compiler.runtime.formats.part import Part
 
+E8M0_BIAS = 127.0
 EMPTY = 2.0**-120  # below this 127/a overflows float32; the block counts as zero
 
 
@@ -172,18 +173,12 @@ class PowersOfTwo(Scale):
         reach = exponent(torch.where(special, torch.ones_like(a), a)) - float(math.frexp(grid.largest)[1] - 1)
         reach = torch.where(a == 0.0, torch.full_like(a, -127.0), reach.clamp(-127.0, 127.0))
         inverse = torch.where(special | (a == 0.0), torch.zeros_like(a), power(-reach))
-        return inverse, (torch.where(special, torch.full_like(a, 255.0), reach + 127.0).to(torch.uint8),)
+        return inverse, (torch.where(special, torch.full_like(a, 255.0), reach + E8M0_BIAS).to(torch.uint8),)
 
     def unit(self, *stored: Tensor) -> Tensor:
         """Return the powers of two."""
         code = stored[0].float()
-        return torch.where(code == 255.0, torch.full_like(code, torch.nan), power(code - 127.0))
-
-
-def power(k: Tensor) -> Tensor:
-    """Return 2^k in float32 for whole numbers ``k`` in float32, from -127 to 127."""
-    down = scaled_down(torch.ones_like(k), (-k).clamp(min=0.0), 7)
-    return torch.where(k > 0.0, 1.0 / scaled_down(torch.ones_like(k), k.clamp(0.0, 126.0), 7) * torch.where(k > 126.0, 2.0, 1.0), down)
+        return torch.where(code == 255.0, torch.full_like(code, torch.nan), power(code - E8M0_BIAS))
 
 
 E4M3 = Floats(4, 3, top=8)

@@ -39,16 +39,19 @@ ENTRY const char* linear_s8s8(const void* x, int64_t stride, int64_t rows, int64
 ENTRY int64_t float_workspace(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype) {
   return cuda::float_workspace(matrix(x, stride, rows, columns, dtype));
 }
-ENTRY const char* linear_float(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype, const int8_t* w, int64_t n, const void* bias,
-                               int bias_dtype, void* out, int out_dtype, int64_t group, void* workspace) {
-  const Linear op = {matrix(x, stride, rows, columns, dtype), w, n, bias, (Dtype)bias_dtype, out, (Dtype)out_dtype};
-  cuda::linear_float(op, group, workspace, nullptr);
-  return cuda::launch_error();
-}
-ENTRY const char* pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out) {
-  cuda::pack(q, scale, n, k, group, out, nullptr);
-  return cuda::launch_error();
-}
+// linear_f<name> and pack_<name> of every packed format.
+#define FORMAT(name, Format)                                                                                                               \
+  ENTRY const char* linear_f##name(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype, const int8_t* w, int64_t n,    \
+                                   const void* bias, int bias_dtype, void* out, int out_dtype, int64_t group, void* workspace) {           \
+    const Linear op = {matrix(x, stride, rows, columns, dtype), w, n, bias, (Dtype)bias_dtype, out, (Dtype)out_dtype};                     \
+    cuda::linear_float<Format>(op, group, workspace, nullptr);                                                                             \
+    return cuda::launch_error();                                                                                                           \
+  }                                                                                                                                        \
+  ENTRY const char* pack_##name(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out) {                   \
+    cuda::pack<Format>(q, scale, n, k, group, out, nullptr);                                                                               \
+    return cuda::launch_error();                                                                                                           \
+  }
+LOWBIT_FORMATS(FORMAT)
 // Strides are lists for x, mask and out: of each outer dimension, then of the summed one. All are in elements, those of a mask 0 where it
 // broadcasts; `splat`: also along adjacent elements. With more than one column the last dimension has stride 1.
 ENTRY const char* softmax(const void* x, int64_t n, int64_t columns, int64_t dims, const int64_t* sizes, const int64_t* x_strides,

@@ -147,4 +147,7 @@ def test_objects_of_other_flags_and_versions_lie_elsewhere(tmp_path, monkeypatch
 
 def test_all_ops_have_a_kernel_in_the_binding():
     text = (ROOT / "csrc" / "bind" / "ops.h").read_text() + (ROOT / "csrc" / "bind" / "cuda.cpp").read_text()
-    assert all(f'm.impl("{op}"' in text for op in OPS)
+    formats = re.findall(r"^  X\((\w+), \w+\)", (ROOT / "csrc" / "formats" / "formats.h").read_text(), re.MULTILINE)
+    of_formats = {f"{op}{name}" for name in formats for op in ("linear_f", "pack_")}
+    assert of_formats
+    assert all(f'm.impl("{op}"' in text or op in of_formats for op in OPS)

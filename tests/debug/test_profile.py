@@ -187,12 +187,12 @@ def test_floor_is_the_largest_need(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_speeds_are_of_the_size_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed runs; a clock that says a microsecond for each call stands in for time."""
 
-    def a_microsecond(key: str, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    def a_microsecond(key: str, calls: dict[str, Callable[[], object]], long: float) -> dict[str, float]:
         for call in calls.values():
             call()
         return dict.fromkeys(calls, 1e-6)
 
-    monkeypatch.setattr("lowbit_compiler.profiling.floors.best", a_microsecond)
+    monkeypatch.setattr("lowbit_compiler.pricing.timing.best", a_microsecond)
     assert 0 < copy_seconds(100) < copy_seconds(5000) == 1e-6
     assert 0 < read_seconds(1000) == pytest.approx(read_seconds(2000) / 2)
     assert peak("float32") == peak("int8") > 0

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 FLAGS = [
     "-x",
     "c++",
@@ -29,9 +28,9 @@ TREATMENTS = {"": 0, "_rotated": 1, "_columns": 2, "_rows": 3}
 GUARD = 64  # elements on both sides of every result that must stay as they are
 
 
-def build(folder: Path, compiler: str) -> Path:
-    """Compile kernels and emulator into a library in ``folder``."""
-    include = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda'}"]
+def build(folder: Path, compiler: str, csrc: Path = ROOT / "csrc") -> Path:
+    """Compile the kernels of ``csrc`` and the emulator into a library in ``folder``."""
+    include = [f"-I{csrc}", f"-I{ROOT / 'tests' / 'cuda'}"]
 
     def compile_one(source: Path) -> str:
         made = str(folder / f"{source.stem}.o")
@@ -39,7 +38,7 @@ def build(folder: Path, compiler: str) -> Path:
         return made
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, [*SOURCES, ROOT / "tests" / "cuda" / "emulated.cpp"]))
+        objects = list(pool.map(compile_one, [*sorted((csrc / "cuda").glob("*.cu")), ROOT / "tests" / "cuda" / "emulated.cpp"]))
     library = folder / "libemulated.so"
     subprocess.run([compiler, "-shared", *objects, "-o", str(library)], check=True, timeout=120)
     return library
@@ -102,10 +101,12 @@ class Emulated:
         """Write the same to ``out``."""
         self._call("rotate", *_matrix(x), out, memory=(x, out))
 
-    def pack(self, q: Tensor, scale: Tensor, group: int, like: Tensor) -> Tensor:
-        """Return packed codes in a tensor of the shape of ``like``; ``group`` 0 for int8."""
+    def pack(self, q: Tensor, scale: Tensor, group: int, like: Tensor, name: str | None = None) -> Tensor:
+        """Return packed codes of the format ``name`` in a tensor of the shape of ``like``; by default of s4 or, where ``group`` is 0, s8."""
         out = Result(tuple(like.shape), torch.int8)
-        self._call("pack", q, scale, q.shape[0], q.shape[1], group, out.tensor, memory=(q, scale, out.tensor))
+        self._call(
+            f"pack_{name or ('s4' if group else 's8')}", q, scale, q.shape[0], q.shape[1], group, out.tensor, memory=(q, scale, out.tensor)
+        )
         return out.checked()
 
     def linear(self, op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: object) -> Tensor:
@@ -122,7 +123,7 @@ class Emulated:
         else:
             workspace = _poisoned(self._size("float_workspace", *_matrix(x)))
             group = rest[0] if len(rest) == 2 else 0
-            self._call("linear_float", *common, group, workspace, memory=(x, w, bias, out.tensor, workspace))
+            self._call(op, *common, group, workspace, memory=(x, w, bias, out.tensor, workspace))
         return out.checked()
 
     def softmax(self, x: Tensor, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None, dim: int = 1) -> Tensor:

@@ -14,7 +14,7 @@ static uint32_t next() { return state = state * 1664525u + 1013904223u; }
 
 static void multiply(const Kernel& kernel, int64_t m, int64_t kp, int64_t panels, int64_t n, float* out) {
   const QgemmArgs args = {q, kp, m, kp, scale, w, panels, offset, nullptr, {out, n, n, kF32, bias}};
-  ((QgemmFn)kernel.function)(&args);
+  ((QgemmFn*)kernel.function)(&args);
 }
 
 int main() {
@@ -22,11 +22,11 @@ int main() {
   int compared = 0;
   for (int64_t m = 1; m <= 13; ++m) {
     for (int64_t kp = 64; kp <= 640; kp += 192) {
-      const int64_t n = 5 + 7 * m, panels = (n + 15) / 16, bytes = panel_bytes_s8(kp);
+      const int64_t n = 5 + 7 * m, panels = (n + 15) / 16, bytes = S8::bytes(kp);
       for (int64_t i = 0; i < m * kp; ++i) q[i] = m == 1 ? 127 : (int8_t)((int)(next() >> 8) % 255 - 127);
       for (int64_t p = 0; p < panels; ++p) {
         for (int64_t i = 0; i < 16 * kp; ++i) w[p * bytes + i] = m == 1 ? -127 : (int8_t)((int)(next() >> 8) % 255 - 127);
-        for (int i = 0; i < 16; ++i) ((float*)panel_scales(w + p * bytes, kp))[i] = 0.001f * (float)(i + 1);
+        for (int i = 0; i < 16; ++i) ((float*)S8::scales(w + p * bytes, kp))[i] = 0.001f * (float)(i + 1);
       }
       for (float& x : scale) x = (float)(next() >> 20) * 0.01f;
       for (float& x : offset) x = (float)(next() >> 20);

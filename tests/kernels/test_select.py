@@ -55,7 +55,10 @@ def test_choice(family, mask, m, dtype, name):
 def test_list():
     listed = kernels.kernels()
     assert len({k.name for k in listed}) == len(listed)
-    for family in {k.family for k in listed}:
+    families = kernels.families()
+    assert set(kernels.FAMILIES.values()) < set(families)
+    assert {k.family for k in listed} == set(families)
+    for family in families:
         assert any(k.family == family and k.isa == "scalar" and k.min_m == 0 and not k.bf16_only for k in listed), family
     for kernel in listed:
         assert kernel.name.startswith(kernel.family.partition("_")[0].replace("fgemm", "fgem"))

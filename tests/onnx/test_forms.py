@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import lowbit_compiler as lowbit
 from lowbit_compiler.exits.onnx.forms import onnx_exit
 from lowbit_compiler.passes.contract import Fact
 from lowbit_compiler.passes.pipeline import waist
@@ -34,3 +37,14 @@ def test_every_pass_has_a_test(form: str) -> None:
     tests = "\n".join(path.read_text() for folder in ("passes", "onnx") for path in (root / folder).glob("test_*.py"))
     for p in onnx_exit(form):
         assert p.name in tests, p.name
+
+
+def test_a_file_is_written_with_all_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the environment leaves out of compilations has no translation: exports take no notice."""
+    model, x = nn.Linear(64, 48).eval(), torch.randn(3, 64)
+    lowbit.export_onnx(model, x, tmp_path / "before.onnx")
+    for name, value in {"LOWBIT_DISABLE": "quantize", "LOWBIT_STOP_AFTER": "plan", "LOWBIT_MAX_REWRITES": "0"}.items():
+        monkeypatch.setenv(name, value)
+        report = lowbit.export_onnx(model, x, tmp_path / "after.onnx")
+        assert len(report.rewritten) == 1
+        assert (tmp_path / "after.onnx").read_bytes() == (tmp_path / "before.onnx").read_bytes()

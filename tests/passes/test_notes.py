@@ -5,7 +5,7 @@ import torch
 from torch import fx
 
 from helpers.graphs import TwoLinears, capture
-from lowbit_compiler.passes.graph import aten, calls, copy_nodes, emit
+from lowbit_compiler.passes.graph import aten, calls, copied, emit
 from lowbit_compiler.passes.notes import KEY, Notes, note, notes
 
 
@@ -16,7 +16,7 @@ def _node() -> fx.Node:
 def test_a_copy_has_notes_of_its_own() -> None:
     node = _node()
     note(node, origin="x", written=True)
-    copy = copy_nodes(fx.Graph(), [node])[node]
+    copy = copied([node], fx.Graph())[node]
     note(copy, made_by="fold", written=False)
     note(node, op="linear")
     assert notes(copy) == Notes(origin="x", made_by="fold")

@@ -9,6 +9,7 @@ import torch
 
 from lowbit_compiler.passes.calls import AttentionCall, Operand, SoftmaxCall, operand
 from lowbit_compiler.pricing import attention as costs
+from lowbit_compiler.pricing import timing
 
 
 def dense(*sizes: int, dtype: torch.dtype = torch.float32) -> Operand:
@@ -93,7 +94,7 @@ def test_only_a_view_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_scale_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
-    monkeypatch.setattr(costs, "best", lambda key, candidates: keys.append(key) or dict.fromkeys(candidates, 1.0))
+    monkeypatch.setattr(timing, "best", lambda key, candidates, long: keys.append(key) or dict.fromkeys(candidates, 1.0))
     for scale in (0.1, 0.125):
         costs.measured(attention(2, 4, 4, 9, 17, scale=scale))
         costs.measured(SoftmaxCall(dense(3, 5), 1, scale, None, False, torch.float32))

@@ -10,6 +10,7 @@ import torch
 from helpers import plain
 from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.pricing import linear as linear_costs
+from lowbit_compiler.pricing import timing
 from lowbit_compiler.runtime.timings import ROUNDS
 
 PLANS = tuple(plain.plan("int8", "int8", treatment) for treatment in ("none", "rotation", "columns", "rows"))
@@ -81,7 +82,7 @@ def test_a_small_call_is_timed_whole() -> None:
 
 def test_times_are_those_of_the_whole_call(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
-    monkeypatch.setattr(linear_costs, "best", lambda key, names, long: keys.append(key) or dict.fromkeys(names, 1e-3))
+    monkeypatch.setattr(timing, "best", lambda key, names, long: keys.append(key) or dict.fromkeys(names, 1e-3))
     few, many = (linear_costs.measured_linear(linear(rows)) for rows in (256, 1024))
     assert few["float"] == 1e-3
     assert many["float"] == pytest.approx(4e-3)

@@ -20,7 +20,7 @@ from lowbit_compiler.capture.export import capture_export
 from lowbit_compiler.capture.names import Names
 from lowbit_compiler.compile.rewrite import through
 from lowbit_compiler.errors import ExportError
-from lowbit_compiler.exits.onnx import labels, shapes, stored
+from lowbit_compiler.exits.onnx import labels, shapes, stored, types
 from lowbit_compiler.exits.onnx.exit import onnx
 from lowbit_compiler.exits.onnx.program import rebuild
 from lowbit_compiler.exits.onnx.translations import table
@@ -75,7 +75,11 @@ def build(request: Request, progress: Progress) -> Built:
         progress("translating")
         try:
             translated = torch.onnx.export(
-                rewritten, custom_translation_table=table(request.form), opset_version=request.opset, optimize=False, verbose=False
+                rewritten,
+                custom_translation_table=table(request.form, request.opset),
+                opset_version=request.opset,
+                optimize=False,
+                verbose=False,
             )
         except Exception as error:
             raise explain_failure(error, rewritten) from error
@@ -84,7 +88,7 @@ def build(request: Request, progress: Progress) -> Built:
     model = translated.model
     inputs = [value.name for value in model.graph.inputs]
     labels.label(model)
-    stored.pack_int4(model)
+    types.store(model)
     report.notes += [str(each) for each in ranges if each.least > 1 or each.most is not None]
     progress("simplifying")
     stored.simplify(model)

@@ -22,7 +22,7 @@ from lowbit_compiler.runtime.weights import any_freed
 from lowbit_compiler.torch_internals import trees
 
 FORMS = ("integer", "qdq")
-OPSETS = range(21, 24)
+OPSETS = range(21, 26)
 LACKING = "for which ONNX Runtime's CPU provider lacks most operators"
 OPTIONS = ("llm_int8_threshold", "group_size", "ignore", "llm_int8_skip_modules", "modules_to_not_convert", "buffers", "dump")
 """The options of the backend that say something about an export too."""
@@ -45,7 +45,7 @@ def export_onnx(
 
     ``inputs`` are example arguments: a tensor, a sequence of positional arguments, or a mapping of keywords. ``dynamic_shapes`` is that of
     torch.export.export, where a dimension may also be a name: ``{"x": {0: "batch"}}``. ``form`` is "integer" (scales written out, exact
-    integer products) or "qdq" (QuantizeLinear and DequantizeLinear around float products); ``opset`` is 21, 22 or 23. ``options`` are
+    integer products) or "qdq" (QuantizeLinear and DequantizeLinear around float products); ``opset`` is 21 to 25. ``options`` are
     those of the backend that apply: ignore, buffers, llm_int8_threshold, group_size, dump. ``verify`` runs the file on ``inputs``,
     and on others made from them (docs/onnx.md), and compares it with PyTorch. ``progress`` is called with the name of each stage.
 

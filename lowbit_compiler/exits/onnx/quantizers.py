@@ -104,3 +104,22 @@ def split_rows(x: Any) -> tuple[Any, Any]:
     hit = op.Greater(size, cut)
     zero = number(0.0)
     return op.Where(hit, zero, x), op.Where(hit, x, zero)
+
+
+POWERS = np.ldexp(np.float32(1.0), np.arange(-127, 128)).astype(np.float32)
+POWERS[0] = 0.0  # below the normal numbers
+
+
+def power(k: Any) -> Any:
+    """Return 2^k for whole numbers ``k`` of at most 127; 0 where that is no normal number."""
+    index = op.Cast(op.Add(op.Clip(k, number(-127.0), number(127.0)), number(127.0)), to=ir.DataType.INT64)
+    return op.Gather(tensor(POWERS, "powers_of_two"), index)
+
+
+def exponent(a: Any) -> Any:
+    """Return floor(log2 a) of ``a`` >= 0; -127 below the normal numbers. A logarithm is not exact, so the powers beside it are compared."""
+    near = op.Clip(op.Floor(op.Div(op.Log(a), number(np.log(2.0)))), number(-126.0), number(127.0))
+    least = power(near)
+    above = op.Cast(op.Greater(least, a), to=ir.DataType.FLOAT)
+    below = op.Cast(op.LessOrEqual(op.Mul(least, number(2.0)), a), to=ir.DataType.FLOAT)
+    return op.Add(op.Sub(near, above), below)

@@ -10,31 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-import ml_dtypes
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
 
 from lowbit_compiler.errors import ExportError
-from lowbit_compiler.exits.onnx.translations import PACKED
+from lowbit_compiler.exits.onnx.types import STORE
 from lowbit_compiler.runtime.files import replaceable
 
 LARGE = 3 << 29
 """Bytes of weights from which they go into a file of their own: protobuf ends at 2 GB."""
 DATA = "data"
+CODES = (*(ir.DataType[name] for name in STORE), ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16)
 SHARED = 64 * 64  # elements of the largest constant that translations write again and again: a stage of a rotation
-
-
-def pack_int4(model: ir.Model) -> None:
-    """Store the codes that the translations marked as int4, two in a byte."""
-    marked = [value for value in model.graph.initializers.values() if PACKED in value.metadata_props]
-    for value in marked:
-        assert value.const_value is not None
-        codes = value.const_value.numpy().astype(ml_dtypes.int4)
-        value.const_value = ir.tensor(codes, dtype=ir.DataType.INT4, name=value.name)
-        value.type = ir.TensorType(ir.DataType.INT4)
-        del value.metadata_props[PACKED]
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -64,7 +53,7 @@ def simplify(model: ir.Model) -> None:
 def _keeps_codes(node: ir.Node) -> bool | None:
     """Answer the optimizer whether to compute ``node`` beforehand: not where that would store integer weights as floats."""
     for value in node.inputs:
-        if value is not None and value.is_initializer() and value.dtype in (ir.DataType.INT8, ir.DataType.INT4):
+        if value is not None and value.is_initializer() and value.dtype in CODES:
             return False
     return None
 

@@ -12,11 +12,10 @@ import torch
 
 from lowbit_compiler.exits.onnx import quantizers
 from lowbit_compiler.exits.onnx.quantizers import integers, number, op, tensor
+from lowbit_compiler.exits.onnx.types import stored_as, typed
 from lowbit_compiler.runtime.reference.exported import ZERO
 
 lowbit = torch.ops.lowbit
-PACKED = "lowbit.int4"
-"""Marks, in the metadata of a value, the int8 codes that are stored as int4."""
 
 
 def product_u8s8(codes: Any, w: Any) -> Any:
@@ -47,16 +46,14 @@ def dequantize_columns(q: Any, scale: Any) -> Any:
 
 def dequantize_groups(q: Any, scale: Any, group: int) -> Any:
     """int4 codes [K, N] with a scale for each ``group`` rows of a column, as blocked dequantization."""
-    q.metadata_props[PACKED] = "blocked"
-    return op.DequantizeLinear(q, scale, axis=0, block_size=group)
+    return op.DequantizeLinear(stored_as(q, "INT4"), scale, axis=0, block_size=group)
 
 
 def written_groups(q: Any, scale: Any, group: int) -> Any:
     """The same in a Cast and a product: readers take Q/DQ as leave to quantize the other operand."""
-    q.metadata_props[PACKED] = "written"
     k, n = q.shape
     groups = -(-k // group)
-    codes = op.Cast(q, to=ir.DataType.FLOAT)
+    codes = op.Cast(stored_as(q, "INT4"), to=ir.DataType.FLOAT)
     if k % group:
         codes = op.Pad(codes, integers(0, 0, -k % group, 0), number(0.0))
     codes = op.Reshape(codes, integers(groups, group, n))
@@ -67,9 +64,12 @@ def written_groups(q: Any, scale: Any, group: int) -> Any:
     return weight
 
 
-def table(form: str) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return op -> translation for the ``form`` "integer" or "qdq"."""
+def table(form: str, opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return op -> translation for the ``form`` "integer" or "qdq" in ``opset``."""
     return {
+        **(typed(opset) if form == "qdq" else {}),
+        lowbit.exponent.default: quantizers.exponent,
+        lowbit.power.default: quantizers.power,
         lowbit.quantize_u8.default: quantizers.quantize_u8,
         lowbit.quantize_s8.default: quantizers.quantize_s8,
         lowbit.rotate.default: quantizers.rotate,

@@ -1,4 +1,4 @@
-"""A graph as typed text: ``%name : dtype[shape] = target(args)  # module, made by pass``."""
+"""A graph as typed text, for dumps and for what bisecting finds: ``%name : dtype[shape] = target(args)  # module, made by pass``."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

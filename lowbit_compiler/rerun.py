@@ -1,4 +1,4 @@
-"""What a run may change beside its outputs: inputs and buffers written in place, buffers exchanged."""
+"""Running somebody's model more than once: what a run may change beside its outputs, and an error of it in one line."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowbit_compiler.torch_internals import dynamo
 from lowbit_compiler.torch_internals.trees import tree_leaves
+
+USUAL = "usually because the model keeps something beside its buffers, such as a counter in Python"
 
 
 def restorer(model: Callable[..., Any], values: Any = ()) -> Callable[[], None]:
@@ -29,3 +32,10 @@ def restorer(model: Callable[..., Any], values: Any = ()) -> Callable[[], None]:
                     tensor.copy_(value)
 
     return restore
+
+
+def describe(error: BaseException) -> str:
+    """Return one line: the error below what Dynamo wraps around it, by its type and message."""
+    inner = dynamo.inner(error)
+    message = next(iter(str(inner).strip().splitlines()), "")
+    return f"{type(inner).__name__}: {message}" if message else type(inner).__name__

@@ -1,0 +1,105 @@
+// Row primitives, for every ISA. Include one of the vectors of csrc/vec first.
+#pragma once
+#include "common/types.h"
+#include "rows/prologue.h"
+
+namespace lowbit {
+namespace {
+
+uint32_t maximum(const float* v, int64_t kp) {
+  Words a = {}, b = a;
+  for (int64_t i = 0; i < kp; i += 2 * Vec::kWidth) {
+    a = larger(a, magnitude(load(v + i)));
+    b = larger(b, magnitude(load(v + i + Vec::kWidth)));
+  }
+  return max_of(larger(a, b));
+}
+
+template <Dtype dtype>
+uint32_t load_of(const void* row, int64_t k, int64_t kp, float* v) {
+  Words a = {}, b = a;
+  int64_t i = 0;
+  for (; i + 2 * Vec::kWidth <= k; i += 2 * Vec::kWidth) {
+    const Vec x = load_as<dtype>(row, i), y = load_as<dtype>(row, i + Vec::kWidth);
+    store(v + i, x);
+    store(v + i + Vec::kWidth, y);
+    a = larger(a, magnitude(x));
+    b = larger(b, magnitude(y));
+  }
+  for (; i < kp; i += Vec::kWidth) {
+    const Vec x = load_as<dtype>(row, i, k - i, 0.0f);
+    store(v + i, x);
+    a = larger(a, magnitude(x));
+  }
+  return max_of(larger(a, b));
+}
+
+uint32_t load(const void* row, Dtype dtype, int64_t k, int64_t kp, float* v) {
+  if (dtype == kF32) return load_of<kF32>(row, k, kp, v);
+  return dtype == kBF16 ? load_of<kBF16>(row, k, kp, v) : load_of<kF16>(row, k, kp, v);
+}
+
+template <int... halves>
+inline Vec butterflies(Vec x) {
+  ((x = butterfly<halves>(x)), ...);
+  return x;
+}
+
+uint32_t rotate(float* v, int64_t kp) {
+  constexpr int kVecs = (int)(kBlock / Vec::kWidth);
+  Words a = {};
+  for (int64_t i = 0; i < kp; i += kBlock) {
+    Vec r[kVecs];
+    for (int j = 0; j < kVecs; ++j) {
+      const Vec x = load(v + i + j * Vec::kWidth) * splat(0.125f);
+      r[j] = Vec::kWidth == 16 ? butterflies<1, 2, 4, 8>(x) : Vec::kWidth == 8 ? butterflies<1, 2, 4>(x) : butterflies<1, 2>(x);
+    }
+    for (int half = 1; half < kVecs; half *= 2) {
+      for (int j = 0; j < kVecs; ++j) {
+        if (j & half) continue;
+        const Vec x = r[j], y = r[j + half];
+        r[j] = x + y;
+        r[j + half] = x - y;
+      }
+    }
+    for (int j = 0; j < kVecs; ++j) {
+      store(v + i + j * Vec::kWidth, r[j]);
+      a = larger(a, magnitude(r[j]));
+    }
+  }
+  return max_of(a);
+}
+
+// |v * inverse| < 127.5, so no conversion ever cuts.
+void codes(const float* v, int64_t kp, float inverse, uint8_t flip, int8_t* q, int64_t step) {
+  constexpr int64_t kAtOnce = 4 * Vec::kWidth;
+  for (int64_t i = 0; i < kp; i += kAtOnce) {
+    Words c[4];
+    for (int64_t j = 0; j < 4; ++j) c[j] = rounded(load(v + i + j * Vec::kWidth) * splat(inverse));
+    store_bytes(q + i / kBlock * step + i % kBlock, c, flip);
+  }
+}
+
+int64_t above(const float* v, int64_t kp, float cut, int64_t capacity, int32_t* index) {
+  const Vec bound = splat(cut);
+  int64_t found = 0;
+  for (int64_t i = 0; i < kp; i += 64) {
+    uint64_t mask = 0;
+    for (int64_t j = 0; j < 64; j += Vec::kWidth) mask |= (uint64_t)bits_of(above(absolute(load(v + i + j)), bound)) << j;
+    for (; mask; mask &= mask - 1) {
+      if (found++ == capacity) return found;
+      index[found - 1] = (int32_t)(i + __builtin_ctzll(mask));
+    }
+  }
+  return found;
+}
+
+void reach(const float* v, int64_t kp, float threshold, uint8_t* hit) {
+  const Vec bound = splat(threshold);
+  for (int64_t i = 0; i < kp; i += Vec::kWidth) set_bytes(hit + i, at_least(absolute(load(v + i)), bound));
+}
+
+constexpr RowKernels kRowKernels = {load, maximum, rotate, codes, above, reach, apply_prologue};
+
+}  // namespace
+}  // namespace lowbit

@@ -1,0 +1,99 @@
+"""Quantized weights in the types that ONNX has for them: codes stored in their own bits, read by DequantizeLinear.
+
+A format says which type has its codes, and from which opset on (runtime/formats). What has no type is written out by torch's exporter from
+the format's own arithmetic, on codes of 8 bits.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from onnxscript import opset23
+
+from lowbit_compiler.exits.onnx.quantizers import number, op, power
+from lowbit_compiler.runtime.formats import FORMATS, Format, Groups, Scale
+from lowbit_compiler.runtime.formats.operand import op_name
+from lowbit_compiler.runtime.formats.scales import E8M0_BIAS, Nested, PowersOfTwo
+from lowbit_compiler.runtime.treatments.treatment import packet
+
+STORED = "lowbit.type"
+"""Marks, in the metadata of a value, codes that are stored in another type: its name."""
+Codes = np.ndarray[Any, Any]
+
+
+def _bits(codes: Codes, sign: int) -> Codes:
+    """Return codes with a sign of their own as bits with the sign at ``sign``."""
+    return np.abs(codes).astype(np.uint8) | ((codes < 0).astype(np.uint8) << sign)
+
+
+STORE: dict[str, Callable[[Codes], Codes]] = {
+    "INT4": lambda codes: codes.astype(ml_dtypes.int4),
+    "UINT4": lambda codes: codes.astype(ml_dtypes.uint4),
+    "FLOAT4E2M1": lambda codes: _bits(codes, 3).view(ml_dtypes.float4_e2m1fn),
+    "FLOAT8E4M3FN": lambda codes: _bits(codes, 7).view(ml_dtypes.float8_e4m3fn),
+    "FLOAT8E8M0": lambda codes: codes.view(ml_dtypes.float8_e8m0fnu),
+}
+"""Type -> our codes in NumPy's dtype of it."""
+
+
+def stored_as(value: Any, name: str) -> Any:
+    """Mark the codes ``value`` to be stored as the type ``name``; returns them."""
+    value.metadata_props[STORED] = name
+    return value
+
+
+def store(model: ir.Model) -> None:
+    """Store the codes that the translations marked in their types."""
+    for value in list(model.graph.initializers.values()):
+        if (name := value.metadata_props.pop(STORED, None)) is not None:
+            assert value.const_value is not None
+            dtype = ir.DataType[name]
+            value.const_value = ir.tensor(STORE[name](value.const_value.numpy()), dtype=dtype, name=value.name)
+            value.type = ir.TensorType(dtype)
+
+
+def _groups(q: Any, type_name: str, opset: int, scale: Any, zero: Any = None, *, size: int) -> Any:
+    points = () if zero is None else (stored_as(zero, type_name),)
+    return op.DequantizeLinear(stored_as(q, type_name), scale, *points, axis=1, block_size=size)
+
+
+def _powers_of_two(q: Any, type_name: str, opset: int, scale: Any, *, size: int) -> Any:
+    if opset >= E8M0_FROM:
+        scale = stored_as(scale, "FLOAT8E8M0")
+        return opset23.DequantizeLinear(stored_as(q, type_name), scale, axis=1, block_size=size, output_dtype=ir.DataType.FLOAT)
+    code = op.Cast(scale, to=ir.DataType.FLOAT)
+    unit = op.Where(op.Equal(code, number(255.0)), number(np.nan), power(op.Sub(code, number(E8M0_BIAS))))
+    return _groups(q, type_name, opset, unit, size=size)
+
+
+def _nested(q: Any, type_name: str, opset: int, scale: Any, outer: Any, *, size: int) -> Any:
+    inner = op.DequantizeLinear(stored_as(scale, "FLOAT8E4M3FN"), outer)
+    return _groups(q, type_name, opset, inner, size=size)
+
+
+E8M0_FROM = 24  # opset in which scales may be powers of two
+READ: dict[type[Scale], Callable[..., Any]] = {Groups: _groups, PowersOfTwo: _powers_of_two, Nested: _nested}
+"""Kind of scale -> the dequantization of codes [N, K] with it."""
+
+
+def typed(opset: int) -> dict[Any, Callable[..., Any]]:
+    """Return dequantize op -> translation for the formats with a type in ``opset``."""
+    return {
+        packet(op_name("dequantize", format, scale)): _translation(format, read, opset)
+        for format in FORMATS
+        for scale in format.scales
+        for kind, read in READ.items()
+        if issubclass(scale, kind) and 0 < format.onnx[1] <= opset
+    }
+
+
+def _translation(format: type[Format], read: Callable[..., Any], opset: int) -> Callable[..., Any]:
+    assert not format.schema, "a type is that of one format, not of a family"
+
+    def translated(q: Any, *rest: Any) -> Any:
+        *scales, size, _ = rest
+        return read(q, format.onnx[0], opset, *scales, size=size)
+
+    return translated
