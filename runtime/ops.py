@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime import values
-from lowbit_compiler.runtime.checks import CHECKS, MOST_DIMS, PROLOGUE
+from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
 from lowbit_compiler.runtime.formats import FORMATS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import PRODUCTS, Product
 from lowbit_compiler.runtime.reference import exported, linear, softmax
 from lowbit_compiler.runtime.reference.prologue import prologue
+from lowbit_compiler.runtime.require import MOST_DIMS
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals import autocast
 
