@@ -1,5 +1,7 @@
 """What the ops of products as ONNX writes them ask of their arguments (runtime/reference/exported.py)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -50,7 +52,7 @@ def _dequantize_groups(q: Tensor, scale: Tensor, group: int) -> None:
     float_scale("dequantize_groups", scale, (-(-q.shape[0] // group), q.shape[1]))
 
 
-EXPORTED_CHECKS = {
+EXPORTED_CHECKS: dict[str, Callable[..., None]] = {
     "product_u8s8": _product_u8s8,
     "product_fs8": _product_fs8,
     "product_columns": _product_columns,

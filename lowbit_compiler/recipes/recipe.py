@@ -78,7 +78,10 @@ class Recipe:
 
     def uses(self, field: str) -> bool:
         """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""
-        others = {"threshold": 2 * self.threshold, "group_size": next(size for size in GROUP_SIZES if size != self.group_size)}
+        others: dict[str, Any] = {
+            "threshold": 2 * self.threshold,
+            "group_size": next(size for size in GROUP_SIZES if size != self.group_size),
+        }
         return replace(self, **{field: others[field]}).plan != self.plan
 
     @property

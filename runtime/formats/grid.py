@@ -112,7 +112,7 @@ class Floats:
     @property
     def lowest(self) -> int:
         """The exponent of the smallest normal numbers, whose gaps the subnormal ones share."""
-        return self.top - (2**self.e - 2)
+        return self.top - ((1 << self.e) - 2)
 
     @property
     def largest(self) -> float:
@@ -127,7 +127,7 @@ class Floats:
     @property
     def codes(self) -> tuple[int, int]:
         """The smallest and the largest code."""
-        most: int = (1 << (self.e + self.m)) - 1
+        most = (1 << (self.e + self.m)) - 1
         return -most, most
 
     def encode(self, v: Tensor) -> Tensor:
