@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+EMULATED = "emulated"
+"""What a site without an op is lowered to, in reports."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What running one site showed on given inputs; None where that was not measured."""
@@ -79,7 +83,7 @@ def site_report(site: Site) -> SiteReport:
         decision=site.decision,
         reason="" if site.reason is None else site.reason.value,
         detail=site.detail,
-        lowered_to=f"lowbit::{site.lowered_to}" if site.lowered_to else "",
+        lowered_to=f"lowbit::{site.lowered_to}" if site.lowered_to else EMULATED if site.emulated else "",
         kernel=site.became.kernel,
         prologue=site.became.prologue,
         saved_bytes=site.became.saved_bytes if site.plan is not None else 0,
@@ -134,7 +138,11 @@ class Report:
 
     def summary(self) -> str:
         """Return one line."""
-        text = f"recipe {self.recipe}: {len(self.rewritten)} of {len(self.sites)} sites rewritten, {self.saved_bytes / 1e6:.1f} MB saved"
+        emulated = sum(site.lowered_to == EMULATED for site in self.sites)
+        how = f", {emulated} of them emulated" if emulated else ""
+        text = (
+            f"recipe {self.recipe}: {len(self.rewritten)} of {len(self.sites)} sites rewritten{how}, {self.saved_bytes / 1e6:.1f} MB saved"
+        )
         return f"{text}; whole graph left in float: {self.fallback}" if self.fallback else text
 
     def __rich__(self) -> "Group":

@@ -152,12 +152,17 @@ class Site:
 
     @property
     def decision(self) -> str:
-        """``rewritten``, ``emulated`` or ``declined``."""
-        return "rewritten" if self.lowered_to else "declined" if self.plan is None else "emulated"
+        """``rewritten`` or ``declined``."""
+        return "declined" if self.decided.plan is None else "rewritten"
+
+    @property
+    def emulated(self) -> bool:
+        """Whether no op computes what was planned: the site keeps its quantize and dequantize nodes."""
+        return self.decided.plan is not None and not self.lowered_to
 
     @property
     def lowered_to(self) -> str:
-        """Name of the ``lowbit::`` op that the site becomes; "" where it stays in float."""
+        """Name of the ``lowbit::`` op that the site becomes; "" where it stays in float or is emulated."""
         return self.decided.plan.op if self.decided.plan is not None else ""
 
     def decline(self, reason: Reason, detail: str = "") -> None:
