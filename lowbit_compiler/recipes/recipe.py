@@ -100,6 +100,12 @@ class Recipe:
         return Plan(self._activations, self._weights, TREATMENTS[self.treatment].of(**asdict(self)))
 
     @property
+    def least_sqnr(self) -> float:
+        """What the outputs of a model have at least, in dB, against those in float: less with few bits, and less in both operands."""
+        bits = [operand.format.grid.bits for operand in (self.plan.x, self.plan.w) if operand is not None]
+        return min(LOW_BIT_SQNR, 6.0 * min(bits) - 18.0 - (3.0 if len(bits) == 2 else 0.0))
+
+    @property
     def head_plan(self) -> Plan | None:
         """How the product of the output head is; None: in float."""
         return {FLOAT: None, "weight-only": ACCURATE, "same": self.plan}[self.head]
