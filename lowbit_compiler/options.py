@@ -11,7 +11,7 @@ from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.recipes import DEFAULT, Recipe, find_recipe, finite_positive, group_size
+from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size
 from lowbit_compiler.runtime.files import replaceable
 
 ENVIRONMENT: dict[str, str] = {
@@ -68,6 +68,8 @@ CHOICES = {
     "plan": ("measured", "always"),
 }  # the first is the default
 MAX_DIGITS = 18  # of a number in the environment
+RECIPE_FIELDS = {"llm_int8_threshold": "threshold", "group_size": "group_size"}
+"""Options that change a field of the recipe."""
 IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")
 
 
@@ -208,14 +210,12 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _adjusted(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Return ``recipe`` with the options that change it; raises OptionError where it has no use for one."""
-    if "llm_int8_threshold" in values:
-        if recipe.treatment != "columns":
-            raise OptionError(f"option 'llm_int8_threshold' needs a recipe with treatment 'columns' (llm-int8), got {recipe.name!r}")
-        recipe = replace(recipe, threshold=values["llm_int8_threshold"])
-    if "group_size" in values:
-        if recipe.weights != "int4":
-            raise OptionError(f"option 'group_size' needs an int4 recipe (int4-weight-only), got {recipe.name!r}")
-        recipe = replace(recipe, group_size=values["group_size"])
+    for option, name in RECIPE_FIELDS.items():
+        if option in values:
+            if not recipe.uses(name):
+                users = [each.name for each in RECIPES.values() if each.uses(name)]
+                raise OptionError(f"option {option!r} needs a recipe that has a {name} ({', '.join(users)}), got {recipe.name!r}")
+            recipe = replace(recipe, **{name: values[option]})
     return recipe
 
 

@@ -64,6 +64,8 @@ class SiteReport:
     """Which of the report's graphs the site is in."""
     node: str = ""
     """Name of the site's node in the rewritten graph."""
+    no_prologue: str = ""
+    """Why an activation or normalization in front of the product is not part of it; "" where there is none, or it is."""
     measured: Measured | None = None
 
 
@@ -83,6 +85,7 @@ def site_report(site: Site) -> SiteReport:
         saved_bytes=site.became.saved_bytes if site.plan is not None else 0,
         merged_with=site.became.merged_with,
         node=site.node.name,
+        no_prologue=site.became.no_prologue,
     )
 
 

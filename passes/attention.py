@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.calls import AttentionCall, operand
-from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext, origin
+from lowbit_compiler.passes.contract import FLOATS, Pass, PassContext, origin
 from lowbit_compiler.passes.find import module_path
 from lowbit_compiler.passes.graph import aten, calls, emit, erase_unused, is_constant, is_tensor, same, substitute, undisturbed, value
 from lowbit_compiler.passes.layout import laid_out
@@ -20,7 +20,7 @@ from lowbit_compiler.passes.whole import AttentionSite, decide, four, unsupporte
 PRODUCTS = (aten.matmul.default, aten.bmm.default)
 
 
-class FuseAttention:
+class FuseAttention(Pass):
     """Whole attentions, where the planner finds that our kernel pays.
 
     Before::
@@ -44,10 +44,6 @@ class FuseAttention:
     """
 
     name = "attention"
-    requires: frozenset[Fact] = frozenset()
-    establishes: frozenset[Fact] = frozenset()
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fuse every attention that pays; returns their number."""

@@ -2,10 +2,10 @@
 
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Pass, PassContext
 
 
-class Cleanup:
+class Cleanup(Pass):
     """Erase unused parameter inputs; other inputs keep their place.
 
     Before::
@@ -19,10 +19,6 @@ class Cleanup:
     """
 
     name = "cleanup"
-    requires: frozenset[Fact] = frozenset()
-    establishes: frozenset[Fact] = frozenset()
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Erase the placeholders of parameters without users; returns their number."""

@@ -114,7 +114,11 @@ class PassContext:
 
     def origins(self, node: fx.Node) -> frozenset[str]:
         """Return the captured calls that ``node`` computes: of a merged product, several."""
-        return frozenset(site.found.origin for site in self.sites if site.node is node) or frozenset({origin(node)})
+        return frozenset(site.found.origin for site in self.sites_at(node)) or frozenset({origin(node)})
+
+    def sites_at(self, node: fx.Node) -> list[Site]:
+        """Return the sites that ``node`` computes: of a merged product, several."""
+        return [site for site in self.sites if site.node is node]
 
     def planned(self) -> list[Site]:
         """Return the products that are to be rewritten."""
@@ -126,9 +130,8 @@ class PassContext:
 
     def replaced(self, old: fx.Node, new: fx.Node) -> None:
         """Let the sites at ``old`` follow to ``new``."""
-        for site in self.sites:
-            if site.node is old:
-                site.move(new)
+        for site in self.sites_at(old):
+            site.move(new)
 
 
 def origin(node: fx.Node) -> str:
@@ -140,11 +143,11 @@ class Pass(Protocol):
     """A graph pass; ``run`` returns the number of rewritten places, and 0 means that the graph is unchanged."""
 
     name: str
-    requires: frozenset[Fact]
-    establishes: frozenset[Fact]
-    destroys: frozenset[Fact]
-    exact: bool
-    """True where the pass changes no value beyond float rounding."""
+    requires: frozenset[Fact] = frozenset()
+    establishes: frozenset[Fact] = frozenset()
+    destroys: frozenset[Fact] = frozenset()
+    exact: bool = True
+    """Whether it changes no value beyond float rounding."""
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rewrite ``gm`` in place."""

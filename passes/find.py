@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext, origin
+from lowbit_compiler.passes.contract import FLOATS, Fact, Pass, PassContext, origin
 from lowbit_compiler.passes.graph import aten, calls, constant_sources, dead, is_constant, is_tensor, numel, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Declined, Found, Reason, Role, Site
@@ -39,7 +39,7 @@ KINDS: dict[Any, str] = {
 }
 
 
-class Find:
+class Find(Pass):
     """A site for every node of interest; the graph is unchanged.
 
     Before and after::
@@ -51,8 +51,6 @@ class Find:
     name = "find"
     requires = frozenset({Fact.CANONICAL})
     establishes = frozenset({Fact.FOUND})
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fill ``ctx.sites``; rewrites nothing."""

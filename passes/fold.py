@@ -5,14 +5,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import Constant, Fact, PassContext
-from lowbit_compiler.passes.graph import calls, constant_sources, is_constant, placeholder
+from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext
+from lowbit_compiler.passes.graph import calls, constant_sources, copied, is_constant, placeholder
 from lowbit_compiler.passes.product import DEQUANTIZE
+from lowbit_compiler.passes.site import Role
 
 BIAS = "bias"
 
 
-class FoldWeights:
+class FoldWeights(Pass):
     """Cut the constant region of each quantized weight (and of a computed bias) out of the graph.
 
     Before::
@@ -30,17 +31,16 @@ class FoldWeights:
     name = "fold"
     requires = frozenset({Fact.QUANTIZED})
     establishes = frozenset({Fact.FOLDED})
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fold every weight and computed bias of the planned sites; returns the number of constants."""
         before = len(ctx.constants)
-        for site_node in ctx.each(dict.fromkeys(site.node for site in ctx.planned())):
+        roles = {site.node: site.found.roles for site in ctx.planned()}
+        for node in ctx.each(roles):
             index = len(ctx.constants)
-            arguments: Any = site_node.args
+            arguments: Any = node.args
             weight, *bias = arguments[1:]
-            if calls(weight, *DEQUANTIZE) and is_constant(weight.args[0], ctx.parameters):
+            if calls(weight, *DEQUANTIZE) and roles[node][1] is Role.CONSTANT:
                 fold(gm, ctx, f"weight_{index}", dict(zip(_part_names(weight), weight.args, strict=False)))
             if bias and isinstance(bias[0], fx.Node) and bias[0].op != "placeholder" and is_constant(bias[0], ctx.parameters):
                 fold(gm, ctx, f"bias_{index}", {BIAS: bias[0]})
@@ -52,10 +52,8 @@ def fold(gm: fx.GraphModule, ctx: PassContext, name: str, parts: dict[str, fx.No
     nodes = list(parts.values())
     sources = list(dict.fromkeys(source for node in nodes for source in constant_sources(node)))
     graph = fx.Graph()
-    environment: dict[fx.Node, fx.Node] = {}
-    for node in sorted([*_ancestors(nodes), *sources]):  # in graph order; a walk over the whole graph for each weight is quadratic
-        environment[node] = graph.node_copy(node, lambda n: environment[n])
-    graph.output(tuple(environment[node] for node in nodes))
+    copies = copied(sorted([*_ancestors(nodes), *sources]), graph)  # a walk over the whole graph for each weight is quadratic
+    graph.output(tuple(copies[node] for node in nodes))
     last = gm.graph.find_nodes(op="placeholder")[-1]
     names: list[str] = []
     for part, node in reversed(parts.items()):

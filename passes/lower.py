@@ -3,7 +3,7 @@
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import emit, substitute, value
 from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.product import Product, Released, products, uncast
@@ -12,7 +12,7 @@ from lowbit_compiler.passes.site import Site
 ops = torch.ops.lowbit
 
 
-class Lower:
+class Lower(Pass):
     """From the QDQ form to runtime ops.
 
     Before::
@@ -34,7 +34,6 @@ class Lower:
     requires = frozenset({Fact.QUANTIZED})
     establishes = frozenset({Fact.LOWERED})
     destroys = frozenset({Fact.WIDE, Fact.QUANTIZED})
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Lower every planned site; returns the number of products."""

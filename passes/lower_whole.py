@@ -3,7 +3,7 @@
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten, emit, erase_unused, substitute, value
 from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.scores import emit_mask
@@ -13,7 +13,7 @@ from lowbit_compiler.passes.whole import AttentionSite, SoftmaxSite, read_attent
 ops = torch.ops.lowbit
 
 
-class LowerWhole:
+class LowerWhole(Pass):
     """Softmax with the scale, masks and casts around it; attention with its key heads as few as the model computes.
 
     Before::
@@ -34,8 +34,6 @@ class LowerWhole:
     name = "lower-whole"
     requires = frozenset({Fact.PLANNED})
     establishes = frozenset({Fact.WHOLE})
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Lower every planned softmax and attention; returns their number."""

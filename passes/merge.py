@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten, emit, emit_linear, is_constant, substitute, value
 from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 
 
-class MergeSiblings:
+class MergeSiblings(Pass):
     """Concatenate the weights of linears with one input and one plan, so that the input is quantized once.
 
     Before::
@@ -35,9 +35,6 @@ class MergeSiblings:
 
     name = "merge"
     requires = frozenset({Fact.CANONICAL, Fact.PLANNED})
-    establishes: frozenset[Fact] = frozenset()
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Merge every group of at least two siblings; returns the number of groups."""

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.einsum import einsum_as_linear
 from lowbit_compiler.passes.graph import aten, calls, emit, emit_linear, is_constant, is_tensor, substitute, value
 from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.notes import note, notes
 
 
-class Normalize:
+class Normalize(Pass):
     """Canonical products.
 
     Before::
@@ -33,10 +33,7 @@ class Normalize:
     """
 
     name = "normalize"
-    requires: frozenset[Fact] = frozenset()
     establishes = frozenset({Fact.CANONICAL})
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rewrite every product that has a two-dimensional constant operand."""

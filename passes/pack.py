@@ -2,12 +2,12 @@
 
 from torch import fx
 
-from lowbit_compiler.passes.contract import Constant, Fact, PassContext
+from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import calls, placeholder
 from lowbit_compiler.passes.product import PACK
 
 
-class Pack:
+class Pack(Pass):
     """Move the packing into the constant that computes the weight.
 
     Before::
@@ -22,8 +22,6 @@ class Pack:
     name = "pack"
     requires = frozenset({Fact.LOWERED, Fact.FOLDED})
     establishes = frozenset({Fact.PACKED})
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Pack every weight that a constant computes; returns their number."""

@@ -7,7 +7,7 @@ import networkx as nx
 from torch import fx
 
 from lowbit_compiler.errors import OptionError
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten, calls, is_tensor, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.price import price
@@ -19,7 +19,7 @@ from lowbit_compiler.runtime.products import Plan
 MIN_K, MIN_N = 32, 16  # below, one panel is mostly padding and the call costs more than the product
 
 
-class PlanSites:
+class PlanSites(Pass):
     """A plan or a reason for every site; the graph is unchanged.
 
     Before and after::
@@ -31,8 +31,6 @@ class PlanSites:
     name = "plan"
     requires = frozenset({Fact.FOUND})
     establishes = frozenset({Fact.PLANNED})
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Set ``plan`` or ``reason`` of every site; rewrites nothing."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import FLOATS, Fact, PassContext
+from lowbit_compiler.passes.contract import FLOATS, Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import calls, emit, erase_unused, is_tensor, same, same_shape, substitute, undisturbed, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
@@ -16,7 +16,7 @@ ops = torch.ops.lowbit
 LINEARS = tuple(getattr(ops, product.op).default for product in PRODUCTS.values() if product.prologue)
 
 
-class FusePrologue:
+class FusePrologue(Pass):
     """Let a product of quantized rows read what its input is computed from.
 
     Before::
@@ -32,20 +32,23 @@ class FusePrologue:
         %y = lowbit.linear_s8s8_rotated(%gate, %w, None, 576, None, prologue="silu", times=%up)
         %z = lowbit.linear_s8s8_rotated(%r, %v, None, 960, None, prologue="layer_norm", times=%gain, plus=%shift, eps=1e-5)
 
-    Nothing between may have another reader. What lay between is no longer rounded to its dtype, nor does it overflow in float16.
+    Nothing between may have another reader; the site says what stood in the way of an input that looks like one of these. What lay between
+    is no longer rounded to its dtype, nor does it overflow in float16.
     """
 
     name = "prologue"
     requires = frozenset({Fact.LOWERED})
-    establishes: frozenset[Fact] = frozenset()
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fuse wherever the input is computed for one product alone; returns the number of products."""
         fused = 0
         for node in ctx.each({site.node: None for site in ctx.planned()}):
-            if ctx.target.device != "cpu" or not calls(node, *LINEARS) or node.kwargs or (found := _prologue(node)) is None:
+            if ctx.target.device != "cpu" or not calls(node, *LINEARS) or node.kwargs:
+                continue
+            found = _prologue(node)
+            if isinstance(found, str):
+                for site in ctx.sites_at(node):
+                    site.leave_in_front(found)
                 continue
             arguments, dtype = node.args[1:-1], value(node).dtype
             with gm.graph.inserting_before(node):
@@ -53,9 +56,8 @@ class FusePrologue:
                 new = emit(gm, node.target, found.x, *arguments, out, like=node, **found.arguments)  # type: ignore[arg-type]
             substitute(node, new)
             ctx.replaced(node, new)
-            for site in ctx.planned():
-                if site.node is new:
-                    site.fuse(found.words)
+            for site in ctx.sites_at(new):
+                site.fuse(found.words)
             erase_unused([node, *found.chain])
             fused += 1
         return fused
@@ -84,19 +86,31 @@ class Prologue:
         return self.function + (", times" if self.times else "") + (", plus" if self.plus else "")
 
 
-def _prologue(node: fx.Node) -> Prologue | None:
-    """Return what ``node`` may do itself to its rows, None where their input is computed for others too or in another way."""
+def _prologue(node: fx.Node) -> Prologue | str:
+    """Return what ``node`` may do itself to its rows; else why not, "" where its input does not look like a prologue."""
     below, chain = _through(node.args[0])
-    found = _product(below) or _activation(below) or _normalization(below) or _root_mean_square(below)
+    read = [match(below) for match in (_product, _activation, _normalization, _root_mean_square)]
+    found = next((each for each in read if isinstance(each, Prologue)), None)
     if found is None or not is_tensor(found.x):
-        return None
+        return next((each for each in read if isinstance(each, str) and each), "")
     found.chain = [*chain, *found.chain]
+    return _obstacle(node, found) or found
+
+
+def _obstacle(node: fx.Node, found: Prologue) -> str:
+    """Return why the input of ``node`` must be computed as it is: for others too, or from what has changed by then; "" where it need not."""
     inputs = [operand for operand in (found.x, found.times, found.plus) if operand is not None]
-    fits = all(value(operand).dtype in FLOATS and not notes(operand).written for operand in (*inputs, *found.chain))
-    fits = fits and not any(operand in found.chain for operand in inputs)
-    private = all(reader is node or reader in found.chain for link in found.chain for reader in link.users)
-    alike = same_shape(value(found.x).shape, value(node.args[0]).shape)
-    return found if fits and private and alike and undisturbed(min(found.chain), node, found.chain) else None
+    for operand in (*inputs, *found.chain):
+        if value(operand).dtype not in FLOATS:
+            return f"%{operand.name} is {str(value(operand).dtype).removeprefix('torch.')}"
+        if notes(operand).written:
+            return f"%{operand.name} is written to in place"
+    for link in found.chain:
+        if link in inputs or not all(reader is node or reader in found.chain for reader in link.users):
+            return f"%{link.name} has other readers"
+    if not same_shape(value(found.x).shape, value(node.args[0]).shape):
+        return f"%{found.x.name} is broadcast"
+    return "" if undisturbed(min(found.chain), node, found.chain) else "another call writes in place between them"
 
 
 def _through(node: Any) -> tuple[Any, list[fx.Node]]:
@@ -108,85 +122,99 @@ def _through(node: Any) -> tuple[Any, list[fx.Node]]:
     return node, chain
 
 
-def _activation(node: Any) -> Prologue | None:
+def _activation(node: Any) -> Prologue | str:
     """``silu(x)``, ``gelu(x)`` or ``relu(x)``."""
     name = name_of(node)
     if name not in ("silu", "gelu", "relu") or not is_tensor(node.args[0]):
-        return None
+        return ""
     approximate = argument(node, 1, "approximate", "none") if name == "gelu" else "none"
-    if approximate not in ("none", "tanh") or (name != "gelu" and argument(node, 1, "inplace", False)):
-        return None
+    if approximate not in ("none", "tanh"):
+        return f"gelu with approximate={approximate!r}"
+    if name != "gelu" and argument(node, 1, "inplace", False):
+        return f"{name} writes in place"
     return Prologue(node.args[0], "gelu_tanh" if approximate == "tanh" else name, chain=[node])
 
 
-def _product(node: Any) -> Prologue | None:
+def _product(node: Any) -> Prologue | str:
     """``activation(x) * y``, either first."""
     if name_of(node) != "mul" or len(node.args) != 2 or node.kwargs or not all(map(is_tensor, node.args)):
-        return None
+        return ""
+    why = ""
     for first, second in (node.args, node.args[::-1]):
         below, chain = _through(first)
         found = _activation(below)
-        if found is not None and same_shape(value(second).shape, value(found.x).shape) and second is not first:
+        if isinstance(found, str):
+            why = why or found
+        elif second is not first and same_shape(value(second).shape, value(found.x).shape):
             return Prologue(found.x, found.function, second, chain=[node, *chain, *found.chain])
-    return None
+        else:
+            why = why or f"{found.function} times {'itself' if second is first else f'%{second.name}, which is broadcast'}"
+    return why
 
 
-def _normalization(node: Any) -> Prologue | None:
+def _normalization(node: Any) -> Prologue | str:
     """``layer_norm(x, (K,), gain, shift, eps)`` or ``rms_norm(x, (K,), gain, eps)``."""
     name = name_of(node)
     if name not in ("layer_norm", "rms_norm") or not is_tensor(node.args[0]):
-        return None
+        return ""
     x, shape = node.args[0], argument(node, 1, "normalized_shape")
     if not isinstance(shape, list | tuple | torch.Size) or len(shape) != 1:
-        return None
+        return f"{name} over {shape}, more than the last dimension"
     gain = argument(node, 2, "weight")
     shift = argument(node, 3, "bias") if name == "layer_norm" else None
     eps = argument(node, 4, "eps", 1e-5) if name == "layer_norm" else argument(node, 3, "eps")
     eps = torch.finfo(torch.float32).eps if eps is None else eps  # of half types too: torch computes them in float32
-    return Prologue(x, name, gain, shift, float(eps), [node]) if isinstance(eps, int | float) else None
+    return Prologue(x, name, gain, shift, float(eps), [node]) if isinstance(eps, int | float) else f"{name} with eps {eps}"
 
 
-def _root_mean_square(node: Any) -> Prologue | None:
+def _root_mean_square(node: Any) -> Prologue | str:
     """``gain * (x * rsqrt(mean(x ** 2) + eps))`` with casts anywhere; without a gain too."""
+    why = ""
     if name_of(node) == "mul" and len(node.args) == 2 and all(map(is_tensor, node.args)):
         for gain, rest in (node.args, node.args[::-1]):
             below, chain = _through(rest)
-            row = value(gain).dim() == 1 and same(value(gain).shape[0], value(node).shape[-1])
-            if row and (found := _scaled_by_its_mean(below)) is not None:
+            if value(gain).dim() != 1 or not same(value(gain).shape[0], value(node).shape[-1]):
+                continue
+            found = _scaled_by_its_mean(below)
+            if isinstance(found, Prologue):
                 return Prologue(found.x, "rms_norm", gain, None, found.eps, [node, *chain, *found.chain])
-    return _scaled_by_its_mean(node)
+            why = why or found
+    return _scaled_by_its_mean(node) or why
 
 
-def _scaled_by_its_mean(node: Any) -> Prologue | None:
+def _scaled_by_its_mean(node: Any) -> Prologue | str:
     """``x * rsqrt(mean(x ** 2) + eps)``."""
+    why = ""
     if name_of(node) != "mul" or len(node.args) != 2:
-        return None
+        return why
     for first, second in (node.args, node.args[::-1]):
         found = _reciprocal(second)
-        if found is None:
+        if isinstance(found, str):
+            why = why or found
             continue
         (x, casts), (squared, inner) = _through(first), _through(found.x)
         if x is squared:
             return Prologue(x, "rms_norm", eps=found.eps, chain=[node, *casts, *inner, *found.chain])
-    return None
+        why = f"%{node.name} is scaled by the mean of something else"
+    return why
 
 
-def _reciprocal(node: Any) -> Prologue | None:
+def _reciprocal(node: Any) -> Prologue | str:
     """``rsqrt(mean(x ** 2, -1, keepdim=True) + eps)``: its x, eps and nodes."""
     if name_of(node) != "rsqrt" or name_of(total := node.args[0]) != "add" or len(total.args) != 2 or total.kwargs:
-        return None
+        return ""
     mean, eps = total.args if is_tensor(total.args[0]) else total.args[::-1]
-    if name_of(mean) != "mean" or not isinstance(eps, int | float) or not argument(mean, 2, "keepdim", False):
-        return None
-    dim = argument(mean, 1, "dim")
-    square = mean.args[0]
-    dims = value(square).dim() if is_tensor(square) else 0
-    if (dim if isinstance(dim, list | tuple) else [dim]) not in ([-1], (-1,), [dims - 1], (dims - 1,)) or argument(
-        mean, 3, "dtype"
-    ) is not None:
-        return None
-    x = _squared(square)
-    return None if x is None else Prologue(x, "rms_norm", eps=float(eps), chain=[square, mean, total, node])
+    if name_of(mean) != "mean":
+        return ""
+    x, dim = _squared(mean.args[0]), argument(mean, 1, "dim")
+    if x is None:
+        return f"%{mean.name} is no mean of squares"
+    last = value(mean.args[0]).dim() - 1
+    if not argument(mean, 2, "keepdim", False) or (dim if isinstance(dim, list | tuple) else [dim]) not in ([-1], (-1,), [last], (last,)):
+        return f"%{mean.name} is no mean over the last dimension that keeps it"
+    if argument(mean, 3, "dtype") is not None or not isinstance(eps, int | float):
+        return f"%{mean.name} has a dtype of its own" if isinstance(eps, int | float) else f"rms_norm with eps {eps}"
+    return Prologue(x, "rms_norm", eps=float(eps), chain=[mean.args[0], mean, total, node])
 
 
 def _squared(node: Any) -> Any:

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import emit
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.runtime.formats import Operand
 
 
-class InsertQuantize:
+class InsertQuantize(Pass):
     """Quantize and dequantize the operands of every planned product.
 
     Before::

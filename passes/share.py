@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.calls import hint
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Pass, PassContext
 from lowbit_compiler.passes.graph import emit, is_tensor, same_shape, substitute, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.spell import cast, name_of, scaled
@@ -12,7 +12,7 @@ from lowbit_compiler.passes.spell import cast, name_of, scaled
 prims = torch.ops.prims
 
 
-class ShareTables:
+class ShareTables(Pass):
     """Have tables of sines and cosines (rotary embeddings) written to memory once.
 
     Inductor fuses a cheap-looking value into all that read it, and takes these for cheap: in a language model each layer computed the
@@ -31,10 +31,6 @@ class ShareTables:
     """
 
     name = "share"
-    requires: frozenset[Fact] = frozenset()
-    establishes: frozenset[Fact] = frozenset()
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Keep every table with more than one reader; returns their number."""

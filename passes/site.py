@@ -98,6 +98,8 @@ class Became:
     """The product of the exact elements, while there is one: where the treatment splits them off, until both are lowered."""
     prologue: str = ""
     """What the op does to its rows before it quantizes them, in words."""
+    no_prologue: str = ""
+    """Why the op does not compute what is in front of it, where that looks like a prologue."""
     saved_bytes: int = 0
     kernel: str = ""
 
@@ -195,6 +197,10 @@ class Site:
     def fuse(self, prologue: str) -> None:
         """Say what the op does to its rows before it quantizes them."""
         self.became = replace(self.became, prologue=prologue)
+
+    def leave_in_front(self, why: str) -> None:
+        """Say why the op does not compute what is in front of it."""
+        self.became = replace(self.became, no_prologue=why)
 
     def run_by(self, kernel: str) -> None:
         """Say which kernel the op gets on this machine."""

@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Pass, PassContext
 from lowbit_compiler.passes.graph import aten, calls, emit, erase_unused, is_tensor, same_shape, substitute, undisturbed, value
 from lowbit_compiler.passes.layout import reads_elements
 from lowbit_compiler.passes.spell import argument, name_of
 
 
-class CanonicalSoftmax:
+class CanonicalSoftmax(Pass):
     """Whole softmaxes.
 
     Before::
@@ -36,10 +36,6 @@ class CanonicalSoftmax:
     """
 
     name = "softmax"
-    requires: frozenset[Fact] = frozenset()
-    establishes: frozenset[Fact] = frozenset()
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rewrite every spelling; returns the number of softmaxes made or turned into their logarithm."""

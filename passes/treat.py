@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten, emit, substitute
 
 
-class Treat:
+class Treat(Pass):
     """What the site's treatment writes (runtime/treatments), and an exact product beside the low-bit one where it keeps elements exact.
 
     Before::
@@ -34,8 +34,6 @@ class Treat:
     name = "treat"
     requires = frozenset({Fact.WIDE})
     establishes = frozenset({Fact.TREATED})
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Treat every planned product; returns the number of those that changed."""

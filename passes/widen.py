@@ -3,11 +3,11 @@
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten, emit, substitute, value
 
 
-class Widen:
+class Widen(Pass):
     """Planned products in float32.
 
     Before::
@@ -26,8 +26,6 @@ class Widen:
     name = "widen"
     requires = frozenset({Fact.PLANNED})
     establishes = frozenset({Fact.WIDE})
-    destroys: frozenset[Fact] = frozenset()
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rewrite the planned products that are not float32 throughout."""

@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests")]
 import common
 
 from helpers import zoo
+from helpers.case import Case
 from lowbit_compiler.runtime import library
 
 AT_LEAST = 0.02  # seconds of a turn
@@ -48,7 +49,7 @@ def main() -> None:
         console.print(f"written to {common.write(f'families_{library.status().isa}.json', {'about': about, 'rows': rows})}")
 
 
-def _row(case: zoo.Case, rounds: int) -> dict[str, Any]:
+def _row(case: Case, rounds: int) -> dict[str, Any]:
     model, inputs = case.make()
     try:
         with torch.inference_mode():

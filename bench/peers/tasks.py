@@ -25,12 +25,16 @@ class Task:
     rewind: Callable[[], None] = lambda: None
 
 
-class Logits(nn.Module):
-    """A language model without a cache."""
+class Around(nn.Module):
+    """One way to call ``net``."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+
+
+class Logits(Around):
+    """A language model without a cache."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the logits of every token."""
@@ -38,12 +42,8 @@ class Logits(nn.Module):
         return logits
 
 
-class Step(nn.Module):
+class Step(Around):
     """One decoding step of a language model on a cache of fixed size."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
 
     def forward(self, ids: Tensor, cache: Any) -> Tensor:
         """Return the logits after the last token, which joins the cache."""
@@ -51,12 +51,8 @@ class Step(nn.Module):
         return logits
 
 
-class Hidden(nn.Module):
+class Hidden(Around):
     """A sentence encoder."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the vector of every token."""

@@ -163,7 +163,7 @@ void sdpa(const Attention& call) {
   const int64_t group = call.heads / call.groups, rows = group * call.rows;
   if (call.batch * rows == 0 || call.ev == 0) return;
   // Integer tricks give bfloat16 queries a sign, not a zero: for a scale of 0 the kernels of all dtypes serve.
-  const AttentionKernels& kernels = *(const AttentionKernels*)choose(attention, rows, call.scale == 0 ? kF16 : call.dtype).function;
+  const AttentionKernels& kernels = chosen<attention>(rows, call.scale == 0 ? kF16 : call.dtype);
   Job job = {call, kernels, group, rows, rows < kMostRows ? rows : kMostRows, 0, 1, call.keys, kernels.packed_bytes(&call), 0};
   job.block_count = (call.keys + kKeyBlock - 1) / kKeyBlock;
   job.blocks = (rows + job.block_rows - 1) / job.block_rows;

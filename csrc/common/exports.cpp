@@ -7,7 +7,7 @@
 using namespace lowbit;
 
 static const char* const kFamilyNames[kFamilies] = {
-#define LOWBIT_FAMILY(name, type) #name,
+#define LOWBIT_FAMILY(name, what) #name,
 #include "common/families.inc"
 #undef LOWBIT_FAMILY
 };

@@ -4,14 +4,26 @@
 
 namespace lowbit {
 
+struct SoftmaxKernels;
+struct AttentionKernels;
+
 enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kVnni = 4, kAmx = 8, kNeon = 16 };
 enum Needs : int { kAny, kBF16Only };  // dtypes of x
 enum Family : int {
-#define LOWBIT_FAMILY(name, type) name,
+#define LOWBIT_FAMILY(name, what) name,
 #include "common/families.inc"
 #undef LOWBIT_FAMILY
   kFamilies
 };
+template <Family family>
+struct TypeOf;  // what the family's kernels are
+#define LOWBIT_FAMILY(name, what) \
+  template <>                     \
+  struct TypeOf<name> {           \
+    typedef what type;            \
+  };
+#include "common/families.inc"
+#undef LOWBIT_FAMILY
 
 struct Kernel {
   Family family;
@@ -32,5 +44,10 @@ const Kernel& kernel_at(int64_t index);
 // The last kernel of the family that `mask`, m and x's dtype allow.
 const Kernel& select_kernel(Family family, uint32_t mask, int64_t m, Dtype dtype);
 const Kernel& choose(Family family, int64_t m, Dtype dtype);  // with the active mask and forced kernels
+
+template <Family family>
+typename TypeOf<family>::type& function_of(const Kernel& kernel) { return *(typename TypeOf<family>::type*)kernel.function; }
+template <Family family>
+typename TypeOf<family>::type& chosen(int64_t m, Dtype dtype) { return function_of<family>(choose(family, m, dtype)); }
 
 }  // namespace lowbit

@@ -7,11 +7,7 @@
 
 namespace lowbit {
 
-#define LOWBIT_FAMILY(name, type) typedef type name##_kernel;
-#include "common/families.inc"
-#undef LOWBIT_FAMILY
-
-#define LOWBIT_KERNEL(family, name, isa, min_m, needs) extern family##_kernel name;
+#define LOWBIT_KERNEL(family, name, isa, min_m, needs) extern TypeOf<family>::type name;
 #include "common/kernels.inc"
 #undef LOWBIT_KERNEL
 

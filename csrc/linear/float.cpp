@@ -30,7 +30,7 @@ Operand operand(const Matrix& x, int64_t first, int64_t m, int64_t kp, bool bf16
   const int64_t stride = bf16 || kp % 512 ? kp : kp + 32;  // see reserve() in linear/prepare.cpp
   const int64_t bytes = bf16 ? 2 : 4;
   char* memory = scratch<char>(kFloatSlot, round_up(m, kPanel) * stride * bytes);
-  const RowKernels& kernels = *(const RowKernels*)choose(rows, 0, kF32).function;
+  const RowKernels& kernels = chosen<rows>(0, kF32);
   const int64_t workers = tasks == 1 ? 1 : tasks_for(m * kp * 2);
   parallel(workers, [&](int64_t task) {
     const Range range = share(m, workers, task, 1);
@@ -66,7 +66,7 @@ void linear_float(const Linear& op, int64_t group) {
       const FgemmArgs args = {x.data, x.stride, m, kp, op.w + begin * bytes, end - begin, group, false,
                               scratch<char>(kPanelSlot, fgemm_scratch(kp)),
                               {out, op.n, op.n - begin * kPanel, op.out_dtype, bias ? bias + begin * kPanel : nullptr}};
-      ((FgemmFn*)kernel.function)(&args);
+      function_of<kFamily<F>>(kernel)(&args);
     });
   }
 }

@@ -9,7 +9,7 @@
 
 namespace lowbit {
 
-const RowKernels& row_kernels() { return *(const RowKernels*)choose(rows, 0, kF32).function; }
+const RowKernels& row_kernels() { return chosen<rows>(0, kF32); }
 
 static const void* row_of(const Matrix& x, int64_t row) { return (const char*)x.data + row * x.stride * element_size(x.dtype); }
 

@@ -71,7 +71,7 @@ void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin,
     void* memory = scratch<char>(kPanelSlot, fgemm_scratch(job.kp));
     const FgemmArgs args = {v, job.kp, stop - row, job.kp, job.panel(begin), end - begin, 0, job.treatment == kRotation, memory,
                             job.output(first + row, begin)};
-    ((FgemmFn*)choose(fgemm_s8, args.m, kF32).function)(&args);
+    chosen<fgemm_s8>(args.m, kF32)(&args);
     row = stop - 1;
   }
 }
@@ -130,8 +130,8 @@ void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {
   if (m == 0 || op.n == 0) return;
   const Kernel& kernel = choose(qgemm, m, op.x.dtype);
   const Columns columns = treatment == kColumns ? find_columns(op.x, threshold, kp) : Columns{nullptr, 0};
-  const Job job = {op, treatment, columns, kp, panels, widened_bias(op), (QgemmFn*)kernel.function,
-                   (ExactFn*)choose(exact, m, kF32).function, Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
+  const Job job = {op, treatment, columns, kp, panels, widened_bias(op), function_of<qgemm>(kernel),
+                   chosen<exact>(m, kF32), Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
   const int64_t bytes = panels * S8::bytes(kp), tasks = tasks_for(bytes + bytes / 16 * m);
   const int64_t unit = treatment == kColumns || treatment == kRows ? 64 : 32;  // rows that share the widening of exact columns
   if (m >= unit * tasks && bytes <= (1 << 20)) split_rows(job, tasks, unit);

@@ -25,7 +25,7 @@ int64_t current_threshold() {
   return threshold;
 }
 
-const SoftmaxKernels& kernels(const Softmax& op) { return *(const SoftmaxKernels*)choose(softmax, op.outer.count, op.spec.dtype).function; }
+const SoftmaxKernels& kernels(const Softmax& op) { return chosen<softmax>(op.outer.count, op.spec.dtype); }
 
 // Pointers to the first element of row `index`.
 SoftmaxRow row_at(const Softmax& op, int64_t index) {

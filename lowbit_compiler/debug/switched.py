@@ -18,7 +18,7 @@ from lowbit_compiler.compile.rewrite import rewrite
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
-from lowbit_compiler.passes.graph import substitute, value
+from lowbit_compiler.passes.graph import copied, substitute, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.product import float_weight, products, uncast
 from lowbit_compiler.passes.site import Site
@@ -223,9 +223,6 @@ def _float_weight(graph: fx.Graph) -> fx.Graph:
     """Return the part of a packed weight's computation that ends before it is widened, treated and quantized."""
     weight = float_weight(graph)
     part = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        if node.op == "placeholder" or node <= weight:
-            copies[node] = part.node_copy(node, lambda n: copies[n])
+    copies = copied([node for node in graph.nodes if node.op == "placeholder" or node <= weight], part)
     part.output((copies[weight],))
     return part

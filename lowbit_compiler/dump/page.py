@@ -8,7 +8,7 @@ from jinja2 import DictLoader, Environment
 
 from lowbit_compiler.dump.record import Record
 
-SCRIPTS = ("data.js", "layout.js", "graph.js", "panels.js", "view.js")
+SCRIPTS = ("data.js", "layout.js", "graph.js", "tree.js", "details.js", "table.js", "lines.js", "view.js", "search.js", "start.js")
 _ASSETS = files("lowbit_compiler.dump") / "assets"
 
 

@@ -3,20 +3,13 @@
 from importlib import import_module
 
 from lowbit_compiler.errors import OptionError
+from lowbit_compiler.recipe_names import DEFAULT, FILES
 from lowbit_compiler.recipes.recipe import LOW_BIT_SQNR, Recipe, finite_positive, group_size
 
 __all__ = ["DEFAULT", "LOW_BIT_SQNR", "RECIPES", "Recipe", "find_recipe", "finite_positive", "group_size"]
 
-MODULES = (
-    "int8",
-    "llm_int8",
-    "int8_vector",
-    "int8_weight_only",
-    "int4_weight_only",
-)
-_FOUND: tuple[Recipe, ...] = tuple(import_module(f"{__name__}.{module}").RECIPE for module in MODULES)
+_FOUND: tuple[Recipe, ...] = tuple(import_module(f"{__name__}.{file}").RECIPE for file in FILES)
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _FOUND}
-DEFAULT = "int8"
 
 
 def find_recipe(recipe: str | Recipe) -> Recipe:

@@ -1,7 +1,7 @@
 """Recipes: what is stored in how many bits, and what is done with outliers. Plain data."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -75,6 +75,11 @@ class Recipe:
             raise OptionError(f"recipe {self.name!r}: {self.weights} weights need activations='float', got {self.activations!r}")
         if x is None and self.treatment != "none":
             raise OptionError(f"recipe {self.name!r}: a weight-only recipe takes treatment='none', got {self.treatment!r}")
+
+    def uses(self, field: str) -> bool:
+        """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""
+        others = {"threshold": 2 * self.threshold, "group_size": next(size for size in GROUP_SIZES if size != self.group_size)}
+        return replace(self, **{field: others[field]}).plan != self.plan
 
     @property
     def _activations(self) -> Operand | None:

@@ -134,11 +134,17 @@ def test_measured_products_are_shown(tmp_path: Path) -> None:
         assert 0 < site.measured.error <= site.measured.bound  # type: ignore[operator]
 
 
-def test_what_a_failing_pass_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def let_fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let pass quantize raise ``error``."""
+
     def fail(self: Any, gm: Any, ctx: Any) -> int:
-        raise RuntimeError("on purpose")
+        raise error
 
     monkeypatch.setattr(InsertQuantize, "run", fail)
+
+
+def test_what_a_failing_pass_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_fail(monkeypatch, RuntimeError("on purpose"))
     with pytest.raises(Exception, match="on purpose"):
         dumped(tmp_path)
     record = read(tmp_path / "graph_0")
@@ -213,9 +219,6 @@ def test_nothing_is_recorded_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pass_errors_reach_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Any, gm: Any, ctx: Any) -> int:
-        raise PassError("pass quantize: on purpose")
-
-    monkeypatch.setattr(InsertQuantize, "run", fail)
+    let_fail(monkeypatch, PassError("pass quantize: on purpose"))
     with pytest.raises(PassError, match="on purpose"):
         dumped(tmp_path)

@@ -50,7 +50,7 @@ def test_torch_trace(tmp_path: Path) -> None:
     assert "lowbit" not in run(tmp_path, TORCH_TRACE=str(tmp_path / "trace"))  # no logs, unasked
     found = artifacts(tmp_path / "trace")
     assert "aten.linear" in found["lowbit_00_capture"]
-    assert "made by quantize" in found["lowbit_10_quantize.diff"]
+    assert "made by quantize" in found["lowbit_09_quantize.diff"]
     assert "lowbit_05_plan.diff" not in found
     assert "2 of 2 sites rewritten" in found["lowbit_report"]
 
@@ -62,4 +62,4 @@ def test_compile_debug_and_full_logs(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "torch_compile_debug").glob("run_*")
     assert (folder / "torchinductor").is_dir()
     written = {path.name for path in (folder / "lowbit" / "graph_0").iterdir()}
-    assert {"00_capture.txt", "10_quantize.diff", "graph.json", "view.html", "index.md", "report.txt"} <= written
+    assert {"00_capture.txt", "09_quantize.diff", "graph.json", "view.html", "index.md", "report.txt"} <= written

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import zoo
-from helpers.compiled import Products, compiled, cosine, eager, linears, reports_of, within_graphs, work
+from helpers import layers, zoo
+from helpers.case import Case
+from helpers.compiled import COSINE, Products, compiled, cosine, eager, linears, reports_of, within_graphs, work
 from helpers.minilm import load as load_minilm
 from lowbit_compiler.debug.replay import floats
 from lowbit_compiler.passes.contract import PassContext
@@ -17,7 +18,6 @@ from lowbit_compiler.passes.site import Reason
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime import kernels
 
-COSINE = 0.99  # the project's own bound for randomly initialised models
 RECIPES = [
     *((case, case.recipe) for case in zoo.CASES),
     *((case, recipe) for case in zoo.CASES for recipe in ("llm-int8", "int8-weight-only") if case.name in ("encoder", "einsum", "cells")),
@@ -62,7 +62,7 @@ def check_complete(reports: Sequence[Report], model: torch.nn.Module, inside: Pr
 
 
 @pytest.mark.parametrize(("case", "recipe"), RECIPES, ids=[f"{case.name}-{recipe}" for case, recipe in RECIPES])
-def test_family(case: zoo.Case, recipe: str) -> None:
+def test_family(case: Case, recipe: str) -> None:
     model, inputs = case.make()
     want, products = eager(model, inputs)
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_a_site_that_is_not_found_would_be_seen(monkeypatch: pytest.MonkeyPatch)
 
 def test_recurrent_layer_is_listed() -> None:
     """Where Dynamo traces an LSTM at all, it is one opaque call."""
-    model, inputs = zoo.Convolutional().eval(), {"x": torch.randn(2, 20, 15)}
+    model, inputs = layers.Convolutional().eval(), {"x": torch.randn(2, 20, 15)}
     want, _ = eager(model, inputs)
     with torch.no_grad(), torch._dynamo.config.patch(allow_rnn=True):
         got, (report,) = reports_of(lambda: compiled(model)(**inputs))

@@ -11,12 +11,10 @@ from torch import Tensor, nn
 
 from helpers import zoo
 from helpers.compiled import compiled, cosine, linears, reports_of
+from helpers.named import OPTIONS, PRODUCTS, Model, X, modules, sites
 from lowbit_compiler.errors import OptionError
-from lowbit_compiler.report import Report, SiteReport
+from lowbit_compiler.report import Report
 from lowbit_compiler.torch_internals import sources
-
-OPTIONS = {"remainder": "eager", "plan": "always"}
-X = (8, 64)
 
 
 def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,36 +25,6 @@ def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return wrapper
-
-
-class Layer(nn.Module):
-    """``scale`` is a number that Dynamo guards on: layers of other scales get graphs of their own."""
-
-    def __init__(self, breaks: bool = False, scale: int = 1) -> None:
-        super().__init__()
-        self.inner, self.breaks, self.scale = nn.Linear(64, 64), breaks, scale
-        self.mix = nn.Parameter(torch.randn(64, 64) / 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x @ self.mix * self.scale
-        if self.breaks:
-            torch._dynamo.graph_break()
-        return torch.relu(self.inner(x)) * self.scale
-
-
-class Model(nn.Module):
-    """Layers in a list, others by name, a head, and a module that this forward does not call."""
-
-    def __init__(self, breaks: bool = False, alike: bool = False) -> None:
-        super().__init__()
-        self.encoder = nn.ModuleList([Layer(breaks), Layer(breaks, 1 if alike else 2)])
-        self.by_name = nn.ModuleDict({"a": nn.Linear(64, 64), "b": nn.Sequential(nn.Linear(64, 64), nn.ReLU())})
-        self.classifier = nn.Linear(64, 32)
-        self.unused = nn.Linear(64, 32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.encoder[1](self.encoder[0](x))
-        return self.classifier(self.by_name["b"](self.by_name["a"](x)))
 
 
 class Decorated(Model):
@@ -92,20 +60,6 @@ class Around(nn.Module):
         return self.base_model(*args, **kwargs)
 
 
-def sites(run: Callable[[], Any]) -> list[SiteReport]:
-    with torch.no_grad():
-        _, reports = reports_of(run)
-    assert not any(report.fallback for report in reports)
-    return [site for report in reports for site in report.sites]
-
-
-def modules(found: list[SiteReport]) -> list[str]:
-    return sorted({site.module for site in found})
-
-
-PRODUCTS = ["by_name.a", "by_name.b.0", "classifier", "encoder.0", "encoder.0.inner", "encoder.1", "encoder.1.inner"]
-
-
 @pytest.mark.parametrize("kind", [Model, Decorated, Answering], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("breaks", [False, True])
 @pytest.mark.parametrize("how", ["torch.compile", "in place", "forward", "function", "argument", "container"])
@@ -137,22 +91,6 @@ def test_modules_around_a_model_are_part_of_its_names() -> None:
     assert modules(sites(lambda: compiled(model, fullgraph=False)(torch.randn(X)))) == [f"base_model.{name}" for name in PRODUCTS]
 
 
-@pytest.mark.parametrize("how", ["replaced", "in place"])
-@pytest.mark.parametrize("breaks", [False, True])
-def test_blocks_compiled_one_by_one_have_their_names_in_the_model(how: str, breaks: bool) -> None:
-    model, x = Model(breaks).eval(), torch.randn(X)
-    for index, layer in enumerate(model.encoder):
-        if how == "in place":
-            layer.compile(backend="lowbit", options=OPTIONS)
-        else:
-            model.encoder[index] = torch.compile(layer, backend="lowbit", options=OPTIONS)
-    found = modules(sites(lambda: model(x)))
-    assert {"encoder.0", "encoder.0.inner"} <= set(found) <= set(PRODUCTS)
-    torch._dynamo.reset()
-    alone = Layer(breaks).eval()
-    assert modules(sites(lambda: compiled(alone, fullgraph=False)(x))) == ["inner", "mix"]
-
-
 def test_functions_name_several_modules_by_their_variables() -> None:
     up, down = nn.Linear(64, 128), nn.Sequential(nn.Linear(128, 64))
 
@@ -169,49 +107,6 @@ def test_functions_name_several_modules_by_their_variables() -> None:
     torch._dynamo.reset()
     left = sites(lambda: compiled(both, fullgraph=False, ignore=["down"])(torch.randn(X)))
     assert [(site.module, site.decision) for site in left] == [("up", "rewritten"), ("down.0", "declined")]
-
-
-class Shared(nn.Module):
-    """One block under two names, a weight under two, and a parametrized one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        block = nn.Sequential(nn.Linear(64, 64))
-        self.first, self.second = block, block
-        self.table, self.head = nn.Embedding(48, 64), nn.Linear(64, 48, bias=False)
-        self.head.weight = self.table.weight
-        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(64, 64))
-        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(64, 64))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.first(self.table(ids))
-        return self.head(self.spectral(self.normed(self.second(x))))
-
-
-@pytest.mark.parametrize(
-    ("pattern", "left"),
-    [
-        (None, []),
-        ("first", ["first.0"]),
-        ("second.0", ["first.0"]),
-        ("re:^second", ["first.0"]),
-        ("head", ["head"]),
-        ("head.weight", ["head"]),
-        ("table.weight", ["head"]),
-        ("normed", ["normed"]),
-        ("normed.parametrizations.weight.original0", ["normed"]),
-        ("spectral", ["spectral"]),
-    ],
-)
-def test_every_name_of_what_is_shared_counts(pattern: str | None, left: list[str]) -> None:
-    model = Shared().eval()
-    ignore = [] if pattern is None else [pattern]
-    found = sites(lambda: compiled(model, ignore=ignore)(torch.arange(8)))
-    linear = [site for site in found if site.kind == "linear" and site.detail != "computed from parameters alone"]
-    assert modules(linear) == ["first.0", "head", "normed", "spectral"]
-    assert set(modules(linear)) <= set(dict(model.named_modules()))
-    assert modules([site for site in linear if site.reason == "filtered by the user"]) == left
-    assert all(site.decision == "rewritten" for site in linear if site.module not in left)
 
 
 @pytest.mark.parametrize("name", ["classifier", "encoder.0.inner", "encoder.1", "encoder.1.inner.weight", "unused", "re:^encoder\\.0"])
@@ -236,40 +131,6 @@ def test_a_name_that_is_nowhere_is_an_error_before_anything_is_compiled(breaks: 
         compiled(model, fullgraph=False, ignore=["clasifier"])(x)
     assert "close: classifier" in str(raised.value)
     assert isinstance(getattr(raised.value, "inner_exception", raised.value), OptionError)
-
-
-@pytest.mark.parametrize("recipe", ["int8", "int8-weight-only"])
-@pytest.mark.parametrize("ignore", ["encoder.1", "encoder.0.inner", "re:\\.1\\.inner$", "classifier"])
-@pytest.mark.parametrize("how", ["replaced", "in place"])
-def test_a_graph_that_serves_several_layers_leaves_the_ignored_ones_in_float(how: str, ignore: str, recipe: str) -> None:
-    """Dynamo compiles equal layers once; what is left in float is exact, the other layers are not."""
-    model, x = Model(alike=True).eval(), torch.randn(X)
-    truth, inputs = copy.deepcopy(model), [torch.randn(X), torch.randn(X)]
-    with torch.no_grad():
-        want = [layer(x) for layer, x in zip(truth.encoder, inputs, strict=True)]
-    options = {**OPTIONS, "recipe": recipe, "ignore": [ignore]}
-    for index, layer in enumerate(list(model.encoder)):
-        if how == "in place":
-            layer.compile(backend="lowbit", options=options)
-        else:
-            model.encoder[index] = torch.compile(layer, backend="lowbit", options=options)
-    with torch.no_grad():
-        for _ in range(2):
-            model(x)
-        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        got = [layer(x) for layer, x in zip(model.encoder, inputs, strict=True)]
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs == 1
-    for index, (ours, theirs) in enumerate(zip(got, want, strict=True)):
-        assert cosine(ours, theirs) > 0.99
-        assert torch.equal(ours, theirs) == (ignore == f"encoder.{index}")
-
-
-def test_weights_released_with_layers_compiled_one_by_one_are_ignored_at_all_places() -> None:
-    model, x = Model(alike=True).eval(), torch.randn(X)
-    for layer in model.encoder:
-        layer.compile(backend="lowbit", options={**OPTIONS, "ignore": ["encoder.1.inner"], "free_weights": True})
-    found = sites(lambda: model(x))
-    assert {site.module: site.decision for site in found} == {"encoder.0": "rewritten", "encoder.0.inner": "declined"}
 
 
 @pytest.mark.parametrize("kind", [Model, Decorated, Answering], ids=lambda kind: kind.__name__)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fuzz.steps import STEPS, Writer
+from fuzz.steps import STEPS
+from fuzz.writer import Writer
 from torch import Tensor, nn
 
 INPUTS = "x, y, mask"

@@ -18,6 +18,8 @@ NATIVE = library.status().path is not None
 """Without the native library softmax and attention stay torch's."""
 FACTORS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "dot": 0, "vdot": 0, "_grouped_mm": 0}
 """Product -> position of its first factor; the second follows."""
+COSINE = 0.99
+"""The project's own bound for randomly initialised models."""
 SOFTMAX = ("_softmax", "_log_softmax", "_safe_softmax")
 
 
@@ -49,6 +51,16 @@ def wholes(report: Report) -> list[SiteReport]:
 def cosine(got: Tensor, want: Tensor) -> float:
     """Return the cosine of two tensors as vectors, in float64."""
     return float(torch.nn.functional.cosine_similarity(got.double().flatten(), want.double().flatten(), 0))
+
+
+def changed(run: Callable[..., Any], model: Any, x: Tensor, change: Callable[[Any], Any]) -> tuple[Tensor, Tensor]:
+    """Return what ``run``, the compiled ``model``, and the model itself give for ``x`` after ``change(model)``, which ``run`` must notice."""
+    before = run(x)
+    assert torch.equal(run(x), before)
+    change(model)
+    got, want = run(x), model(x)
+    assert not torch.equal(got, before)
+    return got, want
 
 
 class Products(TorchDispatchMode):

@@ -14,7 +14,7 @@ static uint32_t next() { return state = state * 1664525u + 1013904223u; }
 
 static void multiply(const Kernel& kernel, int64_t m, int64_t kp, int64_t panels, int64_t n, float* out) {
   const QgemmArgs args = {q, kp, m, kp, scale, w, panels, offset, nullptr, {out, n, n, kF32, bias}};
-  ((QgemmFn*)kernel.function)(&args);
+  function_of<qgemm>(kernel)(&args);
 }
 
 int main() {

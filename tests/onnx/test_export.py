@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
-from helpers import bounds, plain, zoo
+from helpers import bounds, layers, plain, zoo
+from helpers.case import Case
 from helpers.graphs import TwoLinears
 from helpers.onnx_files import Exported, stored_values
 from lowbit_compiler.exits.onnx.labels import MODULE, PASS
@@ -120,7 +121,7 @@ FAMILIES = {"gpt2", "bert", "attention-weights", "convolutional", "weight-norm"}
 
 
 @pytest.mark.parametrize("case", [case for case in zoo.CASES if case.name in FAMILIES], ids=lambda case: case.name)
-def test_family(case: zoo.Case, tmp_path: Path) -> None:
+def test_family(case: Case, tmp_path: Path) -> None:
     """Keywords, masks, dictionaries and several outputs, convolutions and recurrent layers: every value agrees, given its inputs."""
     model, inputs = case.make()
     report = lowbit.export_onnx(model, inputs, tmp_path / "model.onnx", recipe=case.recipe, verify=True)
@@ -180,7 +181,7 @@ def test_bfloat16_is_exported_and_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opset", [23])
 def test_newer_opsets(opset: int, tmp_path: Path) -> None:
-    model, inputs = zoo.encoder(False, False)()
+    model, inputs = layers.encoder(False, False)()
     exported = Exported(tmp_path, model, inputs, opset=opset, verify=True)
     assert [entry.version for entry in exported.proto.opset_import if entry.domain == ""] == [opset]
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers.graphs import TwoLinears, before_and_after, calls, capture, context, run_until
-from lowbit_compiler.passes.site import Reason
+from lowbit_compiler.passes.site import Reason, Role
 
 
 class Everything(nn.Module):
@@ -41,6 +41,27 @@ def test_rows() -> None:
     assert ctx.sites[0].found.shape == "14 x 96 -> 64"
     assert ctx.sites[0].found.parameters == ("inner.q.weight",)
     assert len(calls(captured.gm)) > len(rows)
+
+
+def test_roles() -> None:
+    """Of each operand in order; what is added to a product has none, and what is no product neither."""
+    w, b = nn.Parameter(torch.randn(96, 64)), nn.Parameter(torch.randn(64))
+    batch = nn.Parameter(torch.randn(2, 64, 8))
+
+    def fn(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = torch.addmm(b, x, w)
+        return y, w.t() @ w, torch.addmm(x, x, x[:96, :96]), torch.einsum("bi,bij->bj", y[:2], batch), y.softmax(-1)
+
+    _, ctx, *_ = before_and_after(fn, (torch.randn(96, 96),), "find")
+    c, a = Role.CONSTANT, Role.ACTIVATION
+    assert [(site.found.op, site.found.roles) for site in ctx.sites] == [
+        ("addmm", (a, c)),
+        ("matmul", (c, c)),
+        ("addmm", (a, a)),
+        ("einsum 'bi,bij->bj'", (a, c)),
+        ("softmax", ()),
+    ]
+    assert [site.found.constant for site in ctx.sites] == [False, True, False, False, False]
 
 
 def test_find_changes_nothing() -> None:

@@ -1,5 +1,7 @@
 """Siblings become one product; their users see the same values."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.utils.checkpoint
@@ -58,10 +60,10 @@ def _with_bias_and_without(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Te
     return model.q(x), torch.nn.functional.linear(x, model.k.weight)
 
 
-def _written_between(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _written_between(model: TwoLinears, x: torch.Tensor, write: Callable[[torch.Tensor], object]) -> tuple[torch.Tensor, torch.Tensor]:
     x = x.clone()
     q = model.q(x)
-    x.add_(1)
+    write(x)
     return q, model.k(x)
 
 
@@ -73,45 +75,26 @@ def _written_under_a_view(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Ten
     return q, model.k(view)
 
 
-def _written_by_position(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.clone()
-    q = model.q(x)
-    torch.nn.functional.leaky_relu(x, 0.1, True)
-    return q, model.k(x)
-
-
-def _written_in_a_list(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.clone()
-    q = model.q(x)
-    torch._foreach_add_([x], 1.0)
-    return q, model.k(x)
-
-
-def _written_by_method(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.clone()
-    q = model.q(x)
-    x.__iadd__(1)
-    return q, model.k(x)
-
-
 def _written_in_a_checkpoint(model: TwoLinears, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.utils.checkpoint.checkpoint(_written_between, model, x, use_reentrant=False)  # type: ignore[no-any-return]
+    write = lambda x: x.add_(1)
+    return torch.utils.checkpoint.checkpoint(_written_between, model, x, write, use_reentrant=False)  # type: ignore[no-any-return]
 
 
-WRITTEN = [
-    _written_between,
-    _written_under_a_view,
-    _written_by_position,
-    _written_in_a_list,
-    _written_by_method,
-    _written_in_a_checkpoint,
-]
+APART: dict[str, Callable[[TwoLinears, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
+    "with a bias and without": _with_bias_and_without,
+    "written": lambda model, x: _written_between(model, x, lambda x: x.add_(1)),
+    "written by position": lambda model, x: _written_between(model, x, lambda x: torch.nn.functional.leaky_relu(x, 0.1, True)),
+    "written in a list": lambda model, x: _written_between(model, x, lambda x: torch._foreach_add_([x], 1.0)),
+    "written by a method": lambda model, x: _written_between(model, x, lambda x: x.__iadd__(1)),
+    "written under a view": _written_under_a_view,
+    "written in a checkpoint": _written_in_a_checkpoint,
+}
 
 
-@pytest.mark.parametrize("fn", [_with_bias_and_without, *WRITTEN])
-def test_stays_apart(fn: object) -> None:
+@pytest.mark.parametrize("case", APART)
+def test_stays_apart(case: str) -> None:
     model = TwoLinears()
-    captured, _, want, got = before_and_after(lambda x: fn(model, x), (torch.randn(4, 96),), "merge")  # type: ignore[operator]
+    captured, _, want, got = before_and_after(lambda x: APART[case](model, x), (torch.randn(4, 96),), "merge")
     assert calls(captured.gm).count("aten.linear") == 2
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 

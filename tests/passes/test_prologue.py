@@ -175,6 +175,33 @@ def test_kept(name: str) -> None:
         assert torch.equal(a, b)
 
 
+WHY = {
+    "another reader": "%h has other readers",
+    "another reader inside": "%h has other readers",
+    "another product": "%h has other readers",
+    "source written": "%x is written to in place",
+    "in place": "silu writes in place",
+    "mean read twice": "%mean has other readers",
+    "times itself": "%h has other readers",
+    "gate of one row": "silu times %getitem, which is broadcast",
+    "source of one row": "silu times %l_y_, which is broadcast",
+    "another norm's input": "%mul is scaled by the mean of something else",
+    "mean over rows": "%mean is no mean over the last dimension that keeps it",
+    "cube": "%mean is no mean of squares",
+    "norm of two dimensions": "layer_norm over (3, 96), more than the last dimension",
+    "another activation": "",
+}
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_why_it_was_kept(name: str) -> None:
+    """The report says it of what looks like a prologue, and of nothing else."""
+    _, ctx, *_ = before_and_after(KEPT[name], (X, Y), "prologue")
+    first, *others = (site.became.no_prologue for site in ctx.planned())
+    assert first == WHY[name]
+    assert not any(others)
+
+
 def test_norm_of_merged_siblings() -> None:
     other = nn.Linear(K, 32)
 

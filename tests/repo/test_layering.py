@@ -19,6 +19,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     # What everybody may name, since it stands on nothing of ours.
     "errors": (),
     "torch_internals": (),
+    "recipe_names": (),
     # Formats and treatments, the products of them, and the ops.
     "runtime.packing": (),
     "runtime.rounding": (),
@@ -28,7 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "runtime.reference": ("runtime.formats", "runtime.treatments"),
     "runtime": ("errors", "runtime.*", "torch_internals"),
     # From a captured graph to a rewritten one.
-    "recipes": ("errors", "runtime.formats", "runtime.products", "runtime.treatments"),
+    "recipes": ("errors", "recipe_names", "runtime.formats", "runtime.products", "runtime.treatments"),
     "passes": ("errors", "recipes", "runtime.formats", "runtime.ops", "runtime.products", "runtime.treatments", "torch_internals"),
     "capture": ("errors", "passes", "runtime", "torch_internals"),
     "pricing": ("passes", "runtime.*", "torch_internals"),
@@ -51,7 +52,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "profiling": ("compile", "errors", "options", "passes", "pricing", "recipes", "report", "rerun", "runtime", "torch_internals"),
     "demo": ("compile", "errors", "options", "recipes", "report", "torch_internals"),
     # On top: the command line, and the names that users import.
-    "cli": ("compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "report", "runtime"),
+    "cli": ("compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
     "": ("compile", "exits.onnx", "recipes", "report"),
 }  # fmt: skip
 """Who may import what: the folders and files right below lowbit_compiler/, with passes/ and runtime/, which are installed there. A row holds

@@ -4,14 +4,14 @@ import torch
 from torch import fx
 
 from lowbit_compiler.exits.onnx.forms.opened import Opened, Writer, rewrite
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten
 from lowbit_compiler.runtime.treatments import Columns
 
 ops = torch.ops.lowbit
 
 
-class IntegerForm:
+class IntegerForm(Pass):
     """Each planned product as an integer product and its float32 steps, in the order of docs/arithmetic.md.
 
     Before::
@@ -37,7 +37,6 @@ class IntegerForm:
     requires = frozenset({Fact.QUANTIZED, Fact.FOLDED})
     establishes = frozenset({Fact.OPENED})
     destroys = frozenset({Fact.WIDE, Fact.QUANTIZED, Fact.FOLDED})
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Write every planned product anew; returns their number."""

@@ -5,13 +5,13 @@ from torch import fx
 
 from lowbit_compiler.exits.onnx.forms.integer import exact_product, split
 from lowbit_compiler.exits.onnx.forms.opened import Opened, Writer, rewrite
-from lowbit_compiler.passes.contract import Fact, PassContext
+from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten
 
 ops = torch.ops.lowbit
 
 
-class QdqForm:
+class QdqForm(Pass):
     """Each planned product between dequantized operands; the scale of a row comes after it, so that every scale is a constant.
 
     Before::
@@ -32,7 +32,6 @@ class QdqForm:
     requires = frozenset({Fact.QUANTIZED, Fact.FOLDED})
     establishes = frozenset({Fact.OPENED})
     destroys = frozenset({Fact.WIDE, Fact.QUANTIZED, Fact.FOLDED})
-    exact = True
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Write every planned product anew; returns their number."""
