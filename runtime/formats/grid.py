@@ -134,11 +134,11 @@ class Floats:
         """Round to nearest, ties to the even code (without mantissa bits: away from 0)."""
         floor = max(self.lowest, -126)  # float32 has nothing below
         below = floor - self.lowest
-        w = v.abs() * 2.0**-floor
+        w = v.abs().clamp(max=self.largest) * 2.0**-floor
         binade = exponent(w).clamp(min=0.0) if self.e else torch.zeros_like(v)
         w = w * power(-binade)
         n = torch.round(w * 2.0**self.m)
-        magnitude = ((binade + below) * 2.0**self.m + n).clamp(max=float(self.codes[1]))
+        magnitude = (binade + below) * 2.0**self.m + n
         if below:
             magnitude = torch.where(n < 2.0**self.m, torch.zeros_like(v), magnitude)
         return (magnitude * torch.sign(v)).to(self.dtype)
