@@ -112,7 +112,7 @@ class Floats:
     @property
     def lowest(self) -> int:
         """The exponent of the smallest normal numbers, whose gaps the subnormal ones share."""
-        return self.top - (2**self.e - 2)
+        return self.top - ((1 << self.e) - 2)
 
     @property
     def largest(self) -> float:
