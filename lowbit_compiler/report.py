@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-EMULATED = "emulated"
-"""What a site without an op is lowered to, in reports."""
-
-
 @dataclass(frozen=True)
 class Measured:
     """What running one site showed on given inputs; None where that was not measured."""
@@ -83,7 +79,7 @@ def site_report(site: Site) -> SiteReport:
         decision=site.decision,
         reason="" if site.reason is None else site.reason.value,
         detail=site.detail,
-        lowered_to=f"lowbit::{site.lowered_to}" if site.lowered_to else EMULATED if site.emulated else "",
+        lowered_to=f"lowbit::{site.lowered_to}" if site.lowered_to else "",
         kernel=site.became.kernel,
         prologue=site.became.prologue,
         saved_bytes=site.became.saved_bytes if site.plan is not None else 0,
@@ -109,6 +105,11 @@ class Report:
     def rewritten(self) -> list[SiteReport]:
         """The sites that became low-bit ops."""
         return [site for site in self.sites if site.decision == "rewritten"]
+
+    @property
+    def emulated(self) -> list[SiteReport]:
+        """The products of quantized operands that no op computes: quantized, dequantized and multiplied in float."""
+        return [site for site in self.sites if site.decision == "emulated"]
 
     @property
     def declined(self) -> list[SiteReport]:
@@ -138,11 +139,9 @@ class Report:
 
     def summary(self) -> str:
         """Return one line."""
-        emulated = sum(site.lowered_to == EMULATED for site in self.sites)
-        how = f", {emulated} of them emulated" if emulated else ""
-        text = (
-            f"recipe {self.recipe}: {len(self.rewritten)} of {len(self.sites)} sites rewritten{how}, {self.saved_bytes / 1e6:.1f} MB saved"
-        )
+        emulated = f", {len(self.emulated)} emulated" if self.emulated else ""
+        sites = f"{len(self.rewritten)} of {len(self.sites)} sites rewritten{emulated}"
+        text = f"recipe {self.recipe}: {sites}, {self.saved_bytes / 1e6:.1f} MB saved"
         return f"{text}; whole graph left in float: {self.fallback}" if self.fallback else text
 
     def __rich__(self) -> "Group":
@@ -186,7 +185,7 @@ def _site_table(sites: Sequence[SiteReport]) -> "Table":
     for site in sites:
         why = site.lowered_to if site.decision == "rewritten" else site.reason
         why += f" with {site.prologue}" if site.prologue else ""
-        why += f": {site.detail}" if site.detail else ""
+        why = ": ".join(filter(None, (why, site.detail)))
         if site.merged_with:
             why += f" (merged with {', '.join(name.rpartition('.')[2] for name in site.merged_with)})"
         saved = f"{site.saved_bytes / 1e6:.2f}" if site.saved_bytes else ""

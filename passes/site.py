@@ -152,13 +152,8 @@ class Site:
 
     @property
     def decision(self) -> str:
-        """``rewritten`` or ``declined``."""
-        return "declined" if self.decided.plan is None else "rewritten"
-
-    @property
-    def emulated(self) -> bool:
-        """Whether no op computes what was planned: the site keeps its quantize and dequantize nodes."""
-        return self.decided.plan is not None and not self.lowered_to
+        """``rewritten``, ``emulated`` or ``declined``."""
+        return "rewritten" if self.lowered_to else "emulated" if self.plan is not None else "declined"
 
     @property
     def lowered_to(self) -> str:

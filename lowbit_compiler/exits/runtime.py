@@ -53,7 +53,7 @@ def _conclude(ctx: PassContext, facts: Collection[Fact], notes: Sequence[str]) -
         site.run_by(_kernel(site))
         if site.kind == "softmax" and site.became.kernel:
             site.explain(_algorithm(site), site.detail)
-        if site.plan is not None and site.emulated:
+        if site.plan is not None and site.plan.product is None:
             site.explain(f"no kernel for {site.plan.name}", site.detail)
     return list(notes)
 
