@@ -127,7 +127,7 @@ class Floats:
     @property
     def codes(self) -> tuple[int, int]:
         """The smallest and the largest code."""
-        most: int = (1 << (self.e + self.m)) - 1
+        most = (1 << (self.e + self.m)) - 1
         return -most, most
 
     def encode(self, v: Tensor) -> Tensor:
