@@ -82,7 +82,7 @@ def test_file(name: str, form: str, opset: int, types: set[str], tmp_path: Path)
     assert stored_types(file) == types
     (site,) = file.report.sites
     assert site.decision == "emulated"
-    assert site.detail.startswith(f"no integer form for {EMULATED[name].plan.name}: ")
+    assert site.detail == f"no integer form for {EMULATED[name].plan.name}"
     (got,) = ReferenceEvaluator(file.proto).run(None, {file.proto.graph.input[0].name: x.numpy()})
     check_values(EMULATED[name], layer, x, torch.from_numpy(np.asarray(got)))
 
