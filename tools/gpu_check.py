@@ -89,7 +89,7 @@ def order(device: str, ops: bool = False) -> list[Step]:
     import gpu_bench
     import gpu_tests
 
-    from lowbit_compiler.recipes import RECIPES
+    from lowbit_compiler.recipes import WITH_KERNELS
 
     def step(check: gpu_tests.Check, name: str = "", group: str = "", expected: float = 10) -> Step:
         return Step(name or check.__name__, lambda: list(check(device)), group=group, expected=expected)
@@ -99,7 +99,7 @@ def order(device: str, ops: bool = False) -> list[Step]:
         return [right]
     gpu = device == "cuda"
     tables = gpu_bench.tables(device)
-    compiled = [step(check, name, "compile", 30) for name, check in gpu_tests.compile_checks(RECIPES).items()]
+    compiled = [step(check, name, "compile", 30) for name, check in gpu_tests.compile_checks(WITH_KERNELS).items()]
     products = tables["products"]
     tests = [Step("tests/cuda", tests_on_the_gpu, expected=60)] if gpu and importlib.util.find_spec("pytest") else []
     return [

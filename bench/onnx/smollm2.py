@@ -35,7 +35,7 @@ import lowbit_compiler as lowbit
 from lowbit_compiler.demo import model, text
 from lowbit_compiler.demo.perplexity import perplexity
 from lowbit_compiler.exits.onnx.session import session
-from lowbit_compiler.recipes import RECIPES
+from lowbit_compiler.recipes import WITH_KERNELS
 
 FOLDER = Path("build/onnx_smollm2")
 RESULT = "onnx_smollm2.json"
@@ -45,7 +45,7 @@ WINDOW = 512  # tokens at once, for perplexity
 FILES: dict[str, tuple[str, str]] = {
     FLOAT: ("int8", "integer"),
     THEIRS: ("", ""),
-    **{name: (name, "integer") for name in RECIPES},
+    **{name: (name, "integer") for name in WITH_KERNELS},
     "int4-weight-only, qdq": ("int4-weight-only", "qdq"),
 }
 """Contestant -> recipe and form; of float32 every product is ignored."""

@@ -14,7 +14,7 @@ from lowbit_compiler.demo import show, text
 from lowbit_compiler.demo.engine import WINDOW, Engine
 from lowbit_compiler.demo.model import LoadedModel
 from lowbit_compiler.demo.run import measure_perplexity, measure_steps, measure_windows
-from lowbit_compiler.recipes import RECIPES
+from lowbit_compiler.recipes import WITH_KERNELS
 from lowbit_compiler.torch_internals.dynamo import allow_recompilations
 
 ROUNDS = 5
@@ -36,7 +36,7 @@ class Contestant:
 
 def run_comparison(loaded: LoadedModel, question: str, first: str, console: Console) -> None:
     """Compile all contestants, `first` before the other recipes, measure them in turns, and print one table."""
-    names = ["inductor", first, *(name for name in RECIPES if name != first)]
+    names = ["inductor", first, *(name for name in WITH_KERNELS if name != first)]
     allow_recompilations(4 * len(names))  # two graphs each of one and the same forward function
     console.print(f"{2 * len(names)} graphs to compile, about a minute each when the caches are cold")
     ids = text.token_ids(loaded.tokenizer, "english")

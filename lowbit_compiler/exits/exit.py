@@ -26,3 +26,10 @@ class Exit:
     """Times a softmax or attention there; None: rewritten wherever the target has a kernel."""
     linear_costs: LinearCosts | None = None
     """Times a linear there; None: rewritten as the recipe says."""
+
+
+def explain_emulated(ctx: PassContext, lacking: str) -> None:
+    """Say of every planned product that no op computes what is ``lacking`` for its formats."""
+    for site in ctx.planned():
+        if site.plan is not None and site.plan.product is None:
+            site.explain(f"no {lacking} for {site.plan.name}", site.detail)

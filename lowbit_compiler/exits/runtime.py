@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.exits.exit import Exit
+from lowbit_compiler.exits.exit import Exit, explain_emulated
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Fact, PassContext, Target
@@ -53,8 +53,7 @@ def _conclude(ctx: PassContext, facts: Collection[Fact], notes: Sequence[str]) -
         site.run_by(_kernel(site))
         if site.kind == "softmax" and site.became.kernel:
             site.explain(_algorithm(site), site.detail)
-        if site.plan is not None and site.plan.product is None:
-            site.explain(f"no kernel for {site.plan.name}: quantized, dequantized and multiplied in float", site.detail)
+    explain_emulated(ctx, "kernel")
     return list(notes)
 
 

@@ -6,10 +6,12 @@ from lowbit_compiler.errors import OptionError
 from lowbit_compiler.recipe_names import DEFAULT, FILES
 from lowbit_compiler.recipes.recipe import LOW_BIT_SQNR, Recipe, finite_positive, group_size
 
-__all__ = ["DEFAULT", "LOW_BIT_SQNR", "RECIPES", "Recipe", "find_recipe", "finite_positive", "group_size"]
+__all__ = ["DEFAULT", "LOW_BIT_SQNR", "RECIPES", "WITH_KERNELS", "Recipe", "find_recipe", "finite_positive", "group_size"]
 
 _FOUND: tuple[Recipe, ...] = tuple(import_module(f"{__name__}.{file}").RECIPE for file in FILES)
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _FOUND}
+WITH_KERNELS = tuple(name for name, recipe in RECIPES.items() if recipe.plan.product is not None)
+"""Those that are not emulated."""
 
 
 def find_recipe(recipe: str | Recipe) -> Recipe:

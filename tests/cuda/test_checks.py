@@ -18,9 +18,9 @@ import gpu_models
 import gpu_steps
 import gpu_tests
 
-from lowbit_compiler.recipes import RECIPES
+from lowbit_compiler.recipes import WITH_KERNELS
 
-COMPILED = gpu_tests.compile_checks(RECIPES)
+COMPILED = gpu_tests.compile_checks(WITH_KERNELS)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")

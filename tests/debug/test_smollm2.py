@@ -11,7 +11,7 @@ from helpers.spoiled import spoiled
 from lowbit_compiler.debug import accuracy, measure
 from lowbit_compiler.demo import model as demo
 from lowbit_compiler.demo import text
-from lowbit_compiler.recipes import RECIPES, Recipe
+from lowbit_compiler.recipes import WITH_KERNELS, Recipe
 
 pytestmark = [
     pytest.mark.model,
@@ -33,7 +33,7 @@ def slice_of_two(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tenso
     return loaded.model, text.token_ids(loaded.tokenizer, "english", TOKENS)
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, Recipe("rows", treatment="rows")], ids=str)
+@pytest.mark.parametrize("recipe", [*WITH_KERNELS, Recipe("rows", treatment="rows")], ids=str)
 def test_certificates_hold_on_real_data(slice_of_two: tuple[nn.Module, torch.Tensor], recipe: str | Recipe) -> None:
     model, ids = slice_of_two
     report = measure(model, ids, recipe=recipe, **EAGER)

@@ -62,7 +62,7 @@ def test_result_is_that_of_the_plan(recipe: Recipe, dtype: torch.dtype) -> None:
     bounds.assert_within(got, *exactly(recipe.plan, layer, x))
     (site,) = report.sites
     assert (site.decision, site.lowered_to, site.reason) == ("emulated", "", "")
-    assert site.detail == f"no kernel for {recipe.plan.name}: quantized, dequantized and multiplied in float"
+    assert site.detail == f"no kernel for {recipe.plan.name}"
     assert site.detail in " ".join(str(report).split())
     assert "0 of 1 sites rewritten, 1 emulated" in report.summary()
     assert report.emulated == report.sites

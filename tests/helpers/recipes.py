@@ -11,6 +11,7 @@ EMULATED = {
     "nvfp4": Recipe("nvfp4", "nvfp4", "nvfp4"),
     "e4m3": Recipe("e4m3", "e4m3", "e4m3", group_size=128),
     "e4m3-rotated": Recipe("e4m3-rotated", "e4m3", "e4m3", "rotation"),
+    "mxfp4-int8": Recipe("mxfp4-int8", "mxfp4", "int8"),
     "mxfp4-columns": Recipe("mxfp4-columns", "mxfp4", "mxfp4", "columns", threshold=4.0),
 }
 assert all(recipe.plan.product is None for recipe in EMULATED.values())

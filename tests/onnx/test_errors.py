@@ -31,7 +31,7 @@ def refused(path: Path, model: Any = None, inputs: Any = (X,), **options: Any) -
 
 def test_options(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    assert "opset takes 21 to 23, got 18: int4 and blocked scales exist from opset 21 on" in refused(
+    assert "opset takes 21 to 25, got 18: int4 and blocked scales exist from opset 21 on" in refused(
         path, opset=18, recipe="int4-weight-only"
     )
     assert "form takes 'integer' or 'qdq', got 'int'" in refused(path, form="int")

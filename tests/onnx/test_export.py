@@ -16,7 +16,7 @@ from helpers.case import Case
 from helpers.graphs import TwoLinears
 from helpers.onnx_files import Exported, stored_values
 from lowbit_compiler.exits.onnx.labels import MODULE, PASS
-from lowbit_compiler.recipes import RECIPES
+from lowbit_compiler.recipes import WITH_KERNELS
 
 DYNAMIC = {"x": {0: "batch", 1: "length"}}
 
@@ -40,7 +40,7 @@ def two_linears(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str]
 
 
 @pytest.mark.parametrize(
-    ("recipe", "form"), [*((recipe, "integer") for recipe in RECIPES), ("llm-int8", "qdq"), ("int4-weight-only", "qdq")]
+    ("recipe", "form"), [*((recipe, "integer") for recipe in WITH_KERNELS), ("llm-int8", "qdq"), ("int4-weight-only", "qdq")]
 )
 def test_recipe(recipe: str, form: str, two_linears: Any) -> None:
     """Exported, checked, and right at shapes that were never traced, a single row among them."""

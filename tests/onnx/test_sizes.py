@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.onnx_files import Exported
-from lowbit_compiler.recipes import RECIPES
+from lowbit_compiler.recipes import WITH_KERNELS
 
 
 class Mixed(nn.Module):
@@ -30,7 +30,7 @@ class Mixed(nn.Module):
 
 
 SHAPES = {"image": {0: "batch"}, "ids": {0: "batch", 1: "length"}}
-WAYS = [*((recipe, "integer") for recipe in RECIPES), ("int8", "qdq"), ("int8-weight-only", "qdq")]
+WAYS = [*((recipe, "integer") for recipe in WITH_KERNELS), ("int8", "qdq"), ("int8-weight-only", "qdq")]
 
 
 def inputs(batch: int, length: int) -> dict[str, Tensor]:

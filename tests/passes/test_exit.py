@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from helpers.graphs import TwoLinears, before_and_after, calls, capture, context, evaluate, run_until
-from lowbit_compiler.recipes import RECIPES, Recipe
+from lowbit_compiler.recipes import WITH_KERNELS, Recipe
 
-ALL = [*RECIPES, Recipe("rows", treatment="rows")]
+ALL = [*WITH_KERNELS, Recipe("rows", treatment="rows")]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

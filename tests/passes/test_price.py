@@ -13,7 +13,7 @@ from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.passes.contract import PassContext, Target
 from lowbit_compiler.passes.price import fastest
 from lowbit_compiler.passes.site import Reason
-from lowbit_compiler.recipes import RECIPES, Recipe
+from lowbit_compiler.recipes import RECIPES, WITH_KERNELS, Recipe
 from lowbit_compiler.runtime.products import Plan
 
 ROTATED, WIDE, INT4 = plain.plan("int8", "int8", "rotation"), plain.plan("int8", "float", "none"), plain.plan("int4", "float", "none")
@@ -201,7 +201,7 @@ class Vocabulary(nn.Module):
         return self.head(self.body(self.embed(ids)))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", WITH_KERNELS)
 def test_output_head_is_timed_as_it_is_planned(recipe: str) -> None:
     costs = Costs()
     plan(Vocabulary(), torch.arange(6), costs, recipe)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from lowbit_compiler.exits.exit import Exit
+from lowbit_compiler.exits.exit import Exit, explain_emulated
 from lowbit_compiler.exits.onnx.forms import onnx_exit
 from lowbit_compiler.passes.contract import Fact, PassContext, Target
 from lowbit_compiler.passes.site import Reason
@@ -19,4 +19,5 @@ def _conclude(ctx: PassContext, facts: Collection[Fact]) -> list[str]:
     for site in ctx.sites:
         if site.kind in WHOLE_KINDS and not site.found.constant:
             site.decline(Reason.KEPT_WHOLE, "ONNX has operators for it")
+    explain_emulated(ctx, "integer form")
     return []
