@@ -107,6 +107,11 @@ class Report:
         return [site for site in self.sites if site.decision == "rewritten"]
 
     @property
+    def emulated(self) -> list[SiteReport]:
+        """The products of quantized operands that no op computes: quantized, dequantized and multiplied in float."""
+        return [site for site in self.sites if site.decision == "emulated"]
+
+    @property
     def declined(self) -> list[SiteReport]:
         """The sites left in float."""
         return [site for site in self.sites if site.decision == "declined"]
@@ -134,7 +139,9 @@ class Report:
 
     def summary(self) -> str:
         """Return one line."""
-        text = f"recipe {self.recipe}: {len(self.rewritten)} of {len(self.sites)} sites rewritten, {self.saved_bytes / 1e6:.1f} MB saved"
+        emulated = f", {len(self.emulated)} emulated" if self.emulated else ""
+        sites = f"{len(self.rewritten)} of {len(self.sites)} sites rewritten{emulated}"
+        text = f"recipe {self.recipe}: {sites}, {self.saved_bytes / 1e6:.1f} MB saved"
         return f"{text}; whole graph left in float: {self.fallback}" if self.fallback else text
 
     def __rich__(self) -> "Group":
@@ -178,7 +185,7 @@ def _site_table(sites: Sequence[SiteReport]) -> "Table":
     for site in sites:
         why = site.lowered_to if site.decision == "rewritten" else site.reason
         why += f" with {site.prologue}" if site.prologue else ""
-        why += f": {site.detail}" if site.detail else ""
+        why = ": ".join(filter(None, (why, site.detail)))
         if site.merged_with:
             why += f" (merged with {', '.join(name.rpartition('.')[2] for name in site.merged_with)})"
         saved = f"{site.saved_bytes / 1e6:.2f}" if site.saved_bytes else ""

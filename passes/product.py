@@ -77,10 +77,11 @@ def read(node: fx.Node, plan: Plan, exact: fx.Node | None) -> Product:
 
 
 def products(ctx: PassContext) -> Iterator[tuple[Product, list[Site]]]:
-    """Yield every planned product with its sites: several where siblings were merged."""
+    """Yield every planned product that is still a linear with its sites: several where siblings were merged."""
     found: dict[fx.Node, list[Site]] = {}
     for site in ctx.planned():
-        found.setdefault(site.node, []).append(site)
+        if calls(site.node, aten.linear.default):
+            found.setdefault(site.node, []).append(site)
     for node in ctx.each(found):
         sites = found[node]
         assert sites[0].plan is not None

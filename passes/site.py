@@ -153,11 +153,11 @@ class Site:
     @property
     def decision(self) -> str:
         """``rewritten``, ``emulated`` or ``declined``."""
-        return "rewritten" if self.lowered_to else "declined" if self.plan is None else "emulated"
+        return "rewritten" if self.lowered_to else "emulated" if self.plan is not None else "declined"
 
     @property
     def lowered_to(self) -> str:
-        """Name of the ``lowbit::`` op that the site becomes; "" where it stays in float."""
+        """Name of the ``lowbit::`` op that the site becomes; "" where it stays in float or is emulated."""
         return self.decided.plan.op if self.decided.plan is not None else ""
 
     def decline(self, reason: Reason, detail: str = "") -> None:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime import values
-from lowbit_compiler.runtime.checks import CHECKS, MOST_DIMS, PROLOGUE
+from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
 from lowbit_compiler.runtime.formats import FORMATS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import PRODUCTS, Product
 from lowbit_compiler.runtime.reference import exported, linear, softmax
 from lowbit_compiler.runtime.reference.prologue import prologue
+from lowbit_compiler.runtime.require import MOST_DIMS
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals import autocast
 
@@ -62,7 +63,7 @@ def _define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]
     def call(*args: Any, **kwargs: Any) -> Any:
         given = dict(zip(names, args, strict=False)) | kwargs
         CHECKS[name](**given)
-        if fake is not None:
+        if fake is not None or not any(_traced(value) for value in given.values()):
             values.check(name, given)
         return reference(*args, **kwargs)
 
@@ -77,6 +78,11 @@ def _define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]
 
     LIBRARY.impl(name, _without_autocast(call), "CompositeExplicitAutograd")
     torch.library.register_fake(f"lowbit::{name}", shape, lib=LIBRARY)
+
+
+def _traced(value: Any) -> bool:
+    """Return whether ``value`` stands for a tensor, in a compiler, and has no values."""
+    return isinstance(value, Tensor) and type(value) not in (Tensor, torch.nn.Parameter)
 
 
 def _define_format(format: type[Format], scale: type[Scale]) -> None:

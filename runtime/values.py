@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lowbit_compiler.runtime.checks import require
 from lowbit_compiler.runtime.formats import FORMATS
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KINDS, weight_of
+from lowbit_compiler.runtime.require import require
 
 CODES = {op_name("pack", format, scale): format.panels.codes for format in FORMATS if format.panels for scale in format.scales}
 """The codes that each layout holds."""

@@ -69,12 +69,12 @@ LOWBIT_DEVICE void multiply_step(const char* rows, const char* panel, int step, 
   uint32_t b[2][4][2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const uint32_t quad = (uint32_t)(8 * step + 2 * t + half);
-    if (half % kQuads == 0) codes = load_wide<Words>(panel + swizzled((int)(quad / kQuads) * 4 + g % 4) * 16);
+    const int line = 8 / kQuads * step + (2 * t + half) / kQuads;
+    if (half % kQuads == 0) codes = load_wide<Words>(panel + swizzled(line * 4 + g % 4) * 16);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float v[4];
-      widen(F{}, codes.w[j], (int)(quad % kQuads), v);
+      widen(F{}, codes.w[j], (2 * t + half) % kQuads, v);
       b[half][j][0] = Numbers<dtype>::pair(v[0], v[1]);
       b[half][j][1] = Numbers<dtype>::pair(v[2], v[3]);
     }
@@ -153,7 +153,7 @@ LOWBIT_KERNEL(S::kThreads, (kResident<dtype, F>)) float_product(Floats job) {
       [&](const char* stage) {
         const char* rows = stage + (S::warp_slice() * S::kRows + S::warp_row()) * Elements<dtype>::kRowBytes;
         const char* own = stage + M::kRows + (S::warp_slice() * S::kPanels + S::warp_column() / kPanel + thread_index() % 32 / 16) * M::kPanelBytes;
-#pragma unroll
+#pragma unroll(dtype == kF32 && F::kGrouped ? 1 : 2)  // parts of numbers and sums of groups of both steps: too many registers
         for (int step = 0; step < 2; ++step) {
           if (F::kGrouped) {
             float part[S::kTilesM][4][4] = {};

@@ -92,7 +92,8 @@ inline float max_of(Vec x) { return _mm512_reduce_max_ps(x.r); }
 template <int half>
 inline Vec butterfly(Vec x) {
   constexpr float a = half & 1 ? -1 : 1, b = half & 2 ? -1 : 1, c = half & 4 ? -1 : 1, d = half & 8 ? -1 : 1;
-  const __m512 sign = _mm512_setr_ps(1, a, b, a * b, c, a * c, b * c, a * b * c, d, a * d, b * d, a * b * d, c * d, a * c * d, b * c * d, a * b * c * d);
+  const __m512 sign = _mm512_setr_ps(1, a, b, a * b, c, a * c, b * c, a * b * c, d, a * d, b * d, a * b * d, c * d, a * c * d, b * c * d,
+                                     a * b * c * d);
   const __m512 partner = half == 1 ? _mm512_permute_ps(x.r, 0xb1) : half == 2 ? _mm512_permute_ps(x.r, 0x4e)
                        : half == 4 ? _mm512_shuffle_f32x4(x.r, x.r, 0xb1) : _mm512_shuffle_f32x4(x.r, x.r, 0x4e);
   return {_mm512_fmadd_ps(x.r, sign, partner)};

@@ -36,7 +36,9 @@ def through(exit: Exit, captured: Captured, options: Options, examples: Sequence
 def _once(
     exit: Exit, captured: Captured, options: Options, examples: Sequence[Any] | None, refused: dict[str, str]
 ) -> tuple[PassContext, Report]:
-    observers: list[Observer] = [Verifier(captured.gm, examples).observe] if options.verify and examples is not None else []
+    observers: list[Observer] = (
+        [Verifier(captured.gm, examples, options.recipe.least_sqnr).observe] if options.verify and examples is not None else []
+    )
     ctx = _context(exit, captured, options, refused)
     facts: set[Fact] = set()
     with recording(options.dump, captured.gm, ctx, f"the {captured.by} graph") as record:

@@ -11,7 +11,6 @@ from lowbit_compiler.errors import PassError
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.runner import PassRun
-from lowbit_compiler.recipes import LOW_BIT_SQNR
 from lowbit_compiler.torch_internals.trees import tree_leaves, tree_map_only
 
 SAME_SQNR = 20.0  # dB; what a float model computes in another order has more, in a deep bfloat16 model some 30 dB
@@ -20,7 +19,9 @@ SAME_SQNR = 20.0  # dB; what a float model computes in another order has more, i
 class Verifier:
     """Observer of the runner that interprets the graph: exact passes may change values by float rounding only."""
 
-    def __init__(self, gm: fx.GraphModule, examples: Sequence[Any]) -> None:
+    def __init__(self, gm: fx.GraphModule, examples: Sequence[Any], least: float) -> None:
+        """``least`` is the SQNR in dB that passes which quantize must leave."""
+        self._least = least
         self._inputs = inputs_of(gm, examples)
         self._exact = self._run(gm)
         self._expected = self._exact
@@ -34,7 +35,7 @@ class Verifier:
         for index, (got, want) in enumerate(zip(tree_leaves(outputs), tree_leaves(self._expected), strict=True)):
             if isinstance(want, Tensor) and want.is_floating_point():
                 ratio = sqnr(got, want)
-                floor = _rounding_floor(want.dtype) if p.exact else LOW_BIT_SQNR
+                floor = _rounding_floor(want.dtype) if p.exact else self._least
                 if not ratio >= floor:  # also NaN, where the graph before had a number
                     raise PassError(f"pass {p.name}: output {index} has {ratio:.1f} dB SQNR to the graph before; expected {floor:.1f} dB")
         self._expected = outputs

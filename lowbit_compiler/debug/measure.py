@@ -48,6 +48,6 @@ def filled(switched: Switched, measured: dict[Switch, Any]) -> Report:
     report = switched.report
     for product, row in measured.items():
         site = report.sites[product.row]
-        if site.decision == "rewritten":
+        if site.decision != "declined":
             report.sites[product.row] = replace(site, measured=row)
     return report

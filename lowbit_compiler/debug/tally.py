@@ -48,7 +48,7 @@ class Tally:
         self.activation_scales.append(inputs.scale.flatten())
         scales = []
         low = plan.w.dequantize(plan.parts(stored, *weight.shape))
-        columns = max(AT_ONCE // max(x.shape), 1)
+        columns = max(AT_ONCE // max(x.shape), 1) if plan.w.scale.row_local else len(weight)  # else scales depend on every row
         for start in range(0, len(weight), columns):
             rows = slice(start, start + columns)
             part = weight[rows]

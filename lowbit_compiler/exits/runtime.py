@@ -54,7 +54,7 @@ def _conclude(ctx: PassContext, facts: Collection[Fact], notes: Sequence[str]) -
         if site.kind == "softmax" and site.became.kernel:
             site.explain(_algorithm(site), site.detail)
         if site.plan is not None and site.plan.product is None:
-            site.explain(f"no kernel for {site.plan.name}: quantized, dequantized and multiplied in float", site.detail)
+            site.explain(f"no kernel for {site.plan.name}", site.detail)
     return list(notes)
 
 

@@ -78,7 +78,10 @@ class Recipe:
 
     def uses(self, field: str) -> bool:
         """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""
-        others = {"threshold": 2 * self.threshold, "group_size": next(size for size in GROUP_SIZES if size != self.group_size)}
+        others: dict[str, Any] = {
+            "threshold": 2 * self.threshold,
+            "group_size": next(size for size in GROUP_SIZES if size != self.group_size),
+        }
         return replace(self, **{field: others[field]}).plan != self.plan
 
     @property
@@ -95,6 +98,12 @@ class Recipe:
     def plan(self) -> Plan:
         """How a product is computed."""
         return Plan(self._activations, self._weights, TREATMENTS[self.treatment].of(**asdict(self)))
+
+    @property
+    def least_sqnr(self) -> float:
+        """What the outputs of a model have at least, in dB, against those in float: less with few bits, and less in both operands."""
+        bits = [operand.format.grid.bits for operand in (self.plan.x, self.plan.w) if operand is not None]
+        return min(LOW_BIT_SQNR, 6.0 * min(bits) - 18.0 - (3.0 if len(bits) == 2 else 0.0))
 
     @property
     def head_plan(self) -> Plan | None:

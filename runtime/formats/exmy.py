@@ -25,7 +25,7 @@ class ExMy(Format):
     name = "exmy"
     schema = "int e, int m"
     scales = (Groups,)
-    words = ("e<E>m<M>",)
+    words = ("e4m3", "e3m4", "e5m2")  # and any other
 
     def __post_init__(self) -> None:
         if not (0 <= self.e <= MOST_E and 0 <= self.m and 2 <= 1 + self.e + self.m <= MOST_BITS):

@@ -28,7 +28,7 @@ class Format(ABC):
     schema: ClassVar[str] = ""
     """The arguments of its ops that say which one of a family of formats it is."""
     words: ClassVar[tuple[str, ...]]
-    """How recipes spell it, for error messages."""
+    """How recipes spell it; of a family of formats, some of them."""
     activations: ClassVar[bool] = True
     """Whether it is defined for activations, not for weights alone."""
     tensor: ClassVar[str] = "x"

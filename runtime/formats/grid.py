@@ -112,7 +112,7 @@ class Floats:
     @property
     def lowest(self) -> int:
         """The exponent of the smallest normal numbers, whose gaps the subnormal ones share."""
-        return self.top - (2**self.e - 2)
+        return self.top - ((1 << self.e) - 2)
 
     @property
     def largest(self) -> float:
@@ -127,18 +127,18 @@ class Floats:
     @property
     def codes(self) -> tuple[int, int]:
         """The smallest and the largest code."""
-        most: int = (1 << (self.e + self.m)) - 1
+        most = (1 << (self.e + self.m)) - 1
         return -most, most
 
     def encode(self, v: Tensor) -> Tensor:
         """Round to nearest, ties to the even code (without mantissa bits: away from 0)."""
         floor = max(self.lowest, -126)  # float32 has nothing below
         below = floor - self.lowest
-        w = v.abs() * 2.0**-floor
+        w = v.abs().clamp(max=self.largest) * 2.0**-floor
         binade = exponent(w).clamp(min=0.0) if self.e else torch.zeros_like(v)
         w = w * power(-binade)
         n = torch.round(w * 2.0**self.m)
-        magnitude = ((binade + below) * 2.0**self.m + n).clamp(max=float(self.codes[1]))
+        magnitude = (binade + below) * 2.0**self.m + n
         if below:
             magnitude = torch.where(n < 2.0**self.m, torch.zeros_like(v), magnitude)
         return (magnitude * torch.sign(v)).to(self.dtype)

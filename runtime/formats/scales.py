@@ -220,8 +220,8 @@ class Nested(Scale):
     def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Let the largest magnitude of each block be about the largest number of the grid."""
         special = ~torch.isfinite(a)
-        finite = torch.where(special, torch.zeros_like(a), a)
-        most = torch.nn.functional.pad(finite.flatten(), (0, 1)).amax()  # of a tensor without elements: 0
+        finite = torch.where(special | (a < EMPTY), torch.zeros_like(a), a)
+        most = torch.nn.functional.pad(finite.flatten(), (0, 1)).amax(-1)  # of a tensor without elements: 0
         outer = torch.where(most < EMPTY, torch.ones_like(most), most / torch.full_like(most, E4M3_MOST * grid.largest))
         inner = E4M3.encode((finite / (outer * grid.largest)).clamp(max=E4M3_MOST))
         unit = E4M3.decode(inner) * outer

@@ -3,6 +3,8 @@
 import torch
 
 from helpers import operands
+from lowbit_compiler.runtime.formats import WORDS, operand
+from lowbit_compiler.runtime.formats.operand import op_name
 
 L = torch.ops.lowbit
 K, N = 100, 33
@@ -16,15 +18,12 @@ def samples(dtype=torch.bfloat16):
     q = x.reshape(1, 5, 4, K // 4).transpose(1, 2)
     turned, u8 = q8[0].t().contiguous(), L.quantize_u8(x)
     return {
-        "quantize_s8": (x,),
-        "dequantize_s8": (*q8, torch.bfloat16),
-        "quantize_s4": (w, 32),
-        "dequantize_s4": (*q4, 32, torch.float16),
+        **_formats(x, w),
+        "exponent": (w.abs(),),
+        "power": (torch.tensor([-130.0, -3.0, 0.0, 127.0]),),
         "rotate": (x,),
         "split_columns": (x, 6.0),
         "split_rows": (x,),
-        "pack_s8": q8,
-        "pack_s4": (*q4, 32),
         "linear_s8s8": (x, packed, bias, N, None),
         "linear_s8s8_rotated": (x, L.pack_s8(*L.quantize_s8(L.rotate(w))), bias, N, torch.float32),
         "linear_s8s8_columns": (x, packed, None, N, 6.0, None),
@@ -42,3 +41,15 @@ def samples(dtype=torch.bfloat16):
         "sdpa": (q, q[:, :2], q[:, 2:], torch.randn(1, 1, 5, 5), True, 0.25),
         "softmax": (x, 1, 0.125, torch.randn(1, K), False, torch.float32),
     }
+
+
+def _formats(x, w):
+    """One call of every op of every format: activations where it has them, else weights."""
+    calls = {}
+    for one in (operand(word, 32) for word in WORDS):
+        parts = one.quantize(w)
+        calls[op_name("quantize", *one.kind)] = (x if one.format.activations else w, *one.arguments)
+        calls[op_name("dequantize", *one.kind)] = (*parts, *one.arguments, torch.bfloat16)
+        if one.format.panels is not None:
+            calls[op_name("pack", *one.kind)] = (*parts, *one.arguments)
+    return calls

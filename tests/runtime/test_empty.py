@@ -17,10 +17,11 @@ import lowbit_compiler as lowbit
 from helpers import plain
 from helpers.plain import pack_s4, pack_s8, packed_bytes, unpack_s4, unpack_s8
 from lowbit_compiler.recipes import RECIPES, Recipe
-from lowbit_compiler.runtime.checks import FLOATS, PROLOGUE
+from lowbit_compiler.runtime.checks import PROLOGUE
 from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS, _before
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.reference import exported, linear, softmax
+from lowbit_compiler.runtime.require import FLOATS
 
 K, N, GROUP = 70, 20, 32
 LEADING = [(0,), (0, 3), (3, 0), (2, 0, 1)]

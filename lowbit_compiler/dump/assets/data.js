@@ -73,14 +73,19 @@ function moduleTree(graph) {
   (function count(item) {
     item.children.forEach((child) => { child.parent = item; count(child); });
     item.all = [...item.sites, ...[...item.children.values()].flatMap((child) => child.all)];
-    item.rewritten = item.all.filter((number) => graph.sites[number].decision === "rewritten").length;
-    item.declined = item.all.length - item.rewritten;
+    for (const decision of DECISIONS) item[decision] = item.all.filter((number) => graph.sites[number].decision === decision).length;
   })(root);
   return root;
 }
 
+const DECISIONS = ["rewritten", "emulated", "declined"];
+
+function decisionsText(item) {
+  return `${item.rewritten} rewritten, ${item.emulated ? `${item.emulated} emulated, ` : ""}${item.declined} declined`;
+}
+
 function treeItem(path, name, kind) {
-  return { path, name, kind, children: new Map(), sites: [], all: [], rewritten: 0, declined: 0, parent: null };
+  return { path, name, kind, children: new Map(), sites: [], all: [], rewritten: 0, emulated: 0, declined: 0, parent: null };
 }
 
 function siteModule(site) {

@@ -17,7 +17,7 @@ function moduleDetails(graph, item, view, pick) {
     element("p", { class: "over" }, item.kind || "module"), element("h2", {}, breakable(item.path || item.name)),
     facts([
       ["nodes", block === captured ? `${block}` : `${captured} captured, ${block} now`],
-      ["sites", sites.length ? `${item.rewritten} rewritten, ${item.declined} declined` : "none"],
+      ["sites", sites.length ? decisionsText(item) : "none"],
       ["saved", bytesText(sum((site) => site.saved_bytes) || null)],
       ["time", seconds ? secondsText(seconds) : ""],
     ]),
@@ -32,7 +32,7 @@ function siteLink(graph, number, path, pick) {
   const module = siteModule(site);
   const short = path && inModule(module, path) ? module.slice(path.length + 1) || site.op : module || site.op;
   return element("li", {}, mark(site.decision), " ", element("button", { type: "button", class: "link", onclick: () => pick(number) }, breakable(short)),
-    element("span", { class: "quiet" }, ` ${site.decision === "rewritten" ? site.lowered_to.replace("lowbit::", "") : site.reason}`));
+    element("span", { class: "quiet" }, ` ${site.decision === "rewritten" ? site.lowered_to.replace("lowbit::", "") : site.reason || site.decision}`));
 }
 
 function nodeDetails(graph, view, node, go) {

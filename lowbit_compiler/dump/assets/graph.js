@@ -178,6 +178,6 @@ function legendOf(graph, before, after, inBefore, inAfter) {
   if (inBefore.items.some((item) => item.node && item.kind !== "outside" && !after.byName.has(item.node.name))) rows.push(element("li", {}, element("i", { class: "swatch gone" }), "removed"));
   if (shows("outside")) rows.push(element("li", {}, element("i", { class: "swatch outside" }), "outside the block"));
   const decisions = new Set([...inBefore.items, ...inAfter.items].flatMap((item) => (item.sites || []).map((site) => graph.sites[site].decision)));
-  for (const decision of ["rewritten", "declined"]) if (decisions.has(decision)) rows.push(element("li", {}, element("i", { class: `mark ${decision}` }), `site ${decision}`));
+  for (const decision of DECISIONS) if (decisions.has(decision)) rows.push(element("li", {}, element("i", { class: `mark ${decision}` }), `site ${decision}`));
   return rows;
 }

@@ -2,7 +2,7 @@
 
 const COLUMNS = [
   ["module", (site) => site.module], ["op", (site) => site.op], ["shape", (site) => site.shape], ["decision", (site) => site.decision],
-  ["reason or op", (site) => (site.decision === "rewritten" ? site.lowered_to.replace("lowbit::", "") : site.reason) + (site.prologue ? `, ${site.prologue}` : "")],
+  ["reason or op", (site) => (site.decision === "rewritten" ? site.lowered_to.replace("lowbit::", "") : site.reason || site.decision) + (site.prologue ? `, ${site.prologue}` : "")],
   ["kernel", (site) => site.kernel], ["saved", (site) => site.saved_bytes || null, bytesText],
   ...[["time", "seconds", secondsText], ["floor", "floor", secondsText], ["SQNR", "sqnr", digits(4)], ["cosine", "cosine", digits(6)], ["error", "error", digits(3)],
     ["bound", "bound", digits(3)], ["tightness", "tightness", digits(3)], ["effect", "effect", percent], ["outliers", "outlier_share", percent]]

@@ -32,12 +32,12 @@ function treeRow(graph, item, level, choose) {
 }
 
 function treeLabel(item) {
-  return `${item.name}${item.kind ? ` ${item.kind}` : ""}${item.all.length ? `, ${item.rewritten} rewritten, ${item.declined} declined` : ""}`;
+  return `${item.name}${item.kind ? ` ${item.kind}` : ""}${item.all.length ? `, ${decisionsText(item)}` : ""}`;
 }
 
 function counts(item) {
   if (!item.all.length) return [];
-  return [item.rewritten ? element("b", { class: "rewritten" }, item.rewritten) : null, item.declined ? element("b", { class: "declined" }, item.declined) : null];
+  return DECISIONS.map((decision) => (item[decision] ? element("b", { class: decision }, item[decision]) : null));
 }
 
 const mark = (decision) => element("i", { class: `mark ${decision}`, title: decision });

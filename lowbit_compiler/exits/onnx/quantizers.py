@@ -92,6 +92,12 @@ def hit_columns(x: Any, threshold: float) -> Any:
     return op.GreaterOrEqual(largest, number(threshold))
 
 
+def split_columns(x: Any, threshold: float) -> tuple[Any, Any]:
+    """Return (kept, exact): the columns of :func:`hit_columns` are exact."""
+    hit, zero = hit_columns(x, threshold), number(0.0)
+    return op.Where(hit, zero, x), op.Where(hit, x, zero)
+
+
 def split_rows(x: Any) -> tuple[Any, Any]:
     """Return (kept, exact): in each row at most 16 elements above a power of two below its maximum are exact."""
     size = op.Abs(x)

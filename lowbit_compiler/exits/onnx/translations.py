@@ -74,6 +74,7 @@ def table(form: str, opset: int) -> dict[Callable[..., Any], Callable[..., Any]]
         lowbit.quantize_s8.default: quantizers.quantize_s8,
         lowbit.rotate.default: quantizers.rotate,
         lowbit.hit_columns.default: quantizers.hit_columns,
+        lowbit.split_columns.default: quantizers.split_columns,
         lowbit.split_rows.default: quantizers.split_rows,
         lowbit.product_u8s8.default: product_u8s8,
         lowbit.product_fs8.default: product_fs8,

@@ -12,10 +12,11 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import opset23
 
-from lowbit_compiler.exits.onnx.quantizers import number, op, power
+from lowbit_compiler.exits.onnx.quantizers import number, op, power, tensor
 from lowbit_compiler.runtime.formats import FORMATS, Format, Groups, Scale
+from lowbit_compiler.runtime.formats.grid import Grid
 from lowbit_compiler.runtime.formats.operand import op_name
-from lowbit_compiler.runtime.formats.scales import E8M0_BIAS, Nested, PowersOfTwo
+from lowbit_compiler.runtime.formats.scales import E4M3, E8M0_BIAS, Nested, PowersOfTwo
 from lowbit_compiler.runtime.treatments.treatment import packet
 
 STORED = "lowbit.type"
@@ -38,6 +39,17 @@ STORE: dict[str, Callable[[Codes], Codes]] = {
 """Type -> our codes in NumPy's dtype of it."""
 
 
+def _values(name: str, grid: Grid) -> Codes:
+    """Return what the codes of ``grid`` are as numbers of the type, from the smallest on."""
+    least, most = grid.codes
+    return STORE[name](np.arange(least, most + 1, dtype=np.int8)).astype(np.float32)
+
+
+_GRIDS = {format.onnx[0]: format().grid for format in FORMATS if format.activations and format.onnx[0] in STORE}
+VALUES = {name: _values(name, grid) for name, grid in {**_GRIDS, "FLOAT8E4M3FN": E4M3}.items()}
+"""Type -> its numbers, for codes that are computed."""
+
+
 def stored_as(value: Any, name: str) -> Any:
     """Mark the codes ``value`` to be stored as the type ``name``; returns them."""
     value.metadata_props[STORED] = name
@@ -54,22 +66,30 @@ def store(model: ir.Model) -> None:
             value.type = ir.TensorType(dtype)
 
 
+def _typed(codes: Any, name: str) -> Any:
+    """Return ``codes`` in the type ``name``: stored in it, or cast to it where they are computed at every call."""
+    if codes.producer() is None:
+        return stored_as(codes, name)
+    value = op.Gather(tensor(VALUES[name]), op.Add(op.Cast(codes, to=ir.DataType.INT64), tensor(len(VALUES[name]) // 2)))
+    return op.Cast(value, to=ir.DataType[name])
+
+
 def _groups(q: Any, type_name: str, opset: int, scale: Any, zero: Any = None, *, size: int) -> Any:
-    points = () if zero is None else (stored_as(zero, type_name),)
-    return op.DequantizeLinear(stored_as(q, type_name), scale, *points, axis=1, block_size=size)
+    points = () if zero is None else (_typed(zero, type_name),)
+    return op.DequantizeLinear(_typed(q, type_name), scale, *points, axis=-1, block_size=size)
 
 
 def _powers_of_two(q: Any, type_name: str, opset: int, scale: Any, *, size: int) -> Any:
-    if opset >= E8M0_FROM:
-        scale = stored_as(scale, "FLOAT8E8M0")
-        return opset23.DequantizeLinear(stored_as(q, type_name), scale, axis=1, block_size=size, output_dtype=ir.DataType.FLOAT)
+    if opset >= E8M0_FROM and scale.producer() is None:
+        scale = _typed(scale, "FLOAT8E8M0")
+        return opset23.DequantizeLinear(_typed(q, type_name), scale, axis=-1, block_size=size, output_dtype=ir.DataType.FLOAT)
     code = op.Cast(scale, to=ir.DataType.FLOAT)
     unit = op.Where(op.Equal(code, number(255.0)), number(np.nan), power(op.Sub(code, number(E8M0_BIAS))))
     return _groups(q, type_name, opset, unit, size=size)
 
 
 def _nested(q: Any, type_name: str, opset: int, scale: Any, outer: Any, *, size: int) -> Any:
-    inner = op.DequantizeLinear(stored_as(scale, "FLOAT8E4M3FN"), outer)
+    inner = op.DequantizeLinear(_typed(scale, "FLOAT8E4M3FN"), outer)
     return _groups(q, type_name, opset, inner, size=size)
 
 

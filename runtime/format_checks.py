@@ -1,0 +1,81 @@
+"""What the ops of number formats ask of their arguments."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from lowbit_compiler.runtime.formats import FORMATS, Format, Operand, Scale
+from lowbit_compiler.runtime.formats.operand import argument_names, op_name
+from lowbit_compiler.runtime.require import FLOAT, FLOATS, codes_of, require, result_dtype, same, tensors
+
+
+def block_size(op: str, scale: type[Scale], arguments: dict[str, Any]) -> None:
+    """Check the size of a block among ``arguments``, where the scale has one."""
+    if scale.sizes:
+        name = argument_names(scale.schema)[-1]
+        require(op, arguments[name] in scale.sizes, f"{name} in {scale.sizes}", arguments[name])
+
+
+def _operand(op: str, format: type[Format], scale: type[Scale], arguments: dict[str, Any]) -> Operand:
+    """Return the operand that an op with these arguments (by name) is of."""
+    block_size(op, scale, arguments)
+    mine, its = ([arguments[name] for name in argument_names(each.schema)] for each in (format, scale))
+    try:
+        return Operand(format(*mine), scale(*its))
+    except ValueError as error:
+        raise RuntimeError(f"lowbit::{op}: {error}") from None
+
+
+def _quantize(op: str, format: type[Format], scale: type[Scale]) -> Callable[..., None]:
+    name = format.tensor
+
+    def check(**arguments: Any) -> None:
+        x = arguments[name]
+        tensors(op, **{name: x})
+        require(op, x.dtype in FLOATS, f"{name} in {FLOAT}", x.dtype)
+        if format.activations:
+            require(op, x.dim() >= 1, f"{name} with at least one dimension", f"{x.dim()} dimensions")
+        else:
+            require(op, x.dim() == 2, f"{name} of shape [N, K]", f"{x.dim()} dimensions")
+        require(op, x.shape[-1] >= 1, "K of at least 1", x.shape[-1])
+        _operand(op, format, scale, arguments)
+
+    return check
+
+
+def _parts(op: str, operand: Operand, arguments: dict[str, Any], flat: bool = False) -> None:
+    """Check codes and scales; ``flat``: a scale for each row may be [N] as well as [N, 1]."""
+    first, *others = operand.parts
+    q = arguments[first.name]
+    for part in others:
+        shape: tuple[Any, ...] = () if part.single else (*q.shape[:-1], operand.scale.count(q.shape[-1]))
+        tensor, dtype = arguments[part.name], str(part.dtype).removeprefix("torch.")
+        shapes = (shape, shape[:-1])[::-1] if flat and not operand.scale.sizes else (shape,)
+        fits = tensor.dtype is part.dtype and any(same(tensor, each) for each in shapes)
+        require(op, fits, f"{part.name} in {dtype} of shape {' or '.join(map(str, shapes))}", f"{tensor.dtype} of {tuple(tensor.shape)}")
+
+
+def _stored(op: str, format: type[Format], scale: type[Scale], packing: bool) -> Callable[..., None]:
+    def check(**arguments: Any) -> None:
+        tensors(op, **{name: tensor for name, tensor in arguments.items() if isinstance(tensor, Tensor)})
+        operand = _operand(op, format, scale, arguments)
+        codes_of(op, arguments["q"], operand.parts[0].dtype, packing or not format.activations)
+        _parts(op, operand, arguments, flat=packing)
+        if not packing:
+            result_dtype(op, arguments["dtype"])
+
+    return check
+
+
+def format_checks() -> dict[str, Callable[..., None]]:
+    """Return the check of each op that quantizes, dequantizes or packs."""
+    checks: dict[str, Callable[..., None]] = {}
+    for format in FORMATS:
+        for scale in format.scales:
+            quantize, dequantize, pack = (op_name(verb, format, scale) for verb in ("quantize", "dequantize", "pack"))
+            checks[quantize] = _quantize(quantize, format, scale)
+            checks[dequantize] = _stored(dequantize, format, scale, packing=False)
+            if format.panels is not None:
+                checks[pack] = _stored(pack, format, scale, packing=True)
+    return checks
