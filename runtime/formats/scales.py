@@ -23,7 +23,7 @@ class Scale(ABC):
     """Rows in blocks, and the tensors that their scales are stored as."""
 
     suffix: ClassVar[str] = ""
-    """What it adds to the names of a format's ops."""
+    """What it adds to the names of a format's ops; "" for plain float32 scales, "_mx" in ``quantize_fp4_mx``."""
     schema: ClassVar[str] = ""
     """The arguments that it adds to their schemas."""
     row_local: ClassVar[bool] = True
