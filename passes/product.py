@@ -51,8 +51,8 @@ class Product:
     def root(self) -> fx.Node:
         """The outermost node that is the product's alone: past the final rounding to the dtype of the float product, where there is one."""
         users = list(self.total.users)
-        rounded = len(users) == 1 and calls(users[0], aten.to.dtype) and value(self.total).dtype is torch.float32
-        return users[0] if rounded and notes(users[0]).op else self.total
+        rounded = len(users) == 1 and _cast_by_us(users[0]) and value(self.total).dtype is torch.float32
+        return users[0] if rounded else self.total
 
 
 def read(node: fx.Node, plan: Plan, exact: fx.Node | None) -> Product:
@@ -95,8 +95,11 @@ def below(node: Any) -> Any:
 
 def uncast(node: Any) -> Any:
     """Return the operand below a widening cast of ours; what the model casts, it may write to before the product reads the cast."""
-    ours = calls(node, aten.to.dtype) and notes(node).made_by == Widen.name
-    return node.args[0] if ours and value(node).dtype is torch.float32 else node
+    return node.args[0] if _cast_by_us(node) and value(node).dtype is torch.float32 else node
+
+
+def _cast_by_us(node: Any) -> bool:
+    return calls(node, aten.to.dtype) and notes(node).made_by == Widen.name
 
 
 def untreated(node: Any) -> Any:

@@ -1,4 +1,4 @@
-"""LOWBIT_VERIFY=each: run the graph after every pass on the real inputs, and compare with the graph as captured."""
+"""LOWBIT_VERIFY=each: run the graph after every pass up to fold on the real inputs, and compare with the graph as captured."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -32,11 +32,11 @@ class Format(ABC):
     activations: ClassVar[bool] = True
     """Whether it is defined for activations, not for weights alone."""
     tensor: ClassVar[str] = "x"
-    """What its ops call the float tensor."""
+    """What its ops call the float tensor: "w" where only weights are quantized."""
     onnx: ClassVar[tuple[str, int]] = ("", 0)
     """The type of ONNX with these codes, and the opset from which DequantizeLinear takes it."""
     panels: ClassVar["Panels | None"] = None
-    """How kernels want weights in memory."""
+    """How kernels want weights in memory; None: no kernel knows the format, and its products are emulated."""
 
     @property
     @abstractmethod

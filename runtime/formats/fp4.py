@@ -18,9 +18,6 @@ class FP4(Format):
     words = ("mxfp4", "nvfp4")
     onnx = ("FLOAT4E2M1", 23)
 
-    def __str__(self) -> str:
-        return "e2m1"
-
     @property
     def grid(self) -> Grid:
         """The numbers above."""

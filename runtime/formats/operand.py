@@ -27,7 +27,7 @@ class Operand:
 
     @property
     def kind(self) -> tuple[type[Format], type[Scale]]:
-        """What kernels are for: the classes, whatever their arguments."""
+        """What the table of products knows it by: the classes of format and scale, whatever their arguments."""
         return type(self.format), type(self.scale)
 
     @property

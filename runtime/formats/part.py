@@ -7,7 +7,10 @@ import torch
 
 @dataclass(frozen=True)
 class Part:
-    """Its name and dtype; the shape is [..., K] of codes, [..., G] of what there is for each block, [] where ``single``."""
+    """Its name, which ops use for the argument, and dtype.
+
+    Of a tensor [..., K] in G blocks, codes have the shape [..., K], what there is for each block [..., G], a ``single`` number [].
+    """
 
     name: str
     dtype: torch.dtype

@@ -23,7 +23,7 @@ class Scale(ABC):
     """Rows in blocks, and the tensors that their scales are stored as."""
 
     suffix: ClassVar[str] = ""
-    """What it adds to the names of a format's ops."""
+    """What it adds to the names of a format's ops; "" for plain float32 scales, "_mx" in ``quantize_fp4_mx``."""
     schema: ClassVar[str] = ""
     """The arguments that it adds to their schemas."""
     row_local: ClassVar[bool] = True
@@ -142,7 +142,7 @@ class Groups(Row):
 class PowersOfTwo(Scale):
     """A power of two for each block (e8m0, OCP Microscaling 1.0, section 5.4): uint8 [..., G] of exponent + 127; 255 is NaN.
 
-    The exponent is that of the block's largest magnitude less that of the grid's: up to a quarter of the largest binade saturates.
+    The exponent is that of the block's largest magnitude less that of the grid's: of e2m1 what lies from 6 to 8 units becomes 6.
     """
 
     size: int = 32
