@@ -13,7 +13,7 @@ UNKNOWN_SIZE = 128  # of a dimension that nothing is known about before the firs
 
 
 @dataclass(frozen=True)
-class Operand:
+class TensorSpec:
     """A tensor of a site; symbolic sizes by their hints."""
 
     sizes: tuple[int, ...]
@@ -25,10 +25,10 @@ class Operand:
 class SoftmaxCall:
     """``(log_)softmax(x * scale + mask, dim)`` in ``dtype``."""
 
-    x: Operand
+    x: TensorSpec
     dim: int
     scale: float
-    mask: Operand | None
+    mask: TensorSpec | None
     log: bool
     dtype: torch.dtype
 
@@ -37,10 +37,10 @@ class SoftmaxCall:
 class AttentionCall:
     """Scaled-dot-product attention of 4-D operands; ``repeated``: the float model writes each key head once per query head."""
 
-    q: Operand
-    k: Operand
-    v: Operand
-    mask: Operand | None
+    q: TensorSpec
+    k: TensorSpec
+    v: TensorSpec
+    mask: TensorSpec | None
     causal: bool
     scale: float
     repeated: bool
@@ -80,9 +80,9 @@ LinearCosts = Callable[[LinearCall], dict[str, float]]
 """Returns the seconds of one call: of "float" and of the op of each candidate."""
 
 
-def operand(tensor: Any) -> Operand:
+def operand(tensor: Any) -> TensorSpec:
     """Describe a (fake) tensor."""
-    return Operand(tuple(map(hint, tensor.shape)), tuple(map(hint, tensor.stride())), tensor.dtype)
+    return TensorSpec(tuple(map(hint, tensor.shape)), tuple(map(hint, tensor.stride())), tensor.dtype)
 
 
 def hint(size: Any) -> int:

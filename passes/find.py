@@ -12,6 +12,7 @@ from lowbit_compiler.passes.graph import aten, calls, constant_sources, dead, is
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Declined, Found, Reason, Role, Site
 from lowbit_compiler.torch_internals.fakes import FakeTensor
+from lowbit_compiler.torch_internals.trees import tree_leaves
 
 KINDS: dict[Any, str] = {
     aten.linear.default: "linear",
@@ -123,7 +124,7 @@ def _factors(node: fx.Node) -> list[fx.Node]:
     if KINDS.get(node.target) not in ("linear", "matmul"):
         return []
     if node.target is aten.einsum.default:
-        return node.all_input_nodes
+        return [arg for arg in tree_leaves(node.args) if isinstance(arg, fx.Node)]
     return list(arguments[1:3] if node.target in (aten.addmm.default, aten.baddbmm.default) else arguments[:2])
 
 

@@ -6,7 +6,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import emit, substitute, value
 from lowbit_compiler.passes.layout import laid_out
-from lowbit_compiler.passes.product import Product, Released, products, uncast
+from lowbit_compiler.passes.product import QuantizedProduct, Released, products, uncast
 from lowbit_compiler.passes.site import Site
 
 ops = torch.ops.lowbit
@@ -42,7 +42,7 @@ class Lower(Pass):
         return sum(lowered)
 
 
-def _lower(gm: fx.GraphModule, ctx: PassContext, product: Product, sites: list[Site], released: Released) -> bool:
+def _lower(gm: fx.GraphModule, ctx: PassContext, product: QuantizedProduct, sites: list[Site], released: Released) -> bool:
     """Write the op that computes ``product``; where there is none, leave it as it is."""
     node, plan = product.node, product.plan
     n = value(product.parts[0]).shape[0]

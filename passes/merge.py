@@ -51,7 +51,8 @@ def siblings(ctx: PassContext) -> list[list[Site]]:
     for site in ctx.planned():
         x, weight, bias = operands(site.node)
         assert site.plan is not None
-        joinable = site.plan.w.scale.row_local and (bias is None or is_constant(bias, ctx.parameters))
+        own_draw = site.plan.x is not None and site.plan.x.rounding.random
+        joinable = site.plan.w.scale.row_local and not own_draw and (bias is None or is_constant(bias, ctx.parameters))
         alone = _written(x) or not joinable
         dtypes = (value(weight).dtype, site.node.meta["val"].dtype, None if bias is None else value(bias).dtype)
         groups[(x, site.plan, dtypes, site.decided.timed_as, site.found.index if alone else None)].append(site)

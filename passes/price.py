@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from torch import fx
-
 from lowbit_compiler.passes.calls import LinearCall, hint
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import aten, calls, constant_sources, is_constant, numel, value
@@ -28,7 +26,7 @@ def price(ctx: PassContext) -> None:
     near = _bytes_read(ctx) <= NEAR
     gained = 0.0
     for number, sites in enumerate(siblings(ctx), 1):
-        if sites[0].plan is not None and sites[0].plan.product is None:
+        if not sites[0].lowered_to:
             continue  # emulated: never for speed, only where the recipe asks for it
         choice, why, gain = _choice(ctx, sites, near)
         gained += gain
@@ -37,7 +35,7 @@ def price(ctx: PassContext) -> None:
                 site.take(choice, why, timed_as=number)
             else:
                 site.decline(choice, why)
-    kept = [site for site in ctx.planned() if site.plan is not None and site.plan.product is not None]
+    kept = [site for site in ctx.planned() if site.lowered_to]
     call = CALL + PER_WEIGHT * len(kept)
     if gained < call:
         for site in kept:
@@ -47,14 +45,9 @@ def price(ctx: PassContext) -> None:
 
 def _bytes_read(ctx: PassContext) -> int:
     """Return the bytes of the parameters that the sites' weights come from, each counted once."""
-    sources = {source for site in ctx.sites for weight in site.node.all_input_nodes for source in _parameters(ctx, weight)}
+    weights = {weight for site in ctx.sites for weight in site.node.all_input_nodes if is_constant(weight, ctx.parameters)}
+    sources = {source for weight in weights for source in constant_sources(weight)}
     return sum(hint(value(source).numel()) * value(source).element_size() for source in sources)
-
-
-def _parameters(ctx: PassContext, node: fx.Node) -> list[fx.Node]:
-    if not is_constant(node, ctx.parameters):
-        return []
-    return [node] if node.op == "placeholder" else constant_sources(node)
 
 
 def _choice(ctx: PassContext, sites: list[Site], near: bool) -> tuple[Plan | Reason, str, float]:

@@ -27,7 +27,7 @@ TREAT = tuple(packet(op.name) for treatment in TREATMENTS.values() for op in tre
 
 
 @dataclass(frozen=True)
-class Product:
+class QuantizedProduct:
     """A linear between quantized operands, as the passes up to the waist write it."""
 
     node: fx.Node
@@ -42,7 +42,7 @@ class Product:
     exact: Any
     """The exact elements in their places, zero elsewhere; None without a split."""
     parts: tuple[fx.Node, ...]
-    """Codes and scales of the weight [N, K]."""
+    """Codes and scales of the weight: [N, K], after a treatment perhaps wider."""
     bias: Any
     total: fx.Node
     """What the readers of the product read: the linear, or its sum with the exact product."""
@@ -55,7 +55,7 @@ class Product:
         return users[0] if rounded else self.total
 
 
-def read(node: fx.Node, plan: Plan, exact: fx.Node | None) -> Product:
+def read(node: fx.Node, plan: Plan, exact: fx.Node | None) -> QuantizedProduct:
     """Take a planned linear apart; ``exact`` is the product of the exact elements beside it."""
     arguments: Any = node.args
     kept, weight, *bias = arguments
@@ -63,7 +63,7 @@ def read(node: fx.Node, plan: Plan, exact: fx.Node | None) -> Product:
     if plan.x is not None:
         quantize = below(kept.args[0])
         kept = quantize.args[0]
-    return Product(
+    return QuantizedProduct(
         node=node,
         plan=plan,
         x=untreated(kept),
@@ -76,7 +76,7 @@ def read(node: fx.Node, plan: Plan, exact: fx.Node | None) -> Product:
     )
 
 
-def products(ctx: PassContext) -> Iterator[tuple[Product, list[Site]]]:
+def products(ctx: PassContext) -> Iterator[tuple[QuantizedProduct, list[Site]]]:
     """Yield every planned product that is still a linear with its sites: several where siblings were merged."""
     found: dict[fx.Node, list[Site]] = {}
     for site in ctx.planned():
@@ -126,4 +126,4 @@ class Released:
 
     def __call__(self, part: fx.Node) -> bool:
         """Return it for the part ``part`` of a folded weight."""
-        return not any(self._placeholders[name].users for name in self._sources.get(part.name, ()))
+        return part.name in self._sources and not any(self._placeholders[name].users for name in self._sources[part.name])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from lowbit_compiler.passes.calls import Operand, hint, operand
+from lowbit_compiler.passes.calls import TensorSpec, hint, operand
 from lowbit_compiler.passes.contract import FLOATS
 from lowbit_compiler.passes.graph import aten, emit, is_tensor, same_shape, value
 from lowbit_compiler.passes.spell import IN_PLACE, argument, number, raw_name, scaled, widened
@@ -49,14 +49,14 @@ class Scores:
         return len(self.masks) == 1 and self.masks[0].fill == -torch.inf
 
     @property
-    def mask_operand(self) -> Operand | None:
+    def mask_operand(self) -> TensorSpec | None:
         """The mask that :func:`emit_mask` will make, as data."""
         if not self.masks:
             return None
         if len(self.masks) == 1 and self.masks[0].fill is None:
             return operand(value(self.masks[0].tensor))
         sizes = tuple(map(hint, torch.broadcast_shapes(*(value(mask.tensor).shape for mask in self.masks))))
-        return Operand(sizes, _dense(sizes), torch.bool if self.boolean else torch.float32)
+        return TensorSpec(sizes, _dense(sizes), torch.bool if self.boolean else torch.float32)
 
 
 def read_scores(node: fx.Node, fills: bool = False) -> Scores:

@@ -1,5 +1,7 @@
 """Write each planned product in float32 with one rounding at its end, as the low-bit arithmetic does."""
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -37,10 +39,11 @@ def _widen(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> bool:
     dtype = node.meta["val"].dtype
     if all(value(arg).dtype is torch.float32 for arg in (node, *node.all_input_nodes)):
         return False
+    casts: dict[Any, Any] = {None: None}  # one operand may be another too
     with gm.graph.inserting_before(node):
-        operands = [
-            arg if value(arg).dtype is torch.float32 else emit(gm, aten.to.dtype, arg, torch.float32) for arg in node.all_input_nodes
-        ]
+        for arg in node.all_input_nodes:
+            casts[arg] = arg if value(arg).dtype is torch.float32 else emit(gm, aten.to.dtype, arg, torch.float32)
+        operands = [casts[arg] for arg in node.args]
         wide = emit(gm, aten.linear.default, *operands, like=node)
         result = wide if dtype is torch.float32 else emit(gm, aten.to.dtype, wide, dtype, like=node)
     substitute(node, result)

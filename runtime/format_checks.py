@@ -20,9 +20,8 @@ def block_size(op: str, scale: type[Scale], arguments: dict[str, Any]) -> None:
 def _operand(op: str, format: type[Format], scale: type[Scale], arguments: dict[str, Any]) -> Operand:
     """Return the operand that an op with these arguments (by name) is of."""
     block_size(op, scale, arguments)
-    mine, its = ([arguments[name] for name in argument_names(each.schema)] for each in (format, scale))
     try:
-        return Operand(format(*mine), scale(*its))
+        return Operand.of(format, scale, arguments)
     except ValueError as error:
         raise RuntimeError(f"lowbit::{op}: {error}") from None
 

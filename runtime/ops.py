@@ -87,11 +87,11 @@ def _traced(value: Any) -> bool:
 
 def _define_format(format: type[Format], scale: type[Scale]) -> None:
     """Define the ops that quantize, dequantize and pack a format with this kind of scale."""
-    split = len(argument_names(format.schema))
+    settings = [*argument_names(format.schema), *argument_names(scale.schema)]
     behind = "".join(f", {each.schema}" for each in (format, scale) if each.schema)
 
     def operand(arguments: Sequence[Any]) -> Operand:
-        return Operand(format(*arguments[:split]), scale(*arguments[split:]))
+        return Operand.of(format, scale, dict(zip(settings, arguments, strict=True)))
 
     def quantize(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         return operand(arguments).quantize(x)

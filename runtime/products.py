@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.formats import Groups, Operand, Row
-from lowbit_compiler.runtime.formats.operand import argument_names
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.treatments import Columns, Nothing, Rotation, Rows, Treatment
@@ -104,4 +103,4 @@ ACCURATE = Plan(None, Operand(S8(), Row()))
 def weight_of(op: str, arguments: Mapping[str, Any]) -> Operand:
     """Return the weight that the product ``op`` takes, for the op's ``arguments`` by name."""
     _, (format, scale), _ = KINDS[op]
-    return Operand(format(), scale(*(arguments[name] for name in argument_names(scale.schema))))
+    return Operand.of(format, scale, arguments)

@@ -1,4 +1,4 @@
-"""How a number between two codes becomes one of them."""
+"""How a number between two codes becomes one of them. All formats round to nearest so far: their ops take no rounding."""
 
 from dataclasses import dataclass
 
@@ -13,4 +13,3 @@ class Rounding:
 
 
 NEAREST = Rounding("nearest", 0.5)
-ROUNDINGS = {rounding.name: rounding for rounding in (NEAREST,)}

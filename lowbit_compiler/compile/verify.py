@@ -25,7 +25,6 @@ class Verifier:
         self._inputs = inputs_of(gm, examples)
         self._exact = self._run(gm)
         self._expected = self._exact
-        self._constants: dict[str, Any] = {}
 
     def observe(self, p: Pass, run: PassRun, gm: fx.GraphModule) -> None:
         """Compare after pass ``p``; raises PassError where the outputs differ by more than the pass may change."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowbit_compiler.passes.calls import AttentionCall, Cost, Operand, SoftmaxCall
+from lowbit_compiler.passes.calls import AttentionCall, Cost, SoftmaxCall, TensorSpec
 from lowbit_compiler.pricing.gpu import Calls
 from lowbit_compiler.pricing.timing import seconds
 
@@ -51,7 +51,7 @@ def _attention(call: AttentionCall, device: str = "cpu") -> Calls:
     return {"lowbit": lambda: torch.ops.lowbit.sdpa(q, k, v, mask, call.causal, call.scale), "torch": torch_attention}
 
 
-def _tensor(operand: Operand | None, device: str = "cpu") -> Tensor:
+def _tensor(operand: TensorSpec | None, device: str = "cpu") -> Tensor:
     """Return a random tensor; a boolean one is mostly True. Of a view, what lies between its elements is never touched."""
     if operand is None:
         return None  # type: ignore[return-value]
@@ -95,7 +95,7 @@ def smaller_attention(call: AttentionCall) -> AttentionCall:
     )
 
 
-def _cut(operand: Operand, sizes: Sequence[int]) -> Operand:
+def _cut(operand: TensorSpec, sizes: Sequence[int]) -> TensorSpec:
     """Return the part of ``operand`` that fits ``sizes``, from the last dimension on."""
     kept = sizes[len(sizes) - len(operand.sizes) :]
     return replace(operand, sizes=tuple(min(size, limit) for size, limit in zip(operand.sizes, kept, strict=True)))

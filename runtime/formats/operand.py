@@ -1,5 +1,6 @@
 """One operand of a product in low precision: a format, where its scales live, and how it is rounded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,12 @@ class Operand:
     format: Format
     scale: Scale
     rounding: Rounding = NEAREST
+
+    @classmethod
+    def of(cls, format: type[Format], scale: type[Scale], arguments: Mapping[str, Any]) -> "Operand":
+        """Return the operand of an op with these ``arguments`` by name; raises ValueError for those of no format."""
+        mine, its = ([arguments[name] for name in argument_names(each.schema)] for each in (format, scale))
+        return cls(format(*mine), scale(*its))
 
     @property
     def name(self) -> str:
@@ -74,7 +81,7 @@ class Operand:
         return self.format.step(x, self.scale, self.rounding)
 
     def unit(self, x: Tensor) -> Tensor:
-        """Return the distance of two neighbours in each block of ``x``, as its scale has it: float64 [..., G]."""
+        """Return what the grid's number 1 stands for in each block of ``x``: float64 [..., G]."""
         return self.scale.unit(*self.quantize(x)[1 : 1 + len(self.scale.parts)]).double()
 
 

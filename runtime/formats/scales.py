@@ -1,7 +1,7 @@
 """Where the scales of a quantized tensor live, and how they are stored.
 
 Each cuts rows of K elements into G blocks along K. ``fit`` chooses the scales for the largest magnitudes of the blocks, ``unit`` returns
-what a code 1 of a block stands for. A block below the smallest that counts becomes zeros (unit 0), one with NaN or Inf is NaN throughout.
+what the grid's number 1 stands for in a block. A block below the smallest that counts becomes zeros (unit 0), one with NaN or Inf is NaN throughout.
 """
 
 import math

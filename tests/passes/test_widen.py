@@ -22,5 +22,4 @@ class OwnBias(nn.Module):
 def test_a_bias_that_is_the_row() -> None:
     x = torch.randn(64, generator=torch.Generator().manual_seed(0)).bfloat16()
     _, _, want, got = before_and_after(OwnBias().eval(), (x,), "widen")
-    weight, row = OwnBias().eval(), x  # noqa: F841
     assert ((got[0] - want[0]).abs() <= 2 * EPS * (want[0].abs() + x.abs().max())).all()

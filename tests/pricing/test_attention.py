@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from lowbit_compiler.passes.calls import AttentionCall, Operand, SoftmaxCall, operand
+from lowbit_compiler.passes.calls import AttentionCall, SoftmaxCall, TensorSpec, operand
 from lowbit_compiler.pricing import attention as costs
 from lowbit_compiler.pricing import timing
 
 
-def dense(*sizes: int, dtype: torch.dtype = torch.float32) -> Operand:
+def dense(*sizes: int, dtype: torch.dtype = torch.float32) -> TensorSpec:
     return operand(torch.empty(sizes, dtype=dtype, device="meta"))
 
 
@@ -28,7 +28,7 @@ CALLS = {
     "causal": attention(1, 4, 4, 9, 9, causal=True),
     "boolean mask": attention(2, 4, 2, 9, 17, mask=dense(2, 1, 9, 17, dtype=torch.bool)),
     "added mask": attention(2, 4, 2, 9, 17, mask=dense(9, 17)),
-    "strided": attention(2, 4, 4, 9, 17, q=Operand((2, 4, 9, 64), (2304, 64, 256, 1), torch.float32)),
+    "strided": attention(2, 4, 4, 9, 17, q=TensorSpec((2, 4, 9, 64), (2304, 64, 256, 1), torch.float32)),
 }
 
 
@@ -82,14 +82,14 @@ def test_only_a_view_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     rand = torch.rand
     monkeypatch.setattr(torch, "rand", lambda sizes, **options: made.append(math.prod(sizes)) or rand(sizes, **options))
-    last = costs._tensor(Operand((8, 1000), (2048 * 1000, 1), torch.bfloat16))
+    last = costs._tensor(TensorSpec((8, 1000), (2048 * 1000, 1), torch.bfloat16))
     assert (last.stride(), last.dtype, made.pop()) == ((2048 * 1000, 1), torch.bfloat16, 8000)
     assert last.abs().max() <= 0.5 > last.std() > 0.2
-    keep = costs._tensor(Operand((4, 1, 9, 17), (0, 0, 17, 1), torch.bool))
+    keep = costs._tensor(TensorSpec((4, 1, 9, 17), (0, 0, 17, 1), torch.bool))
     assert (keep.stride(), keep.dtype, made.pop()) == ((0, 0, 17, 1), torch.bool, 9 * 17)
     assert keep.any()
-    assert costs._tensor(Operand((3, 0), (1, 1), torch.float32)).shape == (3, 0)
-    assert costs._tensor(Operand((), (), torch.float32)).shape == ()
+    assert costs._tensor(TensorSpec((3, 0), (1, 1), torch.float32)).shape == (3, 0)
+    assert costs._tensor(TensorSpec((), (), torch.float32)).shape == ()
 
 
 def test_a_scale_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import Constant, PassContext
 from lowbit_compiler.passes.graph import aten, emit, fake_mode, substitute, value
 from lowbit_compiler.passes.notes import note, notes
-from lowbit_compiler.passes.product import Product, Released, products
+from lowbit_compiler.passes.product import QuantizedProduct, Released, products
 from lowbit_compiler.passes.site import Site
 
 ops = torch.ops.lowbit
@@ -21,7 +21,7 @@ ops = torch.ops.lowbit
 class Opened:
     """A product that is written anew, for its sites."""
 
-    product: Product
+    product: QuantizedProduct
     sites: list[Site]
 
     @property
@@ -110,7 +110,7 @@ def _label(opened: Opened) -> None:
             note(node, modules=notes(node).modules or opened.label)
 
 
-def stored_bytes(product: Product, n: int, k: int) -> int:
+def stored_bytes(product: QuantizedProduct, n: int, k: int) -> int:
     """Return the bytes of the codes and scales of a weight."""
     w = product.plan.w
     return n * -(-k * w.format.grid.bits // 8) + 4 * n * w.scale.count(k)
