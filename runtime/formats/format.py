@@ -49,9 +49,13 @@ class Format(ABC):
         return ()
 
     @classmethod
-    @abstractmethod
     def spelled(cls, word: str, group: int) -> "tuple[Format, Scale] | None":
-        """Return the format that a recipe calls ``word``, with its scale, for groups of ``group``; None for another format's word."""
+        """Return the format that a recipe calls ``word``, with its scale, for groups of ``group``; None for another format's word.
+
+        Words stand for scales in their order; a family of formats reads its own.
+        """
+        scales = dict(zip(cls.words, cls.scales, strict=True))
+        return (cls(), scales[word].sized(group)) if word in scales else None
 
     def __str__(self) -> str:
         return self.name

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 from lowbit_compiler.runtime.formats.format import Format
-from lowbit_compiler.runtime.formats.grid import Floats, Grid
-from lowbit_compiler.runtime.formats.scales import Nested, PowersOfTwo, Scale
-
-GRID = Floats(2, 1, top=2)
+from lowbit_compiler.runtime.formats.grid import Floats
+from lowbit_compiler.runtime.formats.scales import Nested, PowersOfTwo
 
 
 @dataclass(frozen=True)
@@ -17,17 +15,7 @@ class FP4(Format):
     scales = (PowersOfTwo, Nested)
     words = ("mxfp4", "nvfp4")
     onnx = ("FLOAT4E2M1", 23)
-
-    @property
-    def grid(self) -> Grid:
-        """The numbers above."""
-        return GRID
-
-    @classmethod
-    def spelled(cls, word: str, group: int) -> tuple[Format, Scale] | None:
-        """Return either; blocks have their own size."""
-        scales = dict(zip(cls.words, (PowersOfTwo(), Nested()), strict=True))
-        return (cls(), scales[word]) if word in scales else None
+    grid = Floats(2, 1, top=2)
 
 
 FORMAT = FP4

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.formats.format import Format, Panels
-from lowbit_compiler.runtime.formats.grid import Grid, Integers
+from lowbit_compiler.runtime.formats.grid import Integers
 from lowbit_compiler.runtime.formats.scales import Groups, Scale
 from lowbit_compiler.runtime.packing import PANEL, aligned, padded_k
-
-GRID = Integers(-7, 7)
 
 
 class _Panels(Panels):
@@ -55,17 +53,8 @@ class S4(Format):
     activations = False
     tensor = "w"
     onnx = ("INT4", 21)
+    grid = Integers(-7, 7)
     panels = _Panels()
-
-    @property
-    def grid(self) -> Grid:
-        """-7 ... 7; the layout holds -8 too."""
-        return GRID
-
-    @classmethod
-    def spelled(cls, word: str, group: int) -> tuple[Format, Scale] | None:
-        """Return int4 in groups of ``group``."""
-        return (cls(), Groups(group)) if word in cls.words else None
 
 
 FORMAT = S4

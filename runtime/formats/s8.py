@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.formats.format import Format, Panels
-from lowbit_compiler.runtime.formats.grid import Grid, Integers
+from lowbit_compiler.runtime.formats.grid import Integers
 from lowbit_compiler.runtime.formats.scales import Row, Scale
 from lowbit_compiler.runtime.packing import PANEL, aligned, padded_k
-
-GRID = Integers(-127, 127)
 
 
 class _Panels(Panels):
@@ -47,17 +45,8 @@ class S8(Format):
     scales = (Row,)
     words = ("int8",)
     onnx = ("INT8", 21)
+    grid = Integers(-127, 127)
     panels = _Panels()
-
-    @property
-    def grid(self) -> Grid:
-        """-127 ... 127; -128 never appears."""
-        return GRID
-
-    @classmethod
-    def spelled(cls, word: str, group: int) -> tuple[Format, Scale] | None:
-        """Return int8."""
-        return (cls(), Row()) if word in cls.words else None
 
 
 FORMAT = S8

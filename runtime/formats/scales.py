@@ -33,6 +33,11 @@ class Scale(ABC):
     parts: ClassVar[tuple[Part, ...]]
     """The tensors."""
 
+    @classmethod
+    def sized(cls, group: int) -> "Scale":
+        """Return the scale with blocks of ``group`` where it has a choice."""
+        return cls(*([group] if group in cls.sizes else cls.sizes[:1]))
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -85,20 +90,10 @@ def inverse_and_unit(a: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     return inverse, torch.where(special, torch.full_like(a, torch.nan), torch.where(empty, torch.zeros_like(a), a / limit))
 
 
-@dataclass(frozen=True)
-class Row(Scale):
-    """One float32 scale for a row (LLM.int8(), arXiv 2208.07339, section 2): [..., 1]."""
+class Plain(Scale):
+    """A float32 scale as it is, for a row or for each of its blocks."""
 
     parts: ClassVar[tuple[Part, ...]] = (Part("scale", torch.float32),)
-
-    @property
-    def name(self) -> str:
-        """Nothing: it is the usual one."""
-        return ""
-
-    def spread(self, unit: Tensor, k: int) -> Tensor:
-        """Return the scale as it is: it broadcasts."""
-        return unit
 
     def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Let the largest magnitude be the largest number of the grid."""
@@ -111,10 +106,40 @@ class Row(Scale):
 
 
 @dataclass(frozen=True)
-class Groups(Row):
-    """One float32 scale for each ``size`` elements along K: [..., G]."""
+class Row(Plain):
+    """One scale for a row (LLM.int8(), arXiv 2208.07339, section 2): [..., 1]."""
+
+    @property
+    def name(self) -> str:
+        """Nothing: it is the usual one."""
+        return ""
+
+    def spread(self, unit: Tensor, k: int) -> Tensor:
+        """Return the scale as it is: it broadcasts."""
+        return unit
+
+
+@dataclass(frozen=True)
+class Blocks(Scale):
+    """Scales for blocks of ``size`` elements along K: [..., G]."""
 
     size: int
+
+    schema: ClassVar[str] = "int block"
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The size."""
+        return (self.size,)
+
+    def block(self, k: int) -> int:
+        """Return the size."""
+        return self.size
+
+
+@dataclass(frozen=True)
+class Groups(Blocks, Plain):
+    """One float32 scale for each block, of a size that recipes choose."""
 
     schema: ClassVar[str] = "int group"
     sizes: ClassVar[tuple[int, ...]] = (32, 64, 128)
@@ -124,22 +149,9 @@ class Groups(Row):
         """The size of a group."""
         return f"g{self.size}"
 
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """The size."""
-        return (self.size,)
-
-    def block(self, k: int) -> int:
-        """Return the size."""
-        return self.size
-
-    def spread(self, unit: Tensor, k: int) -> Tensor:
-        """Repeat the scales."""
-        return Scale.spread(self, unit, k)
-
 
 @dataclass(frozen=True)
-class PowersOfTwo(Scale):
+class PowersOfTwo(Blocks):
     """A power of two for each block (e8m0, OCP Microscaling 1.0, section 5.4): uint8 [..., G] of exponent + 127; 255 is NaN.
 
     The exponent is that of the block's largest magnitude less that of the grid's: of e2m1 what lies from 6 to 8 units becomes 6.
@@ -148,7 +160,6 @@ class PowersOfTwo(Scale):
     size: int = 32
 
     suffix: ClassVar[str] = "_mx"
-    schema: ClassVar[str] = "int block"
     sizes: ClassVar[tuple[int, ...]] = (32,)
 
     parts: ClassVar[tuple[Part, ...]] = (Part("scale", torch.uint8),)
@@ -157,15 +168,6 @@ class PowersOfTwo(Scale):
     def name(self) -> str:
         """As its numbers are called."""
         return f"e8m0 b{self.size}"
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """The size."""
-        return (self.size,)
-
-    def block(self, k: int) -> int:
-        """Return the size."""
-        return self.size
 
     def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take the largest power of two by which the largest magnitude reaches the grid's largest binade."""
@@ -187,7 +189,7 @@ E4M3_MOST = 448.0
 
 
 @dataclass(frozen=True)
-class Nested(Scale):
+class Nested(Blocks):
     """An e4m3 scale for each block under one float32 scale for the tensor (NVFP4): int8 [..., G] of e4m3 bits, and [].
 
     The outer scale is the largest finite magnitude of the tensor over 448 times the grid's largest, so the scales of blocks fill e4m3. Of
@@ -197,7 +199,6 @@ class Nested(Scale):
     size: int = 16
 
     suffix: ClassVar[str] = "_nv"
-    schema: ClassVar[str] = "int block"
     sizes: ClassVar[tuple[int, ...]] = (16,)
     row_local: ClassVar[bool] = False
 
@@ -207,15 +208,6 @@ class Nested(Scale):
     def name(self) -> str:
         """As its numbers are called."""
         return f"e4m3 b{self.size}"
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """The size."""
-        return (self.size,)
-
-    def block(self, k: int) -> int:
-        """Return the size."""
-        return self.size
 
     def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Let the largest magnitude of each block be about the largest number of the grid."""

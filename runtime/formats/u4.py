@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.formats.format import EPS, Format, largest_of
-from lowbit_compiler.runtime.formats.grid import Grid, Integers
+from lowbit_compiler.runtime.formats.grid import Integers
 from lowbit_compiler.runtime.formats.part import Part
 from lowbit_compiler.runtime.formats.scales import Groups, Scale, inverse_and_unit
 from lowbit_compiler.runtime.rounding import Rounding
@@ -32,16 +32,7 @@ class U4(Format):
     activations = False
     tensor = "w"
     onnx = ("UINT4", 21)
-
-    @property
-    def grid(self) -> Grid:
-        """0 ... 15."""
-        return GRID
-
-    @classmethod
-    def spelled(cls, word: str, group: int) -> tuple[Format, Scale] | None:
-        """Return u4 in groups of ``group``."""
-        return (cls(), ZeroGroups(group)) if word in cls.words else None
+    grid = GRID
 
     def quantize(self, x: Tensor, scale: Scale) -> tuple[Tensor, ...]:
         """Return codes, scales and zero points of ``x`` [N, K]."""
