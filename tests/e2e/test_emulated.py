@@ -51,8 +51,14 @@ def run(model: Any, x: Tensor, recipe: Recipe, **options: Any) -> tuple[Tensor, 
     return got, report
 
 
-@every
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("recipe", "dtype"),
+    [
+        *((recipe, torch.float32) for recipe in EMULATED.values()),
+        *((EMULATED[name], torch.bfloat16) for name in ("u4", "nvfp4", "mxfp4-columns")),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
 def test_result_is_that_of_the_plan(recipe: Recipe, dtype: torch.dtype) -> None:
     """To the last bit, and within what float32 sums allow of float64; a bfloat16 model rounds once."""
     layer, x = nn.Linear(96, 64).to(dtype), rows(7, 96).to(dtype)

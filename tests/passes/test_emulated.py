@@ -61,7 +61,9 @@ def test_quantized_product_stays(recipe: Recipe) -> None:
         assert product.total.target is (aten.add.Tensor if plan.treatment.splits else aten.linear.default)
 
 
-@every
+@pytest.mark.parametrize(
+    "recipe", [EMULATED[name] for name in ("u4", "nvfp4", "e4m3-rotated", "mxfp4-columns")], ids=lambda recipe: recipe.name
+)
 def test_values_are_those_of_the_plan(recipe: Recipe) -> None:
     """Every stage from the QDQ form on computes what Plan.emulate does, to the last bit, on the operands as they are."""
     model = TwoLinears(bias=False)
@@ -174,7 +176,7 @@ def test_without_its_entry_a_product_is_emulated(monkeypatch: pytest.MonkeyPatch
     assert {site.decision for site in ctx.sites} == {"emulated"}
 
 
-@pytest.mark.parametrize("recipe", [EMULATED["mxfp4-columns"], EMULATED["nvfp4-weights"]], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [EMULATED["mxfp4-columns"]], ids=lambda recipe: recipe.name)
 @pytest.mark.parametrize("left_out", ["merge", "fold", "lower", "pack"])
 def test_graphs_with_a_gap(recipe: Recipe, left_out: str) -> None:
     """Without any one of these passes the values are the same but for the order of sums, and the graph is still emulated."""
