@@ -12,8 +12,6 @@ from lowbit_compiler.runtime.formats.part import Part
 from lowbit_compiler.runtime.formats.scales import Groups, Scale, inverse_and_unit
 from lowbit_compiler.runtime.rounding import Rounding
 
-GRID = Integers(0, 15)
-
 
 @dataclass(frozen=True)
 class ZeroGroups(Groups):
@@ -32,7 +30,7 @@ class U4(Format):
     activations = False
     tensor = "w"
     onnx = ("UINT4", 21)
-    grid = GRID
+    grid = Integers(0, 15)
 
     def quantize(self, x: Tensor, scale: Scale) -> tuple[Tensor, ...]:
         """Return codes, scales and zero points of ``x`` [N, K]."""
@@ -40,9 +38,9 @@ class U4(Format):
         finite = torch.isfinite(largest_of(blocks))
         kept = torch.where(finite, blocks, torch.zeros_like(blocks))
         low, width = _extent(kept)
-        inverse, unit = inverse_and_unit(torch.where(finite.squeeze(-1), width, torch.full_like(width, torch.nan)), GRID.largest)
+        inverse, unit = inverse_and_unit(torch.where(finite.squeeze(-1), width, torch.full_like(width, torch.nan)), self.grid.largest)
         zero = torch.round(-low * inverse)
-        codes = GRID.encode(torch.round(kept * inverse.unsqueeze(-1)) + zero.unsqueeze(-1))
+        codes = self.grid.encode(torch.round(kept * inverse.unsqueeze(-1)) + zero.unsqueeze(-1))
         return codes.flatten(-2)[..., : x.shape[-1]].contiguous(), unit, zero.to(torch.uint8)
 
     def dequantize(self, parts: tuple[Tensor, ...], scale: Scale, dtype: torch.dtype) -> Tensor:
@@ -55,7 +53,7 @@ class U4(Format):
         """Return the largest error of an element in each group of ``x`` [N, K]: float64 [N, G]; z moves both ends by as much."""
         blocks = scale.blocks(x.float())
         _, width = _extent(blocks)
-        unit = inverse_and_unit(width, GRID.largest)[1].double()
+        unit = inverse_and_unit(width, self.grid.largest)[1].double()
         return torch.where(unit == 0.0, largest_of(blocks).squeeze(-1).double(), rounding.share * unit + 8 * EPS * width.double())
 
 
