@@ -39,7 +39,7 @@ def test_slider_changes_stage_and_graph(graph: Path, show: Show) -> None:
     assert page.get_attribute("#stage", "aria-valuetext").startswith(f"{number} of {len(stages) - 1}, quantize: ")
     assert page.query_selector("#after .item.made[aria-label*='made by quantize']")
     page.select_option("#base", "before")
-    assert "split" in page.inner_text("#caption-before")
+    assert "treat" in page.inner_text("#caption-before")
 
 
 def test_drawing_holds_the_block(graph: Path, show: Show) -> None:
