@@ -6,7 +6,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import emit, substitute, value
 from lowbit_compiler.passes.layout import laid_out
-from lowbit_compiler.passes.product import QuantizedProduct, Released, products, uncast
+from lowbit_compiler.passes.product import FLOAT, QuantizedProduct, Released, products, uncast
 from lowbit_compiler.passes.site import Site
 
 ops = torch.ops.lowbit
@@ -27,7 +27,7 @@ class Lower(Pass):
         %p = lowbit.pack_s8(%wq, %wscale)
         %y = lowbit.linear_s8s8_rotated(%x, %p, %b, 960, None)
 
-    A product that no op computes stays as it is: the compiler of the remainder makes code of it (runtime/products.py).
+    A product that no op computes becomes a ``product_f32`` of its dequantized operands, and the compiler of the remainder makes code of these (runtime/products.py).
     """
 
     name = "lower"
@@ -37,20 +37,38 @@ class Lower(Pass):
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Lower every planned site; returns the number of products."""
-        released = Released(gm, ctx)
-        lowered = [_lower(gm, ctx, product, sites, released) for product, sites in products(ctx)]
-        return sum(lowered)
+        released, lowered = Released(gm, ctx), 0
+        for product, sites in products(ctx):
+            _lower(gm, ctx, product, sites, released)
+            lowered += 1
+        return lowered
 
 
-def _lower(gm: fx.GraphModule, ctx: PassContext, product: QuantizedProduct, sites: list[Site], released: Released) -> bool:
-    """Write the op that computes ``product``; where there is none, leave it as it is."""
+def _keep_wide(gm: fx.GraphModule, ctx: PassContext, product: QuantizedProduct, sites: list[Site]) -> None:
+    """Write the float32 products of an emulated one, and of its exact elements, so that autocast leaves them alone."""
+    exact = sites[0].became.exact
+    for node in (product.node, exact):
+        if node is not None:
+            x, weight, *bias = node.args
+            wide = emit(gm, FLOAT, x, weight, bias[0] if bias else None, like=node, before=node)
+            substitute(node, wide)
+            ctx.replaced(node, wide)
+            gm.graph.erase_node(node)
+            if node is exact:
+                for site in sites:
+                    site.split(wide)
+
+
+def _lower(gm: fx.GraphModule, ctx: PassContext, product: QuantizedProduct, sites: list[Site], released: Released) -> None:
+    """Write the op that computes ``product``; where there is none, its quantized operands stay as they are."""
     node, plan = product.node, product.plan
     n = value(product.parts[0]).shape[0]
     if plan.product is None:
+        _keep_wide(gm, ctx, product, sites)
         stored = sum(value(part).numel() * value(part).element_size() for part in product.parts)
         for site in sites:
             site.store(stored * site.found.n // n, released(product.parts[0]))
-        return False
+        return
     root = product.root
     x, bias = uncast(product.x), uncast(product.bias)
     dtype = root.meta["val"].dtype
@@ -63,4 +81,3 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, product: QuantizedProduct, site
     ctx.replaced(node, lowered)
     for site in sites:
         site.lower(packed.meta["val"].numel() * site.found.n // n, released(product.parts[0]))
-    return True

@@ -22,6 +22,8 @@ from lowbit_compiler.runtime.treatments.treatment import packet
 _KINDS = [(format, scale) for format in FORMATS for scale in format.scales]
 QUANTIZE = tuple(packet(op_name("quantize", *kind)) for kind in _KINDS)
 DEQUANTIZE = tuple(packet(op_name("dequantize", *kind)) for kind in _KINDS)
+FLOAT = torch.ops.lowbit.product_f32.default
+"""A linear that autocast does not lower."""
 PACK = tuple(packet(op_name("pack", *kind)) for kind in _KINDS if kind[0].panels is not None)
 TREAT = tuple(packet(op.name) for treatment in TREATMENTS.values() for op in treatment.ops)
 
@@ -77,10 +79,10 @@ def read(node: fx.Node, plan: Plan, exact: fx.Node | None) -> QuantizedProduct:
 
 
 def products(ctx: PassContext) -> Iterator[tuple[QuantizedProduct, list[Site]]]:
-    """Yield every planned product that is still a linear with its sites: several where siblings were merged."""
+    """Yield every planned product that no packed op computes yet with its sites: several where siblings were merged."""
     found: dict[fx.Node, list[Site]] = {}
     for site in ctx.planned():
-        if calls(site.node, aten.linear.default):
+        if calls(site.node, aten.linear.default, FLOAT):
             found.setdefault(site.node, []).append(site)
     for node in ctx.each(found):
         sites = found[node]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.formats import FORMATS, Format, Operand, Scale
@@ -67,9 +68,37 @@ def _stored(op: str, format: type[Format], scale: type[Scale], packing: bool) ->
     return check
 
 
+def _padded_blocks(x: Tensor, block: int) -> None:
+    tensors("padded_blocks", x=x)
+    require("padded_blocks", x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
+    require("padded_blocks", block >= 1, "block of at least 1", block)
+
+
+def _joined_blocks(blocks: Tensor, k: int) -> None:
+    tensors("joined_blocks", blocks=blocks)
+    require("joined_blocks", blocks.dim() >= 2, "blocks with at least 2 dimensions", f"{blocks.dim()} dimensions")
+    most = blocks.shape[-2] * blocks.shape[-1]
+    require("joined_blocks", 0 <= k <= most, f"k from 0 to {most}", k)
+
+
+def _product_f32(x: Tensor, w: Tensor, bias: Tensor | None) -> None:
+    tensors("product_f32", x=x, w=w, bias=bias)
+    for name, tensor in {"x": x, "w": w, "bias": bias}.items():
+        require("product_f32", tensor is None or tensor.dtype is torch.float32, f"{name} in float32", tensor is not None and tensor.dtype)
+    require("product_f32", x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
+    require("product_f32", w.dim() == 2 and w.shape[1] == x.shape[-1], f"w of shape (N, {x.shape[-1]})", tuple(w.shape))
+    require(
+        "product_f32", bias is None or same(bias, (w.shape[0],)), f"bias of shape ({w.shape[0]},)", bias is not None and tuple(bias.shape)
+    )
+
+
 def format_checks() -> dict[str, Callable[..., None]]:
     """Return the check of each op that quantizes, dequantizes or packs."""
-    checks: dict[str, Callable[..., None]] = {}
+    checks: dict[str, Callable[..., None]] = {
+        "padded_blocks": _padded_blocks,
+        "joined_blocks": _joined_blocks,
+        "product_f32": _product_f32,
+    }
     for format in FORMATS:
         for scale in format.scales:
             quantize, dequantize, pack = (op_name(verb, format, scale) for verb in ("quantize", "dequantize", "pack"))

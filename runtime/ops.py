@@ -17,7 +17,7 @@ from lowbit_compiler.runtime.formats import FORMATS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import PRODUCTS, Product
-from lowbit_compiler.runtime.reference import exported, linear, softmax
+from lowbit_compiler.runtime.reference import blocks, exported, linear, softmax
 from lowbit_compiler.runtime.reference.prologue import prologue
 from lowbit_compiler.runtime.require import MOST_DIMS
 from lowbit_compiler.runtime.treatments import TREATMENTS
@@ -126,6 +126,18 @@ def _define_format(format: type[Format], scale: type[Scale]) -> None:
 # Parts of the arithmetic of formats, on the bits of float32; exporters to what has no bits write them in another way.
 _define("exponent(Tensor a) -> Tensor", lambda a: ((a.view(torch.int32) >> 23) - 127).float(), None)
 _define("power(Tensor k) -> Tensor", lambda k: ((k.to(torch.int32) + 127).clamp(0, 254) << 23).view(torch.float32), None)
+# Not visible to compilers: Inductor's loops over a row whose last block is short leave its elements out (torch 2.13, cpp try_loop_split).
+_define(
+    "padded_blocks(Tensor x, int block) -> Tensor",
+    blocks.padded_blocks,
+    lambda x, block: x.new_empty((*x.shape[:-1], -(-x.shape[-1] // block), block)),
+)
+_define("joined_blocks(Tensor blocks, int k) -> Tensor", blocks.joined_blocks, lambda blocks, k: blocks.new_empty((*blocks.shape[:-2], k)))
+_define(
+    "product_f32(Tensor x, Tensor w, Tensor? bias) -> Tensor",
+    torch.nn.functional.linear,
+    lambda x, w, bias: x.new_empty((*x.shape[:-1], w.shape[0])),
+)
 for _format in FORMATS:
     for _scale in _format.scales:
         _define_format(_format, _scale)

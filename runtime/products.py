@@ -62,8 +62,10 @@ class Plan:
         kept, exact = self.treatment.activation(at_once, x.float())
         weight = self.w.dequantize(parts)
         low = kept if self.x is None else self.x.dequantize(self.x.quantize(kept))
-        y = torch.nn.functional.linear(low, weight, None if bias is None else bias.float())
-        return (y if exact is None else y + torch.nn.functional.linear(exact, weight)).to(dtype or x.dtype)
+        product = torch.ops.lowbit.product_f32
+        y = product(low, weight, None if bias is None else bias.float())
+        total: Tensor = y if exact is None else y + product(exact, weight, None)
+        return total.to(dtype or x.dtype)
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ def _placeholders(gm: fx.GraphModule) -> list[str]:
 
 def _write_emulated(gm: fx.GraphModule, ctx: PassContext) -> None:
     """Write each emulated product as one call, of the arguments that an op has: operand, weight, bias, ..., dtype."""
-    for product, sites in list(products(ctx)):
+    for product, sites in products(ctx):
         if product.plan.product is None:
             root = product.root
             with gm.graph.inserting_before(root):

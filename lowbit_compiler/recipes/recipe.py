@@ -1,7 +1,7 @@
 """Recipes: what is stored in how many bits, and what is done with outliers. Plain data."""
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -78,11 +78,8 @@ class Recipe:
 
     def uses(self, field: str) -> bool:
         """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""
-        others: dict[str, Any] = {
-            "threshold": 2 * self.threshold,
-            "group_size": next(size for size in GROUP_SIZES if size != self.group_size),
-        }
-        return replace(self, **{field: others[field]}).plan != self.plan
+        sized = any(isinstance(one.scale, Groups) for one in (self.plan.x, self.plan.w) if one is not None)
+        return {"threshold": hasattr(self.plan.treatment, "threshold"), "group_size": sized}[field]
 
     @property
     def _activations(self) -> Operand | None:

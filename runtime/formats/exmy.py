@@ -47,7 +47,7 @@ class ExMy(Format):
     @classmethod
     def spelled(cls, word: str, group: int) -> tuple[Format, Scale] | None:
         """Return e4m3, e3m4, ... in groups of ``group``."""
-        found = re.fullmatch(r"e(\d)m(\d{1,2})", word)
+        found = re.fullmatch(r"e([0-9])m([0-9]{1,2})", word)
         try:
             return (cls(int(found[1]), int(found[2])), Groups(group)) if found else None
         except ValueError:

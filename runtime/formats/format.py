@@ -70,13 +70,13 @@ class Format(ABC):
         a = largest_of(blocks)
         inverse, stored = scale.fit(a.squeeze(-1), self.grid)
         v = torch.where(torch.isfinite(a), blocks, torch.zeros_like(blocks)) * inverse.unsqueeze(-1)
-        return self.grid.encode(v).flatten(-2)[..., : x.shape[-1]].contiguous(), *stored
+        return scale.rows(self.grid.encode(v), x.shape[-1]).contiguous(), *stored
 
     def dequantize(self, parts: tuple[Tensor, ...], scale: Scale, dtype: torch.dtype) -> Tensor:
         """Return [..., K] in ``dtype``."""
         codes, *stored = parts
         blocks = scale.blocks(self.grid.decode(codes)) * scale.unit(*stored).unsqueeze(-1)
-        return blocks.flatten(-2)[..., : codes.shape[-1]].to(dtype)
+        return scale.rows(blocks, codes.shape[-1]).to(dtype)
 
     def step(self, x: Tensor, scale: Scale, rounding: Rounding) -> Tensor:
         """Return the largest error of an element in each block of ``x`` [..., K]: float64 [..., G].

@@ -62,9 +62,16 @@ class Scale(ABC):
 
     def blocks(self, x: Tensor) -> Tensor:
         """Return ``x`` [..., K] as [..., G, block], the last block padded with zeros."""
-        k = x.shape[-1]
-        padded = torch.nn.functional.pad(x, (0, -k % self.block(k)))
-        return padded.reshape(*x.shape[:-1], self.count(k), self.block(k))
+        block = self.block(x.shape[-1])
+        if x.shape[-1] % block:
+            return torch.ops.lowbit.padded_blocks(x, block)  # type: ignore[no-any-return]
+        return x.reshape(*x.shape[:-1], self.count(x.shape[-1]), block)
+
+    def rows(self, blocks: Tensor, k: int) -> Tensor:
+        """Invert :meth:`blocks`: [..., K]."""
+        if k % self.block(k):
+            return torch.ops.lowbit.joined_blocks(blocks, k)  # type: ignore[no-any-return]
+        return blocks.flatten(-2)
 
     def spread(self, unit: Tensor, k: int) -> Tensor:
         """Return what is there for each block [..., G] for each of the ``k`` elements of a row [..., K]."""

@@ -41,13 +41,13 @@ class U4(Format):
         inverse, unit = inverse_and_unit(torch.where(finite.squeeze(-1), width, torch.full_like(width, torch.nan)), self.grid.largest)
         zero = torch.round(-low * inverse)
         codes = self.grid.encode(torch.round(kept * inverse.unsqueeze(-1)) + zero.unsqueeze(-1))
-        return codes.flatten(-2)[..., : x.shape[-1]].contiguous(), unit, zero.to(torch.uint8)
+        return scale.rows(codes, x.shape[-1]).contiguous(), unit, zero.to(torch.uint8)
 
     def dequantize(self, parts: tuple[Tensor, ...], scale: Scale, dtype: torch.dtype) -> Tensor:
         """Return [N, K] in ``dtype``."""
         codes, unit, zero = parts
         blocks = (scale.blocks(codes.float()) - zero.float().unsqueeze(-1)) * unit.unsqueeze(-1)
-        return blocks.flatten(-2)[..., : codes.shape[-1]].to(dtype)
+        return scale.rows(blocks, codes.shape[-1]).to(dtype)
 
     def step(self, x: Tensor, scale: Scale, rounding: Rounding) -> Tensor:
         """Return the largest error of an element in each group of ``x`` [N, K]: float64 [N, G]; z moves both ends by as much."""
@@ -60,7 +60,7 @@ class U4(Format):
 def _extent(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Return the least number of each block and how far the largest is from it, both with 0 between them."""
     low = blocks.amin(-1).clamp(max=0.0)
-    return low, blocks.amax(-1).clamp(min=0.0) - low
+    return low, (blocks.amax(-1).clamp(min=0.0) - low).clamp(max=torch.finfo(torch.float32).max)
 
 
 FORMAT = U4

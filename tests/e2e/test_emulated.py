@@ -185,8 +185,8 @@ def test_a_head_with_a_kernel() -> None:
 
 @pytest.mark.parametrize("recipe", [EMULATED["nvfp4"]], ids=lambda recipe: recipe.name)
 def test_inductor(recipe: Recipe) -> None:
-    """Generated code quantizes as plain torch does: only the order of sums may differ."""
-    layer, x = nn.Linear(96, 64), rows(7, 96)
+    """Generated code quantizes as plain torch does, also where the last block is short: only the order of sums may differ."""
+    layer, x = nn.Linear(100, 64), rows(7, 100)
     x[5, 40] = torch.nan
     got, report = run(layer, x, recipe, remainder="inductor")
     assert [site.decision for site in report.sites] == ["emulated"]
@@ -194,3 +194,25 @@ def test_inductor(recipe: Recipe) -> None:
     y, bound = exactly(recipe.plan, layer, x)
     bounds.assert_within(got[fine], y[fine], bound[fine])
     assert bool(torch.isnan(got[5]).all())
+
+
+@pytest.mark.parametrize("around", [True, False])
+def test_autocast_leaves_the_product_in_float32(around: bool) -> None:
+    """Around the model or inside it."""
+    layer, x = nn.Linear(96, 64), rows(7, 96)
+    recipe = EMULATED["mxfp4-columns"]
+
+    def inside(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(x)
+
+    compiled = torch.compile(
+        layer if around else inside, backend="lowbit", options={"recipe": recipe, "plan": "always", "remainder": "eager"}
+    )
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=around):
+        got = compiled(x)
+    assert got.dtype is torch.bfloat16
+    want = planned(recipe.plan, layer, x).double()
+    eps = torch.finfo(torch.bfloat16).eps
+    y, bound = exactly(recipe.plan, layer, x)
+    assert bool(((got.double() - y).abs() <= bound + eps * (want.abs() + bound)).all())

@@ -14,7 +14,7 @@ from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.passes.contract import Fact, PassContext, Target
 from lowbit_compiler.passes.graph import aten
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.passes.product import products
+from lowbit_compiler.passes.product import FLOAT, products
 from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.products import PRODUCTS, Plan
@@ -46,7 +46,7 @@ def test_quantized_product_stays(recipe: Recipe) -> None:
     assert not [name for name in names if name.startswith(("lowbit.linear", "lowbit.pack"))]
     number = len({site.node for site in ctx.sites})
     assert len(list(products(ctx))) == number
-    assert names.count("aten.linear") == number * (2 if plan.treatment.splits else 1)
+    assert names.count("lowbit.product_f32") == number * (2 if plan.treatment.splits else 1)
     inputs = 0 if plan.x is None else 2  # siblings read one
     wanted = Counter({spelled(plan.w, "dequantize"): number})
     if plan.x is not None:
@@ -58,7 +58,7 @@ def test_quantized_product_stays(recipe: Recipe) -> None:
         assert [part.op for part in product.parts] == ["placeholder"] * len(plan.w.parts)
         assert (product.quantize is None) == (plan.x is None)
         assert (product.exact is None) == (not plan.treatment.splits)
-        assert product.total.target is (aten.add.Tensor if plan.treatment.splits else aten.linear.default)
+        assert product.total.target is (aten.add.Tensor if plan.treatment.splits else FLOAT)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_head_with_a_kernel_beside_emulated_products() -> None:
     recipe = Recipe("mixed", "mxfp4", "mxfp4", head="weight-only")
     names, ctx = rewritten(recipe, Mixed())
     assert {site.module: site.decision for site in ctx.sites} == {"body": "emulated", "head": "rewritten"}
-    assert names.count("lowbit.linear_fs8") == names.count("aten.linear") == 1
+    assert names.count("lowbit.linear_fs8") == names.count("lowbit.product_f32") == 1
     assert {len(constant.outputs) for constant in ctx.constants} == {1, 2}
 
 
@@ -172,7 +172,7 @@ def test_without_its_entry_a_product_is_emulated(monkeypatch: pytest.MonkeyPatch
     plan = recipe.plan
     monkeypatch.delitem(PRODUCTS, (None, plan.w.kind, type(plan.treatment)))
     names, ctx = rewritten(recipe)
-    assert names.count("lowbit.dequantize_s4") == names.count("aten.linear") == 2
+    assert names.count("lowbit.dequantize_s4") == names.count("lowbit.product_f32") == 2
     assert {site.decision for site in ctx.sites} == {"emulated"}
 
 

@@ -129,3 +129,20 @@ def exponent(a: Any) -> Any:
     above = op.Cast(op.Greater(least, a), to=ir.DataType.FLOAT)
     below = op.Cast(op.LessOrEqual(op.Mul(least, number(2.0)), a), to=ir.DataType.FLOAT)
     return op.Add(op.Sub(near, above), below)
+
+
+def padded_blocks(x: Any, block: int) -> Any:
+    """Return ``x`` [..., K] as [..., ceil(K / block), block], padded with zeros."""
+    *leading, width = x.shape
+    short = -width % block
+    x = op.Pad(x, integers(*[0] * (2 * len(leading) + 1), short), number(0.0))
+    shape = integers((width + short) // block, block)
+    return op.Reshape(x, op.Concat(op.Shape(x, end=-1), shape, axis=0) if leading else shape, allowzero=1)
+
+
+def joined_blocks(blocks: Any, k: int) -> Any:
+    """Return the first ``k`` elements of ``blocks`` [..., G, block] as [..., k]."""
+    *leading, number_of, block = blocks.shape
+    shape = integers(number_of * block)
+    rows = op.Reshape(blocks, op.Concat(op.Shape(blocks, end=-2), shape, axis=0) if leading else shape, allowzero=1)
+    return op.Slice(rows, integers(0), integers(k), integers(-1))

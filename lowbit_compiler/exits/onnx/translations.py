@@ -70,6 +70,8 @@ def table(form: str, opset: int) -> dict[Callable[..., Any], Callable[..., Any]]
         **(typed(opset) if form == "qdq" else {}),
         lowbit.exponent.default: quantizers.exponent,
         lowbit.power.default: quantizers.power,
+        lowbit.padded_blocks.default: quantizers.padded_blocks,
+        lowbit.joined_blocks.default: quantizers.joined_blocks,
         lowbit.quantize_u8.default: quantizers.quantize_u8,
         lowbit.quantize_s8.default: quantizers.quantize_s8,
         lowbit.rotate.default: quantizers.rotate,

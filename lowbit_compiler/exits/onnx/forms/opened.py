@@ -90,13 +90,15 @@ def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Opene
     The others stay as they are: what they quantize and dequantize is written out by the exporter.
     """
     writer = Writer(gm, ctx, Released(gm, ctx))
-    found = [Opened(product, sites) for product, sites in list(products(ctx))]
-    for opened in found:
+    written = 0
+    for product, sites in products(ctx):  # each is read once those before it are written
+        opened = Opened(product, sites)
         _label(opened)
-        if opened.product.plan.product is not None:
+        if product.plan.product is not None:
             _turn(writer, opened)
             writer.finish(opened, write(writer, opened))
-    return sum(opened.product.plan.product is not None for opened in found)
+            written += 1
+    return written
 
 
 def _label(opened: Opened) -> None:
