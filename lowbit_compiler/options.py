@@ -50,7 +50,7 @@ class Options:
 DESCRIPTIONS: dict[str, str] = {
     "recipe": f"name of a recipe, or a Recipe; default {DEFAULT!r}",
     "llm_int8_threshold": "outlier threshold of the treatment 'columns'; default 6.0",
-    "group_size": "int4 group along K: 32, 64 or 128; default 64",
+    "group_size": "elements along K that share a scale, of formats with groups: 32, 64 or 128; default 64",
     "ignore": "names or 're:' patterns of modules or parameters to leave in float, added to the recipe's own",
     "llm_int8_skip_modules": "the same, under the name that transformers uses",
     "modules_to_not_convert": "the same, under another name that transformers uses",

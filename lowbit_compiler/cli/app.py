@@ -124,7 +124,7 @@ def export_onnx(
     dynamic: Dynamic = (),  # type: ignore[assignment]
     ignore: Ignore = (),  # type: ignore[assignment]
     llm_int8_threshold: Annotated[float | None, typer.Option("--llm-int8-threshold", help="of the outlier columns; default 6.0")] = None,
-    group_size: Annotated[int | None, typer.Option("--group-size", help="of int4 scales: 32, 64 or 128; default 64")] = None,
+    group_size: Annotated[int | None, typer.Option("--group-size", help="of scales in groups: 32, 64 or 128; default 64")] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="run the file in ONNX Runtime, on other inputs too, and compare it with PyTorch")
     ] = False,

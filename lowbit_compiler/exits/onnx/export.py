@@ -49,7 +49,7 @@ def export_onnx(
     those of the backend that apply: ignore, buffers, llm_int8_threshold, group_size, dump. ``verify`` runs the file on ``inputs``,
     and on others made from them (docs/onnx.md), and compares it with PyTorch. ``progress`` is called with the name of each stage.
 
-    Weights are stored as int8 or packed int4, above 1.5 GiB in ``path.<hash>.data``. Nothing is written under ``path`` unless all
+    Weights are stored in the bits of their format where ONNX has a type for it (docs/onnx.md), above 1.5 GiB in ``path.<hash>.data``. Nothing is written under ``path`` unless all
     of it passed the checker of onnx (and ``verify``); where it is a link, that stays, and what it points to is written. Raises OptionError
     for a bad argument and WeightFreedError for a model without its float weights before anything is traced, ExportError where the model
     cannot be exported or verified.
