@@ -68,14 +68,22 @@ def _stored(op: str, format: type[Format], scale: type[Scale], packing: bool) ->
     return check
 
 
+NUMBERS_OR_CODES = (torch.float32, torch.int8, torch.int16, torch.uint8)
+
+
+def _numbers_or_codes(op: str, name: str, tensor: Tensor) -> None:
+    tensors(op, **{name: tensor})
+    require(op, tensor.dtype in NUMBERS_OR_CODES, f"{name} in float32, int8, int16 or uint8", tensor.dtype)
+
+
 def _padded_blocks(x: Tensor, block: int) -> None:
-    tensors("padded_blocks", x=x)
+    _numbers_or_codes("padded_blocks", "x", x)
     require("padded_blocks", x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
     require("padded_blocks", block >= 1, "block of at least 1", block)
 
 
 def _joined_blocks(blocks: Tensor, k: int) -> None:
-    tensors("joined_blocks", blocks=blocks)
+    _numbers_or_codes("joined_blocks", "blocks", blocks)
     require("joined_blocks", blocks.dim() >= 2, "blocks with at least 2 dimensions", f"{blocks.dim()} dimensions")
     most = blocks.shape[-2] * blocks.shape[-1]
     require("joined_blocks", 0 <= k <= most, f"k from 0 to {most}", k)

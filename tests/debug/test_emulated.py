@@ -68,7 +68,8 @@ def test_dump(tmp_path: Path) -> None:
     assert "lowbit.quantize_fp4_mx.default" in last
     assert "lowbit.dequantize_fp4_mx.default" in last
     for place, site in zip(record.stages[-1].sites, record.sites, strict=True):
-        assert record.nodes[place].target == f"aten.{site.op}.default"  # type: ignore[index]
+        wanted = "lowbit.product_f32.default" if site.kind == "linear" else f"aten.{site.op}.default"
+        assert record.nodes[place].target == wanted  # type: ignore[index]
 
 
 def test_dump_with_measurements(tmp_path: Path) -> None:

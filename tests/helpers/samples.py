@@ -20,7 +20,7 @@ def samples(dtype=torch.bfloat16):
     return {
         **_formats(x, w),
         "exponent": (w.abs(),),
-        "padded_blocks": (x, 64),
+        "padded_blocks": (x.float(), 64),
         "joined_blocks": (w.reshape(N, 4, K // 4), 70),
         "product_f32": (x.float(), w, bias),
         "power": (torch.tensor([-130.0, -3.0, 0.0, 127.0]),),
