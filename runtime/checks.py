@@ -14,7 +14,7 @@ from torch import Tensor
 from lowbit_compiler.runtime.exported_checks import EXPORTED_CHECKS
 from lowbit_compiler.runtime.format_checks import block_size, format_checks
 from lowbit_compiler.runtime.packing import PANEL
-from lowbit_compiler.runtime.products import KINDS, PRODUCTS, weight_of
+from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, MOST_ELEMENTS, require, result_dtype, same, tensors
 from lowbit_compiler.runtime.treatments import TREATMENTS
@@ -65,9 +65,9 @@ def _result(op: str, rows: tuple[Any, ...], columns: Any) -> None:
 def _packed(op: str, x: Tensor, w: Tensor, n: int, others: dict[str, Any]) -> None:
     require(op, x.dtype in FLOATS, f"x in {FLOAT}", x.dtype)
     require(op, x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
-    k, largest = x.shape[-1], PRODUCTS[KINDS[op]].largest_k
+    k, largest = x.shape[-1], PRODUCTS[KEYS[op]].largest_k
     require(op, k >= 1 and (largest is None or k <= largest), f"K from 1 to {largest or 'any'}", k)
-    block_size(op, KINDS[op][1][1], others)
+    block_size(op, KEYS[op][1][1], others)
     require(op, n >= 0, "n of at least 0", n)
     require(op, w.dtype == torch.int8 and w.dim() == 2, "w packed as int8 [panels, bytes]", f"{w.dtype} of {w.dim()} dimensions")
     require(op, w.shape[0] == -(-n // PANEL), f"{-(-n // PANEL)} panels for n = {n}", f"{w.shape[0]}")
@@ -135,7 +135,7 @@ def _float32(op: str) -> Callable[..., None]:
 _ROWS = ("quantize_u8", *(op.name for treatment in TREATMENTS.values() for op in treatment.ops))
 CHECKS: dict[str, Callable[..., None]] = {
     **{op: _rows_of(op) for op in _ROWS},
-    **{op: _linear(op) for op in KINDS},
+    **{op: _linear(op) for op in KEYS},
     **{op: _float32(op) for op in ("exponent", "power")},
     "softmax": _softmax,
     "sdpa": _sdpa,

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
-from lowbit_compiler.runtime.formats import FORMATS
+from lowbit_compiler.runtime.formats import PACKED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.library import require_same_build
-from lowbit_compiler.runtime.products import KINDS
+from lowbit_compiler.runtime.products import KEYS
 
 FILE = "liblowbit_cuda.so"
 OPS = (
-    *KINDS,
-    *(op_name(verb, format, scale) for verb in ("pack", "quantize") for format in FORMATS if format.panels for scale in format.scales),
+    *KEYS,
+    *(op_name(verb, *kind) for verb in ("pack", "quantize") for kind in PACKED),
     "rotate",
     "softmax",
 )

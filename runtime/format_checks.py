@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import FORMATS, Format, Operand, Scale
+from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, codes_of, require, result_dtype, same, tensors
 
@@ -107,11 +107,10 @@ def format_checks() -> dict[str, Callable[..., None]]:
         "joined_blocks": _joined_blocks,
         "product_f32": _product_f32,
     }
-    for format in FORMATS:
-        for scale in format.scales:
-            quantize, dequantize, pack = (op_name(verb, format, scale) for verb in ("quantize", "dequantize", "pack"))
-            checks[quantize] = _quantize(quantize, format, scale)
-            checks[dequantize] = _stored(dequantize, format, scale, packing=False)
-            if format.panels is not None:
-                checks[pack] = _stored(pack, format, scale, packing=True)
+    for format, scale in KINDS:
+        quantize, dequantize, pack = (op_name(verb, format, scale) for verb in ("quantize", "dequantize", "pack"))
+        checks[quantize] = _quantize(quantize, format, scale)
+        checks[dequantize] = _stored(dequantize, format, scale, packing=False)
+        if format.panels is not None:
+            checks[pack] = _stored(pack, format, scale, packing=True)
     return checks

@@ -9,13 +9,13 @@ from itertools import count, takewhile
 import torch
 
 from lowbit_compiler.runtime import library
-from lowbit_compiler.runtime.formats import FORMATS
+from lowbit_compiler.runtime.formats import PACKED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.products import PRODUCTS
 
 FAMILIES = {
     **{product.op: product.family for product in PRODUCTS.values()},
-    **{op_name("quantize", format, scale): "rows" for format in FORMATS if format.panels for scale in format.scales},
+    **{op_name("quantize", *kind): "rows" for kind in PACKED},
     "rotate": "rows",
     "sdpa": "attention",
     "softmax": "softmax",

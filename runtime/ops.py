@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime import values
 from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
-from lowbit_compiler.runtime.formats import FORMATS, Format, Operand, Scale
+from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import PRODUCTS, Product
@@ -138,9 +138,8 @@ _define(
     torch.nn.functional.linear,
     lambda x, w, bias: x.new_empty((*x.shape[:-1], w.shape[0])),
 )
-for _format in FORMATS:
-    for _scale in _format.scales:
-        _define_format(_format, _scale)
+for _kind in KINDS:
+    _define_format(*_kind)
 for _treatment in TREATMENTS.values():
     for _op in _treatment.ops:
         _define(_op.schema, _op.reference, _op.fake)

@@ -96,13 +96,13 @@ PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
 }
 """By the kinds of x (None: float) and w, and the treatment."""
 
-KINDS = {product.op: key for key, product in PRODUCTS.items()}
-"""What each op multiplies."""
+KEYS = {product.op: key for key, product in PRODUCTS.items()}
+"""The key of each op."""
 ACCURATE = Plan(None, Operand(S8(), Row()))
 """What rounds least of all that has a kernel: taken where it is faster than what the recipe asks for."""
 
 
 def weight_of(op: str, arguments: Mapping[str, Any]) -> Operand:
     """Return the weight that the product ``op`` takes, for the op's ``arguments`` by name."""
-    _, (format, scale), _ = KINDS[op]
+    _, (format, scale), _ = KEYS[op]
     return Operand.of(format, scale, arguments)

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import FORMATS
+from lowbit_compiler.runtime.formats import KINDS
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
-from lowbit_compiler.runtime.products import KINDS, weight_of
+from lowbit_compiler.runtime.products import KEYS, weight_of
 from lowbit_compiler.runtime.require import require
 
-CODES = {op_name("pack", format, scale): format.panels.codes for format in FORMATS if format.panels for scale in format.scales}
+CODES = {op_name("pack", format, scale): format.panels.codes for format, scale in KINDS if format.panels}
 """The codes that each layout holds."""
 
 
@@ -26,7 +26,7 @@ def check(op: str, arguments: dict[str, Any]) -> None:
         return
     if op in CODES:
         _codes(op, arguments["q"], *CODES[op])
-    if op in KINDS:
+    if op in KEYS:
         _padding(op, arguments)
 
 
@@ -52,7 +52,7 @@ def _padding(op: str, arguments: dict[str, Any]) -> None:
     k, w, n = arguments["x"].shape[-1], arguments["w"], arguments["n"]
     if n == 0:
         return
-    weight, treatment = weight_of(op, arguments), KINDS[op][2]
+    weight, treatment = weight_of(op, arguments), KEYS[op][2]
     rows = n - (w.shape[0] - 1) * PANEL
     _, *scales = weight.unpack(w[-1:], PANEL, k)
     require(op, not any(scale[rows:].any() for scale in scales), f"w packed for n = {n}", "one of more rows")

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, fx
 
 from lowbit_compiler.passes.graph import aten, calls
-from lowbit_compiler.runtime.formats import FORMATS
+from lowbit_compiler.runtime.formats import KINDS, PACKED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.runtime.treatments.treatment import packet
 
-ROW_LOCAL = [(format, scale) for format in FORMATS for scale in format.scales if scale.row_local]
-QUANTIZERS = tuple(packet(op_name("quantize", *kind)) for kind in ROW_LOCAL)
-PACKERS = tuple(packet(op_name("pack", *kind)) for kind in ROW_LOCAL if kind[0].panels is not None)
+QUANTIZERS = tuple(packet(op_name("quantize", *kind)) for kind in KINDS if kind[1].row_local)
+PACKERS = tuple(packet(op_name("pack", *kind)) for kind in PACKED if kind[1].row_local)
 TREATERS = tuple(packet(op.name) for treatment in TREATMENTS.values() for op in treatment.ops if op.row_local)
 ROW_BY_ROW = (aten.to.dtype, *TREATERS, *QUANTIZERS, *PACKERS)
 CHUNK = 1 << 22

@@ -14,6 +14,10 @@ MODULES = (
     "fp4",
 )
 FORMATS: tuple[type[Format], ...] = tuple(import_module(f"{__name__}.{module}").FORMAT for module in MODULES)
+KINDS = tuple((format, scale) for format in FORMATS for scale in format.scales)
+"""What there are ops for: each format, with each kind of scale that it may have."""
+PACKED = tuple(kind for kind in KINDS if kind[0].panels is not None)
+"""Those with a layout for kernels, and with kernels that quantize and pack."""
 WORDS = tuple(word for format in FORMATS for word in format.words)
 """How recipes spell them."""
 
@@ -26,4 +30,4 @@ def operand(word: str, group: int) -> Operand | None:
     return None
 
 
-__all__ = ["FORMATS", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]
+__all__ = ["FORMATS", "KINDS", "PACKED", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxscript import opset23
 
 from lowbit_compiler.exits.onnx.quantizers import number, op, power, tensor
-from lowbit_compiler.runtime.formats import FORMATS, Format, Groups, Scale
+from lowbit_compiler.runtime.formats import FORMATS, KINDS, Format, Groups, Scale
 from lowbit_compiler.runtime.formats.grid import Grid
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.formats.scales import E4M3, E8M0_BIAS, Nested, PowersOfTwo
@@ -102,8 +102,7 @@ def typed(opset: int) -> dict[Any, Callable[..., Any]]:
     """Return dequantize op -> translation for the formats with a type in ``opset``."""
     return {
         packet(op_name("dequantize", format, scale)): _translation(format, read, opset)
-        for format in FORMATS
-        for scale in format.scales
+        for format, scale in KINDS
         for kind, read in READ.items()
         if issubclass(scale, kind) and 0 < format.onnx[1] <= opset
     }
