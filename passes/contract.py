@@ -124,6 +124,13 @@ class PassContext:
         """Return the products that are to be rewritten."""
         return [site for site in self.sites if site.plan is not None]
 
+    def planned_at(self) -> dict[fx.Node, list[Site]]:
+        """Return the nodes of those products, each with its sites: of a merged product, several."""
+        found: dict[fx.Node, list[Site]] = {}
+        for site in self.planned():
+            found.setdefault(site.node, []).append(site)
+        return found
+
     def wholes(self) -> list[Site]:
         """Return the softmaxes and attentions that are to be rewritten."""
         return [site for site in self.sites if site.whole is not None]

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext
@@ -35,13 +34,15 @@ class FoldWeights(Pass):
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fold every weight and computed bias of the planned sites; returns the number of constants."""
         before = len(ctx.constants)
-        roles = {site.node: site.found.roles for site in ctx.planned()}
-        for node in ctx.each(roles):
-            index = len(ctx.constants)
+        planned = ctx.planned_at()
+        for node in ctx.each(planned):
+            index, site = len(ctx.constants), planned[node][0]
+            assert site.plan is not None
             arguments: Any = node.args
             weight, *bias = arguments[1:]
-            if calls(weight, *DEQUANTIZE) and roles[node][1] is Role.CONSTANT:
-                fold(gm, ctx, f"weight_{index}", dict(zip(_part_names(weight), weight.args, strict=False)))
+            if calls(weight, *DEQUANTIZE) and site.found.roles[1] is Role.CONSTANT:
+                names = [part.name for part in site.plan.w.parts]
+                fold(gm, ctx, f"weight_{index}", dict(zip(names, weight.args, strict=False)))
             if bias and isinstance(bias[0], fx.Node) and bias[0].op != "placeholder" and is_constant(bias[0], ctx.parameters):
                 fold(gm, ctx, f"bias_{index}", {BIAS: bias[0]})
         return len(ctx.constants) - before
@@ -62,11 +63,6 @@ def fold(gm: fx.GraphModule, ctx: PassContext, name: str, parts: dict[str, fx.No
         folded.meta.update(node.meta)
         node.replace_all_uses_with(folded)
     ctx.constants.append(Constant(name, graph, tuple(source.name for source in sources), tuple(names), tuple(parts)))
-
-
-def _part_names(dequantize: fx.Node) -> list[str]:
-    schema: Any = dequantize.target
-    return [argument.name for argument in schema._schema.arguments if isinstance(argument.type, torch.TensorType)]
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:

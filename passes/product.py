@@ -79,10 +79,7 @@ def read(node: fx.Node, plan: Plan, exact: fx.Node | None) -> QuantizedProduct:
 
 def products(ctx: PassContext) -> Iterator[tuple[QuantizedProduct, list[Site]]]:
     """Yield every planned product that no packed op computes yet with its sites: several where siblings were merged."""
-    found: dict[fx.Node, list[Site]] = {}
-    for site in ctx.planned():
-        if calls(site.node, aten.linear.default, FLOAT):
-            found.setdefault(site.node, []).append(site)
+    found = {node: sites for node, sites in ctx.planned_at().items() if calls(node, aten.linear.default, FLOAT)}
     for node in ctx.each(found):
         sites = found[node]
         assert sites[0].plan is not None

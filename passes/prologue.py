@@ -42,7 +42,7 @@ class FusePrologue(Pass):
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Fuse wherever the input is computed for one product alone; returns the number of products."""
         fused = 0
-        for node in ctx.each({site.node: None for site in ctx.planned()}):
+        for node in ctx.each(ctx.planned_at()):
             if ctx.target.device != "cpu" or not calls(node, *LINEARS) or node.kwargs:
                 continue
             found = _prologue(node)

@@ -38,10 +38,10 @@ class InsertQuantize(Pass):
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Insert the nodes; returns the number of products."""
-        sites = {site.node: site for site in ctx.planned()}
+        planned = ctx.planned_at()
         quantized_inputs: dict[tuple[Any, Operand], fx.Node] = {}
-        for node in ctx.each(sites):
-            site = sites[node]
+        for node in ctx.each(planned):
+            site = planned[node][0]
             assert site.plan is not None
             x, weight, *bias = node.args
             with gm.graph.inserting_before(node):
@@ -56,7 +56,7 @@ class InsertQuantize(Pass):
             node.args = (x, wide, *bias)
             if (exact := site.became.exact) is not None:
                 exact.args = (exact.args[0], wide)
-        return len(sites)
+        return len(planned)
 
 
 def _quantized(gm: fx.GraphModule, node: fx.Node, tensor: Any, operand: Operand) -> fx.Node:

@@ -1,11 +1,13 @@
 """Treat the outliers of every planned product: map both operands, or keep some elements of the activation exact."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten, emit, substitute
+from lowbit_compiler.passes.site import Site
 
 
 class Treat(Pass):
@@ -37,11 +39,11 @@ class Treat(Pass):
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Treat every planned product; returns the number of those that changed."""
-        return sum(_treat(gm, ctx, node) for node in ctx.each(dict.fromkeys(site.node for site in ctx.planned())))
+        planned = ctx.planned_at()
+        return sum(_treat(gm, node, planned[node]) for node in ctx.each(planned))
 
 
-def _treat(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> bool:
-    sites = [site for site in ctx.planned() if site.node is node]
+def _treat(gm: fx.GraphModule, node: fx.Node, sites: Sequence[Site]) -> bool:
     plan = sites[0].plan
     assert plan is not None
     x, weight = node.args[:2]

@@ -31,8 +31,7 @@ class Widen(Pass):
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Rewrite the planned products that are not float32 throughout."""
-        nodes = dict.fromkeys(site.node for site in ctx.planned())
-        return sum(_widen(gm, ctx, node) for node in ctx.each(nodes))
+        return sum(_widen(gm, ctx, node) for node in ctx.each(ctx.planned_at()))
 
 
 def _widen(gm: fx.GraphModule, ctx: PassContext, node: fx.Node) -> bool:
