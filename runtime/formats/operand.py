@@ -59,6 +59,11 @@ class Operand:
         """Return [..., K] of ``parts``."""
         return self.format.dequantize(parts, self.scale, dtype)
 
+    def row_bytes(self, k: int) -> int:
+        """Return the bytes of a row of ``k``: codes in their own bits, and scales but for one that the whole tensor has."""
+        scales = sum(part.dtype.itemsize for part in self.scale.parts if not part.single)
+        return -(-k * self.format.grid.bits // 8) + scales * self.scale.count(k)
+
     def panel_bytes(self, k: int) -> int:
         """Return the bytes of 16 packed rows of ``k``."""
         return self._panels.nbytes(k, self.scale)

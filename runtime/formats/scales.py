@@ -56,10 +56,6 @@ class Scale(ABC):
         """Return the number of blocks in rows of ``k``."""
         return -(-k // self.block(k)) if k else 1
 
-    def bits(self, grid: Grid, k: int) -> float:
-        """Return the bits of an element of codes on ``grid`` with its share of the scales, in rows of ``k``."""
-        return grid.bits + 8.0 * sum(part.dtype.itemsize for part in self.parts if not part.single) / self.block(k)
-
     def blocks(self, x: Tensor) -> Tensor:
         """Return ``x`` [..., K] as [..., G, block], the last block padded with zeros."""
         block = self.block(x.shape[-1])

@@ -81,7 +81,7 @@ class Writer:
         released = self.released(opened.codes)
         for site in opened.sites:
             site.move(result)
-            site.lower(stored_bytes(product, site.found.n, site.found.k), released)
+            site.lower(site.found.n * product.plan.w.row_bytes(site.found.k), released)
 
 
 def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Opened], fx.Node]) -> int:
@@ -110,12 +110,6 @@ def _label(opened: Opened) -> None:
     for node in around:
         if isinstance(node, fx.Node) and notes(node).made_by:
             note(node, modules=notes(node).modules or opened.label)
-
-
-def stored_bytes(product: QuantizedProduct, n: int, k: int) -> int:
-    """Return the bytes of the codes and scales of a weight."""
-    w = product.plan.w
-    return n * -(-k * w.format.grid.bits // 8) + 4 * n * w.scale.count(k)
 
 
 def _turn(writer: Writer, opened: Opened) -> None:
