@@ -37,6 +37,8 @@ class Whole:
     how: str = ""
 
 
+WHOLE_KINDS = ("softmax", "attention")
+"""The kinds of site that may become a :class:`Whole`."""
 Declined = tuple[Reason, str]
 """Why, in a word of the report and in detail."""
 

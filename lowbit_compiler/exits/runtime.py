@@ -13,7 +13,7 @@ from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.contract import Fact, PassContext, Target
 from lowbit_compiler.passes.graph import calls, numel, value
 from lowbit_compiler.passes.pipeline import runtime_exit
-from lowbit_compiler.passes.site import Reason, Site
+from lowbit_compiler.passes.site import WHOLE_KINDS, Reason, Site
 from lowbit_compiler.pricing.attention import measured
 from lowbit_compiler.pricing.linear import measured_linear
 from lowbit_compiler.pricing.machine import kernel_for, target_for
@@ -22,7 +22,6 @@ from lowbit_compiler.runtime.weights import any_freed
 
 MANY_ROWS = 512
 NOT_LOWERED = "not lowered"  # detail of a site that was planned, where the passes were stopped before its op
-WHOLE_KINDS = ("softmax", "attention")
 UNTIMED = "linears were not timed: freed weights are there in the recipe's form alone"
 
 

@@ -5,9 +5,7 @@ from collections.abc import Collection
 from lowbit_compiler.exits.exit import Exit, explain_emulated
 from lowbit_compiler.exits.onnx.forms import onnx_exit
 from lowbit_compiler.passes.contract import Fact, PassContext, Target
-from lowbit_compiler.passes.site import Reason
-
-WHOLE_KINDS = ("softmax", "attention")
+from lowbit_compiler.passes.site import WHOLE_KINDS, Reason
 
 
 def onnx(form: str) -> Exit:
