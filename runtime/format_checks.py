@@ -28,7 +28,7 @@ def _operand(op: str, format: type[Format], scale: type[Scale], arguments: dict[
 
 
 def _quantize(op: str, format: type[Format], scale: type[Scale]) -> Callable[..., None]:
-    name = format.tensor
+    name = format.tensor()
 
     def check(**arguments: Any) -> None:
         x = arguments[name]

@@ -116,8 +116,9 @@ def _define_format(format: type[Format], scale: type[Scale]) -> None:
     count = len(names)
     tensors = ", ".join(f"Tensor {name}" for name in names)
     results = ", ".join(["Tensor"] * count)
+    floats = f"Tensor {format.tensor()}"
     native = format.panels is not None
-    _define(f"{op_name('quantize', format, scale)}(Tensor {format.tensor}{behind}) -> ({results})", quantize, quantized if native else None)
+    _define(f"{op_name('quantize', format, scale)}({floats}{behind}) -> ({results})", quantize, quantized if native else None)
     _define(f"{op_name('dequantize', format, scale)}({tensors}{behind}, ScalarType dtype) -> Tensor", dequantize, None)
     if native:
         _define(f"{op_name('pack', format, scale)}({tensors}{behind}) -> Tensor", pack, packed)

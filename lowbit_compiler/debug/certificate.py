@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats.format import EPS, largest_of
+from lowbit_compiler.runtime.formats.format import EPS, FLUSHED, largest_of
 from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.treatments.treatment import at_once
-
-FLUSHED = 2.0**-126  # bfloat16 dot products of the hardware take smaller numbers as zero
 
 
 def largest(x: Tensor) -> Tensor:

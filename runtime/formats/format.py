@@ -12,6 +12,7 @@ from lowbit_compiler.runtime.formats.scales import Scale
 from lowbit_compiler.runtime.rounding import Rounding
 
 EPS = 2.0**-24  # unit roundoff of float32
+FLUSHED = 2.0**-126  # bfloat16 dot products of the hardware take smaller numbers as zero
 
 
 class Format(ABC):
@@ -31,8 +32,6 @@ class Format(ABC):
     """How recipes spell it; of a family of formats, some of them."""
     activations: ClassVar[bool] = True
     """Whether it is defined for activations, not for weights alone."""
-    tensor: ClassVar[str] = "x"
-    """What its ops call the float tensor: "w" where only weights are quantized."""
     onnx: ClassVar[tuple[str, int]] = ("", 0)
     """The type of ONNX with these codes, and the opset from which DequantizeLinear takes it."""
     panels: ClassVar["Panels | None"] = None
@@ -47,6 +46,11 @@ class Format(ABC):
     def arguments(self) -> tuple[Any, ...]:
         """The values of ``schema``."""
         return ()
+
+    @classmethod
+    def tensor(cls) -> str:
+        """Return what its ops call the float tensor: "w" where it is defined for weights alone."""
+        return "x" if cls.activations else "w"
 
     @classmethod
     def spelled(cls, word: str, group: int) -> "tuple[Format, Scale] | None":

@@ -51,7 +51,6 @@ class S4(Format):
     scales = (Groups,)
     words = ("int4",)
     activations = False
-    tensor = "w"
     onnx = ("INT4", 21)
     grid = Integers(-7, 7)
     panels = _Panels()

@@ -28,7 +28,6 @@ class U4(Format):
     scales = (ZeroGroups,)
     words = ("u4",)
     activations = False
-    tensor = "w"
     onnx = ("UINT4", 21)
     grid = Integers(0, 15)
 

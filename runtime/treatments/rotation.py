@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats.format import EPS, largest_of
+from lowbit_compiler.runtime.formats.format import EPS, FLUSHED, largest_of
 from lowbit_compiler.runtime.treatments.treatment import Call, Op, Treatment, packet
 
 HADAMARD = 64
 ROTATED = 56 * EPS
 """Error of a rotated element over the row's largest: six sums of terms that are at most 8 times as large."""
-FLUSHED = 2.0**-126  # bfloat16 dot products of the hardware take smaller numbers as zero
 
 
 def rotate(x: Tensor) -> Tensor:
