@@ -9,6 +9,10 @@ class OptionError(LowbitError, ValueError):
     """An unknown option, recipe, environment value or ``ignore`` name."""
 
 
+class ModuleFrozenError(LowbitError):
+    """A weight became another kind of tensor under ``modules="frozen"``, where no graph is compiled anew for it."""
+
+
 class WeightFreedError(LowbitError, RuntimeError):
     """A float weight is needed again after ``free_weights=True`` released it."""
 

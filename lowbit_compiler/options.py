@@ -36,6 +36,7 @@ class Options:
     ignore: tuple[str, ...] = ()
     free_weights: bool = False
     weights: str = "checked"
+    modules: str = "checked"
     remainder: str = "inductor"
     dump: str | None = None
     mode: str | None = None
@@ -57,6 +58,7 @@ DESCRIPTIONS: dict[str, str] = {
     "free_weights": "release the float storage of every fully replaced parameter; default False",
     "buffers": "'float' (default) or 'quantized': products with a constant that is no nn.Parameter (filter banks, Fourier matrices, frozen weights)",
     "weights": "'checked' (default): every call looks whether a weight was written to; 'frozen': none does",
+    "modules": "'checked' (default): Dynamo looks into the modules before every call; 'frozen': only which ones they are",
     "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
     "plan": "'measured' (default): a product, softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel",
     "dump": "folder to write every stage of the rewriting to, with an HTML page",
@@ -64,6 +66,7 @@ DESCRIPTIONS: dict[str, str] = {
 CHOICES = {
     "buffers": ("float", "quantized"),
     "weights": ("checked", "frozen"),
+    "modules": ("checked", "frozen"),
     "remainder": ("inductor", "eager"),
     "plan": ("measured", "always"),
 }  # the first is the default

@@ -84,7 +84,7 @@ def site_report(site: Site) -> SiteReport:
         prologue=site.became.prologue,
         saved_bytes=site.became.saved_bytes if site.plan is not None else 0,
         merged_with=site.became.merged_with,
-        node=site.node.name,
+        node=site.call.name,
         no_prologue=site.became.no_prologue,
     )
 

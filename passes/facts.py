@@ -31,7 +31,7 @@ def _canonical(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
 
 def _found(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
     alive = set(gm.graph.nodes)
-    lost = (site for site in ctx.sites if site.node not in alive and not site.found.constant and not site.found.unused)
+    lost = (site for site in ctx.sites if site.call not in alive and not site.found.constant and not site.found.unused)
     return next(((site.node, f"site {site.module or site.found.op} has left the graph") for site in lost), None)
 
 

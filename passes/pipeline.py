@@ -1,6 +1,7 @@
 """The order of the passes, on one page."""
 
 from lowbit_compiler.passes.attention import FuseAttention
+from lowbit_compiler.passes.chain import ChainSteps
 from lowbit_compiler.passes.cleanup import Cleanup
 from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.find import Find
@@ -41,7 +42,8 @@ def runtime_exit() -> list[Pass]:
         Lower(),  # needs the whole QDQ pattern, hence before anything packs
         Pack(),  # the layout is the kernels' business, so it comes after lowering
         LowerWhole(),  # only here: ONNX has softmax and attention of its own
-        FusePrologue(),  # last of the rewrites: what the ops above read is settled
+        FusePrologue(),  # what the ops above read is settled
+        ChainSteps(),  # last of the rewrites: a step is an op with all that it computes
         ShareTables(),  # for the remainder
         Cleanup(),  # parameters lose their last users above
     ]

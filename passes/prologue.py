@@ -89,7 +89,7 @@ class Prologue:
 def _prologue(node: fx.Node) -> Prologue | str:
     """Return what ``node`` may do itself to its rows; else why not, "" where its input does not look like a prologue."""
     below, chain = _through(node.args[0])
-    read = [match(below) for match in (_product, _activation, _normalization, _root_mean_square)]
+    read = [match(below) for match in (_product, activation, normalization, _root_mean_square)]
     found = next((each for each in read if isinstance(each, Prologue)), None)
     if found is None or not is_tensor(found.x):
         return next((each for each in read if isinstance(each, str) and each), "")
@@ -122,7 +122,7 @@ def _through(node: Any) -> tuple[Any, list[fx.Node]]:
     return node, chain
 
 
-def _activation(node: Any) -> Prologue | str:
+def activation(node: Any) -> Prologue | str:
     """``silu(x)``, ``gelu(x)`` or ``relu(x)``."""
     name = name_of(node)
     if name not in ("silu", "gelu", "relu") or not is_tensor(node.args[0]):
@@ -142,7 +142,7 @@ def _product(node: Any) -> Prologue | str:
     why = ""
     for first, second in (node.args, node.args[::-1]):
         below, chain = _through(first)
-        found = _activation(below)
+        found = activation(below)
         if isinstance(found, str):
             why = why or found
         elif second is not first and same_shape(value(second).shape, value(found.x).shape):
@@ -152,7 +152,7 @@ def _product(node: Any) -> Prologue | str:
     return why
 
 
-def _normalization(node: Any) -> Prologue | str:
+def normalization(node: Any) -> Prologue | str:
     """``layer_norm(x, (K,), gain, shift, eps)`` or ``rms_norm(x, (K,), gain, eps)``."""
     name = name_of(node)
     if name not in ("layer_norm", "rms_norm") or not is_tensor(node.args[0]):

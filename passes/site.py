@@ -104,6 +104,8 @@ class Became:
     """Why the op does not compute what is in front of it, where that looks like a prologue."""
     saved_bytes: int = 0
     kernel: str = ""
+    call: fx.Node | None = None
+    """The call that computes it with others; ``node`` is then in a graph of its own, which says what the call does."""
 
 
 class Site:
@@ -131,6 +133,11 @@ class Site:
     def node(self) -> fx.Node:
         """Where the site is in the graph now."""
         return self.became.node
+
+    @property
+    def call(self) -> fx.Node:
+        """The call of the rewritten graph that computes the site, alone or with others."""
+        return self.became.call or self.became.node
 
     @property
     def plan(self) -> Plan | None:
@@ -177,6 +184,10 @@ class Site:
     def move(self, node: fx.Node) -> None:
         """Say that the site is at ``node`` from now on."""
         self.became = replace(self.became, node=node)
+
+    def chain(self, call: fx.Node, node: fx.Node) -> None:
+        """Say that ``call`` computes the site with others, as ``node`` says in a graph of its own."""
+        self.became = replace(self.became, node=node, call=call)
 
     def merge(self, product: fx.Node, modules: tuple[str, ...]) -> None:
         """Say that the site is a part of ``product``, with the products of other ``modules``."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowbit_compiler.runtime import chain
 from lowbit_compiler.runtime.exported_checks import EXPORTED_CHECKS
 from lowbit_compiler.runtime.format_checks import block_size, format_checks
 from lowbit_compiler.runtime.packing import PANEL
@@ -139,6 +140,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     **{op: _float32(op) for op in ("exponent", "power")},
     "softmax": _softmax,
     "sdpa": _sdpa,
+    chain.OP: chain.check,
     **format_checks(),
     **EXPORTED_CHECKS,
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 FILE = "liblowbit_cpu.so"
-ABI = b"lowbit abi 2\0"  # as in csrc/bind/abi.cpp
+ABI = b"lowbit abi 3\0"  # as in csrc/bind/abi.cpp
 ISA_LEVELS = {"scalar": 1, "avx2": 2, "vnni": 4, "amx": 8, "neon": 16}  # as in csrc/common/kernels.h
 
 

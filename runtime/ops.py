@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime import values
+from lowbit_compiler.runtime import chain, values
 from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
@@ -169,6 +169,7 @@ def _sdpa_fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: boo
 
 _define("softmax(Tensor x, int dim, float scale, Tensor? mask, bool log, ScalarType? dtype) -> Tensor", softmax.softmax, _softmax_fake)
 _define("sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor", softmax.sdpa, _sdpa_fake)
+_define(chain.SCHEMA, chain.reference, chain.shapes)
 
 _define(
     "quantize_u8(Tensor x) -> (Tensor, Tensor)",

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import KINDS
+from lowbit_compiler.runtime import chain
+from lowbit_compiler.runtime.formats import KINDS, Operand
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, weight_of
+from lowbit_compiler.runtime.reference.linear import INT8
 from lowbit_compiler.runtime.require import require
 
 CODES = {op_name("pack", format, scale): format.panels.codes for format, scale in KINDS if format.panels}
@@ -19,15 +21,21 @@ CODES = {op_name("pack", format, scale): format.panels.codes for format, scale i
 
 def check(op: str, arguments: dict[str, Any]) -> None:
     """Raise RuntimeError if the values of ``arguments`` (by name) cannot be what ``op`` takes."""
-    tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
-    for name, tensor in tensors.items():
+    tensors = [(name, each) for name, value in arguments.items() for each in (value if isinstance(value, list) else [value])]
+    tensors = [(name, each) for name, each in tensors if isinstance(each, Tensor)]
+    for name, tensor in tensors:
         _memory(op, name, tensor)
-    if any(tensor.device.type != "cpu" for tensor in tensors.values()):
+    if any(tensor.device.type != "cpu" for _, tensor in tensors):
         return
     if op in CODES:
         _codes(op, arguments["q"], *CODES[op])
     if op in KEYS:
-        _padding(op, arguments)
+        _padding(op, weight_of(op, arguments), arguments["w"], arguments["n"], arguments["x"].shape[-1], KEYS[op][2].rotates)
+    if op == chain.OP:
+        for number, step in enumerate(chain.decode(arguments["program"], arguments["eps"])):
+            if step.kind == chain.Kind.PRODUCT:
+                w, rotates = arguments["constants"][step.weight], bool(step.treatment)
+                _padding(op, INT8, w, step.columns, step.x_count, rotates, f" in step {number}")
 
 
 def _memory(op: str, name: str, tensor: Tensor) -> None:
@@ -44,17 +52,16 @@ def _codes(op: str, q: Tensor, least: int, most: int) -> None:
         require(op, least <= low and high <= most, f"codes from {least} to {most}", low if low < least else high)
 
 
-def _padding(op: str, arguments: dict[str, Any]) -> None:
+def _padding(op: str, weight: Operand, w: Tensor, n: int, k: int, rotates: bool, where: str = "") -> None:
     """Check that ``w`` is zero where a weight [n, k] is padded: one of more rows or columns is not, unless those are zero.
 
     The last panel is looked at for rows, the first for columns: little to read at every call.
     """
-    k, w, n = arguments["x"].shape[-1], arguments["w"], arguments["n"]
     if n == 0:
         return
-    weight, treatment = weight_of(op, arguments), KEYS[op][2]
+    what = "a weight" if where else "w"
     rows = n - (w.shape[0] - 1) * PANEL
     _, *scales = weight.unpack(w[-1:], PANEL, k)
-    require(op, not any(scale[rows:].any() for scale in scales), f"w packed for n = {n}", "one of more rows")
-    if not treatment.rotates:  # a rotation leaves no padding
-        require(op, not weight.unpack(w[:1], PANEL, k)[0][:, k:].any(), f"w packed for K = {k}", "one of more columns")
+    require(op, not any(scale[rows:].any() for scale in scales), f"{what} packed for n = {n}{where}", "one of more rows")
+    if not rotates:  # a rotation leaves no padding
+        require(op, not weight.unpack(w[:1], PANEL, k)[0][:, k:].any(), f"{what} packed for K = {k}{where}", "one of more columns")

@@ -50,6 +50,7 @@ struct RowKernels {
   int64_t (*above)(const float* v, int64_t kp, float cut, int64_t capacity, int32_t* index);  // |v| > cut; stops past capacity
   void (*reach)(const float* v, int64_t kp, float threshold, uint8_t* hit);         // hit |= |v| >= threshold
   void (*prologue)(const Prologue& prologue, int64_t k, int64_t kp, float* v);  // in place
+  void (*save)(const float* v, int64_t k, Dtype dtype, void* row);              // rounded to the dtype
 };
 
 // Exact elements as bfloat16 rows for tile products: a value is the sum of its parts, which share a column of the weight.

@@ -14,8 +14,6 @@ struct Operand {
   int64_t stride;
 };
 
-const char* row_of(const Matrix& x, int64_t row) { return (const char*)x.data + row * x.stride * element_size(x.dtype); }
-
 // One row into tiles of 16 by 32, padded with zeros to kp.
 void tile_row(const char* row, int64_t k, int64_t kp, char* to) {
   constexpr int64_t kLine = 64, kTile = 16 * kLine;

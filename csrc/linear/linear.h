@@ -18,6 +18,7 @@ struct Matrix {
 inline bool is_plain(const Matrix& x) {
   return x.prologue.function == kIdentity && x.prologue.times.data == nullptr && x.prologue.plus.data == nullptr;
 }
+inline const char* row_of(const Matrix& x, int64_t row) { return (const char*)x.data + row * x.stride * element_size(x.dtype); }
 inline Dtype dtype_read(const Matrix& x) { return is_plain(x) ? x.dtype : kF32; }
 
 struct Linear {

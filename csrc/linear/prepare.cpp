@@ -11,8 +11,6 @@ namespace lowbit {
 
 const RowKernels& row_kernels() { return chosen<rows>(0, kF32); }
 
-static const void* row_of(const Matrix& x, int64_t row) { return (const char*)x.data + row * x.stride * element_size(x.dtype); }
-
 uint32_t load_row(const RowKernels& kernels, const Matrix& x, int64_t row, int64_t kp, float* v) {
   const uint32_t a = kernels.load(row_of(x, row), x.dtype, x.columns, kp, v);
   if (is_plain(x)) return a;

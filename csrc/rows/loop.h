@@ -99,7 +99,19 @@ void reach(const float* v, int64_t kp, float threshold, uint8_t* hit) {
   for (int64_t i = 0; i < kp; i += Vec::kWidth) set_bytes(hit + i, at_least(absolute(load(v + i)), bound));
 }
 
-constexpr RowKernels kRowKernels = {load, maximum, rotate, codes, above, reach, apply_prologue};
+template <Dtype dtype>
+void save_as(const float* v, int64_t k, void* row) {
+  int64_t i = 0;
+  for (; i + Vec::kWidth <= k; i += Vec::kWidth) store_as<dtype>(row, i, load(v + i));
+  if (i < k) store_as<dtype>(row, i, k - i, load(v + i));
+}
+
+void save(const float* v, int64_t k, Dtype dtype, void* row) {
+  if (dtype == kF32) return save_as<kF32>(v, k, row);
+  return dtype == kBF16 ? save_as<kBF16>(v, k, row) : save_as<kF16>(v, k, row);
+}
+
+constexpr RowKernels kRowKernels = {load, maximum, rotate, codes, above, reach, apply_prologue, save};
 
 }  // namespace
 }  // namespace lowbit

@@ -29,6 +29,8 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
     ``seen`` is called with the context of the passes once the graph is rewritten; where compiling it then fails, it is left in float.
     """
     start = time.perf_counter()
+    if options.modules == "frozen":
+        dynamo.freeze_modules()
     try:
         if needs_gradient(examples):
             report = declined_report(capture_dynamo(gm, examples), options)

@@ -4,7 +4,7 @@ import functools
 import operator
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lowbit_compiler.compile.constants import compute, text_of
 from lowbit_compiler.compile.freed import refuse_use
-from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.errors import ModuleFrozenError, WeightFreedError
 from lowbit_compiler.passes.contract import Constant
 from lowbit_compiler.runtime.weights import LOADING, STORE, Watch, free, is_freed, trim
 
@@ -44,10 +44,18 @@ class Executable:
     """The compiled graph; set once the weights are loaded, so that float weights are gone before Inductor needs memory."""
 
     def __init__(
-        self, inputs: Sequence[str], names: Sequence[str], constants: Sequence[Constant], *, frozen: bool = False, release: bool = False
+        self,
+        inputs: Sequence[str],
+        names: Sequence[str],
+        constants: Sequence[Constant],
+        *,
+        settled: Container[str] = (),
+        frozen: bool = False,
+        release: bool = False,
     ) -> None:
         """``inputs`` are the names of what the caller passes, ``names`` those that ``inner`` takes, in order.
 
+        What tensors the ``settled`` ones are Dynamo does not ask, so that is asked here.
         With ``release`` the float storage of a source goes as soon as its last constant is computed, unless ``inner`` reads it too:
         at no time are all weights there twice.
         """
@@ -56,6 +64,8 @@ class Executable:
         self._constants = [(constant, text_of(constant.graph)) for constant in constants]
         self._sources = [tuple(position[name] for name in constant.sources) for constant in constants]
         self._watched = sorted({i for sources in self._sources for i in sources})
+        self._settled = [position[name] for name in inputs if name in settled and position[name] not in self._watched]
+        self._kinds: dict[str, list[Any]] = {}
         outputs = [name for constant in constants for name in constant.outputs]
         self._packed = [name for name in names if name not in position]
         self._order = [outputs.index(name) for name in self._packed]
@@ -70,6 +80,8 @@ class Executable:
         Raises WeightFreedError where a float weight that is needed was released.
         """
         watched: list[Tensor] = [args[i] for i in self._watched]
+        if self._settled:
+            self._same_kinds("packed", watched)
         key, memory = tuple(map(id, watched)), tuple(map(_memory, watched))
         with LOADING:
             state = self._states.get(key)
@@ -91,6 +103,16 @@ class Executable:
             self._drop_beside(state)
             self._states[key] = state
         return state
+
+    def _same_kinds(self, use: str, tensors: Sequence[Tensor]) -> None:
+        """Raise ModuleFrozenError where ``tensors`` are of other shapes, dtypes or devices than in the first call."""
+        kinds = list(map(_kind, tensors))
+        first = self._kinds.setdefault(use, kinds)
+        if kinds != first:
+            got, was = next((now, then) for now, then in zip(kinds, first, strict=True) if now != then)
+            raise ModuleFrozenError(
+                f'a weight is {_text(got)} and was {_text(was)} when the model was compiled with modules="frozen"; compile anew (torch.compiler.reset())'
+            )
 
     def _drop_beside(self, state: State) -> None:
         """Forget other tensors on the memory of ``state``: those whose packed weights are of before a change, and the oldest of many."""
@@ -134,11 +156,21 @@ class Executable:
 
     def __call__(self, *args: Any) -> Any:
         watched = [args[i] for i in self._watched]
+        if self._settled:
+            self._same_kinds("read", [args[i] for i in self._settled])
         state = self._states.get(tuple(map(id, watched)))
         if state is None or not state.watch.same(watched):
             state = None  # its values go before the new ones come
             state = self.load(args)
         return self.inner(*[args[i] for i in self._kept], *state.values)
+
+
+_kind = operator.attrgetter("dtype", "device", "shape")
+
+
+def _text(kind: tuple[Any, ...]) -> str:
+    dtype, device, shape = kind
+    return f"{dtype} {tuple(shape)} on {device}"
 
 
 def _memory(tensor: Tensor) -> int:

@@ -168,7 +168,7 @@ def _nearest(node: fx.Node, gm: fx.GraphModule, ctx: PassContext, name: str) -> 
     """Return the site that pass ``name`` spoiled, where ``node`` is the first to show it: that of the nearest node that the pass made."""
     if not ctx.sites:  # the pass comes before the one that lists them
         Find().run(gm, ctx)
-    sites = {site.node: site for site in ctx.sites}
+    sites = {site.call: site for site in ctx.sites}
     made = next((other for other in _upward(node) if notes(other).made_by == name), node)
     return next((sites[other] for other in _upward(made) if other in sites), None)
 

@@ -27,7 +27,7 @@ from lowbit_compiler.runtime.products import Plan, Stored
 from lowbit_compiler.runtime.weights import any_freed
 
 CUTS = 32  # places in a graph to start from again
-APART = frozenset({"merge", "prologue", "cleanup"})
+APART = frozenset({"merge", "prologue", "chain", "cleanup"})
 """Passes left out: siblings stay products of their own, their inputs are rounded as in the float model, and float weights stay."""
 
 

@@ -116,7 +116,7 @@ class Recorder:
         nodes = [self._place(node) for node in gm.graph.nodes] if changed or not stages else before
         edits = [] if nodes is before or not stages else _edits(before, nodes)
         named = {self.record.nodes[place].name: place for place in nodes} if self._sites else {}
-        stage = Stage(name, note, nodes, edits, [named.get(site.node.name) for site in self._sites], **counts)
+        stage = Stage(name, note, nodes, edits, [named.get(site.call.name) for site in self._sites], **counts)
         stages.append(stage)
         return stage
 

@@ -74,8 +74,8 @@ def _key(event: Any) -> Key | None:
     given = tensors(event, 2)
     if not given:
         return None
-    linear = event.name.startswith("lowbit::linear_") and len(given) == 2
-    return event.name, given[1][1] if linear else 0, given[0][0]
+    weights = event.name.startswith(("lowbit::linear_", "lowbit::chain")) and len(given) == 2
+    return event.name, given[1][1] if weights else 0, given[0][0]
 
 
 def _device_times(profiler: Any) -> tuple[dict[int, float], dict[str, float]]:

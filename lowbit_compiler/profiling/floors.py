@@ -4,8 +4,8 @@ The three speeds are measured here and remembered beside the planner's timings (
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -51,6 +51,12 @@ def work_of(site: Site) -> Work:
     operations = 2 * _elements(x) * hint(out.shape[-1])
     integers = site.plan is not None and site.plan.product is not None and site.plan.product.exact_sums
     return Work(0, moved, operations, "int8" if integers else kind, x.device.type)
+
+
+def sum_of(works: Sequence[Work]) -> Work:
+    """Return the work of a call that does several; their formats are one."""
+    first = works[0]
+    return replace(first, activations=sum(work.activations for work in works), operations=sum(work.operations for work in works))
 
 
 def _elements(tensor: torch.Tensor) -> int:

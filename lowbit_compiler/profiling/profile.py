@@ -20,7 +20,7 @@ from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import value
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.profiling.calls import Key, Step
-from lowbit_compiler.profiling.floors import Work, floor, work_of
+from lowbit_compiler.profiling.floors import Work, floor, sum_of, work_of
 from lowbit_compiler.profiling.rounds import recorded, timed
 from lowbit_compiler.profiling.show import Row, tables
 from lowbit_compiler.recipes import DEFAULT, Recipe
@@ -28,6 +28,7 @@ from lowbit_compiler.report import Measured, Report
 from lowbit_compiler.rerun import USUAL, describe, restorer
 from lowbit_compiler.runtime import timings
 from lowbit_compiler.torch_internals import inductor
+from lowbit_compiler.torch_internals.trees import tree_leaves
 
 WARM_UP = 3  # runs after compiling: the first ones allocate, and CUDA graphs are recorded
 
@@ -117,11 +118,12 @@ class _Graphs:
     def backend(self, gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         first = sum(len(report.sites) for report in self.reports)
         number = len(self.reports)
-        found: list[tuple[_Op, str]] = []
+        found: list[tuple[_Op, tuple[str, ...]]] = []
         run = compile_dynamo(gm, examples, self._options, seen=lambda ctx: found.extend(_ops(ctx, first)))
         if isinstance(run, Executable):  # not where the graph was left in float
             self.executables[number] = run
-            self.ops += [replace(_with_weight(op, run.packed[name]) if name else op, graph=number) for op, name in found]
+            packed = run.packed
+            self.ops += [replace(_with_weights(op, [packed[n] for n in names]) if names else op, graph=number) for op, names in found]
         self.reports.append(last_report())
         return run
 
@@ -179,31 +181,35 @@ def _called(executables: Mapping[int, Executable], run: Callable[[], Any]) -> se
     return called
 
 
-def _ops(ctx: PassContext, first: int) -> list[tuple[_Op, str]]:
-    """Return the ops of a rewritten graph in its order, with the names of their packed weights ("" without).
+def _ops(ctx: PassContext, first: int) -> list[tuple[_Op, tuple[str, ...]]]:
+    """Return the ops of a rewritten graph in its order, with the names of their packed weights.
 
     ``first`` is the report's row of the graph's first site.
     """
     groups: dict[fx.Node, list[tuple[int, Site]]] = defaultdict(list)
     for index, site in enumerate(ctx.sites, first):
         if site.lowered_to:
-            groups[site.node].append((index, site))
+            groups[site.call].append((index, site))
     found = []
-    for node in sorted(groups):
-        members = [site for _, site in groups[node]]
-        sizes = tuple(hint(size) for size in value(node.args[0]).shape)
-        total = sum(site.found.n for site in members)
-        shares = tuple(site.found.n / total if total else 1.0 for site in members)
-        rows = tuple(index for index, _ in groups[node])
-        weight = str(node.args[1]) if members[0].kind == "linear" else ""
-        found.append((_Op((f"lowbit::{members[0].lowered_to}", 0, sizes), rows, shares, work_of(members[0])), weight))
+    for call in sorted(groups):
+        members = [site for _, site in groups[call]]
+        sizes = tuple(hint(size) for size in value(tree_leaves(call.args[0])[0]).shape)
+        total = sum(site.found.n * site.found.k for site in members)
+        shares = tuple(site.found.n * site.found.k / total if total else 1.0 for site in members)
+        rows = tuple(index for index, _ in groups[call])
+        products = {site.node: site for site in members}  # of merged siblings one
+        weights = tuple(str(node.args[1]) for node in products if members[0].kind == "linear")
+        work = sum_of([work_of(site) for site in products.values()])
+        name = call.target._schema.name  # type: ignore[union-attr]
+        found.append((_Op((name, 0, sizes), rows, shares, work), weights))
     return found
 
 
-def _with_weight(op: _Op, weight: Tensor) -> _Op:
+def _with_weights(op: _Op, weights: Sequence[Tensor]) -> _Op:
+    """Return ``op``, which is told from others of its kind by the address of its first weight."""
     name, _, sizes = op.key
-    key = (name, weight.untyped_storage().data_ptr(), sizes)
-    return replace(op, key=key, work=replace(op.work, weights=weight.nbytes))
+    key = (name, weights[0].untyped_storage().data_ptr(), sizes)
+    return replace(op, key=key, work=replace(op.work, weights=sum(weight.nbytes for weight in weights)))
 
 
 def _profile(reports: Sequence[Report], ops: Sequence[_Op], recorded: Sequence[Step], step: float) -> Profile:

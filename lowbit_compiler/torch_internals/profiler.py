@@ -14,6 +14,6 @@ def roots(profiler: Any) -> Sequence[Any]:
 
 
 def tensors(event: Any, count: int) -> list[tuple[tuple[int, ...], int]]:
-    """Return sizes and storage address (0: none) of the tensors among the first ``count`` inputs of an op's ``event``."""
-    inputs = event.typed[1].inputs[:count]
+    """Return sizes and storage address (0: none) of the tensors among the first ``count`` inputs of an op's ``event``; of a list its first."""
+    inputs = [x[0] if isinstance(x, list) and x else x for x in event.typed[1].inputs[:count]]
     return [(tuple(x.sizes), x.storage_data_ptr or 0) for x in inputs if hasattr(x, "storage_data_ptr")]

@@ -40,7 +40,7 @@ def test_region_of_one_node(record: Record) -> None:
 def test_dot_names_passes_and_escapes(record: Record) -> None:
     text = dot(region(record, len(record.stages) - 1, "blocks.0"), 'a "title"')
     assert 'digraph "a \\"title\\"" {' in text
-    assert "made by lower" in text
+    assert "made by chain" in text
     assert "aten.matmul.default" in text
 
 

@@ -31,6 +31,7 @@ BAD_OPTIONS = [
     ({"ignore": "upp"}, r"ignore 'upp' matches no module or parameter of the model \(\d+ names\); close: up"),
     ({"modules_to_not_convert": ["up", "nothing.like"]}, r"ignore 'nothing.like' matches no module or parameter"),
     ({"weights": "frosty"}, r"'weights' takes 'checked' or 'frozen', got 'frosty'"),
+    ({"modules": None}, r"'modules' takes 'checked' or 'frozen', got None"),
     ({"free_weights": "yes"}, r"'free_weights' takes True or False, got 'yes'"),
     ({"remainder": "tvm"}, r"'remainder' takes 'inductor' or 'eager', got 'tvm'"),
     ({"plan": "never"}, r"'plan' takes 'measured' or 'always', got 'never'"),

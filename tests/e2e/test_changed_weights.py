@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from helpers.compiled import changed, compiled, cosine
 from helpers.two_layers import SIZE, Model, new
 from lowbit_compiler.compile import executable
+from lowbit_compiler.errors import ModuleFrozenError
 from lowbit_compiler.runtime import fingerprint
 
 
@@ -243,3 +244,18 @@ def test_exchanged_weights_leave_nothing(how: str) -> None:
             if i >= 10:
                 sizes.append(resident())
     assert max(sizes[-10:]) < max(sizes[:10]) + 4 * model.weight.nbytes
+
+
+def test_frozen_modules() -> None:
+    """A weight of another kind raises; another module is another graph; written weights are noticed as ever."""
+    (first, second), x = (Model().eval().requires_grad_(False) for _ in range(2)), torch.randn(4, SIZE)
+    with torch.no_grad():
+        runs = [compiled(model, modules="frozen") for model in (first, second)]
+        for run, model in zip(runs, (first, second), strict=True):
+            assert cosine(run(x), model(x)) > 0.99
+        second.up.weight.data.neg_()
+        assert cosine(runs[1](x), second(x)) > 0.99
+        first.half()
+        with pytest.raises(ModuleFrozenError, match=r"torch.float16.*torch.float32.*torch.compiler.reset"):
+            runs[0](x)
+        assert cosine(runs[1](x), second(x)) > 0.99

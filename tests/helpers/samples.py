@@ -3,6 +3,7 @@
 import torch
 
 from helpers import operands
+from lowbit_compiler.runtime.chain import FUNCTION, Kind, Step, encode
 from lowbit_compiler.runtime.formats import WORDS, operand
 from lowbit_compiler.runtime.formats.operand import op_name
 
@@ -42,8 +43,18 @@ def samples(dtype=torch.bfloat16):
         "dequantize_columns": (turned, q8[1].reshape(-1)),
         "dequantize_groups": (q4[0].t().contiguous(), q4[1].t().contiguous(), 32),
         "sdpa": (q, q[:, :2], q[:, 2:], torch.randn(1, 1, 5, 5), True, 0.25),
+        "chain": _chain(x, packed, bias),
         "softmax": (x, 1, 0.125, torch.randn(1, K), False, torch.float32),
     }
+
+
+def _chain(x, packed, bias):
+    """Two steps: a product, and relu of some of its columns."""
+    steps = [
+        Step(Kind.PRODUCT, 0, 0, K, weight=0, bias=1, dtype=1, columns=N),
+        Step(Kind.APPLY, 1, 4, 20, function=FUNCTION["relu"], dtype=0, columns=20, kept=1),
+    ]
+    return ([x], [packed, bias], *encode(steps))
 
 
 def _formats(x, w):

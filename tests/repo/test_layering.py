@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "runtime": ("errors", "runtime.*", "torch_internals"),
     # From a captured graph to a rewritten one.
     "recipes": ("errors", "recipe_names", "runtime.formats", "runtime.products", "runtime.treatments"),
-    "passes": ("errors", "recipes", "runtime.formats", "runtime.ops", "runtime.products", "runtime.treatments", "torch_internals"),
+    "passes": ("errors", "recipes", "runtime.chain", "runtime.formats", "runtime.ops", "runtime.products", "runtime.treatments", "torch_internals"),
     "capture": ("errors", "passes", "runtime", "torch_internals"),
     "pricing": ("passes", "runtime.*", "torch_internals"),
     "options": ("errors", "passes", "recipes", "runtime", "torch_internals"),

@@ -49,3 +49,56 @@ def test_compilations_are_numbered(surface):
     assert seen
     assert seen[0].count("/") == 1, "frame/graph"
     assert surface.compile_id() == ""
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor, self.inner = factor, torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.inner(x) * self.factor
+
+
+def test_frozen_modules_are_told_apart_and_not_looked_into(surface):
+    traced = []
+
+    def backend(gm, examples):
+        surface.freeze_modules()
+        traced.append(gm)
+        return gm.forward
+
+    torch.compiler.reset()
+    with torch.no_grad():
+        models, x = [Scaled(2.0), Scaled(3.0)], torch.randn(3, 4)
+        runs = [torch.compile(model, backend=backend) for model in models]
+        for run, model in zip(runs, models, strict=True):
+            assert torch.equal(run(x), model(x))
+            assert torch.equal(run(x), model(x))
+        assert len(traced) == 2, "another module of the same code is another graph"
+        before = runs[0](x)
+        models[0].factor = 5.0
+        assert torch.equal(runs[0](x), before), "what a module holds is not looked at"
+        assert len(traced) == 2
+        assert runs[0](x[:2]).shape == (2, 4), "inputs still are"
+        assert len(traced) == 3
+
+
+def test_modules_in_a_function_are_frozen_too(surface):
+    traced, models, x = [], [Scaled(2.0), Scaled(3.0)], torch.randn(3, 4)
+
+    def backend(gm, examples):
+        surface.freeze_modules()
+        traced.append(gm)
+        return gm.forward
+
+    torch.compiler.reset()
+    with torch.no_grad():
+        run = torch.compile(lambda model, x: model(x) + 1, backend=backend)
+        for model in (*models, *models):
+            assert torch.equal(run(model, x), model(x) + 1)
+    assert len(traced) == 2
+
+
+def test_nothing_is_frozen_outside_of_a_compilation(surface):
+    surface.freeze_modules()

@@ -1,0 +1,183 @@
+#include "linear/chain.h"
+
+#include "common/convert.h"
+#include "linear/job.h"
+#include "linear/scratch.h"
+#include "linear/team.h"
+
+namespace lowbit {
+namespace {
+
+constexpr int64_t kMostRows = 512;  // of a block: weights come from memory once a block, values stay in cache from step to step
+
+// What a step works on in one block of rows.
+struct Work {
+  StepKind kind;
+  Job job;  // of a product
+  Prepared rows;
+  Matrix x, y;  // of the other kinds; y: of a sum
+  void* out;
+  int64_t out_stride;
+  Dtype out_dtype;
+};
+
+// A block's view of the values: pointers to the first row of each.
+class Block {
+ public:
+  Block(const Chain& chain, int64_t first, int64_t rows, char* memory) : chain_(chain), first_(first), rows_(rows), memory_(memory) {}
+
+  // Bytes of the values in scratch, for `rows` rows.
+  static int64_t bytes(const Chain& chain, int64_t rows) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < chain.value_count; ++i) {
+      if (chain.values[i].data == nullptr) total += value_bytes(chain.values[i], rows);
+    }
+    return total;
+  }
+
+  Matrix matrix(const Slice& slice) const {
+    const Value& value = chain_.values[slice.value];
+    return {at(slice), stride(value), rows_, slice.count, value.dtype, {}, 0};
+  }
+
+  // The rows that a step reads, with its prologue.
+  Matrix input(const Step& step) const {
+    Matrix x = matrix(step.x);
+    x.prologue = step.prologue;
+    if (step.kind != kSum && step.y.value >= 0) {
+      x.prologue.times = {at(step.y), chain_.values[step.y.value].dtype};
+      x.times_stride = stride(chain_.values[step.y.value]);
+    }
+    return x;
+  }
+
+  void* at(const Slice& slice) const {
+    const Value& value = chain_.values[slice.value];
+    char* data = value.data ? (char*)value.data + first_ * value.stride * element_size(value.dtype) : memory_;
+    for (int64_t i = 0; value.data == nullptr && i < slice.value; ++i) {
+      if (chain_.values[i].data == nullptr) data += value_bytes(chain_.values[i], rows_);
+    }
+    return data + slice.first * element_size(value.dtype);
+  }
+  static int64_t stride(const Value& value) { return value.data ? value.stride : value.columns; }
+  int64_t rows() const { return rows_; }
+
+ private:
+  static int64_t value_bytes(const Value& value, int64_t rows) { return round_up(rows * value.columns * element_size(value.dtype), 64); }
+
+  const Chain& chain_;
+  int64_t first_, rows_;
+  char* memory_;
+};
+
+// Rows begin..end of a sum or of a prologue alone.
+void apply(const Work& work, int64_t begin, int64_t end) {
+  const RowKernels& kernels = row_kernels();
+  const int64_t k = work.x.columns, kp = round_up(k, kBlock);
+  float* v = scratch<float>(kRowSlot, kp);
+  for (int64_t i = begin; i < end; ++i) {
+    load_row(kernels, work.x, i, kp, v);
+    if (work.kind == kSum) kernels.prologue({kIdentity, 0, {}, {row_of(work.y, i), work.y.dtype}}, k, kp, v);
+    kernels.save(v, k, work.out_dtype, (char*)work.out + i * work.out_stride * element_size(work.out_dtype));
+  }
+}
+
+// Steps from `first` on up to the next product: what happens to a row does not depend on other rows.
+int64_t next_product(const Chain& chain, int64_t first) {
+  while (first < chain.step_count && chain.steps[first].kind != kProduct) ++first;
+  return first;
+}
+
+int64_t parts_of_rows(int64_t rows, int64_t tasks) { return rows < 8 * tasks ? rows : 8 * tasks; }
+
+// One thread's way through a block: rows up to and into the codes of a product, then panels of the product, and so on.
+void go_through(const Chain& chain, const Work* works, int64_t rows, int64_t tasks, Member& member) {
+  for (int64_t step = 0; step < chain.step_count;) {
+    const int64_t product = next_product(chain, step);
+    const bool last = product == chain.step_count;
+    const int64_t parts = parts_of_rows(rows, tasks);
+    member.each(parts, [&](int64_t part) {
+      const Range range = share(rows, parts, part, 1);
+      for (int64_t i = step; i < product; ++i) apply(works[i], range.begin, range.end);
+      if (last) return;
+      const Work& work = works[product];
+      prepare_rows(work.rows, work.job.op.x, 0, range.begin, range.end, work.job.treatment, work.job.columns);
+    });
+    step = product + 1;
+    if (last) return;
+    const Job& job = works[product].job;
+    const int64_t unit = job.unit(tasks), most = (job.panels + unit - 1) / unit, wanted = tasks == 1 ? 1 : tasks * parts_for(rows);
+    const int64_t shares = most < wanted ? most : wanted;
+    member.each(shares, [&](int64_t part) {
+      const Range range = share(job.panels, shares, part, unit);
+      if (range.begin < range.end) multiply(job, works[product].rows, {}, 0, range.begin, range.end, true);
+    });
+  }
+}
+
+const float* widened(const Step& step, int64_t n, float*& memory) {
+  if (step.bias == nullptr || (step.bias_dtype == kF32 && n % kPanel == 0)) return (const float*)step.bias;
+  float* wide = memory;
+  memory += round_up(n, kPanel);
+  for (int64_t i = 0; i < n; ++i) wide[i] = load_float(step.bias, step.bias_dtype, i);
+  for (int64_t i = n; i < round_up(n, kPanel); ++i) wide[i] = 0;
+  return wide;
+}
+
+// Largest K of any product, and what its steps read: weights, and a sixteenth of them for each row.
+struct Size {
+  int64_t kp, bytes, bias, phases;
+};
+
+Size size_of(const Chain& chain) {
+  Size size = {kBlock, 0, 0, 1};
+  for (int64_t i = 0; i < chain.step_count; ++i) {
+    const Step& step = chain.steps[i];
+    if (step.kind != kProduct) continue;
+    const int64_t kp = S8::padded(step.x.count), n = round_up(chain.values[step.out].columns, kPanel);
+    size.kp = kp > size.kp ? kp : size.kp;
+    size.bytes += n / kPanel * S8::bytes(kp);
+    size.bias += n;
+    size.phases += 2;
+  }
+  return size;
+}
+
+void fill(const Chain& chain, const Block& block, float* bias, Work* works) {
+  for (int64_t i = 0; i < chain.step_count; ++i) {
+    const Step& step = chain.steps[i];
+    const Value& out = chain.values[step.out];
+    Work& work = works[i];
+    work = {};
+    work.kind = step.kind;
+    work.x = block.input(step);
+    if (step.kind == kSum) work.y = block.matrix(step.y);
+    work.out = block.at({step.out, 0, out.columns});
+    work.out_stride = Block::stride(out);
+    work.out_dtype = out.dtype;
+    if (step.kind != kProduct) continue;
+    const Linear op = {work.x, step.w, out.columns, nullptr, kF32, work.out, out.dtype};
+    work.job = job_of(op, step.treatment, {nullptr, 0}, widened(step, out.columns, bias));
+    work.rows = reserve(block.rows(), work.job.kp, work.job.layout, step.treatment, {nullptr, 0});
+  }
+}
+
+}  // namespace
+
+void run_chain(const Chain& chain) {
+  const Size size = size_of(chain);
+  const int64_t tasks = tasks_for(size.bytes + size.bytes / 16 * chain.rows);
+  const int64_t fit = block_rows(size.kp), most = fit < kMostRows ? fit : kMostRows, step = chain.rows < most ? chain.rows : most;
+  scratch<int8_t>(kCodesSlot, round_up(step, 16) * (size.kp + kBlock));  // so that the products' codes, one after the other, are one memory
+  Work* works = scratch<Work>(kWorkSlot, chain.step_count);
+  PhaseCounts* counts = scratch<PhaseCounts>(kPhaseSlot, size.phases);
+  float* bias = scratch<float>(kBiasSlot, size.bias);
+  char* memory = scratch<char>(kChainSlot, Block::bytes(chain, step));
+  for (int64_t first = 0; first < chain.rows; first += step) {
+    const Block block(chain, first, chain.rows - first < step ? chain.rows - first : step, memory);
+    fill(chain, block, bias, works);
+    together(tasks, size.phases, counts, [&](Member& member) { go_through(chain, works, block.rows(), tasks, member); });
+  }
+}
+
+}  // namespace lowbit
