@@ -53,6 +53,7 @@ class Executable:
         """
         position = {name: index for index, name in enumerate(inputs)}
         self._kept = [position[name] for name in names if name in position]
+        self._as_passed = not constants and self._kept == list(range(len(inputs)))
         self._constants = [(constant, text_of(constant.graph)) for constant in constants]
         self._sources = [tuple(position[name] for name in constant.sources) for constant in constants]
         self._watched = sorted({i for sources in self._sources for i in sources})
@@ -133,6 +134,8 @@ class Executable:
         return dict(zip(self._packed, states[-1].values, strict=True)) if states else {}
 
     def __call__(self, *args: Any) -> Any:
+        if self._as_passed:  # no weights to look at, which takes as long as a short softmax
+            return self.inner(*args)
         watched = [args[i] for i in self._watched]
         state = self._states.get(tuple(map(id, watched)))
         if state is None or not state.watch.same(watched):
