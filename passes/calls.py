@@ -1,7 +1,7 @@
 """What one softmax, attention or linear computes, as plain data: what the planner asks the machine to time."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,21 @@ class SoftmaxCall:
     mask: TensorSpec | None
     log: bool
     dtype: torch.dtype
+    alone: bool = field(default=False, repr=False)
+    """Whether there is nothing else in its graph."""
+    loops: int = 0
+    """Sides on which it has a loop beside it that Inductor would make one with its own softmax."""
+
+    @property
+    def more_accurate(self) -> bool:
+        """Whether our result on a CPU is nearer to the exact one than torch's: of float32 it is, except for logarithms of short rows."""
+        return self.dtype is torch.float32 and not self.log
+
+    def arguments(self, mask: Any) -> tuple[Any, ...]:
+        """Return what ``lowbit::softmax`` takes after x, with ``mask`` as a node or tensor, up to the last that is not the default."""
+        given = (self.scale, mask, self.log, self.dtype)
+        needed = (self.scale != 1, mask is not None, self.log, self.dtype is not self.x.dtype)
+        return self.dim, *given[: max((count for count, one in enumerate(needed, 1) if one), default=0)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class LowerWhole(Pass):
 
     After::
 
-        %y = lowbit.softmax(%x, -1, 0.125, %mask, False, None)
+        %y = lowbit.softmax(%x, -1, 0.125, %mask)
         %o = lowbit.sdpa(%q, %k, %v, %mask, False, 0.125)
     """
 
@@ -55,10 +55,9 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, site: Site) -> bool:
 
 def _lower_softmax(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, found: SoftmaxSite) -> None:
     scores, root = found.scores, found.root
-    dtype = None if value(scores.source).dtype is found.dtype else found.dtype
     with gm.graph.inserting_before(node):
         mask = emit_mask(gm, scores, node)
-        whole = emit(gm, ops.softmax.default, scores.source, found.dim, scores.scale, mask, found.log, dtype, like=node)
+        whole = emit(gm, ops.softmax.default, scores.source, *found.call().arguments(mask), like=node)
         result = laid_out(gm, whole, root)
     substitute(root, result)
     ctx.replaced(node, whole)

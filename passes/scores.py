@@ -49,6 +49,11 @@ class Scores:
         return len(self.masks) == 1 and self.masks[0].fill == -torch.inf
 
     @property
+    def mask_is_there(self) -> bool:
+        """Whether the op can read its mask, if any, as it lies in the graph: :func:`emit_mask` will compute nothing."""
+        return not self.masks or (len(self.masks) == 1 and (self.masks[0].fill is None or (self.boolean and self.masks[0].keep)))
+
+    @property
     def mask_operand(self) -> TensorSpec | None:
         """The mask that :func:`emit_mask` will make, as data."""
         if not self.masks:

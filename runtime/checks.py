@@ -88,7 +88,9 @@ def _before(op: str, x: Tensor, fused: dict[str, Any]) -> None:
     require(op, eps >= 0, "eps of at least 0", eps)
 
 
-def _softmax(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> None:
+def _softmax(
+    x: Tensor, dim: int, scale: float = 1.0, mask: Tensor | None = None, log: bool = False, dtype: torch.dtype | None = None
+) -> None:
     tensors("softmax", x=x, mask=mask)
     require("softmax", x.dtype in FLOATS, f"x in {FLOAT}", x.dtype)
     dims = max(x.dim(), 1)  # a number has a dimension to name, as in torch

@@ -8,7 +8,7 @@ from itertools import count, takewhile
 
 import torch
 
-from lowbit_compiler.runtime import library
+from lowbit_compiler.runtime import chain, library
 from lowbit_compiler.runtime.formats import PACKED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.products import PRODUCTS
@@ -17,6 +17,7 @@ FAMILIES = {
     **{product.op: product.family for product in PRODUCTS.values()},
     **{op_name("quantize", *kind): "rows" for kind in PACKED},
     "rotate": "rows",
+    chain.OP: "qgemm",
     "sdpa": "attention",
     "softmax": "softmax",
 }

@@ -1,7 +1,8 @@
-"""What runs the rest of the graph: Inductor, or eager for debugging."""
+"""What runs the rest of the graph: Inductor, or nothing where there is no rest, or eager for debugging."""
 
 import functools
 import hashlib
+import operator
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor, fx
 
 from lowbit_compiler import runtime
 from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.passes.graph import calls
+from lowbit_compiler.runtime.kernels import FAMILIES
 from lowbit_compiler.runtime.weights import any_freed
 from lowbit_compiler.torch_internals import inductor
 from lowbit_compiler.torch_internals.aot import mark_static
@@ -19,7 +22,7 @@ from lowbit_compiler.torch_internals.aot import mark_static
 def compile_remainder(
     gm: fx.GraphModule, examples: Sequence[Any], kind: str, mode: str | None, weights: Collection[str] = ()
 ) -> Callable[..., Any]:
-    """Compile ``gm`` for ``examples`` (real or fake inputs) with Inductor in ``mode``, or return it as it is.
+    """Compile ``gm`` for ``examples`` (real or fake inputs) with Inductor in ``mode``, or return it as it is: if asked to, or if nothing remains.
 
     ``weights`` are the placeholders that stay where they are from call to call.
 
@@ -29,9 +32,9 @@ def compile_remainder(
         raise WeightFreedError(
             "this graph reads a float weight that was released by free_weights=True; load the model anew, or compile without free_weights"
         )
-    if kind == "eager":
-        return gm.forward
     settings = patches(mode, gm)
+    if kind == "eager" or (nothing_remains(gm) and (_on_cpu(gm) or not settings)):  # a mode of a GPU has more to offer than calls
+        return gm.forward
     for node in gm.graph.find_nodes(op="placeholder"):
         node.meta.pop("val", None)  # for generated C++ compile_fx would take these for its inputs, and know no scalar's value
     if any(isinstance(example, Tensor) and example.device.type == "cuda" for example in examples):
@@ -39,6 +42,13 @@ def compile_remainder(
     tag = f"{torch.compiler.config.cache_key_tag} {cache_tag()}".strip()
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         return inductor.compile_graph(gm, examples, settings)
+
+
+def nothing_remains(gm: fx.GraphModule) -> bool:
+    """Return whether ops with kernels of ours are all that ``gm`` calls: Inductor could only call them too, from more code around them."""
+    ours = [getattr(torch.ops.lowbit, name).default for name in FAMILIES]
+    called = [node for node in gm.graph.nodes if node.op not in ("placeholder", "output")]
+    return bool(called) and all(calls(node, *ours, operator.getitem) for node in called)
 
 
 def patches(mode: str | None, gm: fx.GraphModule) -> dict[str, Any] | None:
@@ -49,9 +59,12 @@ def patches(mode: str | None, gm: fx.GraphModule) -> dict[str, Any] | None:
     """
     if mode is None:
         return None
+    return {"cpp_wrapper": True} if mode == "reduce-overhead" and _on_cpu(gm) else inductor.modes()[mode]
+
+
+def _on_cpu(gm: fx.GraphModule) -> bool:
     values = [node.meta.get("val", node.meta.get("example_value")) for node in gm.graph.nodes]
-    on_cpu = all(x.device.type == "cpu" for x in values if isinstance(x, Tensor))
-    return {"cpp_wrapper": True} if mode == "reduce-overhead" and on_cpu else inductor.modes()[mode]
+    return all(x.device.type == "cpu" for x in values if isinstance(x, Tensor))
 
 
 @functools.cache

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 
-def softmax(x: Tensor, dim: int, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None) -> Tensor:
+def softmax(
+    x: Tensor, dim: int, scale: float = 1.0, mask: Tensor | None = None, log: bool = False, dtype: torch.dtype | None = None
+) -> Tensor:
     """Return the (log-)softmax of ``x * scale + mask`` along ``dim``, computed in float64 and rounded once.
 
     ``mask`` broadcasts to ``x``: floats are added, rounding to float32, booleans are True where an element takes part. A row that has NaN, +Inf, or nothing

@@ -8,7 +8,7 @@ from pathlib import Path
 
 CODE = """
 import torch
-model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64)).eval()
+model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64), torch.nn.Tanh()).eval()
 with torch.no_grad():
     torch.compile(model, backend="lowbit", options={"remainder": "%s", "plan": "always"})(torch.randn(4, 64))
 """

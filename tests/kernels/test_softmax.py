@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @BOTH
-@pytest.mark.parametrize("n", [1000, 65_537, 1_000_000])
+@pytest.mark.parametrize("n", [256, 1000, 4096, 65_537, 1_000_000])
 def test_accuracy(isa, algorithm, n):
     x = uniform(n)
     with kernels.using(isa=isa), kernels.forcing_softmax(algorithm):
@@ -26,6 +26,11 @@ def test_accuracy(isa, algorithm, n):
     normal = expected > 2.0**-125
     assert float(((y - expected).abs() / expected)[normal].max()) <= 5e-7
     assert abs(float(y.sum()) - 1) <= 1e-6
+
+
+def test_defaults():
+    x = uniform(3, 40)
+    assert torch.equal(torch.ops.lowbit.softmax(x, 1), torch.ops.lowbit.softmax(x, 1, 1.0, None, False, None))
 
 
 @BOTH

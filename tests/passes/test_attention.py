@@ -175,7 +175,7 @@ def test_grouped_heads_are_not_expanded() -> None:
     assert ctx.sites[0].detail == "2 query heads a key head"
 
 
-@pytest.mark.parametrize(("theirs", "left"), [(2.0, ["lowbit.sdpa", "aten.clone"]), (1.01, None)])
+@pytest.mark.parametrize(("theirs", "left"), [(2.0, ["lowbit.sdpa", "aten.clone"]), (0.96, None)])
 def test_only_where_it_pays(theirs: float, left: list[str] | None) -> None:
     captured, _ = capture(SPELLINGS["eager"], Q, K, V)
     before = calls(captured.gm)
@@ -184,7 +184,7 @@ def test_only_where_it_pays(theirs: float, left: list[str] | None) -> None:
     if left is None:
         assert calls(captured.gm) == before
         assert [site.kind for site in ctx.sites] == ["matmul", "softmax", "matmul"]
-        assert ctx.sites[1].detail.endswith("as one attention: slower here, lowbit 1000.0 ms, torch 1010.0 ms")
+        assert ctx.sites[1].detail.endswith("as one attention: slower here, lowbit 1000.0 ms, torch 960.0 ms")
     else:
         assert "lowbit.sdpa" in calls(captured.gm)
         assert ctx.sites[0].detail.startswith("2.0x torch")

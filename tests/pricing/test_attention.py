@@ -1,11 +1,13 @@
 """What is timed for a site computes what the site computes, on tensors of its strides, and stays small."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowbit_compiler.passes.calls import AttentionCall, SoftmaxCall, TensorSpec, operand
 from lowbit_compiler.pricing import attention as costs
@@ -92,14 +94,41 @@ def test_only_a_view_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert costs._tensor(TensorSpec((), (), torch.float32)).shape == ()
 
 
-def test_a_scale_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
     monkeypatch.setattr(timing, "best", lambda key, candidates, long: keys.append(key) or dict.fromkeys(candidates, 1.0))
     for scale in (0.1, 0.125):
         costs.measured(attention(2, 4, 4, 9, 17, scale=scale))
-        costs.measured(SoftmaxCall(dense(3, 5), 1, scale, None, False, torch.float32))
+        costs.measured(SoftmaxCall(dense(3, 5), 1, scale, None, False, torch.float32, alone=scale == 0.1))
     assert keys[:2] == keys[2:]
     assert keys[0] != keys[1]
+
+
+def test_what_is_around_a_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone it is spared the call of Inductor's code; in that it is checked, and a loop beside it is one more."""
+    monkeypatch.setattr(timing, "best", lambda key, candidates, long: {"lowbit": 2e-6, "torch": 1e-6})
+    softmax = SoftmaxCall(dense(1024), 0, 1.0, None, False, torch.float32)
+    among, alone = costs.measured(softmax), costs.measured(dataclasses.replace(softmax, alone=True))
+    assert (among.lowbit, among.torch) == (2e-6 + costs.CHECKS, 1e-6)
+    assert (alone.lowbit, alone.torch) == (2e-6, 1e-6 + costs.CALL)
+    other = costs.measured(CALLS["plain"])
+    assert (other.lowbit, other.torch) == (2e-6, 1e-6)
+
+
+@pytest.mark.parametrize("loops", [0, 1, 2])
+def test_loops_beside_a_softmax_are_timed(loops: int) -> None:
+    call = SoftmaxCall(dense(3, 40), 1, 1.0, None, False, torch.float32, loops=loops)
+    made: list[str] = []
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    candidates = costs._softmax(call)
+    with Names():
+        candidates["lowbit"]()
+    assert made == ["aten.clone.default"] * loops + ["lowbit.softmax.default"]
 
 
 def test_small_calls_are_timed_whole() -> None:
