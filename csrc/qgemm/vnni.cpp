@@ -7,6 +7,12 @@ namespace {
 
 inline __m512i broadcast4(const int8_t* q) { return _mm512_set1_epi32(*(const int*)q); }
 
+// vpdpbusd. With its intrinsic g++ 12 copies every sum twice a step and keeps some in memory, at half the speed.
+inline __m512i add_dots(__m512i sum, __m512i x, __m512i w) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+  return sum;
+}
+
 template <int M, int P>
 void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp, bytes = S8::bytes(kp), ldq = args->ldq;
@@ -23,7 +29,7 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
     for (int j = 0; next && j < P; ++j) _mm_prefetch((const char*)next + j * bytes + g * 16, _MM_HINT_T1);
     for (int i = 0; i < M; ++i) {
       const __m512i x = broadcast4(q + i * ldq + g);
-      for (int j = 0; j < P; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], x, w[j]);
+      for (int j = 0; j < P; ++j) acc[i][j] = add_dots(acc[i][j], x, w[j]);
     }
   }
   for (int j = 0; j < P; ++j) {
