@@ -1,7 +1,7 @@
 """What one softmax, attention or linear computes, as plain data: what the planner asks the machine to time."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class LinearCall:
     """Whether elements of one column of x lie side by side."""
     transposed: bool
     """Whether the float weights are stored as [k, n]."""
-    plans: tuple[Plan, ...]
+    plans: tuple[Plan, ...] = field(repr=False)
     """The candidates."""
     near: bool = False
     """Whether the graph's weights are so few that they stay in a cache from call to call."""

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from lowbit_compiler.passes.calls import AttentionCall, Cost, SoftmaxCall, TensorSpec
 from lowbit_compiler.pricing.gpu import Calls
-from lowbit_compiler.pricing.timing import seconds
+from lowbit_compiler.pricing.timing import Timer
 
 MAX_ELEMENTS = 1 << 24  # of a timed softmax, and of the keys or mask of a timed attention
 MAX_WORK = 1e9  # multiplications of a timed attention: some 50 ms on one core
 
 
-def measured(call: SoftmaxCall | AttentionCall, device: str = "cpu") -> Cost:
+def measured(call: SoftmaxCall | AttentionCall, timer: Timer) -> Cost:
     """Return the seconds of both candidates; a site too large to be timed is timed on a part of its batch, heads or rows."""
 
     def make() -> Calls:
-        return _softmax(call, device) if isinstance(call, SoftmaxCall) else _attention(call, device)
+        return _softmax(call, timer.device) if isinstance(call, SoftmaxCall) else _attention(call, timer.device)
 
     # A scale takes no time of its own.
-    return Cost(**seconds(str(replace(call, scale=1.0)), ("lowbit", "torch"), make, device))
+    return Cost(**timer.seconds(str(replace(call, scale=1.0)), ("lowbit", "torch"), make))
 
 
 def _softmax(call: SoftmaxCall, device: str = "cpu") -> Calls:

@@ -94,10 +94,10 @@ def test_only_a_view_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_scale_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
-    monkeypatch.setattr(timing, "best", lambda key, candidates, long: keys.append(key) or dict.fromkeys(candidates, 1.0))
+    monkeypatch.setattr(timing, "best", lambda key, candidates, long, clock: keys.append(key) or dict.fromkeys(candidates, 1.0))
     for scale in (0.1, 0.125):
-        costs.measured(attention(2, 4, 4, 9, 17, scale=scale))
-        costs.measured(SoftmaxCall(dense(3, 5), 1, scale, None, False, torch.float32))
+        costs.measured(attention(2, 4, 4, 9, 17, scale=scale), timing.Timer())
+        costs.measured(SoftmaxCall(dense(3, 5), 1, scale, None, False, torch.float32), timing.Timer())
     assert keys[:2] == keys[2:]
     assert keys[0] != keys[1]
 
@@ -111,6 +111,6 @@ def test_leaves_the_random_state_and_needs_no_grad(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     state = torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16):
-        cost = costs.measured(CALLS["plain"])
+        cost = costs.measured(CALLS["plain"], timing.Timer())
     assert cost.lowbit > 0 < cost.torch
     assert torch.equal(torch.get_rng_state(), state)
