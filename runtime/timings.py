@@ -22,7 +22,7 @@ from lowbit_compiler.runtime import files
 from lowbit_compiler.runtime.timings_file import Seconds, machine, read, text
 
 log = logging.getLogger("lowbit_compiler")
-BUDGET = 0.02  # seconds for each candidate, and ...
+BUDGET = 0.02  # seconds for each candidate that is left, and ...
 ROUNDS = (15, 100)  # at least, at most; but at least FEW ...
 FEW, LONG = 4, 0.3  # where those take this many seconds
 SLOWER = 1.5  # over the number of rounds: by what share a candidate that is measured no further is slower, a tenth after 15 rounds
@@ -123,7 +123,7 @@ def measure(
         fastest = min((times[name] for name in running), key=min)
         limit = (1 + slower / turn) * statistics.median(fastest)
         running = [name for name in running if min(times[name]) <= limit]
-        if len(running) < 2 or spent > long or (turn >= ROUNDS[0] and spent > BUDGET * len(candidates)):
+        if len(running) < 2 or spent > long or (turn >= ROUNDS[0] and spent > BUDGET * len(running)):
             break
     return times
 
