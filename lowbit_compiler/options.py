@@ -13,6 +13,7 @@ from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size
 from lowbit_compiler.runtime.files import replaceable
+from lowbit_compiler.runtime.timings_file import Timings, read
 
 ENVIRONMENT: dict[str, str] = {
     "LOWBIT_DUMP": "folder: write every stage of the rewriting there, with an HTML page (same as options={'dump': folder})",
@@ -40,7 +41,8 @@ class Options:
     remainder: str = "inductor"
     dump: str | None = None
     mode: str | None = None
-    plan: str = "measured"
+    plan: str | Timings = "measured"
+    """A word, or what a plan file holds."""
     disable: frozenset[str] = frozenset()
     stop_after: str | None = None
     max_rewrites: int | None = None
@@ -60,7 +62,8 @@ DESCRIPTIONS: dict[str, str] = {
     "weights": "'checked' (default): every call looks whether a weight was written to; 'frozen': none does",
     "modules": "'checked' (default): Dynamo looks into the modules before every call; 'frozen': only which ones they are",
     "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
-    "plan": "'measured' (default): a product, softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel",
+    "plan": "'measured' (default): a product, softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel; "
+    "FILE.json of 'lowbit plan': where that is faster by the times in it",
     "dump": "folder to write every stage of the rewriting to, with an HTML page",
 }
 CHOICES = {
@@ -70,6 +73,7 @@ CHOICES = {
     "remainder": ("inductor", "eager"),
     "plan": ("measured", "always"),
 }  # the first is the default
+PLAN_FILE = ".json"  # ends the name of a plan file
 MAX_DIGITS = 18  # of a number in the environment
 RECIPE_FIELDS = {"llm_int8_threshold": "threshold", "group_size": "group_size"}
 """Options that change a field of the recipe."""
@@ -113,6 +117,17 @@ def _choice(name: str, value: Any) -> str:
     return value
 
 
+def _plan(name: str, value: Any) -> str | Timings:
+    if isinstance(value, (str, Path)) and str(value).endswith(PLAN_FILE):
+        try:
+            return read(Path(value))
+        except (OSError, ValueError) as error:
+            raise OptionError(f"option {name!r}: cannot use {str(value)!r} ({error}); give a file that 'lowbit plan' wrote") from error
+    if not isinstance(value, str) or value not in CHOICES[name]:
+        raise OptionError(f"option {name!r} takes {', '.join(map(repr, CHOICES[name]))} or FILE{PLAN_FILE} of 'lowbit plan', got {value!r}")
+    return value
+
+
 def _folder(name: str, value: Any) -> str | None:
     if value is None:
         return None
@@ -128,6 +143,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(IGNORE_NAMES, _strings),
     "free_weights": _flag,
     **dict.fromkeys(CHOICES, _choice),
+    "plan": _plan,
     "dump": _folder,
 }
 """What each option accepts: takes name and value, returns the value as it is used; raises OptionError."""

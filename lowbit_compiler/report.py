@@ -100,6 +100,8 @@ class Report:
     fallback: str = ""
     """Why the whole graph was left to the remainder's compiler ("" where it was not)."""
     notes: list[str] = field(default_factory=list)
+    timed: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What decisions rest on: the seconds of each candidate, by call, measured or from a plan file."""
 
     @property
     def rewritten(self) -> list[SiteReport]:
@@ -134,7 +136,8 @@ class Report:
         self.sites += [replace(site, graph=site.graph + self.graphs) for site in other.sites]
         self.graphs += other.graphs
         self.passes += other.passes
-        self.notes += other.notes
+        self.notes += [note for note in other.notes if note not in self.notes]
+        self.timed |= other.timed
         self.fallback = self.fallback or other.fallback
 
     def summary(self) -> str:

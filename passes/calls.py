@@ -76,7 +76,7 @@ class LinearCall:
     """Whether elements of one column of x lie side by side."""
     transposed: bool
     """Whether the float weights are stored as [k, n]."""
-    plans: tuple[Plan, ...]
+    plans: tuple[Plan, ...] = field(repr=False)
     """The candidates."""
     near: bool = False
     """Whether the graph's weights are so few that they stay in a cache from call to call."""

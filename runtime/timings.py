@@ -1,19 +1,15 @@
 """Times candidates on this machine, and remembers the results on disk: what the planner's "slower here" rests on.
 
-One JSON file for each machine state (CPU, instruction sets in use, library, torch, threads) under $XDG_CACHE_HOME/lowbit. A file that does
-not hold timings of this machine is renamed to ``<file>.bad``, with a warning, and its timings are measured again; what cannot be written is
-kept in memory.
+One file (runtime/timings_file.py) for each machine state (CPU, instruction sets in use, library, torch, threads) under $XDG_CACHE_HOME/lowbit.
+One that does not hold timings of this machine is renamed to ``<file>.bad``, with a warning, and its timings are measured again; what cannot
+be written is kept in memory.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
-import math
 import os
-import platform
-import stat
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,28 +18,31 @@ from typing import Any
 
 import torch
 
-from lowbit_compiler.runtime import cuda_library, files, library
+from lowbit_compiler.runtime import files
+from lowbit_compiler.runtime.timings_file import Seconds, machine, read, text
 
 log = logging.getLogger("lowbit_compiler")
-FORMAT = 1
-BUDGET = 0.02  # seconds for each candidate, and ...
+BUDGET = 0.02  # seconds for each candidate that is left, and ...
 ROUNDS = (15, 100)  # at least, at most; but at least FEW ...
-FEW, LONG = 3, 0.3  # where those take this many seconds
-HOPELESS = 4.0  # slower than the best by this factor: measured no further
+FEW, LONG = 4, 0.3  # where those take this many seconds
+SLOWER = 1.5  # over the number of rounds: by what share a candidate that is measured no further is slower, a tenth after 15 rounds
 WAIT = 1e-3  # seconds; some 20 microseconds are enough on a quiet machine
 STALE = 60.0  # seconds; a file beside ours that is older was left by a process that was killed
-MOST_BYTES = 1 << 24  # of a file: thousands of models have less
 LEAST = 1e-9  # seconds; a clock that does not advance says no more
+FINE = 1e-6  # seconds that a clock must tell apart
 BAD = ".bad"
 NOISE = 2.0  # median to fastest round: above, something else was running
 
-Seconds = dict[str, float]
+Clock = Callable[[], float]
 _known: dict[Path | int, dict[str, Seconds]] = {}  # by file, or by threads where there can be none
 _in_the_way: set[Path] = set()  # files that could be neither used nor set aside
 
 
-def best(key: str, candidates: dict[str, Callable[[], object]], long: float = LONG) -> Seconds:
-    """Return the seconds of one call of each candidate, remembered under ``key`` or measured now, for some ``long`` seconds at most."""
+def best(key: str, candidates: dict[str, Callable[[], object]], long: float = LONG, clock: Clock | None = None) -> Seconds:
+    """Return the seconds of one call of each candidate, remembered under ``key`` or measured now, for some ``long`` seconds at most.
+
+    ``clock``: None where this thread and those it calls do the work.
+    """
     path = _file_or_none()
     here = _known.setdefault(path or torch.get_num_threads(), {})
     if path is not None and set(here.get(key, ())) != set(candidates):
@@ -51,7 +50,7 @@ def best(key: str, candidates: dict[str, Callable[[], object]], long: float = LO
     if set(here.get(key, ())) != set(candidates):
         calm = quiet()
         with contextlib.nullcontext() if calm else _one_thread():
-            times = measure(candidates, long=long)
+            times = measure(candidates, clock=clock or _clock(), long=long)
         here[key] = {name: max(min(seconds), LEAST) for name, seconds in times.items()}
         if path is not None and calm and steady(times) and quiet():
             _write(path, key, here[key])
@@ -91,12 +90,22 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _clock() -> Clock:
+    """Return the clock of a thread that works alone, which stands still while others have its core; of several threads, everybody's."""
+    alone = torch.get_num_threads() == 1 and time.get_clock_info("thread_time").resolution <= FINE
+    return time.thread_time if alone else time.perf_counter
+
+
 def measure(
-    candidates: dict[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter, long: float = LONG
+    candidates: dict[str, Callable[[], object]],
+    clock: Clock = time.perf_counter,
+    long: float = LONG,
+    slower: float = SLOWER,
 ) -> dict[str, list[float]]:
     """Return the seconds of each candidate in interleaved rounds, after one that warms up.
 
-    The fastest round of each is what counts: the others tell how busy the machine was.
+    The fastest round of each is what counts: the others tell how busy the machine was. A candidate that is clearly slower than the fastest
+    is measured no further, and rounds are for those that are left (``slower`` of math.inf: all are, as in a comparison for its own sake).
     """
     for call in candidates.values():
         call()
@@ -108,28 +117,15 @@ def measure(
             candidates[name]()
             times[name].append(clock() - start)
             spent += times[name][-1]
-        if turn == FEW:
-            fastest = min(map(min, times.values()))
-            running = [name for name in running if min(times[name]) <= HOPELESS * fastest]
-        enough = turn >= ROUNDS[0] and spent > BUDGET * len(candidates)
-        if turn >= FEW and (len(running) < 2 or spent > long or enough):
+        if turn < FEW:
+            continue
+        # Beyond its spread: with few rounds the fastest of a candidate may yet be far from what it can do.
+        fastest = min((times[name] for name in running), key=min)
+        limit = (1 + slower / turn) * statistics.median(fastest)
+        running = [name for name in running if min(times[name]) <= limit]
+        if len(running) < 2 or spent > long or (turn >= ROUNDS[0] and spent > BUDGET * len(running)):
             break
     return times
-
-
-def machine() -> dict[str, Any]:
-    """Return what the timings depend on."""
-    status, cuda = library.status(), cuda_library.status()
-    file = status.path.stat() if status.path is not None else None
-    gpu = {"cuda library": [cuda.path.stat().st_mtime_ns, cuda.path.stat().st_size]} if cuda.path is not None else {}
-    return gpu | {
-        "format": FORMAT,
-        "cpu": _cpu(),
-        "isa": list(status.active),
-        "library": None if file is None else [file.st_mtime_ns, file.st_size],
-        "torch": str(torch.__version__),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def cache_file() -> Path:
@@ -151,47 +147,18 @@ def _file_or_none() -> Path | None:
         return None
 
 
-@functools.cache
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "CPU part")))
-    return next(names, platform.processor() or platform.machine())
-
-
 def _read(path: Path) -> dict[str, Seconds]:
     """Return what the file holds for this machine; a file that is damaged, foreign or not to be read is set aside."""
     try:
-        return _parsed(_text(path))
+        found = read(path)
+        if found.machine != machine():
+            raise ValueError("timings of another machine")
+        return found.seconds
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         _set_aside(path, error)
         return {}
-
-
-def _text(path: Path) -> str:
-    """Return the text of a regular file: a FIFO is not waited for, and nothing endless is read."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-            raise ValueError(f"no regular file of at most {MOST_BYTES >> 20} MB")
-        return os.read(descriptor, MOST_BYTES).decode()
-    finally:
-        os.close(descriptor)
-
-
-def _parsed(text: str) -> dict[str, Seconds]:
-    stored = json.loads(text)
-    if stored["machine"] != machine():
-        raise ValueError("timings of another machine")
-    found = {str(key): {str(name): float(s) for name, s in seconds.items()} for key, seconds in stored["seconds"].items()}
-    if not all(0 < s < math.inf for seconds in found.values() for s in seconds.values()):
-        raise ValueError("a time that is no finite number of seconds above 0")
-    return found
 
 
 def _set_aside(path: Path, error: Exception) -> None:
@@ -211,7 +178,7 @@ def _set_aside(path: Path, error: Exception) -> None:
 def _write(path: Path, key: str, seconds: Seconds) -> None:
     """Add one entry to the file."""
     with contextlib.suppress(OSError):
-        files.write(path, json.dumps({"machine": machine(), "seconds": {**_read(path), key: seconds}}, indent=1))
+        files.write(path, text({**_read(path), key: seconds}))
         for old in path.parent.glob(f"{files.PREFIX}timings-*.json.*"):
             if time.time() - old.stat().st_mtime > STALE:
                 old.unlink()

@@ -8,10 +8,7 @@ work on the machine, the processor's time is the one to trust.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,64 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import common
+from trees import both, measure
 
-HERE = Path(__file__).resolve().parents[2]
-CHILD = Path(__file__).with_name("child.py")
 MEASURED = {"passes": "the passes", "explain": "capture and passes", "processor": "the same, processor time"}
-
-
-class Child:
-    """A process of one tree that runs the passes when it is asked to."""
-
-    def __init__(self, tree: Path, python: Path | str, recipe: str, threads: int) -> None:
-        """Start it; raises SystemExit where the interpreter's lowbit is not this tree's."""
-        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("LOWBIT_")}
-        command = [str(python), "-P", str(CHILD), recipe]  # -P: the folder of the script comes before nothing
-        self.process = subprocess.Popen(
-            command, env=env | {"OMP_NUM_THREADS": str(threads)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tree
-        )
-        found = Path(self._answer()["tree"]).resolve()
-        if not found.is_relative_to(tree):
-            self.close()
-            raise SystemExit(f"{python} imports {found}, which is not of {tree}: install that tree in an environment of its own")
-        self.commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=tree, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the process of {self.process.args} ended without an answer")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def turn(self) -> dict[str, Any]:
-        """Run the passes once."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
-
-
-def measure(children: dict[str, Child], rounds: int, console: Console) -> dict[str, list[dict[str, Any]]]:
-    """Return the answers of each tree by round; who begins changes from round to round. One turn of each warms up."""
-    for child in children.values():
-        child.turn()
-    answers = defaultdict(list)
-    for number in track(range(rounds), "rounds", console=console):
-        for name in sorted(children, reverse=bool(number % 2)):
-            answers[name].append(children[name].turn())
-    return answers
 
 
 def seconds(answer: dict[str, Any], what: str) -> float:
@@ -129,17 +75,9 @@ def main() -> None:
     parser.add_argument("--recipe", default="int8")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    against = args.against.resolve()
-    if not (python := against / ".venv" / "bin" / "python").exists():
-        parser.error(f"--against: {python} does not exist: install that tree in an environment of its own")
     console = Console()
-    children = {
-        "against": Child(against, python, args.recipe, args.threads),
-        "here": Child(HERE, sys.executable, args.recipe, args.threads),
-    }
+    children = both(args.against, "passes_child.py", [args.recipe], args.threads)
     answers = measure(children, args.rounds, console)
-    for child in children.values():
-        child.close()
     commits = {name: child.commit for name, child in children.items()}
     result = compared(answers)
     console.print(table(result, commits))

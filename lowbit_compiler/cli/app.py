@@ -82,6 +82,33 @@ def dump(
 
 
 @app.command()
+def plan(
+    function: Function,
+    out: Annotated[Path, typer.Option(help="JSON file to write")] = Path("plan.json"),
+    recipe: RecipeName = "int8",
+    ignore: Ignore = (),  # type: ignore[assignment]
+) -> None:
+    """Time what a model computes, in float and in low precision, and write the times to a file; nothing is compiled.
+
+    With options={"plan": "plan.json"}, or --plan plan.json here, the file decides what is rewritten, and nothing is timed.
+    """
+    from rich.console import Console
+
+    from lowbit_compiler.cli.plan import check, decisions
+    from lowbit_compiler.cli.plan import plan as run
+
+    names = names_to_ignore(ignore)
+    check(out, recipe, names)
+    model, inputs = load_function(function)
+    with stages() as progress:
+        report = run(model, inputs, out, recipe=recipe, ignore=names, progress=progress)
+    Console(width=None if sys.stdout.isatty() else 180).print(decisions(report.sites))
+    for note in report.notes:
+        print(f"note: {note}")
+    print(f"{out}  {len(report.timed)} calls with the seconds of each candidate")
+
+
+@app.command()
 def profile(
     function: Function,
     recipe: RecipeName = "int8",

@@ -30,7 +30,12 @@ Ignore = Annotated[
 Dynamic = Annotated[
     list[str], typer.Option(help="sizes that may change, by argument: x:0=batch,1=length; repeat for more arguments", show_default=False)
 ]
-PlanName = Annotated[str, typer.Option("--plan", help="measured: rewrite what is faster here; always: whatever the recipe covers")]
+PlanName = Annotated[
+    str,
+    typer.Option(
+        "--plan", help="measured: rewrite what is faster here; always: what the recipe covers; FILE.json: what it says, of lowbit plan"
+    ),
+]
 
 
 def load_function(spec: str) -> tuple[Any, tuple[Any, ...]]:

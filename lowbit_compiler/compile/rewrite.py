@@ -55,7 +55,13 @@ def _once(
             strict=options.verify,
         )
     added = exit.conclude(ctx, facts)
-    report = Report(options.recipe.name, sites=[site_report(site) for site in ctx.sites], passes=runs, notes=[*notes(refused), *added])
+    report = Report(
+        options.recipe.name,
+        sites=[site_report(site) for site in ctx.sites],
+        passes=runs,
+        notes=[*notes(refused), *added],
+        timed={call: dict(seconds) for call, seconds in exit.timed.items()},
+    )
     if record is not None:
         record.finish(report)
     return ctx, report

@@ -1,7 +1,7 @@
 """What an exit is: how a graph goes on from the waist."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lowbit_compiler.passes.calls import Costs, LinearCosts
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext, Target
@@ -26,6 +26,8 @@ class Exit:
     """Times a softmax or attention there; None: rewritten wherever the target has a kernel."""
     linear_costs: LinearCosts | None = None
     """Times a linear there; None: rewritten as the recipe says."""
+    timed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What both have returned so far: the seconds of each candidate, by call."""
 
 
 def explain_emulated(ctx: PassContext, lacking: str) -> None:

@@ -10,14 +10,16 @@ from torch import Tensor
 from lowbit_compiler.exits.exit import Exit, explain_emulated
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.calls import hint
-from lowbit_compiler.passes.contract import Fact, PassContext, Target
+from lowbit_compiler.passes.contract import Fact, PassContext
 from lowbit_compiler.passes.graph import calls, numel, value
 from lowbit_compiler.passes.pipeline import runtime_exit
 from lowbit_compiler.passes.site import WHOLE_KINDS, Reason, Site
 from lowbit_compiler.pricing.attention import measured
 from lowbit_compiler.pricing.linear import measured_linear
 from lowbit_compiler.pricing.machine import kernel_for, target_for
+from lowbit_compiler.pricing.timing import Timer
 from lowbit_compiler.runtime import kernels, library
+from lowbit_compiler.runtime.timings_file import Timings
 from lowbit_compiler.runtime.weights import any_freed
 
 MANY_ROWS = 512
@@ -28,24 +30,22 @@ UNTIMED = "linears were not timed: freed weights are there in the recipe's form 
 def runtime(options: Options, examples: Sequence[Any]) -> Exit:
     """Return the runtime exit for a graph that is called with ``examples``, on the device where these are."""
     target = target_for(examples)
-    if options.plan != "measured":
-        return Exit(target, runtime_exit(), partial(_conclude, notes=[]))
+    if options.plan == "always":
+        return Exit(target, runtime_exit(), partial(_conclude, notes=list))
+    timer = Timer(target.device, options.plan if isinstance(options.plan, Timings) else None)
     # A freed weight is there in one packed form alone: every graph must use that one, whatever its rows.
     one_form = options.free_weights or any_freed(examples)
     return Exit(
         target,
         runtime_exit(),
-        partial(_conclude, notes=[UNTIMED] if one_form else []),
-        costs=_on(target, measured),
-        linear_costs=None if one_form else _on(target, measured_linear),
+        partial(_conclude, notes=lambda: [*timer.notes(), *([UNTIMED] if one_form else [])]),
+        costs=partial(measured, timer=timer),
+        linear_costs=None if one_form else partial(measured_linear, timer=timer),
+        timed=timer.asked,
     )
 
 
-def _on(target: Target, measure: Callable[..., Any]) -> Callable[..., Any]:
-    return measure if target.device == "cpu" else partial(measure, device=target.device)
-
-
-def _conclude(ctx: PassContext, facts: Collection[Fact], notes: Sequence[str]) -> list[str]:
+def _conclude(ctx: PassContext, facts: Collection[Fact], notes: Callable[[], list[str]]) -> list[str]:
     for site in ctx.sites:
         if site.reason is None and (Fact.WHOLE if site.kind in WHOLE_KINDS else Fact.LOWERED) not in facts:
             site.decline(Reason.DISABLED, NOT_LOWERED)
@@ -53,7 +53,7 @@ def _conclude(ctx: PassContext, facts: Collection[Fact], notes: Sequence[str]) -
         if site.kind == "softmax" and site.became.kernel:
             site.explain(_algorithm(site), site.detail)
     explain_emulated(ctx, "kernel")
-    return list(notes)
+    return notes()
 
 
 def _kernel(site: Site) -> str:

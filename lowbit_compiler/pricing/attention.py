@@ -10,14 +10,14 @@ from torch import Tensor
 
 from lowbit_compiler.passes.calls import AttentionCall, Cost, SoftmaxCall, TensorSpec
 from lowbit_compiler.pricing.gpu import Calls
-from lowbit_compiler.pricing.timing import seconds
+from lowbit_compiler.pricing.timing import Timer
 
 MAX_ELEMENTS = 1 << 24  # of a timed softmax, and of the keys or mask of a timed attention
 MAX_WORK = 1e9  # multiplications of a timed attention: some 50 ms on one core
 CALL, CHECKS = 3e-6, 2e-6  # seconds of Inductor's code on a CPU: of its call, and around an op of ours (python bench/softmax/calls.py)
 
 
-def measured(call: SoftmaxCall | AttentionCall, device: str = "cpu") -> Cost:
+def measured(call: SoftmaxCall | AttentionCall, timer: Timer) -> Cost:
     """Return the seconds of both candidates; a site too large to be timed is timed on a part of its batch, heads or rows.
 
     A softmax is charged for what is around it. Ours is called directly where it is alone in its graph, where torch's needs a call of Inductor's
@@ -25,11 +25,11 @@ def measured(call: SoftmaxCall | AttentionCall, device: str = "cpu") -> Cost:
     """
 
     def make() -> Calls:
-        return _softmax(call, device) if isinstance(call, SoftmaxCall) else _attention(call, device)
+        return _softmax(call, timer.device) if isinstance(call, SoftmaxCall) else _attention(call, timer.device)
 
     # A scale takes no time of its own.
-    found = seconds(str(replace(call, scale=1.0)), ("lowbit", "torch"), make, device)
-    if isinstance(call, SoftmaxCall) and device == "cpu":
+    found = timer.seconds(str(replace(call, scale=1.0)), ("lowbit", "torch"), make)
+    if isinstance(call, SoftmaxCall) and timer.device == "cpu":
         name, around = ("torch", CALL) if call.alone else ("lowbit", CHECKS)
         found[name] += around
     return Cost(**found)

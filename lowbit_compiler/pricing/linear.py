@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.pricing import gpu
-from lowbit_compiler.pricing.timing import seconds
+from lowbit_compiler.pricing.timing import Timer
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.timings import ROUNDS
@@ -43,13 +43,19 @@ def limits_of(device: str) -> Limits:
     return Limits(MAX_WEIGHT, MAX_ROWS, MAX_WORK) if device == "cpu" else GPU_LIMITS
 
 
-def measured_linear(call: LinearCall, device: str = "cpu") -> dict[str, float]:
+def measured_linear(call: LinearCall, timer: Timer) -> dict[str, float]:
     """Return the seconds of "float" and of each plan's op; of a large call a part is timed, and the times are scaled up."""
-    part = smaller_linear(call, limits_of(device))
+    part = smaller_linear(call, limits_of(timer.device))
     share = call.rows * sum(call.widths) / (part.rows * sum(part.widths))
     names = ["float", *(plan.op for plan in part.plans)]
-    found = seconds(str(part), names, lambda: candidates(part, device), device, size=min(read_by(part)), long=LONG)
+    found = timer.seconds(_text(part), names, lambda: candidates(part, timer), size=min(read_by(part)), long=LONG)
     return {name: share * time for name, time in found.items()}
+
+
+def _text(call: LinearCall) -> str:
+    """Return what is timed, for files: the candidates by what their ops are called with."""
+    ops = (f"{plan.op}({', '.join(map(str, plan.arguments))})" for plan in call.plans)
+    return f"{call} by {', '.join(ops)}"
 
 
 def smaller_linear(call: LinearCall, limits: Limits | None = None) -> LinearCall:
@@ -75,14 +81,14 @@ def smaller_linear(call: LinearCall, limits: Limits | None = None) -> LinearCall
     return replace(call, rows=rows, widths=widths)
 
 
-def candidates(call: LinearCall, device: str = "cpu") -> dict[str, Callable[[], object]]:
+def candidates(call: LinearCall, timer: Timer) -> dict[str, Callable[[], object]]:
     """Return a function for each candidate that computes one call of it; every call reads other weights than the last ones did."""
     x = torch.rand(call.rows, call.k, generator=torch.Generator().manual_seed(0), device="cpu").sub_(0.5)
     x[:, ::OUTLIERS] *= 32
-    x = x.to(device, call.dtype)
+    x = x.to(timer.device, call.dtype)
     x = x.t().contiguous().t() if call.column_major else x
     floats, packed = _sizes(call)
-    copies = _copies([*floats, *packed], 2 if call.near else _turns(call, device), device)
+    copies = _copies([*floats, *packed], 2 if call.near else _turns(call, timer.device), timer.memory)
     made: dict[str, Callable[[], object]] = {"float": _float(call, x, [copy[: len(floats)] for copy in copies])}
     for plan, weights in zip(call.plans, zip(*(copy[len(floats) :] for copy in copies), strict=True), strict=True):
         made[plan.op] = _low_bit(call, plan, x, weights)
@@ -112,7 +118,7 @@ def _turns(call: LinearCall, device: str) -> int:
 def _float(call: LinearCall, x: Tensor, copies: Sequence[Sequence[Tensor]]) -> Callable[[], object]:
     """Return the products that Inductor calls for siblings: mm or addmm for each."""
     shapes = [(call.k, width) if call.transposed else (width, call.k) for width in call.widths]
-    weights = [[raw.view(call.stored).view(shape) for raw, shape in zip(copy, shapes, strict=True)] for copy in copies]
+    weights = [[raw.fill_(FILL).view(call.stored).view(shape) for raw, shape in zip(copy, shapes, strict=True)] for copy in copies]
     factors = itertools.cycle([[weight if call.transposed else weight.t() for weight in copy] for copy in weights])
     biases = [torch.zeros(width, dtype=call.dtype, device=x.device) for width in call.widths]
 
@@ -132,9 +138,11 @@ def _low_bit(call: LinearCall, plan: Plan, x: Tensor, copies: Sequence[Tensor]) 
     n = sum(call.widths)
     bias = torch.zeros(n, dtype=call.dtype, device=x.device) if call.bias else None
     packed = [raw.view(-1, plan.w.panel_bytes(call.k)) for raw in copies]
-    for each in packed:  # whole panels, and one that may end in padding, which the ops want to be zero
-        each.copy_(_filled(call, plan, PANEL))
-        each[-1:] = _filled(call, plan, n - (len(each) - 1) * PANEL)
+    # Whole panels, and one that may end in padding, which the ops want to be zero.
+    whole, last = _filled(call, plan, PANEL), _filled(call, plan, n - (len(packed[0]) - 1) * PANEL)
+    for each in packed:
+        each[:-1] = whole
+        each[-1:] = last
     weights: Iterator[Tensor] = itertools.cycle(packed)
     return lambda: op(x, next(weights), bias, n, *plan.arguments, None)
 
@@ -144,10 +152,10 @@ def _filled(call: LinearCall, plan: Plan, rows: int) -> Tensor:
     return plan.w.pack(plan.w.quantize(torch.full((rows, call.k), VALUE)))
 
 
-def _copies(sizes: list[int], number: int, device: str = "cpu") -> list[list[Tensor]]:
-    """Return ``number`` sets of int8 tensors of ``sizes``, in one piece of memory."""
+def _copies(sizes: list[int], number: int, memory: Callable[[int], Tensor]) -> list[list[Tensor]]:
+    """Return ``number`` sets of int8 tensors of ``sizes``, in one piece of ``memory``."""
     aligned = [-(-size // 64) * 64 for size in sizes]
-    memory = torch.empty(number * sum(aligned), dtype=torch.int8, device=device).fill_(FILL)
+    piece = memory(number * sum(aligned))
     starts = itertools.accumulate(aligned * number, initial=0)
-    parts = [memory[start : start + size] for start, size in zip(starts, sizes * number, strict=False)]
+    parts = [piece[start : start + size] for start, size in zip(starts, sizes * number, strict=False)]
     return [parts[i : i + len(sizes)] for i in range(0, len(parts), len(sizes))]

@@ -12,7 +12,7 @@ import torch
 from lowbit_compiler.passes.calls import hint
 from lowbit_compiler.passes.graph import value
 from lowbit_compiler.passes.site import Site
-from lowbit_compiler.pricing.timing import seconds
+from lowbit_compiler.pricing.timing import Timer
 from lowbit_compiler.torch_internals import fused
 
 LARGEST = 1 << 30  # bytes of a timed read
@@ -83,7 +83,7 @@ def read_seconds(size: int, device: str = "cpu") -> float:
         x = torch.zeros(timed // 4, device=device)
         return {"sum": lambda: x.sum()}
 
-    return min(seconds(f"read {timed} bytes", ("sum",), make, device).values()) * size / timed
+    return min(Timer(device).seconds(f"read {timed} bytes", ("sum",), make).values()) * size / timed
 
 
 def copy_seconds(size: int, device: str = "cpu") -> float:
@@ -94,7 +94,7 @@ def copy_seconds(size: int, device: str = "cpu") -> float:
         x, y = (torch.zeros(timed // 2, dtype=torch.int8, device=device) for _ in range(2))
         return {"copy": lambda: y.copy_(x)}
 
-    least = min(seconds(f"copy {timed} bytes", ("copy",), make, device).values())
+    least = min(Timer(device).seconds(f"copy {timed} bytes", ("copy",), make).values())
     return least * (size / timed if timed >= SCALES else min(size / timed, 1.0))
 
 
@@ -116,5 +116,5 @@ def peak(format: str, device: str = "cpu") -> float:
         return {"torch": lambda: torch.mm(x, w.t())}
 
     names = ("lowbit", "torch") if format == "int8" else ("torch",)
-    found = seconds(f"peak {format} {M} x {K} x {N}", names, int8 if format == "int8" else floats, device)
+    found = Timer(device).seconds(f"peak {format} {M} x {K} x {N}", names, int8 if format == "int8" else floats)
     return 2 * M * N * K / min(found.values())

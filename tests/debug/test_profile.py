@@ -187,7 +187,7 @@ def test_floor_is_the_largest_need(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_speeds_are_of_the_size_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed runs; a clock that says a microsecond for each call stands in for time."""
 
-    def a_microsecond(key: str, calls: dict[str, Callable[[], object]], long: float) -> dict[str, float]:
+    def a_microsecond(key: str, calls: dict[str, Callable[[], object]], long: float, clock: object) -> dict[str, float]:
         for call in calls.values():
             call()
         return dict.fromkeys(calls, 1e-6)

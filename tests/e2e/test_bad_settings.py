@@ -34,7 +34,7 @@ BAD_OPTIONS = [
     ({"modules": None}, r"'modules' takes 'checked' or 'frozen', got None"),
     ({"free_weights": "yes"}, r"'free_weights' takes True or False, got 'yes'"),
     ({"remainder": "tvm"}, r"'remainder' takes 'inductor' or 'eager', got 'tvm'"),
-    ({"plan": "never"}, r"'plan' takes 'measured' or 'always', got 'never'"),
+    ({"plan": "never"}, r"'plan' takes 'measured', 'always' or FILE.json of 'lowbit plan', got 'never'"),
     ({"dump": "/proc/nowhere"}, r"option 'dump': cannot write to '/proc/nowhere'"),
     ({"dump": __file__}, r"option 'dump': cannot write to"),
     ({"dump": 1}, r"option 'dump' takes a folder, got 1"),

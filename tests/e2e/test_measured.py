@@ -71,7 +71,9 @@ def test_each_graph_has_its_own_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(96, 64).eval()
     best = {1: "linear_fs8", 7: "float", 40: "linear_s8s8_rotated"}
     monkeypatch.setattr(
-        runtime, "measured_linear", lambda call: {name: 1.0 + (name != best[call.rows]) for name in ("float", *(p.op for p in call.plans))}
+        runtime,
+        "measured_linear",
+        lambda call, timer: {name: 1.0 + (name != best[call.rows]) for name in ("float", *(p.op for p in call.plans))},
     )
     runner = compiled(model, plan="measured", dynamic=False)
     for rows, name in best.items():

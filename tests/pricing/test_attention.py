@@ -96,22 +96,22 @@ def test_only_a_view_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
-    monkeypatch.setattr(timing, "best", lambda key, candidates, long: keys.append(key) or dict.fromkeys(candidates, 1.0))
+    monkeypatch.setattr(timing, "best", lambda key, candidates, long, clock: keys.append(key) or dict.fromkeys(candidates, 1.0))
     for scale in (0.1, 0.125):
-        costs.measured(attention(2, 4, 4, 9, 17, scale=scale))
-        costs.measured(SoftmaxCall(dense(3, 5), 1, scale, None, False, torch.float32, alone=scale == 0.1))
+        costs.measured(attention(2, 4, 4, 9, 17, scale=scale), timing.Timer())
+        costs.measured(SoftmaxCall(dense(3, 5), 1, scale, None, False, torch.float32, alone=scale == 0.1), timing.Timer())
     assert keys[:2] == keys[2:]
     assert keys[0] != keys[1]
 
 
 def test_what_is_around_a_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone it is spared the call of Inductor's code; in that it is checked, and a loop beside it is one more."""
-    monkeypatch.setattr(timing, "best", lambda key, candidates, long: {"lowbit": 2e-6, "torch": 1e-6})
+    monkeypatch.setattr(timing, "best", lambda key, candidates, long, clock: {"lowbit": 2e-6, "torch": 1e-6})
     softmax = SoftmaxCall(dense(1024), 0, 1.0, None, False, torch.float32)
-    among, alone = costs.measured(softmax), costs.measured(dataclasses.replace(softmax, alone=True))
+    among, alone = (costs.measured(dataclasses.replace(softmax, alone=alone), timing.Timer()) for alone in (False, True))
     assert (among.lowbit, among.torch) == (2e-6 + costs.CHECKS, 1e-6)
     assert (alone.lowbit, alone.torch) == (2e-6, 1e-6 + costs.CALL)
-    other = costs.measured(CALLS["plain"])
+    other = costs.measured(CALLS["plain"], timing.Timer())
     assert (other.lowbit, other.torch) == (2e-6, 1e-6)
 
 
@@ -140,6 +140,6 @@ def test_leaves_the_random_state_and_needs_no_grad(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     state = torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16):
-        cost = costs.measured(CALLS["plain"])
+        cost = costs.measured(CALLS["plain"], timing.Timer())
     assert cost.lowbit > 0 < cost.torch
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,6 +1,7 @@
 """What is timed for a linear is the products of its shapes, each on weights that no call before has just read, and stays small."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from helpers import plain
 from lowbit_compiler.passes.calls import LinearCall
 from lowbit_compiler.pricing import linear as linear_costs
 from lowbit_compiler.pricing import timing
+from lowbit_compiler.pricing.timing import Timer
+from lowbit_compiler.runtime.formats import Groups
 from lowbit_compiler.runtime.timings import ROUNDS
+from lowbit_compiler.runtime.treatments import Columns
 
 PLANS = tuple(plain.plan("int8", "int8", treatment) for treatment in ("none", "rotation", "columns", "rows"))
 PLANS += (plain.plan("int8", "float", "none"), plain.plan("int4", "float", "none"))
@@ -33,7 +37,9 @@ def linear(rows: int = 5, k: int = 96, widths: tuple[int, ...] = (32, 48), **cha
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", ["", "bias", "column_major", "transposed"])
 def test_each_candidate_is_one_call(layout: str, dtype: torch.dtype) -> None:
-    made = linear_costs.candidates(linear(dtype=dtype, **({layout: True} if layout else {})))
+    timer = Timer()
+    timer.memory(1 << 26).fill_(-1)  # what another call left there: NaN in every float type
+    made = linear_costs.candidates(linear(dtype=dtype, **({layout: True} if layout else {})), timer)
     assert list(made) == ["float", *(plan.op for plan in PLANS)]
     for name, run in made.items():
         products: Any = run()
@@ -44,13 +50,13 @@ def test_each_candidate_is_one_call(layout: str, dtype: torch.dtype) -> None:
 
 
 def test_weights_of_another_dtype_are_cast_at_each_call() -> None:
-    made = linear_costs.candidates(linear(dtype=torch.bfloat16, stored=torch.float32))
+    made = linear_costs.candidates(linear(dtype=torch.bfloat16, stored=torch.float32), Timer())
     products: Any = made["float"]()
     assert {part.dtype for part in products} == {torch.bfloat16}
 
 
 def test_copies_do_not_overlap() -> None:
-    copies = linear_costs._copies([3 << 20, 1 << 20, 7], 5)
+    copies = linear_costs._copies([3 << 20, 1 << 20, 7], 5, Timer().memory)
     parts = sorted((part.data_ptr(), part.numel()) for copy in copies for part in copy)
     assert [size for _, size in parts] == [3 << 20, 1 << 20, 7] * 5
     assert all(start + size <= following for (start, size), (following, _) in itertools.pairwise(parts))
@@ -82,18 +88,31 @@ def test_a_small_call_is_timed_whole() -> None:
 
 def test_times_are_those_of_the_whole_call(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
-    monkeypatch.setattr(timing, "best", lambda key, names, long: keys.append(key) or dict.fromkeys(names, 1e-3))
-    few, many = (linear_costs.measured_linear(linear(rows)) for rows in (256, 1024))
+    monkeypatch.setattr(timing, "best", lambda key, names, long, clock: keys.append(key) or dict.fromkeys(names, 1e-3))
+    few, many = (linear_costs.measured_linear(linear(rows), Timer()) for rows in (256, 1024))
     assert few["float"] == 1e-3
     assert many["float"] == pytest.approx(4e-3)
     assert keys[0] == keys[1]
+
+
+def test_calls_are_told_apart_by_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words that a person can read: no format is spelled out, and all that an op is called with is there."""
+    plans = [*PLANS, replace(PLANS[2], treatment=Columns(threshold=5.0)), replace(PLANS[5], w=replace(PLANS[5].w, scale=Groups(32)))]
+    keys: list[str] = []
+    monkeypatch.setattr(timing, "best", lambda key, names, long, clock: keys.append(key) or dict.fromkeys(names, 1e-3))
+    for plan in (*plans, *plans):
+        linear_costs.measured_linear(linear(plans=(plan,)), Timer())
+    assert keys[: len(plans)] == keys[len(plans) :]
+    assert len(set(keys)) == len(plans)
+    assert keys[2].endswith(" by linear_s8s8_columns(6.0)")
+    assert "Operand" not in "".join(keys)
 
 
 def test_leaves_the_random_state_and_needs_no_grad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     state = torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16):
-        seconds = linear_costs.measured_linear(linear(plans=PLANS[:1]))
+        seconds = linear_costs.measured_linear(linear(plans=PLANS[:1]), Timer())
     assert set(seconds) == {"float", "linear_s8s8"}
     assert all(time > 0 for time in seconds.values())
     assert torch.equal(torch.get_rng_state(), state)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.candidates import Counted, candidates, forget
-from lowbit_compiler.runtime import library, timings
+from lowbit_compiler.runtime import library, timings, timings_file
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -37,7 +37,7 @@ def test_keys_and_candidates_are_apart() -> None:
 
 
 def damaged(seconds: object) -> bytes:
-    return json.dumps({"machine": timings.machine(), "seconds": {"key": seconds}}).encode()
+    return json.dumps({"machine": timings_file.machine(), "seconds": {"key": seconds}}).encode()
 
 
 UNUSABLE: dict[str, Callable[[], bytes]] = {
@@ -58,7 +58,7 @@ UNUSABLE: dict[str, Callable[[], bytes]] = {
         str(number): lambda number=number: damaged({"ours": number, "theirs": 1.0})  # type: ignore[misc]
         for number in (0, -1.0, float("nan"), float("inf"), 10**400)
     },
-    "large": lambda: b" " * (timings.MOST_BYTES + 1),
+    "large": lambda: b" " * (timings_file.MOST_BYTES + 1),
 }
 
 
@@ -172,7 +172,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timings.library, "status", lambda: library.Status(Path("/gone/lib.so"), None))
+    monkeypatch.setattr(library, "status", lambda: library.Status(Path("/gone/lib.so"), None))
 
 
 @pytest.mark.parametrize("lose", [homeless, without_library])
@@ -198,7 +198,7 @@ def test_what_killed_processes_left_is_removed(cache: Path) -> None:
 
 def test_another_state_has_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
     here = timings.cache_file()
-    state = {**timings.machine(), "threads": 77}
+    state = {**timings_file.machine(), "threads": 77}
     monkeypatch.setattr(timings, "machine", lambda: state)
     assert timings.cache_file() != here
 
