@@ -69,7 +69,12 @@ class ChainSteps(Pass):
             if taken is not None or link.kind == Kind.PRODUCT:
                 found[node] = taken or _Chain([node])
         chains = {id(chain): chain.members for chain in found.values() if len(chain.members) > 1}
-        return sum(_write(gm, ctx, members) for members in chains.values())
+        written = 0
+        for members in chains.values():
+            ctx.at = members[-1]
+            written += _write(gm, ctx, members)
+        ctx.at = None
+        return written
 
 
 @dataclass
@@ -109,7 +114,7 @@ def _leading(node: fx.Node) -> tuple[Any, ...]:
 
 def _link(node: fx.Node) -> _Link | None:
     """Return ``node`` as a step; None where it can be none."""
-    if not isinstance(value(node), torch.Tensor) or value(node).dtype not in FLOATS or value(node).dim() < 1 or notes(node).written:
+    if not isinstance(value(node), torch.Tensor) or value(node).dtype not in FLOATS or value(node).dim() < 2 or notes(node).written:
         return None
     link = _product(node) or _sum(node) or _apply(node)
     if link is None or any(value(x).dtype not in FLOATS or notes(_source(x)).written for x in link.reads):
@@ -152,7 +157,7 @@ def _below(node: Any) -> fx.Node | None:
     """Return what ``node`` is a view of: the same rows, or columns that lie side by side."""
     if (same_rows := idle_dropout(node)) is not None:
         return same_rows
-    if (below := cast(node)) is not None and value(below).dtype is value(node).dtype:
+    if (below := cast(node)) is not None and value(below).dtype is value(node).dtype and len(node.all_input_nodes) == 1:
         return below
     if calls(node, operator.getitem) and calls(node.args[0], aten.split_with_sizes.default):
         x, _, *dim = node.args[0].args
@@ -165,6 +170,15 @@ def _source(node: fx.Node) -> fx.Node:
     while (below := _below(node)) is not None:
         node = below
     return node
+
+
+def _way(node: fx.Node) -> list[fx.Node]:
+    """Return the views from ``node`` down to its source, with the splits that they are taken from."""
+    way: list[Any] = []
+    while (below := _below(node)) is not None:
+        way += [node, node.args[0]] if calls(node, operator.getitem) else [node]
+        node = below
+    return way
 
 
 def _first(node: fx.Node) -> int:
@@ -210,6 +224,7 @@ def _write(gm: fx.GraphModule, ctx: PassContext, members: Sequence[fx.Node]) -> 
         return False
     last = members[-1]
     links = [link for link in map(_link, members) if link is not None]  # as they are now that other chains are written
+    assert len(links) == len(members), "a step is a step as long as nothing but other chains is written"
     rows = list(dict.fromkeys(x for link in links for x in link.reads if _source(x) not in members))
     values = {node: number for number, node in enumerate((*rows, *members))}
     constants: dict[fx.Node, int] = {}
@@ -220,10 +235,11 @@ def _write(gm: fx.GraphModule, ctx: PassContext, members: Sequence[fx.Node]) -> 
     for site in ctx.sites:
         if site.node in members:
             site.chain(call, body[site.node])
+    replaced = [*members, *_views(members)]
     for number, member in enumerate(kept):
         result = emit(gm, operator.getitem, call, number, like=member, before=last)
         substitute(member, result)
-    erase_unused([*members, *_views(members)])
+    erase_unused(replaced)
     return True
 
 
@@ -239,7 +255,8 @@ def _body(members: Sequence[fx.Node], inputs: Sequence[fx.Node]) -> dict[fx.Node
     for node in inputs:
         known[node] = graph.placeholder(node.name)
         known[node].meta = dict(node.meta)
-    return copied(sorted({*members, *_views(members)}), graph, known)
+    between = {node for member in members for x in member.all_input_nodes if x not in known for node in _way(x)}
+    return copied(sorted({*members, *between}), graph, known)
 
 
 def _step(link: _Link, values: dict[fx.Node, int], constants: dict[fx.Node, int], kept: bool) -> Step:

@@ -11,7 +11,9 @@ from lowbit_compiler.passes.whole import MIN_GAIN, seconds_text
 from lowbit_compiler.runtime.products import ACCURATE, Plan
 
 EXACT_ROWS = 64  # more rows are timed as the next power of two, so that few timings serve all lengths
-MIN_SWITCH = 1.2  # another op than the recipe's, with perhaps a second packed copy of the weight, and out of every chain, must gain this much
+MIN_SWITCH = (
+    1.2  # another op than the recipe's, with perhaps a second packed copy of the weight, and out of every chain, must gain this much
+)
 MIN_FEW_ROWS = 0.97  # of float's speed, at one row of a symbolic number
 NEAR = 1 << 20  # bytes of float weights that stay in a cache from one call of the model to the next
 CALL, PER_WEIGHT = 1e-5, 1e-6  # seconds that a call of a rewritten graph takes beside its kernels (lowbit_compiler/compile/executable.py)

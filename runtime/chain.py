@@ -93,7 +93,8 @@ def check(rows: Sequence[Tensor], constants: Sequence[Tensor], program: Sequence
         tensors(OP, rows=x)
         require(OP, x.dtype in FLOATS, f"rows in {FLOAT}", x.dtype)
         require(OP, x.device == rows[0].device, f"rows on {rows[0].device}, where rows is", x.device)
-        fits = 1 <= x.dim() == rows[0].dim() and x.shape[:-1] == rows[0].shape[:-1]
+        require(OP, x.dim() >= 1, "rows with at least one dimension", f"{x.dim()} dimensions")
+        fits = x.dim() == rows[0].dim() and x.shape[:-1] == rows[0].shape[:-1]
         require(OP, fits, f"rows of the leading sizes of the first, {tuple(rows[0].shape)}", tuple(x.shape))
     for constant in constants:
         tensors(OP, rows=rows[0], constants=constant)
@@ -118,6 +119,8 @@ def _check_step(number: int, step: Step, columns: Sequence[int], constants: Sequ
     require(OP, step.eps >= 0, f"eps of at least 0 in step {number}", step.eps)
     _row(number, step.times, step.x_count, constants)
     _row(number, step.plus, step.x_count, constants)
+    plain = step.function == 0 and step.times == NONE and step.plus == NONE
+    require(OP, step.kind != Kind.SUM or plain, f"a sum without a prologue in step {number}", "one with")
     _within(number, "a treatment", step.treatment, len(PRODUCTS))
     _within(number, "a dtype", step.dtype, len(FLOATS))
     if step.kind != Kind.PRODUCT:

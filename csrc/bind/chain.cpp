@@ -24,6 +24,8 @@ class Program {
            " numbers, got ", numbers.size(), " numbers");
     EXPECT(kOp, (int64_t)eps.size() == steps, "an eps for each of ", steps, " steps, got ", eps.size());
     for (const Tensor& x : rows) check_rows(x, rows[0]);
+    count_ = 1;
+    for (int64_t d = 0; d + 1 < rows[0].dim(); ++d) count_ *= rows[0].size(d);
     for (const Tensor& c : constants) check_tensors(kOp, aoti_torch_device_type_cpu(), {{"constants", c}});
     for (const Tensor& c : constants) check_memory(kOp, {{"constants", c}});
     held_.reserve(rows.size() + constants.size());
@@ -36,7 +38,7 @@ class Program {
     if (count_ > 0) run_chain({count_, values_.data(), (int64_t)values_.size(), steps_.data(), (int64_t)steps_.size()});
     if (results_.size() == 2) return {results_[0], results_[1]};
     const int64_t none = 0, step = 1;
-    return {results_[0], empty(&none, &step, 1, shim_dtype(kTypes[values_.back().dtype]))};
+    return {results_[0], empty(&none, &step, 1, shim_dtype(results_[0].scalar_type()))};
   }
 
  private:
@@ -46,7 +48,8 @@ class Program {
     const Arguments arguments = {{"rows", first}, {"rows", x}};
     check_tensors(kOp, aoti_torch_device_type_cpu(), arguments);
     EXPECT(kOp, is_float(x.scalar_type()), "rows in float32, bfloat16 or float16, got ", name(x.scalar_type()));
-    bool same = x.dim() >= 1 && x.dim() == first.dim();
+    EXPECT(kOp, x.dim() >= 1, "rows with at least one dimension, got 0 dimensions");
+    bool same = x.dim() == first.dim();
     for (int64_t d = 0; same && d + 1 < x.dim(); ++d) same = x.size(d) == first.size(d);
     EXPECT(kOp, same, "rows of the leading sizes of the first, ", shape(first), ", got ", shape(x));
     check_memory(kOp, {{"rows", x}});
@@ -55,7 +58,6 @@ class Program {
   void take(const Tensor& x) {
     const Rows rows = x.numel() ? rows_of(x) : Rows{x, {nullptr, 0, 0, x.size(x.dim() - 1), dtype_of(x.scalar_type()), {}, 0}};
     held_.push_back(rows.owner);
-    count_ = rows.matrix.rows;
     values_.push_back({const_cast<void*>(rows.matrix.data), rows.matrix.stride, rows.matrix.columns, rows.matrix.dtype});
   }
 
@@ -111,6 +113,8 @@ class Program {
     made.prologue.eps = (float)eps_[step];
     made.prologue.times = row(step, kTimes, count);
     made.prologue.plus = row(step, kPlus, count);
+    const bool plain = made.prologue.function == kIdentity && !made.prologue.times.data && !made.prologue.plus.data;
+    EXPECT(kOp, made.kind != kSum || plain, "a sum without a prologue in step ", step, ", got one with");
     made.treatment = (Treatment)within(step, "a treatment", field(step, kTreatment), 0, kRotation + 1);
     const int64_t n = field(step, kColumns), type = within(step, "a dtype", field(step, kDtype), 0, 3);
     EXPECT(kOp, n >= 1 && (made.kind == kProduct || n == count), made.kind == kProduct ? "at least one column" : "as many columns as it reads",

@@ -124,9 +124,11 @@ const float* widened(const Step& step, int64_t n, float*& memory) {
   return wide;
 }
 
-// Largest K of any product, and what its steps read: weights, and a sixteenth of them for each row.
 struct Size {
-  int64_t kp, bytes, bias, phases;
+  int64_t kp;      // the largest of any product
+  int64_t bytes;   // of all weights
+  int64_t bias;    // numbers of all biases, padded to panels
+  int64_t phases;  // two a product, and one for what follows the last
 };
 
 Size size_of(const Chain& chain) {

@@ -29,8 +29,6 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
     ``seen`` is called with the context of the passes once the graph is rewritten; where compiling it then fails, it is left in float.
     """
     start = time.perf_counter()
-    if options.modules == "frozen":
-        dynamo.freeze_modules()
     try:
         if needs_gradient(examples):
             report = declined_report(capture_dynamo(gm, examples), options)
@@ -42,6 +40,8 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             compiled, (*elsewhere, report) = compile_places(gm, examples, options, compile_captured, seen)
             for other in elsewhere:
                 remember(other)
+            if options.modules == "frozen":
+                dynamo.freeze_modules()
     except (OptionError, WeightFreedError, dynamo.restart()):  # the last: Dynamo traces again, with Python floats as constants
         raise
     except Exception as error:

@@ -49,7 +49,7 @@ class Executable:
         names: Sequence[str],
         constants: Sequence[Constant],
         *,
-        settled: Container[str] = (),
+        settled: Container[str] | None = None,
         frozen: bool = False,
         release: bool = False,
     ) -> None:
@@ -64,9 +64,10 @@ class Executable:
         self._constants = [(constant, text_of(constant.graph)) for constant in constants]
         self._sources = [tuple(position[name] for name in constant.sources) for constant in constants]
         self._watched = sorted({i for sources in self._sources for i in sources})
-        self._settled = [position[name] for name in inputs if name in settled and position[name] not in self._watched]
+        self._ask = settled is not None
+        self._settled = [position[name] for name in inputs if name in (settled or ()) and position[name] not in self._watched]
         self._kinds: dict[str, list[Any]] = {}
-        self._as_passed = not constants and not self._settled and self._kept == list(range(len(inputs)))
+        self._as_passed = not constants and not self._ask and self._kept == list(range(len(inputs)))
         outputs = [name for constant in constants for name in constant.outputs]
         self._packed = [name for name in names if name not in position]
         self._order = [outputs.index(name) for name in self._packed]
@@ -81,7 +82,7 @@ class Executable:
         Raises WeightFreedError where a float weight that is needed was released.
         """
         watched: list[Tensor] = [args[i] for i in self._watched]
-        if self._settled:
+        if self._ask:
             self._same_kinds("packed", watched)
         key, memory = tuple(map(id, watched)), tuple(map(_memory, watched))
         with LOADING:
@@ -168,12 +169,12 @@ class Executable:
         return self.inner(*[args[i] for i in self._kept], *state.values)
 
 
-_kind = operator.attrgetter("dtype", "device", "shape")
+_kind = operator.attrgetter("dtype", "device", "shape", "requires_grad")
 
 
 def _text(kind: tuple[Any, ...]) -> str:
-    dtype, device, shape = kind
-    return f"{dtype} {tuple(shape)} on {device}"
+    dtype, device, shape, gradient = kind
+    return f"{dtype} {tuple(shape)} on {device}{', with gradient' if gradient else ''}"
 
 
 def _memory(tensor: Tensor) -> int:

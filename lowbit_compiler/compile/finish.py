@@ -32,7 +32,7 @@ def finish(
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
     example = dict(zip(inputs, examples, strict=True))
     values = {node.name: node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder" and node.name not in example}
-    settled = ctx.parameters if options.modules == "frozen" else ()
+    settled = ctx.parameters if options.modules == "frozen" else None
     executable = Executable(inputs, names, ctx.constants, settled=settled, frozen=options.weights == "frozen", release=options.free_weights)
     try:
         executable.load(examples)

@@ -60,10 +60,10 @@ def region(copies: tuple[Captured, Captured], examples: Sequence[Any], options: 
         return Region(
             _text(before.gm, changed), _text(after.gm, changed) + failure, None if found is None else site_report(found), source(node)
         )
-    nodes = [old.sites[index].node]
+    nodes = [old.sites[index].call]
     names = _around(nodes[0], old)
     if new is not None:
-        nodes.append(new.sites[index].node)
+        nodes.append(new.sites[index].call)
         names |= _around(nodes[1], new)
     return Region(_text(before.gm, names), _text(after.gm, names) + failure, None, source(nodes[-1]))
 
@@ -77,7 +77,7 @@ def source(node: fx.Node | None) -> str:
 
 def _around(site: fx.Node, ctx: PassContext) -> set[str]:
     """Return the names of a site's node, of all that passes made around it up to other sites, and of what that reads."""
-    sites = {each.node for each in ctx.sites}
+    sites = {each.call for each in ctx.sites}
     made, todo = {site}, [site]
     while todo:
         node = todo.pop()

@@ -42,8 +42,8 @@ def freeze_modules() -> None:
     if context is None:
         return
     guards = context.guards_context.dynamo_guards
-    held = [guard for guard in guards if guard.source.is_unspecialized_nn_module()]
-    kept = [guard for guard in guards if not guard.source.is_unspecialized_nn_module()]
+    held = [guard for guard in guards if guard.source.is_unspecialized_nn_module() and guard.create_fn_name() != "DUPLICATE_INPUT"]
+    kept = [guard for guard in guards if guard not in held]  # also that tied weights are tied: the graph has one input for both
     guards.clear()
     for guard in kept:
         guards.add(guard)

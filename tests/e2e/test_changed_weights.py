@@ -259,3 +259,40 @@ def test_frozen_modules() -> None:
         with pytest.raises(ModuleFrozenError, match=r"torch.float16.*torch.float32.*torch.compiler.reset"):
             runs[0](x)
         assert cosine(runs[1](x), second(x)) > 0.99
+
+
+@pytest.mark.parametrize("change", ["dtype", "rows", "columns", "gradient"])
+def test_frozen_modules_whose_weights_are_all_packed(change: str) -> None:
+    class Only(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(96, 96, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x)  # type: ignore[no-any-return]
+
+    model, x = Only().eval().requires_grad_(False), torch.randn(4, 96)
+    run = compiled(model, modules="frozen")
+    assert cosine(run(x), model(x)) > 0.99
+    shape = {"rows": (95, 96), "columns": (96, 95)}.get(change, (96, 96))
+    dtype = torch.float16 if change == "dtype" else torch.float32
+    model.layer.weight = nn.Parameter(torch.randn(shape, dtype=dtype), requires_grad=change == "gradient")
+    with pytest.raises(ModuleFrozenError, match="a weight is"):
+        run(x)
+
+
+def test_frozen_modules_with_tied_weights() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(96, 96), nn.Linear(96, 96)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).relu())  # type: ignore[no-any-return]
+
+    model, x = Tied().eval().requires_grad_(False), torch.randn(4, 96)
+    run = compiled(model, modules="frozen")
+    assert cosine(run(x), model(x)) > 0.99
+    model.b.weight = nn.Parameter(torch.randn(96, 96), requires_grad=False)
+    assert cosine(run(x), model(x)) > 0.99

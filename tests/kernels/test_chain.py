@@ -101,6 +101,10 @@ def test_strided_rows_and_no_rows() -> None:
     got = L.chain([x.reshape(2, 3, K).transpose(0, 1), y.reshape(2, 3, K).transpose(0, 1)], constants, *program)
     assert all(torch.equal(a, b.reshape(2, 3, -1).transpose(0, 1)) for a, b in zip(got, want, strict=True))
     assert [t.shape for t in L.chain([x[:0], y[:0]], constants, *program)] == [(0, K), (0, 33)]
+    relu = Step(Kind.APPLY, 0, 0, K, function=FUNCTION["relu"], columns=K, kept=1)
+    assert torch.equal(L.chain([x, x[:, :0]], [], *encode([relu]))[0], x.relu())
+    wider = replace(relu, x=2, kept=0, dtype=1)
+    assert [t.dtype for t in L.chain([x, y], [], *encode([relu, wider]))] == [torch.float32] * 2
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -140,7 +144,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "eps missing": (lambda r, c, s: (r, c, encode(s)[0], encode(s)[1][1:]), "an eps for each of 7 steps, got 6"),
     "int rows": (lambda r, c, s: ([r[0], r[1].int()], c, *encode(s)), "rows in float32, bfloat16 or float16, got torch.int32"),
     "other rows": (lambda r, c, s: ([r[0], r[1][:2]], c, *encode(s)), "rows of the leading sizes of the first, (4, 100), got (2, 100)"),
-    "a number": (lambda r, c, s: ([r[0][0, 0]], c, *encode(s)), "rows of the leading sizes of the first, (), got ()"),
+    "a number": (lambda r, c, s: ([r[0][0, 0]], c, *encode(s)), "rows with at least one dimension, got 0 dimensions"),
     "no such kind": (changed(0, kind=3), "a kind from 0 to 2 in step 0, got 3"),
     "a value to come": (changed(1, x=3), "a value from 0 to 2 in step 1, got 3"),
     "a negative value": (changed(1, x=-1), "a value from 0 to 2 in step 1, got -1"),
@@ -149,6 +153,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "columns before": (changed(3, x_first=-1), "columns of the 150 there are in step 3, got 40 from -1"),
     "no columns": (changed(3, x_count=0), "columns of the 150 there are in step 3, got 0 from 10"),
     "factors beyond": (changed(3, y_first=2**62), f"columns of the 150 there are in step 3, got 40 from {2**62}"),
+    "a sum of a function": (changed(1, function=1), "a sum without a prologue in step 1, got one with"),
+    "a sum with a gain": (changed(1, times=3), "a sum without a prologue in step 1, got one with"),
     "no such function": (changed(2, function=7), "a function from 0 to 6 in step 2, got 7"),
     "negative eps": (changed(2, eps=-1.0), "eps of at least 0 in step 2, got -1"),
     "no such constant": (changed(2, times=7), "a constant from 0 to 6 in step 2, got 7"),

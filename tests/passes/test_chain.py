@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+import lowbit_compiler
 from helpers.graphs import before_and_after, calls, rerun
+from lowbit_compiler.passes import chain as chain_pass
 from lowbit_compiler.passes.chain import ChainSteps
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.runtime.chain import Kind, Step, decode
@@ -149,6 +151,47 @@ def test_a_cast_to_the_type_of_a_value_is_no_view_of_it() -> None:
     plain, chained, programs, *_ = run(lambda x, y: B(h := A(x)) + y.sin().type_as(h))
     assert len(programs) == 1
     assert all(map(torch.equal, plain, chained))
+
+
+def test_views_between_steps_leave_the_graph_with_them() -> None:
+    """Of a value that others read too, the casts and splits that only steps read go; those that others read stay."""
+    plain, chained, programs, *_ = run(lambda x, y: (B((h := A(x) + y).float()) + 0 * h.float(), h))
+    assert [len(program) for program in programs] == [3]
+    assert all(map(torch.equal, plain, chained))
+
+    def other(x: Tensor, y: Tensor) -> Tensor:
+        z = (A(x) + x).type_as(y)
+        return B(z) + z
+
+    plain, chained, programs, *_ = run(other)
+    assert programs
+    assert all(map(torch.equal, plain, chained))
+
+
+def test_one_row_without_a_batch_is_no_chain() -> None:
+    """There a gain may be computed by a step."""
+    captured, *_ = before_and_after(lambda x, y: (B(F.layer_norm((h := A(x)) + y, (K,), h, None)), h), (X[0, 0], Y[0, 0]), "chain")
+    assert "lowbit.chain" not in calls(captured.gm)
+
+
+def test_a_chain_that_fails_costs_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = chain_pass.encode
+
+    def fails(steps: list[Step]) -> Any:
+        if len(steps) == 2:
+            raise ValueError("ours")
+        return real(steps)
+
+    monkeypatch.setattr(chain_pass, "encode", fails)
+    with torch.no_grad():
+        torch._dynamo.reset()
+        got = torch.compile(
+            lambda x, y: (A(x) + y).sin() + B(A(x.cos())).relu(), backend="lowbit", options={"plan": "always", "remainder": "eager"}
+        )
+        assert got(X, Y).shape == X.shape
+    report = lowbit_compiler.last_report()
+    assert not report.fallback
+    assert report.rewritten
 
 
 def test_a_third_result_ends_the_chain() -> None:
