@@ -52,7 +52,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "profiling": ("compile", "errors", "options", "passes", "pricing", "recipes", "report", "rerun", "runtime", "torch_internals"),
     "demo": ("compile", "errors", "options", "recipes", "report", "torch_internals"),
     # On top: the command line, and the names that users import.
-    "cli": ("compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
+    "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
     "": ("compile", "exits.onnx", "recipes", "report"),
 }  # fmt: skip
 """Who may import what: the folders and files right below lowbit_compiler/, with passes/ and runtime/, which are installed there. A row holds
