@@ -7,10 +7,11 @@ if TYPE_CHECKING:
     from lowbit_compiler.compile.history import last_report
     from lowbit_compiler.exits.onnx.export import export_onnx as export_onnx
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
+    from lowbit_compiler.exits.package import export_package
     from lowbit_compiler.recipes import RECIPES, Recipe
     from lowbit_compiler.report import Report
 
-__all__ = ["RECIPES", "Recipe", "Report", "explain", "last_report"]  # export_onnx and verify_onnx need the extra "onnx"
+__all__ = ["RECIPES", "Recipe", "Report", "explain", "export_package", "last_report"]  # export_onnx and verify_onnx need the extra "onnx"
 
 _HOMES = {
     "RECIPES": "recipes",
@@ -18,6 +19,7 @@ _HOMES = {
     "Report": "report",
     "explain": "compile.explaining",
     "export_onnx": "exits.onnx.export",
+    "export_package": "exits.package",
     "last_report": "compile.history",
     "verify_onnx": "exits.onnx.export",
 }

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -78,6 +78,8 @@ MAX_DIGITS = 18  # of a number in the environment
 RECIPE_FIELDS = {"llm_int8_threshold": "threshold", "group_size": "group_size"}
 """Options that change a field of the recipe."""
 IGNORE_NAMES = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")
+EXPORTED = (*RECIPE_FIELDS, *IGNORE_NAMES, "buffers", "dump")
+"""Options that say something about every export too."""
 
 
 def _recipe(name: str, value: Any) -> Recipe:
@@ -262,3 +264,11 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
         mode=mode,
     )
     return _environment(options, os.environ if env is None else env)
+
+
+def parse_export(what: str, recipe: str | Recipe, given: Mapping[str, Any], accepted: Sequence[str] = EXPORTED) -> Options:
+    """Check the options of an export, ``what``, to which those ``accepted`` apply; raises OptionError."""
+    for name in given:
+        if name not in accepted:
+            raise OptionError(f"option {name!r} does not apply to {what}; accepted: {', '.join(accepted)}")
+    return parse({"recipe": recipe, **given})

@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, and only in the place of regular files: written beside, then renamed."""
 
+import contextlib
 import errno
 import os
 import secrets
 import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = "."
@@ -51,3 +54,22 @@ def write(path: Path, text: str) -> None:
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield a file of the name of ``path`` in a folder of its own beside it; what was written there takes its place at the end.
+
+    The folder goes in any case, with all that is in it. A file that is replaced keeps its permissions. Raises OSError where that fails, as
+    :func:`replaceable` does too.
+    """
+    target = replaceable(path)
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{target.name}.", dir=target.parent))
+    try:
+        beside = folder / target.name
+        yield beside
+        if target.exists():
+            shutil.copymode(target, beside)
+        beside.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 FILE = "liblowbit_cpu.so"
+OPS = "liblowbit_ops.so"  # csrc/bind/schemas.cpp
 ABI = b"lowbit abi 3\0"  # as in csrc/bind/abi.cpp
 ISA_LEVELS = {"scalar": 1, "avx2": 2, "vnni": 4, "amx": 8, "neon": 16}  # as in csrc/common/kernels.h
 
@@ -64,6 +65,12 @@ def library_path() -> Path:
     override = os.environ.get("LOWBIT_LIBRARY")
     # Not Path(__file__): an editable install keeps the library apart from the Python files.
     return Path(override) if override else Path(str(importlib.resources.files("lowbit_compiler") / "lib" / FILE))
+
+
+def ops_path() -> Path | None:
+    """Return the library that programs without Python load, beside the one that is loaded here; None where there is none."""
+    path = None if _path is None else _path.with_name(OPS)
+    return path if path is not None and path.exists() else None
 
 
 def require_same_build(path: Path) -> None:

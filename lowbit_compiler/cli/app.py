@@ -159,8 +159,8 @@ def export_onnx(
     """Write a model to an ONNX file in low precision, and print every product with its decision."""
     from rich.console import Console
 
+    from lowbit_compiler.capture.shapes import parse_dynamic
     from lowbit_compiler.exits.onnx.export import export_onnx as run
-    from lowbit_compiler.exits.onnx.shapes import parse_dynamic
 
     shapes = parse_dynamic(dynamic)
     options = {"llm_int8_threshold": llm_int8_threshold, "group_size": group_size}

@@ -24,6 +24,7 @@ def _machine() -> RenderableType:
     table = _table("", "")
     table.add_row("Python, torch", f"{platform.python_version()}, {torch.__version__}, {torch.get_num_threads()} threads")
     table.add_row("native library", str(status.path) if status.path else f"not loaded: {status.reason}")
+    table.add_row("for programs without Python", str(library.ops_path() or "-"))
     table.add_row("instruction sets", f"found {', '.join(status.detected) or '-'}; in use {', '.join(status.active) or '-'}")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
     table.add_row("GPU", gpu)

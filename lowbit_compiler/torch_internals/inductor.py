@@ -1,9 +1,11 @@
-"""Inductor: its front door, its modes, and its settings."""
+"""Inductor: its front doors, its modes, and its settings."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import fx
+from torch.export import ExportedProgram
 
 
 def compile_graph(gm: fx.GraphModule, examples: Sequence[Any], settings: dict[str, Any] | None) -> Callable[..., Any]:
@@ -12,6 +14,15 @@ def compile_graph(gm: fx.GraphModule, examples: Sequence[Any], settings: dict[st
 
     compiled: Any = compile_fx.compile_fx(gm, list(examples), config_patches=settings)
     return compiled  # type: ignore[no-any-return]
+
+
+def package(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+    """Compile ``program`` ahead of time and write the package ``path`` (.pt2) with ``metadata``; all files on the way go to its folder."""
+    from torch._inductor import aoti_compile_and_package, config
+
+    # Inductor's own folder is everybody's: there two exports of one model with other weights would overwrite each other's, and weights stay.
+    with config.patch({"aot_inductor.output_path": str(path.parent / "files")}):
+        aoti_compile_and_package(program, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata})
 
 
 def modes() -> dict[str, dict[str, Any]]:

@@ -10,9 +10,9 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from lowbit_compiler.capture.shapes import split_inputs
 from lowbit_compiler.exits.onnx.export import export, request_of
 from lowbit_compiler.exits.onnx.session import session
-from lowbit_compiler.exits.onnx.shapes import split_inputs
 from lowbit_compiler.exits.onnx.verify import Verification, compare
 
 

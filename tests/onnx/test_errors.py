@@ -12,11 +12,11 @@ from torch import Tensor, nn
 import lowbit_compiler as lowbit
 from helpers.graphs import TwoLinears
 from helpers.onnx_files import Exported
+from lowbit_compiler.capture.shapes import parse_dynamic
 from lowbit_compiler.errors import ExportError, MissingPackageError, OptionError
 from lowbit_compiler.exits import onnx as onnx_exit
 from lowbit_compiler.exits.onnx import stored, verify
 from lowbit_compiler.exits.onnx.labels import rename_symbols
-from lowbit_compiler.exits.onnx.shapes import parse_dynamic
 
 X = torch.randn(2, 96)
 
@@ -219,7 +219,7 @@ class Sized(nn.Module):
 
 def test_state_and_numbers_are_refused(tmp_path: Path) -> None:
     counter = Counter().eval()
-    with pytest.raises(ExportError, match="buffer 'calls' is written to, and an ONNX file keeps no state"):
+    with pytest.raises(ExportError, match="buffer 'calls' is written to, and a file keeps no state"):
         lowbit.export_onnx(counter, (X,), tmp_path / "model.onnx", verify=True)
     assert counter.calls == 0
     with pytest.raises(ExportError, match="output 'rows' is a number"):

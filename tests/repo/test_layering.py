@@ -42,6 +42,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "exits": ("options", "passes", "pricing", "runtime"),
     "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals"),
     "exits.onnx": ("capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals"),
+    "exits.package": (
+        "capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime", "torch_internals",
+    ),
     "backend": ("compile", "options"),
     # What runs models to learn something of them; none needs another.
     "rerun": ("torch_internals",),
@@ -52,8 +55,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "profiling": ("compile", "errors", "options", "passes", "pricing", "recipes", "report", "rerun", "runtime", "torch_internals"),
     "demo": ("compile", "errors", "options", "recipes", "report", "torch_internals"),
     # On top: the command line, and the names that users import.
-    "cli": ("compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
-    "": ("compile", "exits.onnx", "recipes", "report"),
+    "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
+    "": ("compile", "exits.onnx", "exits.package", "recipes", "report"),
 }  # fmt: skip
 """Who may import what: the folders and files right below lowbit_compiler/, with passes/ and runtime/, which are installed there. A row holds
 for all that is inside but has no row of its own. So does an entry; with .* it holds for all."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lowbit_compiler.runtime.files import replaceable, write
+from lowbit_compiler.runtime.files import replaceable, staged, write
 
 
 def device(path: Path) -> None:
@@ -125,3 +125,24 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         write(path, "after")
     assert path.read_text() == "before"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_staged_file_takes_its_place_at_the_end(failing: bool, tmp_path: Path) -> None:
+    """Through a link, with the permissions of what was there; what else was in the folder goes, whatever happens."""
+    path, link = tmp_path / "file", tmp_path / "link"
+    path.write_text("before")
+    path.chmod(0o640)
+    link.symlink_to("file")
+    try:
+        with staged(link) as beside:
+            assert beside.name == "file"
+            beside.write_text("after")
+            beside.with_name("scratch").write_text("")
+            if failing:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert failing
+    assert path.read_text() == ("before" if failing else "after")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "link"]

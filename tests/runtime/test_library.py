@@ -12,6 +12,7 @@ from helpers import forks
 from lowbit_compiler.runtime import library
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
+SOURCES = "\n".join(path.read_text() for path in sorted(CSRC.rglob("*")) if path.is_file())
 PROGRAM = """
 import torch
 from lowbit_compiler.runtime import library, ops
@@ -99,16 +100,36 @@ def test_library_of_another_build(of_another_build, monkeypatch):
     assert str(of_another_build) not in Path("/proc/self/maps").read_text()
 
 
-def test_what_a_library_must_fit():
-    """Where this fails: another number in csrc/bind/abi.cpp and runtime/library.py, then the digest that is shown here."""
-    sources = "\n".join(path.read_text() for path in sorted(CSRC.rglob("*")) if path.is_file())
-    lines = sorted(set(re.findall(r"^LOWBIT_EXPORT [^{=;]+\)", sources, re.MULTILINE)))
+def with_kernels():
     formats = re.findall(r"^  X\((\w+), \w+\)", (CSRC / "formats" / "formats.h").read_text(), re.MULTILINE)
     of_formats = {f"{op}{name}" for name in formats for op in ("linear_f", "pack_")}
-    for op in sorted({*re.findall(r'\bm\.impl\("(\w+)"', sources), *of_formats}):
+    return sorted({*re.findall(r'\bm\.impl\("(\w+)"', SOURCES), *of_formats})
+
+
+def test_what_a_library_must_fit():
+    """Where this fails: another number in csrc/bind/abi.cpp and runtime/library.py, then the digest that is shown here."""
+    lines = sorted(set(re.findall(r"^LOWBIT_EXPORT [^{=;]+\)", SOURCES, re.MULTILINE)))
+    for op in with_kernels():
         schema = getattr(torch.ops.lowbit, op).default._schema
         lines.append(f"{op}: {', '.join(str(each.type) for each in (*schema.arguments, *schema.returns))}")
     assert (library.ABI, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]) == (b"lowbit abi 3\0", "a5dd3ccf54296216")
+
+
+DEFINED = """
+import ctypes, sys, torch
+if sys.argv.pop(1) == "True":
+    import lowbit_compiler.runtime
+ctypes.CDLL(sys.argv[1])
+print(*(getattr(torch.ops.lowbit, op).default._schema for op in sys.argv[2:]), sep="\\n")
+"""
+
+
+@pytest.mark.skipif(library.ops_path() is None, reason="no library for programs without Python")
+@pytest.mark.parametrize("python", [False, True])
+def test_ops_are_the_same_without_python(python):
+    """What csrc/bind/schemas.cpp defines is what runtime/ops.py does, for every op that has a kernel; beside that it does no harm."""
+    done = forks.run(DEFINED, str(python), str(library.ops_path()), *with_kernels())
+    assert done.stdout.splitlines() == [str(getattr(torch.ops.lowbit, op).default._schema) for op in with_kernels()], done.stderr
 
 
 @needs_library

@@ -39,3 +39,12 @@ def test_sizes_stay_symbolic_under_the_python_dispatcher(surface):
     with surface.enable_python_dispatcher(), mode:
         y = torch.ops.aten.linear.default(x, w)
     assert isinstance(y.shape[0], torch.SymInt)
+
+
+def test_an_op_has_kernels_of_its_own_or_one_that_runs_anywhere(surface):
+    assert surface.has_kernel(torch.ops.aten.mm.default, "cpu")
+    assert not surface.has_kernel(torch.ops.aten.linear.default, "cuda")
+    with torch.library._scoped_library("canary", "DEF") as library:
+        library.define("anywhere(Tensor x) -> Tensor")
+        library.impl("anywhere", lambda x: x.clone(), "CompositeExplicitAutograd")
+        assert not surface.has_kernel(torch.ops.canary.anywhere.default, "cpu")

@@ -1,3 +1,7 @@
+import os
+import shutil
+
+import pytest
 import torch
 from torch import fx
 
@@ -35,3 +39,22 @@ def test_the_debug_folder_is_there_where_somebody_asked(surface):
     assert surface.debug_folder() is None
     with surface.settings({"trace.enabled": True}):
         assert surface.debug_folder()
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX") or "g++") is None, reason="no C++ compiler")
+def test_a_program_is_packaged_and_loaded(surface, tmp_path):
+    """With its constants and what is said of it, and all files on the way in the folder of the package."""
+    from torch._inductor import config
+
+    model, x, path = torch.nn.Linear(5, 30).eval(), torch.randn(7, 5), tmp_path / "model.pt2"
+    model.weight = torch.nn.Parameter(torch.randn(1_000_000)[:150].view(30, 5))
+    surface.package(torch.export.export(model, (x,)), path, {"said": "of it"})
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["files", "model.pt2"]
+    assert list((tmp_path / "files").glob("*.so"))
+    assert path.stat().st_size > 4_000_000, "all the memory of a view is there: why lowbit_compiler/exits/package.py copies views"
+    assert not config.aot_inductor.output_path
+    loaded = torch._inductor.aoti_load_package(str(path))
+    assert loaded.get_metadata()["said"] == "of it"
+    assert sorted(loaded.get_constant_fqns()) == ["bias", "weight"]
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))

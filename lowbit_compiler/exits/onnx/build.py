@@ -12,40 +12,32 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
+from torch.export.graph_signature import InputKind, TensorArgument
 
-from lowbit_compiler.capture.export import capture_export
-from lowbit_compiler.capture.names import Names
-from lowbit_compiler.compile.rewrite import through
+from lowbit_compiler.capture import shapes
+from lowbit_compiler.capture.trace import Example, trace, user_outputs
+from lowbit_compiler.compile.program import rewrite_program
 from lowbit_compiler.errors import ExportError
-from lowbit_compiler.exits.onnx import labels, shapes, stored, types
+from lowbit_compiler.exits.onnx import labels, stored, types
 from lowbit_compiler.exits.onnx.exit import onnx
-from lowbit_compiler.exits.onnx.program import rebuild
 from lowbit_compiler.exits.onnx.translations import table
 from lowbit_compiler.exits.onnx.unsupported import explain_failure
 from lowbit_compiler.options import Options
-from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.report import Report
 from lowbit_compiler.torch_internals import logs, trees
 from lowbit_compiler.torch_internals.shapes import any_size_at_one
 
 Progress = Callable[[str], None]
-MESSAGE = 2000  # characters of an error of torch.export
 INFO = "lowbit.export"
 """Key in the file's metadata: how it was exported, as JSON."""
 
 
 @dataclass
-class Request:
+class Request(Example):
     """What to export, and how."""
 
-    model: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    dynamic_shapes: dict[str, Any]
-    """By argument, as shapes.by_argument returns them."""
     options: Options
     form: str
     opset: int
@@ -69,9 +61,12 @@ def build(request: Request, progress: Progress) -> Built:
     """Return the ONNX model of ``request``; raises ExportError with module and op where something cannot be exported."""
     with _quiet(), any_size_at_one(), torch.no_grad():  # also in the decompositions that torch's exporter traces again
         progress("tracing")
-        program, ranges = _trace(request)
+        program, ranges = trace(request)
+        _require_real(program)
         progress("rewriting")
-        rewritten, report = _rewrite(program, request)
+        # All passes run: what one leaves undone has no translation.
+        whole = replace(request.options, disable=frozenset(), stop_after=None, max_rewrites=None)
+        rewritten, report = rewrite_program(program, request.model, onnx(request.form), whole)
         progress("translating")
         try:
             translated = torch.onnx.export(
@@ -89,7 +84,7 @@ def build(request: Request, progress: Progress) -> Built:
     inputs = [value.name for value in model.graph.inputs]
     labels.label(model)
     types.store(model)
-    report.notes += [str(each) for each in ranges if each.least > 1 or each.most is not None]
+    report.notes += [str(each) for each in ranges if each.limited]
     progress("simplifying")
     stored.simplify(model)
     labels.label_parts(model)
@@ -100,75 +95,13 @@ def build(request: Request, progress: Progress) -> Built:
     return Built(model, program, rewritten, translated.exported_program, report)
 
 
-def _trace(request: Request) -> tuple[ExportedProgram, list[shapes.Traced]]:
-    """Return the program of the model, with what it was traced for of the sizes that may change.
-
-    For example sizes of 1, some code cannot be traced, or only as it is for 1: then it is traced for sizes of 2.
-    """
-    given = shapes.arguments(request.model, request.args, request.kwargs)
-    larger = shapes.without_ones(request.args, request.kwargs, given, request.dynamic_shapes)
-    failure, found = None, None
-    for args, kwargs in [(request.args, request.kwargs), *([larger] if larger is not None else [])]:
-        try:
-            program = _export(request, args, kwargs)
-        except ExportError as error:
-            failure = failure or error
-            continue
-        ranges = shapes.traced(program, given, request.dynamic_shapes)
-        found = (program, ranges)
-        if not any(each.example == 1 and each.most is not None for each in ranges):
-            break
-    if found is None:
-        assert failure is not None
-        raise failure
-    _require_exportable(found[0])
-    for each in found[1]:
-        if each.least == each.most:
-            model = type(request.model).__name__
-            raise ExportError(f"torch.export traced {model} for {each.least} alone in {each.where}, which may change: leave it out")
-    return found
-
-
-def _export(request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    dynamic = shapes.for_export(request.model, request.dynamic_shapes)
-    try:
-        return torch.export.export(request.model, args, kwargs, dynamic_shapes=dynamic)
-    except Exception as error:
-        text = str(error).strip().partition("\n\nFrom user code")[0][:MESSAGE]
-        raise ExportError(f"torch.export cannot trace {type(request.model).__name__}: {type(error).__name__}: {text}") from error
-
-
-def _require_exportable(program: ExportedProgram) -> None:
-    """Raise ExportError for what a file cannot hold: state that changes, and outputs that are not tensors."""
-    written = mark_written(program.graph_module)
-    for given in program.graph_signature.input_specs:
-        if given.kind is InputKind.BUFFER and given.arg.name in written:
-            raise ExportError(f"buffer {given.target!r} is written to, and an ONNX file keeps no state: pass it in, and return it")
-    for name, result in zip(shapes.output_names(program), user_outputs(program), strict=True):
-        if not isinstance(result, TensorArgument) and getattr(result, "value", result) is not None:
-            raise ExportError(f"output {name!r} is a number, and an ONNX file returns tensors: return a tensor, or leave it out")
+def _require_real(program: ExportedProgram) -> None:
     results = trees.tree_leaves(program.graph.output_node().args)
     for node in (*program.graph.find_nodes(op="placeholder"), *results):
         if isinstance(node, fx.Node) and isinstance(node.meta["val"], Tensor) and node.meta["val"].is_complex():
             raise ExportError(
                 f"{node.name!r} is complex, which ONNX Runtime has no operators for: pass and return torch.view_as_real of it"
             )
-
-
-def user_outputs(program: ExportedProgram) -> list[Any]:
-    """Return what the signature says of each value that the model returns."""
-    return [spec.arg for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
-
-
-def _rewrite(program: ExportedProgram, request: Request) -> tuple[ExportedProgram, Report]:
-    names = Names()
-    names.add(request.model)
-    captured = capture_export(program)
-    captured = replace(captured, known_names=captured.known_names | names.known, other_names=names.others)
-    # All passes run: what one leaves undone has no translation.
-    whole = replace(request.options, disable=frozenset(), stop_after=None, max_rewrites=None)
-    ctx, report = through(onnx(request.form), captured, whole)
-    return rebuild(program, captured, ctx.constants), report
 
 
 def _name(model: ir.Model, program: ExportedProgram, request: Request) -> None:

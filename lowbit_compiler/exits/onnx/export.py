@@ -9,23 +9,21 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from lowbit_compiler.errors import ExportError, OptionError, WeightFreedError
+from lowbit_compiler.capture.shapes import Inputs, arguments, constants
+from lowbit_compiler.capture.trace import example_of
+from lowbit_compiler.errors import ExportError, OptionError
 from lowbit_compiler.exits.onnx import verify as verifying
 from lowbit_compiler.exits.onnx.build import Built, Progress, Request, build
 from lowbit_compiler.exits.onnx.origin import read
-from lowbit_compiler.exits.onnx.shapes import Inputs, arguments, by_argument, constants, require_rows, split_inputs
 from lowbit_compiler.exits.onnx.stored import Staged
-from lowbit_compiler.options import Options, parse, writable_file
+from lowbit_compiler.options import parse_export, writable_file
 from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Report
-from lowbit_compiler.runtime.weights import any_freed
 from lowbit_compiler.torch_internals import trees
 
 FORMS = ("integer", "qdq")
 OPSETS = range(21, 26)
 LACKING = "for which ONNX Runtime's CPU provider lacks most operators"
-OPTIONS = ("llm_int8_threshold", "group_size", "ignore", "llm_int8_skip_modules", "modules_to_not_convert", "buffers", "dump")
-"""The options of the backend that say something about an export too."""
 
 
 def export_onnx(
@@ -108,26 +106,14 @@ def request_of(
     model: nn.Module, inputs: Inputs, recipe: str | Recipe, dynamic: Any, opset: int, form: str, options: dict[str, Any]
 ) -> Request:
     """Check the arguments of an export, and return them as one; raises OptionError."""
-    for name in options:
-        if name not in OPTIONS:
-            raise OptionError(f"option {name!r} does not apply to an ONNX export; accepted: {', '.join(OPTIONS)}")
-    parsed: Options = parse({"recipe": recipe, **options})
+    parsed = parse_export("an ONNX export", recipe, options)
     if form not in FORMS:
         raise OptionError(f"form takes {FORMS[0]!r} or {FORMS[1]!r}, got {form!r}")
     if not isinstance(opset, int) or isinstance(opset, bool) or opset not in OPSETS:
         raise OptionError(
             f"opset takes {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}: int4 and blocked scales exist from opset {OPSETS.start} on"
         )
-    if not isinstance(model, nn.Module):
-        raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
-    if training := next((name or type(module).__name__ for name, module in model.named_modules() if module.training), None):
-        raise OptionError(f"module {training!r} is in training mode; call model.eval() before the export")
-    if any_freed([*model.parameters(), *model.buffers()]):
-        raise WeightFreedError("free_weights=True released float weights of the model, which an export reads; load the model anew")
-    args, kwargs = split_inputs(model, inputs)
-    given = arguments(model, args, kwargs)
-    require_rows(given)
-    return Request(model, args, kwargs, by_argument(given, dynamic), parsed, form, opset)
+    return Request(**vars(example_of(model, inputs, dynamic)), options=parsed, form=form, opset=opset)
 
 
 def require_runnable(request: Request) -> None:

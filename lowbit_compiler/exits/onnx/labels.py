@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from lowbit_compiler.exits.onnx.program import PROVENANCE
+from lowbit_compiler.compile.program import PROVENANCE
 from lowbit_compiler.passes.find import module_path
 
 PASS, MODULE, SOURCE = "lowbit.pass", "lowbit.module", "lowbit.op"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from lowbit_compiler.capture.shapes import input_nodes
 from lowbit_compiler.exits.onnx.build import Request
-from lowbit_compiler.exits.onnx.shapes import input_nodes
 from lowbit_compiler.passes.graph import aten, calls
 from lowbit_compiler.torch_internals import trees
 

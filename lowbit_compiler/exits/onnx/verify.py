@@ -15,13 +15,14 @@ from rich.table import Table
 from torch import Tensor
 from torch.export.graph_signature import TensorArgument
 
+from lowbit_compiler.capture.shapes import apart, output_names
+from lowbit_compiler.capture.trace import user_outputs
 from lowbit_compiler.compile.verify import sqnr
 from lowbit_compiler.errors import ExportError
-from lowbit_compiler.exits.onnx.build import INFO, Built, Progress, Request, user_outputs
+from lowbit_compiler.exits.onnx.build import INFO, Built, Progress, Request
 from lowbit_compiler.exits.onnx.origin import read
 from lowbit_compiler.exits.onnx.replay import NOISE, Inside, feeds, run
 from lowbit_compiler.exits.onnx.session import session
-from lowbit_compiler.exits.onnx.shapes import apart, output_names
 from lowbit_compiler.exits.onnx.varied import varied
 from lowbit_compiler.torch_internals import trees
 

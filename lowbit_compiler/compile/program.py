@@ -1,10 +1,11 @@
-"""The rewritten graph with its computed weights as an exported program, which torch's ONNX exporter takes."""
+"""An exported program rewritten into another one, which torch's ONNX exporter and AOTInductor take."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     ExportGraphSignature,
@@ -15,17 +16,33 @@ from torch.export.graph_signature import (
 )
 
 from lowbit_compiler.capture.captured import Captured
+from lowbit_compiler.capture.export import capture_export
+from lowbit_compiler.capture.names import Names
 from lowbit_compiler.compile.constants import compute, text_of
+from lowbit_compiler.compile.rewrite import through
+from lowbit_compiler.exits.exit import Exit
+from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import Constant
 from lowbit_compiler.passes.find import module_path
 from lowbit_compiler.passes.fold import BIAS
 from lowbit_compiler.passes.notes import notes
+from lowbit_compiler.report import Report
 
 PROVENANCE = "lowbit"
 """Key in ``node.meta["custom"]``, which torch keeps through decompositions: pass and modules of a node that lowbit made."""
 
 
-def rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[Constant]) -> ExportedProgram:
+def rewrite_program(program: ExportedProgram, model: nn.Module, exit: Exit, options: Options) -> tuple[ExportedProgram, Report]:
+    """Return ``program``, which was traced from ``model``, rewritten up to ``exit``, and the report."""
+    names = Names()
+    names.add(model)
+    captured = capture_export(program)
+    captured = replace(captured, known_names=captured.known_names | names.known, other_names=names.others)
+    ctx, report = through(exit, captured, options)
+    return _rebuild(program, captured, ctx.constants), report
+
+
+def _rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[Constant]) -> ExportedProgram:
     """Return a program of the graph ``captured.gm``, rewritten from that of ``program``; weights that it no longer reads are left out.
 
     Every constant becomes a stored tensor, named after the module that reads it; equal constants of the same weights become one.

@@ -179,6 +179,11 @@ class Traced:
     least: int
     most: int | None
 
+    @property
+    def limited(self) -> bool:
+        """Whether it holds for less than every size."""
+        return self.least > 1 or self.most is not None
+
     def __str__(self) -> str:
         sizes = f"{self.least} to {self.most}" if self.most is not None else f"{self.least} on"
         return f"{self.where} was traced for sizes from {sizes}: the model's code asks about it, and may do otherwise for others"

@@ -1,0 +1,35 @@
+// liblowbit_ops.so: defines the ops that have kernels, for programs without Python, and brings liblowbit_cpu.so along. In Python
+// runtime/ops.py defines them; tests/runtime/test_library.py compares the two.
+#include <torch/csrc/stable/library.h>
+
+namespace {
+
+#define OPERANDS "(Tensor x, Tensor w, Tensor? bias, int n, "
+#define PROLOGUE "ScalarType? dtype, *, str prologue=\"\", Tensor? times=None, Tensor? plus=None, float eps=0.0) -> Tensor"
+
+const char* const kSchemas[] = {
+    "linear_s8s8" OPERANDS PROLOGUE,
+    "linear_s8s8_rotated" OPERANDS PROLOGUE,
+    "linear_s8s8_columns" OPERANDS "float threshold, " PROLOGUE,
+    "linear_s8s8_rows" OPERANDS PROLOGUE,
+    "linear_fs8" OPERANDS "ScalarType? dtype) -> Tensor",
+    "linear_fs4" OPERANDS "int group, ScalarType? dtype) -> Tensor",
+    "chain(Tensor[] rows, Tensor[] constants, int[] program, float[] eps) -> (Tensor, Tensor)",
+    "quantize_s8(Tensor x) -> (Tensor, Tensor)",
+    "quantize_s4(Tensor w, int group) -> (Tensor, Tensor)",
+    "pack_s8(Tensor q, Tensor scale) -> Tensor",
+    "pack_s4(Tensor q, Tensor scale, int group) -> Tensor",
+    "rotate(Tensor x) -> Tensor",
+    "softmax(Tensor x, int dim, float scale=1.0, Tensor? mask=None, bool log=False, ScalarType? dtype=None) -> Tensor",
+    "sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor",
+};
+
+// A namespace is defined once. Not STABLE_TORCH_LIBRARY: where Python came first, it goes on with a library that is not there.
+[[maybe_unused]] const bool kDefined = [] {
+  TorchLibraryHandle library = nullptr;  // as long as the process lives
+  if (aoti_torch_library_init_def("lowbit", __FILE__, __LINE__, &library) != AOTI_TORCH_SUCCESS) return false;
+  for (const char* schema : kSchemas) STD_TORCH_CHECK(aoti_torch_library_def(library, schema) == AOTI_TORCH_SUCCESS, schema);
+  return true;
+}();
+
+}  // namespace
