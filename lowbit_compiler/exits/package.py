@@ -42,9 +42,9 @@ def export_package(
     torch.export.export, where a dimension may also be a name: ``{"x": {0: "batch"}}``. ``options`` are those of the backend that apply:
     plan, ignore, buffers, llm_int8_threshold, group_size, dump.
 
-    The package holds packed weights and the float ones that are still read. torch._inductor.aoti_load_package loads it in Python, and
-    torch::inductor::AOTIModelPackageLoader in C++, on machines with the instruction sets of this one (docs/packages.md). It appears whole
-    or not at all; where ``path`` is a link, that stays, and what it points to is written. Raises OptionError for a bad argument and
+    The package holds packed weights and the float ones that are still read. torch._inductor.aoti_load_package loads it in Python, after
+    ``import lowbit_compiler.runtime``, and torch::inductor::AOTIModelPackageLoader in C++, on machines with the instruction sets of this
+    one (docs/packages.md). It appears whole or not at all; where ``path`` is a link, that stays, and what it points to is written. Raises OptionError for a bad argument and
     WeightFreedError for a model without its float weights before anything is traced, ExportError where the model cannot be traced or
     compiled, or needs an op that the native library does not have.
     """

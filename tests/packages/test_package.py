@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 import lowbit_compiler as lowbit
+from helpers import forks
 from helpers.compiled import compiled
 from helpers.packages import Program, needs
 from lowbit_compiler.exits.package import ABI
@@ -75,6 +76,21 @@ def test_outputs_are_those_of_torch_compile(packaged: Packaged, program: Program
         for mine, other, name in zip(program.run(packaged.path, [x]), got.values(), want, strict=True):
             assert torch.equal(got[name], want[name])
             assert torch.equal(mine, other)
+
+
+LOAD = """
+import sys, torch
+import lowbit_compiler.runtime
+x, y = torch.load(sys.argv[2])
+assert torch.equal(torch._inductor.aoti_load_package(sys.argv[1])(x=x)["y"], y)
+"""
+
+
+def test_another_process_needs_the_ops_alone(packaged: Packaged, program: Program, tmp_path: Path) -> None:
+    x = next(packaged.inputs())
+    torch.save([x, program.run(packaged.path, [x])[0]], tmp_path / "tensors.pt")
+    done = forks.run(LOAD, str(packaged.path), str(tmp_path / "tensors.pt"))
+    assert done.returncode == 0, done.stderr
 
 
 def test_weights_are_there_packed_alone(packaged: Packaged) -> None:
