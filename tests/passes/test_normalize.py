@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.graphs import before_and_after, calls, rerun
+from helpers.graphs import before_and_after, calls, capture, rerun
 from lowbit_compiler.passes.normalize import Normalize
 
 torch.manual_seed(0)
@@ -68,3 +68,20 @@ def test_stays(case: str) -> None:
 def test_double_transpose_cancels() -> None:
     captured, *_ = before_and_after(lambda x: x @ W.t(), (X,), "cleanup", "int8")
     assert "aten.t" not in calls(captured.gm)
+
+
+def test_slices_of_all_there_is_are_dropped() -> None:
+    x = torch.randn(3, 4)
+    cases = {
+        "all": (lambda x: x.sin()[:, 0:], 0),
+        "a step of one": (lambda x: x.sin()[::1], 0),
+        "a part": (lambda x: x.sin()[:, :3], 1),
+        "from the second on": (lambda x: x.sin()[1:], 1),
+        "a new dimension": (lambda x: x.sin()[:, None], 1),
+        "a view of an input": (lambda x: x[:], 1),
+    }
+    for name, (fn, left) in cases.items():
+        captured, inputs = capture(fn, x)
+        assert calls(captured.gm).count("getitem") == left, name
+        (got,) = captured.gm(*inputs)
+        assert torch.equal(got, fn(x)), name

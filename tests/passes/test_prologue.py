@@ -45,6 +45,7 @@ FUSED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], dict[str, Any]]] = {
     "layer_norm alone": (lambda x, y: F.layer_norm(x, (K,)), {"prologue": "layer_norm", "eps": 1e-5}),
     "rms_norm": (lambda x, y: F.rms_norm(x, (K,), GAIN, 1e-3), {"prologue": "rms_norm", "times": "", "eps": 1e-3}),
     "rms_norm with torch's eps": (lambda x, y: F.rms_norm(x, (K,)), {"prologue": "rms_norm", "eps": torch.finfo(torch.float32).eps}),
+    "a slice of all of it": (lambda x, y: F.rms_norm(x, (K,), GAIN, 1e-3)[:, slice(0, None), :], {"prologue": "rms_norm", "times": "", "eps": 1e-3}),
     "only the last of two": (lambda x, y: F.silu(torch.relu(x)), {"prologue": "silu"}),
     "a norm of an activation": (lambda x, y: F.layer_norm(F.gelu(x), (K,)), {"prologue": "layer_norm", "eps": 1e-5}),
     "written out": (lambda x, y: rms(x, GAIN), {"prologue": "rms_norm", "times": "", "eps": 1e-6}),
