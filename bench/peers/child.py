@@ -18,6 +18,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import accuracy
+import energy
 import tasks
 from columns import Case
 from common import batch, repeats_of
@@ -32,6 +33,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self.contestant = CONTESTANTS[name]
         self.builder = importlib.import_module(self.contestant.module)
+        self.meter = energy.meter()
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """Load, build and warm up; the seconds count from loaded weights to the first result."""
@@ -59,7 +61,11 @@ class Worker:
         """Have one turn: a call that wakes threads and fills caches, then the timed ones."""
         self.rewind()
         self.call()
-        return {"seconds": batch(self.call, self.repeats)}
+        if isinstance(self.meter, str):
+            return {"seconds": batch(self.call, self.repeats)}
+        before = self.meter()
+        seconds = batch(self.call, self.repeats)
+        return {"seconds": seconds, "joules": (self.meter() - before) / self.repeats}
 
     def accuracy(self) -> dict[str, Any]:
         """Compare with exact results."""

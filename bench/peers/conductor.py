@@ -187,12 +187,14 @@ def _rounds(children: dict[str, Child], results: dict[str, Row], settings: Setti
     """Let everyone have a turn in each round, and put medians and ratios into the rows."""
     base = next(iter(results))
     times: dict[str, list[float]] = {name: [] for name in results}
+    joules: dict[str, list[float]] = {name: [] for name in results}
 
     def turn(row: Row) -> None:
         name = row["contestant"]
         time.sleep(PAUSE)
         answer = children[name].ask("time", TURN)
         times[name].append(answer["seconds"])
+        joules[name] += [answer["joules"]] if "joules" in answer else []
         row["peak_mb"] = answer["peak_mb"]
 
     for number in range(1, settings.rounds + 1):
@@ -203,6 +205,8 @@ def _rounds(children: dict[str, Child], results: dict[str, Row], settings: Setti
     for name, row in results.items():
         if "error" in row or not times[name]:
             continue
+        if joules[name]:
+            row["joules"] = statistics.median(joules[name])
         row["ms"] = statistics.median(times[name]) * 1e3
         row["lower_quartile_ms"] = statistics.quantiles(times[name] * 2, n=4)[0] * 1e3
         if "error" not in results[base]:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 Row = dict[str, Any]
 Result = dict[str, Any]
-HEADINGS = ("contestant", "ms", "lower quartile", "times as fast", "tokens/s", "accuracy", "compile s", "cold", "peak MB")
+HEADINGS = ("contestant", "ms", "lower quartile", "times as fast", "tokens/s", "J/token", "accuracy", "compile s", "cold", "peak MB")
 
 
 def tokens(row: Row) -> int:
@@ -39,11 +39,12 @@ def cells(row: Row) -> list[str]:
     """Return a row's cells, in the order of the headings."""
     last = [f"{row[key]:.0f}" if key in row else "" for key in ("compile_s", "cold_compile_s", "peak_mb")]
     if "ms" not in row:
-        return [row["contestant"], "-", "", "", "", row.get("error", ""), *last]
+        return [row["contestant"], "-", "", "", "", "", row.get("error", ""), *last]
     ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
     first = [short(row["ms"]), short(row["lower_quartile_ms"]), ratio]
     rate = f"{tokens(row) / row['ms'] * 1e3:.0f}"
-    return [row["contestant"], *first, rate, row.get("error") or accuracy(row), *last]
+    joules = short(row["joules"] / tokens(row)) if "joules" in row else ""
+    return [row["contestant"], *first, rate, joules, row.get("error") or accuracy(row), *last]
 
 
 def fastest_first(rows: list[Row]) -> list[Row]:

@@ -18,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import common
+import energy
 import report
 from columns import COLUMNS
 from conductor import Settings, alone, measure
@@ -80,7 +81,14 @@ def _column(column: str, ending: str, asked: list[str], settings: Settings, dry:
     with progress:
         task = progress.add_task(column, total=None)
         rows = measure(column, cases, names, settings, lambda text: progress.update(task, description=text))
-    about = common.about(threads=settings.threads, rounds=settings.rounds, statistic="medians over rounds", versions=_versions())
+    meter = energy.meter()
+    about = common.about(
+        threads=settings.threads,
+        rounds=settings.rounds,
+        statistic="medians over rounds",
+        energy=meter if isinstance(meter, str) else "of the whole machine, whoever used it",
+        versions=_versions(),
+    )
     result = {"about": about, "column": column, "base": names[0], "rows": rows}
     console.print(report.table(result))
     if not dry and settings.rounds:
