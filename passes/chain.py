@@ -231,7 +231,7 @@ def _write(gm: fx.GraphModule, ctx: PassContext, members: Sequence[fx.Node]) -> 
     steps = [_step(link, values, constants, link.node in kept) for link in links]
     program, eps = encode(steps)
     call = emit(gm, ops.chain.default, rows, list(constants), program, eps, like=last, before=last)
-    body = _body(members, [*rows, *constants])
+    body = _body(members, [*rows, *constants], kept)
     for site in ctx.sites:
         if site.node in members:
             site.chain(call, body[site.node])
@@ -248,15 +248,17 @@ def _kept(members: Sequence[fx.Node]) -> list[fx.Node]:
     return [member for member in members if _readers(member) - set(members)]
 
 
-def _body(members: Sequence[fx.Node], inputs: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """Return copies of ``members`` in a graph of their own, which says what the chain computes."""
+def _body(members: Sequence[fx.Node], inputs: Sequence[fx.Node], kept: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Return copies of ``members`` in a graph of their own, which computes what is ``kept`` of the rows and constants of the chain."""
     graph = fx.Graph()
     known = {}
     for node in inputs:
         known[node] = graph.placeholder(node.name)
         known[node].meta = dict(node.meta)
     between = {node for member in members for x in member.all_input_nodes if x not in known for node in _way(x)}
-    return copied(sorted({*members, *between}), graph, known)
+    copies = copied(sorted({*members, *between}), graph, known)
+    graph.output(tuple(copies[node] for node in kept))
+    return copies
 
 
 def _step(link: _Link, values: dict[fx.Node, int], constants: dict[fx.Node, int], kept: bool) -> Step:

@@ -116,6 +116,7 @@ class Walk(fx.Interpreter):
         self._sites = {
             site.node.name: site for site in ctx.planned() if site.node.op == "call_function" and "linear_" in str(site.node.target)
         }
+        self._chains = {site.call.name: site.node.graph for site in ctx.planned() if site.call is not site.node}
         self._constants = {name: constant for constant in ctx.constants for name in constant.outputs}
         self._given: dict[str, Any] = {}
         self.tallies: dict[str, Tally] = {}
@@ -127,12 +128,20 @@ class Walk(fx.Interpreter):
         yield self
 
     def run_node(self, n: fx.Node) -> Any:
-        """Compute one node."""
+        """Compute one node; of a chain each step by itself."""
+        if n.name in self._chains:
+            (rows, constants, *_), _ = self.fetch_args_kwargs_from_env(n)
+            kept = Steps(self._chains[n.name], self).run(*rows, *constants)
+            return (*kept, *[kept[0].new_empty(0)] * (2 - len(kept)))
         site = self._sites.get(n.name)
-        return super().run_node(n) if site is None else self._product(n, site)
+        return super().run_node(n) if site is None else self.product(n, site, *self.fetch_args_kwargs_from_env(n))
 
-    def _product(self, n: fx.Node, site: Site) -> Tensor:
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
+    def site(self, n: fx.Node) -> Site | None:
+        """Return the site of a low-bit product."""
+        return self._sites.get(n.name)
+
+    def product(self, n: fx.Node, site: Site, args: Any, kwargs: Any) -> Tensor:
+        """Return the product in float64, and tally the low-bit one."""
         result = low(n, args, kwargs)
         constant: Constant = self._constants[n.args[1].name]  # type: ignore[union-attr]
         with autocast.disabled():
@@ -142,6 +151,19 @@ class Walk(fx.Interpreter):
             self.tallies.setdefault(site.module or site.found.op, Tally()).add(x, weight, args[2], site.plan, args[1], result)
             y = x.double() @ weight.double().t()
             return (y if args[2] is None else y + args[2].double()).to(result.dtype)
+
+
+class Steps(fx.Interpreter):
+    """Runs the steps of a chain as ``walk`` runs products of their own."""
+
+    def __init__(self, body: fx.Graph, walk: Walk) -> None:
+        super().__init__(fx.GraphModule({}, body))
+        self._walk = walk
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Compute one step, or a view between two."""
+        site = self._walk.site(n) if n.op == "call_function" else None  # an input may have the name of what is a step elsewhere
+        return super().run_node(n) if site is None else self._walk.product(n, site, *self.fetch_args_kwargs_from_env(n))
 
 
 def low(n: fx.Node, args: Any, kwargs: Any) -> Tensor:
