@@ -220,7 +220,7 @@ def _write(gm: fx.GraphModule, ctx: PassContext, members: Sequence[fx.Node]) -> 
     while len(kept) > MOST_KEPT:
         members = members[:-1]
         kept = _kept(members)
-    if len(members) < 2:
+    if len(members) < 2 or not kept:  # what nobody reads at all is Dynamo's to drop
         return False
     last = members[-1]
     links = [link for link in map(_link, members) if link is not None]  # as they are now that other chains are written
