@@ -22,6 +22,7 @@ from lowbit_compiler.passes.graph import (
     undisturbed,
     value,
 )
+from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.prologue import Prologue, activation, normalization
 from lowbit_compiler.passes.spell import cast, idle_dropout, name_of
@@ -237,7 +238,8 @@ def _write(gm: fx.GraphModule, ctx: PassContext, members: Sequence[fx.Node]) -> 
             site.chain(call, body[site.node])
     replaced = [*members, *_views(members)]
     for number, member in enumerate(kept):
-        result = emit(gm, operator.getitem, call, number, like=member, before=last)
+        with gm.graph.inserting_before(last):
+            result = laid_out(gm, emit(gm, operator.getitem, call, number, like=member), member)
         substitute(member, result)
     erase_unused(replaced)
     return True

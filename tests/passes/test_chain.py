@@ -169,6 +169,14 @@ def test_views_between_steps_leave_the_graph_with_them() -> None:
     assert all(map(torch.equal, plain, chained))
 
 
+def test_a_sum_keeps_the_memory_order_of_its_operands() -> None:
+    """torch lays a sum out as its first operand lies."""
+    plain, chained, programs, *_ = run(lambda x, y: y.mT.contiguous().mT + A(x))
+    assert programs
+    assert torch.equal(plain[0], chained[0])
+    assert plain[0].stride() == chained[0].stride() != (3 * K, K, 1)
+
+
 def test_one_row_without_a_batch_is_no_chain() -> None:
     """There a gain may be computed by a step."""
     captured, *_ = before_and_after(lambda x, y: (B(F.layer_norm((h := A(x)) + y, (K,), h, None)), h), (X[0, 0], Y[0, 0]), "chain")
