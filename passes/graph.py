@@ -208,6 +208,14 @@ def erase_unused(nodes: Iterable[fx.Node]) -> None:
             node.graph.erase_node(node)
 
 
+def bypass(graph: fx.Graph, idle: Callable[[fx.Node], bool]) -> None:
+    """Let the readers of every ``idle`` node, which gives back its first argument, read that instead."""
+    for node in graph.nodes:
+        if idle(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
 def same(a: Any, b: Any) -> bool:
     """Return whether two sizes are known to be equal, without making it a condition of the compiled graph."""
     return a is b or statically_known_true(a == b)

@@ -1,6 +1,5 @@
 #include "linear/chain.h"
 
-#include "common/convert.h"
 #include "linear/job.h"
 #include "linear/scratch.h"
 #include "linear/team.h"
@@ -115,15 +114,6 @@ void go_through(const Chain& chain, const Work* works, int64_t rows, int64_t tas
   }
 }
 
-const float* widened(const Step& step, int64_t n, float*& memory) {
-  if (step.bias == nullptr || (step.bias_dtype == kF32 && n % kPanel == 0)) return (const float*)step.bias;
-  float* wide = memory;
-  memory += round_up(n, kPanel);
-  for (int64_t i = 0; i < n; ++i) wide[i] = load_float(step.bias, step.bias_dtype, i);
-  for (int64_t i = n; i < round_up(n, kPanel); ++i) wide[i] = 0;
-  return wide;
-}
-
 struct Size {
   int64_t kp;      // the largest of any product
   int64_t bytes;   // of all weights
@@ -159,7 +149,8 @@ void fill(const Chain& chain, const Block& block, float* bias, Work* works) {
     work.out_dtype = out.dtype;
     if (step.kind != kProduct) continue;
     const Linear op = {work.x, step.w, out.columns, nullptr, kF32, work.out, out.dtype};
-    work.job = job_of(op, step.treatment, {nullptr, 0}, widened(step, out.columns, bias));
+    work.job = job_of(op, step.treatment, {nullptr, 0}, widened(step.bias, step.bias_dtype, out.columns, bias));
+    bias += round_up(out.columns, kPanel);
     work.rows = reserve(block.rows(), work.job.kp, work.job.layout, step.treatment, {nullptr, 0});
   }
 }

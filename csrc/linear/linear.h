@@ -50,6 +50,8 @@ bool rows_end(const int8_t* w, int64_t n, int64_t k, int64_t group);
 template <class F>
 bool columns_end(const int8_t* w, int64_t k, int64_t group);
 
-const float* widened_bias(const Linear& op);  // padded to whole panels, in scratch of the calling thread; or null
+// A bias of n numbers in float32, padded to whole panels: itself, or in `memory` for as many; null stays null.
+const float* widened(const void* bias, Dtype dtype, int64_t n, float* memory);
+const float* widened_bias(const Linear& op);  // the same in scratch of the calling thread
 
 }  // namespace lowbit

@@ -38,13 +38,15 @@ void split_panels(const Job& job, int64_t tasks) {
 
 }  // namespace
 
+const float* widened(const void* bias, Dtype dtype, int64_t n, float* memory) {
+  if (bias == nullptr || (dtype == kF32 && n % kPanel == 0)) return (const float*)bias;
+  for (int64_t i = 0; i < n; ++i) memory[i] = load_float(bias, dtype, i);
+  for (int64_t i = n; i < round_up(n, kPanel); ++i) memory[i] = 0;
+  return memory;
+}
+
 const float* widened_bias(const Linear& op) {
-  if (op.bias == nullptr) return nullptr;
-  if (op.bias_dtype == kF32 && op.n % kPanel == 0) return (const float*)op.bias;
-  float* wide = scratch<float>(kBiasSlot, round_up(op.n, kPanel));
-  for (int64_t i = 0; i < op.n; ++i) wide[i] = load_float(op.bias, op.bias_dtype, i);
-  for (int64_t i = op.n; i < round_up(op.n, kPanel); ++i) wide[i] = 0;
-  return wide;
+  return widened(op.bias, op.bias_dtype, op.n, scratch<float>(kBiasSlot, op.bias ? round_up(op.n, kPanel) : 0));
 }
 
 void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {

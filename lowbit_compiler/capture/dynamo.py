@@ -10,7 +10,7 @@ from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.names import Names, spelled
 from lowbit_compiler.capture.products import name_modules, name_products, trace_weights
 from lowbit_compiler.capture.running import find_names
-from lowbit_compiler.passes.graph import calls, copied, is_tensor
+from lowbit_compiler.passes.graph import bypass, calls, copied, is_tensor
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.torch_internals.sources import is_static, source_text, variable
 
@@ -22,15 +22,8 @@ def _parameter_name(node: fx.Node, example: Any, names: Names) -> str | None:
     return names.tensor(example) or (node.name if source is None else spelled(source) or variable(source))
 
 
-def _drop_idle(graph: fx.Graph) -> None:
-    """Drop slices of all that there is: ``hidden[:, slice(0, None), :]`` keeps a model's last norm out of its head."""
-    for node in graph.nodes:
-        if _is_idle(node):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-
-
 def _is_idle(node: fx.Node) -> bool:
+    """Return whether ``node`` is a slice of all that there is: ``hidden[:, slice(0, None), :]`` would keep a model's last norm out of its head."""
     if not calls(node, operator.getitem) or not is_tensor(node.args[0]) or node.args[0].op == "placeholder":  # type: ignore[union-attr]
         return False  # an input itself is another object than a view of it
     parts = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
@@ -59,7 +52,7 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
             new.meta["val"] = node.meta["example_value"]
     # A fresh module: Dynamo's own carries a table of sources, which AOTAutograd wants complete for every input.
     copy = fx.GraphModule(gm, graph)
-    _drop_idle(graph)
+    bypass(graph, _is_idle)
     name_products(copy)
     for name in mark_written(copy):
         parameters.pop(name, None)

@@ -9,7 +9,7 @@ from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.names import Names
 from lowbit_compiler.capture.products import name_modules, name_products, trace_weights
 from lowbit_compiler.errors import WeightFreedError
-from lowbit_compiler.passes.graph import aten, calls, copied, value
+from lowbit_compiler.passes.graph import aten, bypass, calls, copied, value
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.runtime.weights import any_freed
 
@@ -34,7 +34,7 @@ def capture_export(program: ExportedProgram) -> Captured:
         if spec.kind in STORED and spec.target is not None and isinstance(_tensor(program, spec.target), torch.Tensor)
     }
     graph.eliminate_dead_code()  # export keeps what a parametrization computes and drops
-    _drop_idle(graph)
+    bypass(graph, _is_idle)
     name_products(copy)
     for name in mark_written(copy):
         parameters.pop(name, None)
@@ -47,19 +47,13 @@ def capture_export(program: ExportedProgram) -> Captured:
     return Captured(copy, parameters, frozenset(names - {""}), tables=frozenset(tables), by="exported")
 
 
-def _drop_idle(graph: fx.Graph) -> None:
-    """Drop what a trace writes down although it does nothing: ``x.to(x.dtype)``, which is x itself, and slices of all that there is.
+def _is_idle(node: fx.Node) -> bool:
+    """Return whether ``node`` is what a trace writes down although it does nothing: ``x.to(x.dtype)``, which is x itself, or a slice of all
+    that there is.
 
     Whatever the model does with x after such a cast reads the cast, and ``k[:, :, None, :, :]`` is a slice, an unsqueeze and a slice:
     neither a normalization nor repeated heads look like that under torch.compile.
     """
-    for node in graph.nodes:
-        if _is_idle(node):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-
-
-def _is_idle(node: fx.Node) -> bool:
     if node.kwargs:
         return False
     if calls(node, aten.to.dtype):

@@ -60,7 +60,8 @@ class Scaled(torch.nn.Module):
         return self.inner(x) * self.factor
 
 
-def test_frozen_modules_are_told_apart_and_not_looked_into(surface):
+def freezing(surface):
+    """Return a backend that freezes modules, and the list of what it is given; Dynamo starts anew."""
     traced = []
 
     def backend(gm, examples):
@@ -69,6 +70,11 @@ def test_frozen_modules_are_told_apart_and_not_looked_into(surface):
         return gm.forward
 
     torch.compiler.reset()
+    return backend, traced
+
+
+def test_frozen_modules_are_told_apart_and_not_looked_into(surface):
+    backend, traced = freezing(surface)
     with torch.no_grad():
         models, x = [Scaled(2.0), Scaled(3.0)], torch.randn(3, 4)
         runs = [torch.compile(model, backend=backend) for model in models]
@@ -85,14 +91,7 @@ def test_frozen_modules_are_told_apart_and_not_looked_into(surface):
 
 
 def test_modules_in_a_function_are_frozen_too(surface):
-    traced, models, x = [], [Scaled(2.0), Scaled(3.0)], torch.randn(3, 4)
-
-    def backend(gm, examples):
-        surface.freeze_modules()
-        traced.append(gm)
-        return gm.forward
-
-    torch.compiler.reset()
+    (backend, traced), models, x = freezing(surface), [Scaled(2.0), Scaled(3.0)], torch.randn(3, 4)
     with torch.no_grad():
         run = torch.compile(lambda model, x: model(x) + 1, backend=backend)
         for model in (*models, *models):
