@@ -46,7 +46,7 @@ class Worker:
         self.call()
         seconds = time.perf_counter() - start
         _stop_compilers()
-        self.repeats = min(repeats_of(self.call, AT_LEAST), tasks.ROOM - 1 if self.case.kind == "decode" else 1000)
+        self.repeats = min(repeats_of(self.call, AT_LEAST), tasks.ROOM - 1 if self.case.cached else 1000)
         return {"compile_s": seconds, "repeats": self.repeats}
 
     def call(self) -> object:

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from columns import Case
+from contestants import CONTESTANTS, LIMITS
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "bench-cache"
+ISA = os.environ.get("LOWBIT_ISA", "")  # what everybody is held to, who can be
 PAUSE = 0.05  # seconds between turns: OpenMP's threads spin for a few milliseconds after their last work
 PREPARE, TURN = 1200, 300  # seconds until a contestant counts as hanging
 
@@ -52,6 +54,7 @@ class Child:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {
+            **CONTESTANTS[contestant].limits.get(ISA, {}),
             "OMP_NUM_THREADS": str(threads),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
             "XDG_CACHE_HOME": str(self.folder),
@@ -123,7 +126,7 @@ class Child:
 
 def folder(contestant: str, column: str) -> Path:
     """Return where a contestant keeps what it compiled for a column."""
-    return CACHE / contestant / column
+    return CACHE / (ISA or "best") / contestant / column
 
 
 @contextmanager
@@ -152,7 +155,7 @@ def _group(column: str, cases: list[Case], names: list[str], number: int, settin
     rows: list[Row] = []
     try:
         for case in cases:
-            results: dict[str, Row] = {name: {"case": case.name, "contestant": name, "group": number} for name in names}
+            results: dict[str, Row] = {name: _row(case, name, number) for name in names}
             for name in names:
                 say(f"{case.name}: preparing {name}")
                 _attempt(results[name], lambda row, case=case: _prepare(children, column, case, row, settings))
@@ -166,6 +169,11 @@ def _group(column: str, cases: list[Case], names: list[str], number: int, settin
         for child in children.values():
             child.stop()
     return rows
+
+
+def _row(case: Case, name: str, group: int) -> Row:
+    row: Row = {"case": case.name, "contestant": name, "group": group}
+    return row if CONTESTANTS[name].limits or ISA not in LIMITS else row | {"unlimited": True}
 
 
 def _prepare(children: dict[str, Child], column: str, case: Case, row: Row, settings: Settings) -> None:
@@ -208,7 +216,7 @@ def _rounds(children: dict[str, Child], results: dict[str, Row], settings: Setti
         if joules[name]:
             row["joules"] = statistics.median(joules[name])
         row["ms"] = statistics.median(times[name]) * 1e3
-        row["lower_quartile_ms"] = statistics.quantiles(times[name] * 2, n=4)[0] * 1e3
+        row["lower_quartile_ms"], _, row["upper_quartile_ms"] = (1e3 * x for x in statistics.quantiles(times[name] * 2, n=4))
         if "error" not in results[base]:
             row["ratio"] = statistics.median(a / b for a, b in zip(times[base], times[name], strict=True))
 

@@ -4,17 +4,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MODELS = ("prefill", "decode", "sentences")
+TORCH = (*MODELS, "steps")  # what keeps its cache in the model takes any step
+
+# What holds torch, its oneDNN and Inductor, and OpenVINO's oneDNN, to the instruction sets of LOWBIT_ISA.
+LIMITS = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "vnni": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
+}
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """``module.build(task, case, **options)`` makes it; ``extra`` ones run only when they are named."""
+    """``module.build(task, case, **options)`` makes it; ``extra`` ones run only when they are named.
+
+    ``limits`` are the variables that hold it to an instruction set; with none it always takes the best that the machine has.
+    """
 
     module: str
     dtype: str | None = "bfloat16"  # none: it has weights of its own
     options: dict[str, Any] = field(default_factory=dict)
-    kinds: tuple[str, ...] = MODELS
+    kinds: tuple[str, ...] = TORCH
     extra: bool = False
+    limits: dict[str, dict[str, str]] = field(default_factory=lambda: LIMITS)
 
 
 def _lowbit(recipe: str, **more: Any) -> Contestant:
@@ -30,13 +41,16 @@ def _linear(call: str) -> Contestant:
 
 
 def _llama(file_type: str) -> Contestant:
-    return Contestant("llama_models", None, {"file_type": file_type}, kinds=("prefill", "decode"))
+    return Contestant("llama_models", None, {"file_type": file_type}, kinds=("prefill", "decode", "steps"), limits={})
 
 
 CONTESTANTS: dict[str, Contestant] = {
     "inductor-bf16": _inductor(),
     "lowbit-int8": _lowbit("int8"),
     "lowbit-int8-reduce-overhead": Contestant("torch_models", options={"backend": "lowbit", "mode": "reduce-overhead"}, extra=True),
+    "lowbit-int8-frozen": Contestant(
+        "torch_models", options={"backend": "lowbit", "options": {"modules": "frozen", "weights": "frozen"}}, extra=True
+    ),
     "lowbit-llm-int8": _lowbit("llm-int8"),
     "lowbit-int8-weight-only": _lowbit("int8-weight-only"),
     "lowbit-int4-weight-only": _lowbit("int4-weight-only"),
@@ -46,10 +60,10 @@ CONTESTANTS: dict[str, Contestant] = {
     "inductor-bf16-max-autotune": _inductor(mode="max-autotune", freezing=True, extra=True),
     "torchao-int8-dynamic": _inductor(torchao="Int8DynamicActivationInt8WeightConfig"),
     "torchao-int8-weight-only": _inductor(torchao="Int8WeightOnlyConfig"),
-    "openvino-bf16": Contestant("openvino_models", "float32", {"weights": None}),
-    "openvino-int8-weight": Contestant("openvino_models", "float32", {"weights": "int8"}),
-    "onnxruntime-f32": Contestant("onnx_models", "float32", {"int8": False}),
-    "onnxruntime-int8-dynamic": Contestant("onnx_models", "float32", {"int8": True}),
+    "openvino-bf16": Contestant("openvino_models", "float32", {"weights": None}, kinds=MODELS),
+    "openvino-int8-weight": Contestant("openvino_models", "float32", {"weights": "int8"}, kinds=MODELS),
+    "onnxruntime-f32": Contestant("onnx_models", "float32", {"int8": False}, kinds=MODELS, limits={}),
+    "onnxruntime-int8-dynamic": Contestant("onnx_models", "float32", {"int8": True}, kinds=MODELS, limits={}),
     "bitsandbytes-llm-int8": Contestant("bitsandbytes_models"),
     "llama.cpp-q8_0": _llama("Q8_0"),
     "llama.cpp-q4_1": _llama("Q4_1"),
@@ -65,7 +79,7 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 
 # What ratios are taken against, in every group of children: torch's own way at the same dtype.
-BASES = {**dict.fromkeys(MODELS, "inductor-bf16"), "linear": "torch-bf16"}
+BASES = {**dict.fromkeys(TORCH, "inductor-bf16"), "linear": "torch-bf16"}
 
 
 def taking_part(kind: str, asked: list[str], timed: bool) -> list[str]:

@@ -12,7 +12,7 @@ import llama_cpp as llama
 import numpy as np
 import torch
 from columns import Case
-from tasks import ROOM, Task, text_ids
+from tasks import Task, start_of, text_ids
 from torch import Tensor
 
 from lowbit_compiler.demo import model
@@ -23,7 +23,7 @@ def build(task: Task, case: Case, file_type: str) -> Callable[..., Any]:
     llama.llama_backend_init()
     path = _file(file_type)
     net = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
-    return _Decode(net, case) if case.kind == "decode" else _Prefill(net, case)
+    return _Decode(net, case) if case.cached else _Prefill(net, case)
 
 
 def _file(file_type: str) -> Path:
@@ -89,20 +89,22 @@ class _Prefill(_Context):
 
 
 class _Decode(_Context):
-    """One token a call; the context grows until it is rewound."""
+    """Some tokens a call; the context grows until it is rewound."""
 
     def __init__(self, net: Any, case: Case) -> None:
-        super().__init__(net, 1, case.tokens, case.tokens)
-        self.start = self.position = case.tokens - ROOM
-        self.compute(text_ids()[:, : self.start].numpy(), logits=False)
+        super().__init__(net, case.batch, case.tokens, case.batch * case.tokens)
+        self.sequences = case.batch
+        self.start = self.position = start_of(case)
+        self.compute(text_ids()[:, : self.start].repeat(case.batch, 1).numpy(), logits=False)
 
     def rewind(self) -> None:
         """Forget what was added."""
-        llama.llama_memory_seq_rm(self.memory, 0, self.start, -1)
+        for sequence in range(self.sequences):
+            llama.llama_memory_seq_rm(self.memory, sequence, self.start, -1)
         self.position = self.start
 
     def __call__(self, ids: Tensor, *_: object) -> object:
         """Take one step."""
         self.compute(ids.numpy(), self.position)
-        self.position += 1
-        return self.logits(1)
+        self.position += ids.shape[1]
+        return self.logits(ids.numel())

@@ -11,13 +11,12 @@ from rich.table import Table
 
 Row = dict[str, Any]
 Result = dict[str, Any]
-HEADINGS = ("contestant", "ms", "lower quartile", "times as fast", "tokens/s", "J/token", "accuracy", "compile s", "cold", "peak MB")
+HEADINGS = ("contestant", "ms", "quartiles", "times as fast", "tokens/s", "J/token", "accuracy", "compile s", "cold", "peak MB")
 
 
 def tokens(row: Row) -> int:
     """Return how many tokens one call of a row's case takes in."""
-    case = next(case for cases in COLUMNS.values() for case in cases if case.name == row["case"])
-    return case.batch * (1 if case.kind == "decode" else case.tokens)
+    return next(case for cases in COLUMNS.values() for case in cases if case.name == row["case"]).per_call
 
 
 def accuracy(row: Row) -> str:
@@ -35,16 +34,29 @@ def short(number: float) -> str:
     return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def lead(rows: list[Row]) -> str:
+    """Return how lowbit's int8 compares with the best of the others, for each case in which both were measured; "" where nobody was."""
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        ratios = {row["contestant"]: row["ratio"] for row in rows if row["case"] == case and "ratio" in row}
+        others = {name: ratio for name, ratio in ratios.items() if not name.startswith("lowbit")}
+        best = max(others, key=others.__getitem__, default="")
+        mine = [f"{name} {ratio / others[best]:.2f}" for name, ratio in ratios.items() if name.startswith("lowbit-int8") and best]
+        lines += [f"{case}, times as fast as the best of the others, {best}: {', '.join(mine)}"] if mine else []
+    return "\n".join(lines)
+
+
 def cells(row: Row) -> list[str]:
     """Return a row's cells, in the order of the headings."""
+    name = f"{row['contestant']} *" if row.get("unlimited") else row["contestant"]
     last = [f"{row[key]:.0f}" if key in row else "" for key in ("compile_s", "cold_compile_s", "peak_mb")]
     if "ms" not in row:
-        return [row["contestant"], "-", "", "", "", "", row.get("error", ""), *last]
+        return [name, "-", "", "", "", "", row.get("error", ""), *last]
     ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-    first = [short(row["ms"]), short(row["lower_quartile_ms"]), ratio]
+    first = [short(row["ms"]), f"{short(row['lower_quartile_ms'])} {short(row['upper_quartile_ms'])}", ratio]
     rate = f"{tokens(row) / row['ms'] * 1e3:.0f}"
     joules = short(row["joules"] / tokens(row)) if "joules" in row else ""
-    return [row["contestant"], *first, rate, joules, row.get("error") or accuracy(row), *last]
+    return [name, *first, rate, joules, row.get("error") or accuracy(row), *last]
 
 
 def fastest_first(rows: list[Row]) -> list[Row]:
@@ -69,9 +81,9 @@ def table(result: Result) -> Table:
     return view
 
 
-def load(folder: Path) -> list[Result]:
-    """Return the results of all columns that were measured."""
-    paths = [folder / f"peers_{column}.json" for column in COLUMNS]
+def load(folder: Path, isa: str) -> list[Result]:
+    """Return the results of all columns that were measured with the instruction set ``isa``."""
+    paths = [folder / f"peers_{column}_{isa}.json" for column in COLUMNS]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 

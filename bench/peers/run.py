@@ -1,6 +1,7 @@
 """lowbit and what one would use instead, on real models: speed, accuracy, compile times and memory, measured in turns.
 
     python bench/peers/run.py [--columns prefill-512,linear] [--contestants lowbit-int8,inductor-bf16] [--rounds 15] [--cold]
+    LOWBIT_ISA=avx2 python bench/peers/run.py ...   # or vnni: everyone held to that instruction set; who cannot be is marked
     python bench/peers/run.py --report      # tables for Markdown and plot of the result files; measures nothing
 
 Every contestant is a process of its own with its own threads, and works only when it is its turn. Ratios are medians over rounds of
@@ -23,6 +24,8 @@ import report
 from columns import COLUMNS
 from conductor import Settings, alone, measure
 from contestants import CONTESTANTS, taking_part
+
+from lowbit_compiler.runtime import library
 
 PACKAGES = ("torchao", "openvino", "nncf", "onnxruntime", "bitsandbytes", "llama-cpp-python", "transformers")
 
@@ -55,8 +58,9 @@ def main() -> None:
         console.print("stopped; columns that were complete are written")
         sys.exit(130)
     if not args.dry:
-        results = report.load(common.RESULTS)
-        report.plot(results, common.RESULTS / "peers.png")
+        isa = library.status().isa
+        results = report.load(common.RESULTS, isa)
+        report.plot(results, common.RESULTS / f"peers_{isa}.png")
         if args.report:
             for text in (report.markdown(results), report.linears(results)):
                 console.print(text + "\n", soft_wrap=True, markup=False, highlight=False)
@@ -91,8 +95,11 @@ def _column(column: str, ending: str, asked: list[str], settings: Settings, dry:
     )
     result = {"about": about, "column": column, "base": names[0], "rows": rows}
     console.print(report.table(result))
+    console.print(report.lead(rows), markup=False, highlight=False)
+    if any("unlimited" in row for row in rows):
+        console.print("* takes the best instruction set of the machine, whatever LOWBIT_ISA says")
     if not dry and settings.rounds:
-        console.print(f"written to {common.write(f'peers_{column}.json', result)}")
+        console.print(f"written to {common.write(f'peers_{column}_{library.status().isa}.json', result)}")
 
 
 def _versions() -> dict[str, str]:

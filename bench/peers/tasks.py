@@ -78,9 +78,15 @@ def load(case: Case, dtype: torch.dtype) -> Task:
 def inputs_only(case: Case) -> Task:
     """Return the tokens of a case of the language model, for a contestant that reads the model's file itself."""
     ids = text_ids()
-    start = case.tokens - ROOM
-    chosen = ids[:, start : start + 1] if case.kind == "decode" else ids[0, : case.batch * case.tokens].reshape(case.batch, -1)
-    return Task(nn.Identity(), (chosen.clone(),))
+    if case.cached:
+        start = start_of(case)
+        return Task(nn.Identity(), (ids[:, start : start + case.new].repeat(case.batch, 1),))
+    return Task(nn.Identity(), (ids[0, : case.batch * case.tokens].reshape(case.batch, -1).clone(),))
+
+
+def start_of(case: Case) -> int:
+    """Return how many tokens the cache of a case holds before the first step and after a rewind."""
+    return case.tokens - ROOM * case.new
 
 
 def _language(case: Case, dtype: torch.dtype) -> Task:
@@ -91,8 +97,8 @@ def _language(case: Case, dtype: torch.dtype) -> Task:
     from transformers import StaticCache
 
     cache: Any = StaticCache(config=net.config, max_cache_len=case.tokens)
-    start = case.tokens - ROOM
-    net(input_ids=text_ids()[:, :start], past_key_values=cache)
+    start = start_of(case)
+    net(input_ids=text_ids()[:, :start].repeat(case.batch, 1), past_key_values=cache, logits_to_keep=1)
 
     def rewind() -> None:
         for layer in cache.layers:
