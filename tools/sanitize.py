@@ -1,4 +1,5 @@
-"""Runs the tests of ops and kernels on a build of the CPU library that AddressSanitizer and UndefinedBehaviorSanitizer watch.
+"""Runs the tests of ops and kernels on a build of the CPU library that AddressSanitizer and UndefinedBehaviorSanitizer watch, and chains on a
+build that ThreadSanitizer watches.
 
 `python tools/sanitize.py [--quick] [PYTEST ARGUMENTS]`. The first fault ends the run with its report. ``--quick`` takes the tests that look for
 reads and writes out of bounds: malformed arguments, operands at the end of a page, every op once. The build is in build, in a folder for
@@ -45,7 +46,7 @@ def build() -> None:
     ]
     remove_of_other_compiler(cxx)
     _run("cmake", "-S", str(ROOT), "-B", str(FOLDER), "-G", "Ninja", *wanted)
-    _run("cmake", "--build", str(FOLDER), "--target", "lowbit_cpu")
+    _run("cmake", "--build", str(FOLDER), "--target", "lowbit_cpu", "chain_check")
     called = _run("nm", "--dynamic", "--undefined-only", str(LIBRARY))
     if "__asan_report_load" not in called or "__ubsan_handle" not in called:
         raise SystemExit(f"sanitize: nothing watches {LIBRARY}: does {cxx} know {' '.join(FLAGS)}?")
@@ -82,6 +83,11 @@ def check_watched() -> None:
             raise SystemExit(f"sanitize: {report} was not reported:\n{done.stderr}")
 
 
+def check_threads() -> None:
+    """Raise SystemExit where ThreadSanitizer finds a race between the threads of a chain, or an instruction set gives other bits."""
+    print(_run(str(FOLDER / "chain_check")).strip())
+
+
 def _run(*command: str) -> str:
     own_tools = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # cmake and ninja of this environment
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=own_tools)
@@ -94,6 +100,7 @@ def main(arguments: list[str]) -> int:
     """Build, check, and run the tests; returns pytest's exit status."""
     build()
     check_watched()
+    check_threads()
     quick = "--quick" in arguments
     rest = [argument for argument in arguments if argument != "--quick"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", *(QUICK if quick else WHOLE), *rest]
