@@ -20,28 +20,28 @@ struct PairProduct {
   const char *a, *b;
   float* c;
   int64_t a_row, b_vector, b_group;  // bytes
-  int64_t c_row, pairs;
+  int64_t c_row, pairs;              // pairs: at least one
   bool add;
 };
 
+// One loop, entered always, and sums that start with one load each: anything else makes g++ 12 copy them through memory.
 template <int R, int C>
-inline void micro(const PairProduct& p) {
+inline void micro(PairProduct p) {
+  const __mmask16 kept = p.add ? 0xffff : 0;
   __m512 sum[R][C];
   for (int i = 0; i < R; ++i) {
-    for (int j = 0; j < C; ++j) sum[i][j] = p.add ? _mm512_load_ps(p.c + i * p.c_row + j * 16) : _mm512_setzero_ps();
+    for (int j = 0; j < C; ++j) sum[i][j] = _mm512_maskz_load_ps(kept, p.c + i * p.c_row + j * 16);
   }
-  const char *a = p.a, *group = p.b;
-  for (int64_t left = p.pairs; left > 0; left -= 16, group += p.b_group) {
-    const char* b = group;
-    for (const char* end = a + 4 * (left < 16 ? left : 16); a < end; a += 4, b += 64) {
-      __m512i w[C];
-      for (int j = 0; j < C; ++j) w[j] = _mm512_load_si512(b + j * p.b_vector);
-      for (int i = 0; i < R; ++i) {
-        const __m512i x = _mm512_set1_epi32(*(const int*)(a + i * p.a_row));
-        for (int j = 0; j < C; ++j) sum[i][j] = add_dots(sum[i][j], x, w[j]);
-      }
+  int64_t k = 0;
+  do {
+    const char* b = p.b + k / 16 * p.b_group + k % 16 * 64;
+    __m512i w[C];
+    for (int j = 0; j < C; ++j) w[j] = _mm512_load_si512(b + j * p.b_vector);
+    for (int i = 0; i < R; ++i) {
+      const __m512i x = _mm512_set1_epi32(*(const int*)(p.a + i * p.a_row + k * 4));
+      for (int j = 0; j < C; ++j) sum[i][j] = add_dots(sum[i][j], x, w[j]);
     }
-  }
+  } while (++k < p.pairs);
   for (int i = 0; i < R; ++i) {
     for (int j = 0; j < C; ++j) _mm512_store_ps(p.c + i * p.c_row + j * 16, sum[i][j]);
   }
@@ -73,6 +73,8 @@ void multiply(PairProduct p, int64_t rows, int64_t vectors) {
   }
 }
 
+inline int64_t pairs_of(int64_t n) { return n > 0 ? (n + 1) / 2 : 1; }  // of what is padded with zeros
+
 struct Pairs {
   static constexpr int64_t kRows = 4 * kMicroRows;
   static constexpr int kDegree = 3;
@@ -95,12 +97,12 @@ struct Pairs {
   const char* keys(int64_t key) const { return b->source.packed + key / kKeyBlock * pairs_packed(b->call); }
 
   void scores(const Item& item) {
-    multiply({(const char*)(q + item.from * depth), keys(item.key), s, depth * 2, depth * 32, 1024, kKeyBlock, (b->call->e + 1) / 2, false},
+    multiply({(const char*)(q + item.from * depth), keys(item.key), s, depth * 2, depth * 32, 1024, kKeyBlock, pairs_of(b->call->e), false},
              item.to - item.from, (item.width + 31) / 32 * 2);
   }
   void accumulate(const Item& item) {
     multiply({(const char*)p, keys(item.key) + kKeyBlock * depth * 2, b->total + item.from * columns, kKeyBlock * 2, 1024, columns * 64, columns,
-              (item.width + 1) / 2, true}, item.to - item.from, columns / 16);
+              pairs_of(item.width), true}, item.to - item.from, columns / 16);
   }
 };
 
