@@ -146,7 +146,7 @@ void with_tiles(const AttentionBlock* b) {
 }  // namespace
 
 extern const AttentionKernels attention_stream_bf16_amx, attention_tiles_bf16_amx;
-const AttentionKernels attention_stream_bf16_amx = {stream_packed, nullptr, stream_scratch, with_tiles<attend<Stream>>, scale_row, divide_row};
-const AttentionKernels attention_tiles_bf16_amx = {pairs_packed, pairs_pack, tiles_scratch, with_tiles<attend_tiles>, scale_row, divide_row};
+const AttentionKernels attention_stream_bf16_amx = {stream_packed, nullptr, stream_scratch, with_tiles<attend<Stream>>, scale_row, pairs_divide};
+const AttentionKernels attention_tiles_bf16_amx = {pairs_packed, pairs_pack, tiles_scratch, with_tiles<attend_tiles>, scale_row, pairs_divide};
 
 }  // namespace lowbit

@@ -24,38 +24,38 @@ struct PairProduct {
   bool add;
 };
 
-// One loop, entered always, and sums that start with one load each: anything else makes g++ 12 copy them through memory.
+// Whole C of the vectors of C. A loop over pairs that is entered always, and sums that start with one load each: otherwise g++ 12 copies
+// them through memory.
 template <int R, int C>
-inline void micro(PairProduct p) {
+inline void strips(PairProduct& p, int64_t& vectors) {
   const __mmask16 kept = p.add ? 0xffff : 0;
-  __m512 sum[R][C];
-  for (int i = 0; i < R; ++i) {
-    for (int j = 0; j < C; ++j) sum[i][j] = _mm512_maskz_load_ps(kept, p.c + i * p.c_row + j * 16);
-  }
-  int64_t k = 0;
-  do {
-    const char* b = p.b + k / 16 * p.b_group + k % 16 * 64;
-    __m512i w[C];
-    for (int j = 0; j < C; ++j) w[j] = _mm512_load_si512(b + j * p.b_vector);
+  for (; vectors >= C; vectors -= C) {
+    __m512 sum[R][C];
     for (int i = 0; i < R; ++i) {
-      const __m512i x = _mm512_set1_epi32(*(const int*)(p.a + i * p.a_row + k * 4));
-      for (int j = 0; j < C; ++j) sum[i][j] = add_dots(sum[i][j], x, w[j]);
+      for (int j = 0; j < C; ++j) sum[i][j] = _mm512_maskz_load_ps(kept, p.c + i * p.c_row + j * 16);
     }
-  } while (++k < p.pairs);
-  for (int i = 0; i < R; ++i) {
-    for (int j = 0; j < C; ++j) _mm512_store_ps(p.c + i * p.c_row + j * 16, sum[i][j]);
+    int64_t k = 0;
+    do {
+      const char* b = p.b + k / 16 * p.b_group + k % 16 * 64;
+      __m512i w[C];
+      for (int j = 0; j < C; ++j) w[j] = _mm512_load_si512(b + j * p.b_vector);
+      for (int i = 0; i < R; ++i) {
+        const __m512i x = _mm512_set1_epi32(*(const int*)(p.a + i * p.a_row + k * 4));
+        for (int j = 0; j < C; ++j) sum[i][j] = add_dots(sum[i][j], x, w[j]);
+      }
+    } while (++k < p.pairs);
+    for (int i = 0; i < R; ++i) {
+      for (int j = 0; j < C; ++j) _mm512_store_ps(p.c + i * p.c_row + j * 16, sum[i][j]);
+    }
+    p.b += C * p.b_vector;
+    p.c += C * 16;
   }
 }
 
-// Vectors of 16 columns, an even number of them.
 template <int R>
-inline void row_group(PairProduct p, int64_t vectors) {
-  for (; vectors >= kMicroVecs; vectors -= kMicroVecs) {
-    micro<R, kMicroVecs>(p);
-    p.b += kMicroVecs * p.b_vector;
-    p.c += kMicroVecs * 16;
-  }
-  if (vectors) micro<R, 2>(p);
+void row_group(PairProduct p, int64_t vectors) {
+  strips<R, kMicroVecs>(p, vectors);
+  strips<R, 1>(p, vectors);
 }
 
 void multiply(PairProduct p, int64_t rows, int64_t vectors) {
@@ -98,7 +98,7 @@ struct Pairs {
 
   void scores(const Item& item) {
     multiply({(const char*)(q + item.from * depth), keys(item.key), s, depth * 2, depth * 32, 1024, kKeyBlock, pairs_of(b->call->e), false},
-             item.to - item.from, (item.width + 31) / 32 * 2);
+             item.to - item.from, (item.width + 15) / 16);
   }
   void accumulate(const Item& item) {
     multiply({(const char*)p, keys(item.key) + kKeyBlock * depth * 2, b->total + item.from * columns, kKeyBlock * 2, 1024, columns * 64, columns,
@@ -111,6 +111,6 @@ int64_t pairs_scratch(const Attention* call) { return RowState::kBytes + kMostRo
 }  // namespace
 
 extern const AttentionKernels attention_panels_bf16;
-const AttentionKernels attention_panels_bf16 = {pairs_packed, pairs_pack, pairs_scratch, attend<Pairs>, scale_row, divide_row};
+const AttentionKernels attention_panels_bf16 = {pairs_packed, pairs_pack, pairs_scratch, attend<Pairs>, scale_row, pairs_divide};
 
 }  // namespace lowbit

@@ -46,5 +46,14 @@ void pairs_pack(const Attention* call, const KeyValues* from, int64_t begin, int
   }
 }
 
+// As divide_row(), in the hardware's rounding, which takes subnormals as zero.
+void pairs_divide(const float* total, float sum, int64_t n, Dtype, void* out) {
+  const __m512 factor = _mm512_set1_ps(sum == 0.0f ? 0.0f : 1.0f / sum);
+  for (int64_t i = 0; i < n; i += 32) {
+    const __m512 low = _mm512_mul_ps(_mm512_loadu_ps(total + i), factor), high = _mm512_mul_ps(_mm512_loadu_ps(total + i + 16), factor);
+    _mm512_mask_storeu_epi16((uint16_t*)out + i, first32(n - i), (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+}
+
 }  // namespace
 }  // namespace lowbit
