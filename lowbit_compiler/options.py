@@ -21,7 +21,7 @@ ENVIRONMENT: dict[str, str] = {
     "LOWBIT_STOP_AFTER": "pass: run no pass after this one; the graph still runs",
     "LOWBIT_MAX_REWRITES": "number: rewrite at most that many sites (to bisect)",
     "LOWBIT_VERIFY": "each: run the graph before and after each pass up to fold on the real inputs and compare; failures raise",
-    "LOWBIT_ISA": "scalar, avx2, vnni, amx or neon: the highest instruction set that kernels may use",
+    "LOWBIT_ISA": "scalar, avx2, vnni, bf16, amx or neon: the highest instruction set that kernels may use",
     "LOWBIT_NATIVE": "0: do not load the native library; everything runs in plain torch, slowly",
     "LOWBIT_LIBRARY": "file: the native library to load instead of the installed one",
     "LOWBIT_CUDA_LIBRARY": "file: the CUDA library to load instead of the installed one, also on a torch without CUDA",

@@ -1,7 +1,7 @@
 """Finds and loads the native CPU library; without it every op runs on its plain-torch reference.
 
 Environment: ``LOWBIT_NATIVE=0`` skips the library, ``LOWBIT_LIBRARY`` is the path of another one, ``LOWBIT_ISA`` (scalar, avx2,
-vnni, amx or neon) caps the instruction sets it uses.
+vnni, bf16, amx or neon) caps the instruction sets it uses.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ import torch
 
 FILE = "liblowbit_cpu.so"
 OPS = "liblowbit_ops.so"  # csrc/bind/schemas.cpp
-ABI = b"lowbit abi 3\0"  # as in csrc/bind/abi.cpp
-ISA_LEVELS = {"scalar": 1, "avx2": 2, "vnni": 4, "amx": 8, "neon": 16}  # as in csrc/common/kernels.h
+ABI = b"lowbit abi 4\0"  # as in csrc/bind/abi.cpp
+ISA_LEVELS = {"scalar": 1, "avx2": 2, "vnni": 4, "bf16": 8, "amx": 16, "neon": 32}  # as in csrc/common/kernels.h
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,13 @@
-// Many query rows in bfloat16 on tiles. Key blocks are packed as the B operands of both products:
-// K as [key/16][e/32][16 pairs of e][16 keys][2], V as [key/32][column/16][16 pairs of keys][16 columns][2].
+// Many query rows in bfloat16 on tiles; key blocks are packed as pairs.h says.
 #include "vec/avx512.h"
 
 #include "attention/flow.h"
+#include "attention/pairs.h"
 #include "attention/stream.h"
 #include "common/amx.h"
 
 namespace lowbit {
 namespace {
-
-inline int64_t depth_of(const Attention* call) { return round_up(call->e > 0 ? call->e : 1, 32); }  // a product has one step at least
-
-int64_t tiles_packed(const Attention* call) { return kKeyBlock * (depth_of(call) + value_columns(call)) * 2; }
-
-void tiles_pack(const Attention* call, const KeyValues* from, int64_t begin, int64_t count, char* packed) {
-  const int64_t depth = depth_of(call), columns = value_columns(call);
-  uint16_t* out = (uint16_t*)packed;
-  const int64_t padded = round_up(count, 32);  // the tiles that any product reads
-  for (int64_t key = 0; key < padded; key += 16) {
-    for (int64_t i = 0; i < depth; i += 32, out += kTile) {
-      __m512i r[16];
-      for (int64_t j = 0; j < 16; ++j) {
-        const __mmask32 mask = key + j < count ? first32(call->e - i) : 0;
-        r[j] = _mm512_maskz_loadu_epi16(mask, (const uint16_t*)from->k + (begin + key + j) * call->k.row + i);
-      }
-      store_transposed(r, out);
-    }
-  }
-  out = (uint16_t*)packed + kKeyBlock * depth;
-  for (int64_t key = 0; key < padded; key += 32) {
-    for (int64_t i = 0; i < columns; i += 16, out += kTile) {
-      for (int64_t j = 0; j < 32; j += 2) {
-        const uint16_t* v = (const uint16_t*)from->v + (begin + key + j) * call->v.row + i;
-        const __mmask16 mask = first(call->ev - i);
-        const __m256i even = _mm256_maskz_loadu_epi16(key + j < count ? mask : 0, v);
-        const __m256i odd = _mm256_maskz_loadu_epi16(key + j + 1 < count ? mask : 0, v + call->v.row);
-        _mm512_store_si512(out + j * 16, _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16)));
-      }
-    }
-  }
-}
 
 // C += A B on 2 x 2 tiles (or 1 x 2), a step of 32 along the sum at a time, so that the exponentials of other rows can go between.
 struct TileProduct {
@@ -123,7 +91,7 @@ struct Tiles {
   }
   float* row(int64_t index) { return s + index * kKeyBlock; }
   void put(int64_t index, int64_t i, Vec x, Vec y) { _mm512_store_si512(p + index * kKeyBlock + i, (__m512i)_mm512_cvtne2ps_pbh(y.r, x.r)); }
-  const char* keys(int64_t key) const { return b->source.packed + key / kKeyBlock * tiles_packed(b->call); }
+  const char* keys(int64_t key) const { return b->source.packed + key / kKeyBlock * pairs_packed(b->call); }
 
   TileProduct scores(const Item& item, float* into) const {
     return {(const char*)(q + item.from * depth), keys(item.key), (char*)into, 64, depth * 32, 1024, depth * 32, 1024, depth * 64,
@@ -178,7 +146,7 @@ void with_tiles(const AttentionBlock* b) {
 }  // namespace
 
 extern const AttentionKernels attention_stream_bf16_amx, attention_tiles_bf16_amx;
-const AttentionKernels attention_stream_bf16_amx = {stream_packed, nullptr, stream_scratch, with_tiles<attend<Stream>>, scale_row, divide_row};
-const AttentionKernels attention_tiles_bf16_amx = {tiles_packed, tiles_pack, tiles_scratch, with_tiles<attend_tiles>, scale_row, divide_row};
+const AttentionKernels attention_stream_bf16_amx = {stream_packed, nullptr, stream_scratch, with_tiles<attend<Stream>>, scale_row, pairs_divide};
+const AttentionKernels attention_tiles_bf16_amx = {pairs_packed, pairs_pack, tiles_scratch, with_tiles<attend_tiles>, scale_row, pairs_divide};
 
 }  // namespace lowbit

@@ -40,17 +40,25 @@ KeyValues source(const Job& job, int64_t head, const char* packed) {
 }
 
 struct Place {
-  int64_t batch, head, position;
+  int64_t batch, head, position, left;  // heads of the group at this position
+
+  void next(int64_t group) {
+    ++head;
+    if (--left > 0) return;
+    head -= left = group;
+    ++position;
+  }
 };
 
 Place place(const Job& job, int64_t head, int64_t row) {
-  return {head / job.call.groups, head % job.call.groups * job.group + row % job.group, row / job.group};
+  const int64_t member = row % job.group;
+  return {head / job.call.groups, head % job.call.groups * job.group + member, row / job.group, job.group - member};
 }
 
 void query_rows(const Job& job, int64_t head, int64_t first, int64_t m, QueryRow* rows) {
   const Attention& call = job.call;
-  for (int64_t i = 0; i < m; ++i) {
-    const Place p = place(job, head, first + i);
+  Place p = place(job, head, first);
+  for (int64_t i = 0; i < m; ++i, p.next(job.group)) {
     const char* mask = (const char*)call.mask.data;
     if (mask) mask += (p.batch * call.mask.batch + p.head * call.mask.head + p.position * call.mask.row) * mask_size(call.mask.kind, call.mask.dtype);
     const int64_t seen = p.position + 1 < call.keys ? p.position + 1 : call.keys;
@@ -59,9 +67,8 @@ void query_rows(const Job& job, int64_t head, int64_t first, int64_t m, QueryRow
   }
 }
 
-void write_row(const Job& job, int64_t head, int64_t row, const float* total, float sum) {
+void write_row(const Job& job, const Place& p, const float* total, float sum) {
   const Attention& call = job.call;
-  const Place p = place(job, head, row);
   const int64_t index = (p.batch * call.rows + p.position) * call.heads + p.head;
   job.kernels.divide(total, sum, call.ev, call.dtype, (char*)call.out + index * call.ev * element_size(call.dtype));
 }
@@ -81,7 +88,8 @@ void run_block(const Job& job, int64_t head, int64_t task, const char* packed, f
   const AttentionBlock block = {&call, rows, m, source(job, head, packed), first, stop, memory, total, sum, sum + job.held_rows()};
   job.kernels.block(&block);
   if (partial) return;
-  for (int64_t i = 0; i < m; ++i) write_row(job, head, top + i, total + i * job.columns(), sum[i]);
+  Place p = place(job, head, top);
+  for (int64_t i = 0; i < m; ++i, p.next(job.group)) write_row(job, p, total + i * job.columns(), sum[i]);
 }
 
 // Adds up the ranges of a block, brought to the largest exponent by powers of two.
@@ -103,7 +111,7 @@ void merge(const Job& job, int64_t head, int64_t index, float* partials) {
       job.kernels.scale(part + i * columns, columns, factor);
       for (int64_t j = 0; r > 0 && j < columns; ++j) total[j] += part[i * columns + j];
     }
-    write_row(job, head, top + i, total, sum);
+    write_row(job, place(job, head, top + i), total, sum);
   }
 }
 

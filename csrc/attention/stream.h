@@ -2,17 +2,10 @@
 // for the weighted sum, rows of V are interleaved on their way to a tile.
 #pragma once
 #include "attention/flow.h"
-#include "attention/transpose.h"
+#include "attention/pairs.h"
 
 namespace lowbit {
 namespace {
-
-// 32 elements of query row r with the sign of the scale; past its end, and past the last row, zeros.
-inline __m512i query_part(const AttentionBlock* b, int64_t r, int64_t i) {
-  const bool real = r < b->m;
-  const __m512i x = _mm512_maskz_loadu_epi16(real ? first32(b->call->e - i) : 0, (const uint16_t*)b->rows[real ? r : 0].q + i);
-  return _mm512_xor_si512(x, _mm512_set1_epi16(b->call->scale < 0 ? (short)0x8000 : 0));
-}
 
 struct Stream {
   static constexpr int64_t kRows = 16;

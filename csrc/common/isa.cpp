@@ -36,8 +36,9 @@ uint32_t detect_isa() {
   if ((state & 0xe6) != 0xe6 || !avx512 || !bit(c, 11)) return isa;
   isa |= kVnni;
   const bool amx = bit(d, 22) && bit(d, 24) && bit(d, 25);  // BF16, TILE, INT8
-  if ((state & 0x60000) != 0x60000 || !amx) return isa;
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !bit(a, 5)) return isa;  // AVX512_BF16
+  isa |= kBf16;
+  if ((state & 0x60000) != 0x60000 || !amx) return isa;
   return tiles_permitted() ? isa | kAmx : isa;
 }
 

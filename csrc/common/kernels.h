@@ -7,7 +7,7 @@ namespace lowbit {
 struct SoftmaxKernels;
 struct AttentionKernels;
 
-enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kVnni = 4, kAmx = 8, kNeon = 16 };
+enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kVnni = 4, kBf16 = 8, kAmx = 16, kNeon = 32 };
 enum Needs : int { kAny, kBF16Only };  // dtypes of x
 enum Family : int {
 #define LOWBIT_FAMILY(name, what) name,

@@ -8,7 +8,7 @@ import torch
 from lowbit_compiler.runtime import kernels, library
 
 pytestmark = pytest.mark.skipif(library.handle() is None, reason="no native library")
-SCALAR, AVX2, VNNI, AMX = 1, 3, 7, 15
+SCALAR, AVX2, VNNI, PAIRS, AMX = 1, 3, 7, 15, 31
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 TABLE = [
     ("qgemm", SCALAR, 512, BF16, "qgemm_s8s8s32_1x16x4_scalar"),
@@ -40,6 +40,10 @@ TABLE = [
     ("attention", SCALAR, 512, BF16, "attention_panels_scalar"),
     ("attention", AVX2, 12, F16, "attention_direct_avx2"),
     ("attention", VNNI, 13, BF16, "attention_panels_vnni"),
+    ("qgemm", PAIRS, 512, BF16, "qgemm_u8s8s32_6x64x4_vnni"),
+    ("attention", PAIRS, 12, BF16, "attention_direct_vnni"),
+    ("attention", PAIRS, 13, BF16, "attention_panels_bf16"),
+    ("attention", PAIRS, 512, F16, "attention_panels_vnni"),
     ("attention", AMX, 512, F32, "attention_panels_vnni"),
     ("attention", AMX, 32, BF16, "attention_stream_bf16_amx"),
     ("attention", AMX, 33, BF16, "attention_tiles_bf16_amx"),
@@ -70,7 +74,7 @@ def test_unknown_names():
         kernels.select("gemm", 1, 1, F32)
     with pytest.raises(ValueError, match="no kernel"), kernels.using(kernel="qgemm_quantum"):
         pass
-    with pytest.raises(ValueError, match="expected one of scalar, avx2, vnni, amx, neon, got 'sse'"), kernels.using(isa="sse"):
+    with pytest.raises(ValueError, match="expected one of scalar, avx2, vnni, bf16, amx, neon, got 'sse'"), kernels.using(isa="sse"):
         pass
 
 

@@ -50,7 +50,7 @@ def test_isa_cap(isa):
 @pytest.mark.parametrize("native", ["0", "1"])
 def test_unknown_isa(native):
     done = run(LOWBIT_ISA="sse9", LOWBIT_NATIVE=native)
-    assert last_line(done.stderr) == "ValueError: LOWBIT_ISA: expected one of scalar, avx2, vnni, amx, neon, got 'sse9'"
+    assert last_line(done.stderr) == "ValueError: LOWBIT_ISA: expected one of scalar, avx2, vnni, bf16, amx, neon, got 'sse9'"
 
 
 @needs_library
@@ -112,7 +112,7 @@ def test_what_a_library_must_fit():
     for op in with_kernels():
         schema = getattr(torch.ops.lowbit, op).default._schema
         lines.append(f"{op}: {', '.join(str(each.type) for each in (*schema.arguments, *schema.returns))}")
-    assert (library.ABI, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]) == (b"lowbit abi 3\0", "a5dd3ccf54296216")
+    assert (library.ABI, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]) == (b"lowbit abi 4\0", "a5dd3ccf54296216")
 
 
 DEFINED = """
