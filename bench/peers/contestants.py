@@ -52,6 +52,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "lowbit-int8-frozen": Contestant(
         "torch_models", options={"backend": "lowbit", "options": {"modules": "frozen", "weights": "frozen"}}, extra=True
     ),
+    "lowbit-int8-f32": Contestant("torch_models", "float32", {"backend": "lowbit", "options": {"recipe": "int8"}}, extra=True),
     "lowbit-llm-int8": _lowbit("llm-int8"),
     "lowbit-int8-weight-only": _lowbit("int8-weight-only"),
     "lowbit-int4-weight-only": _lowbit("int4-weight-only"),
