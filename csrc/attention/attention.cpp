@@ -5,6 +5,7 @@
 
 #include <atomic>
 
+#include "attention/seen.h"
 #include "common/kernels.h"
 #include "linear/parallel.h"
 #include "linear/scratch.h"
@@ -14,7 +15,7 @@ namespace {
 
 constexpr int64_t kRound = 16 << 20;   // bytes of packed keys and values at a time
 constexpr int64_t kSmall = 1 << 18;    // products worth a second thread
-constexpr int64_t kLeastKeys = 512;    // of a range
+constexpr int64_t kLeastKeys = 128;    // of a range
 
 // The query rows of one key head, position by position, so that limits ascend and a block of rows shares its keys.
 struct Job {
@@ -165,9 +166,7 @@ void run_round(const Job& job, int64_t threads, int64_t head, int64_t heads) {
   for (int64_t i = 0; i < heads * job.blocks; ++i) merge(job, head + i / job.blocks, i % job.blocks, partials + i * tasks / job.blocks * job.partial());
 }
 
-}  // namespace
-
-void sdpa(const Attention& call) {
+void sdpa_of_seen(const Attention& call) {
   const int64_t group = call.heads / call.groups, rows = group * call.rows;
   if (call.batch * rows == 0 || call.ev == 0) return;
   // Integer tricks give bfloat16 queries a sign, not a zero: for a scale of 0 the kernels of all dtypes serve.
@@ -189,6 +188,14 @@ void sdpa(const Attention& call) {
   for (int64_t head = 0; head < job.heads(); head += step) {
     run_round(job, threads, head, job.heads() - head < step ? job.heads() - head : step);
   }
+}
+
+}  // namespace
+
+void sdpa(const Attention& call) {
+  Attention seen = call;
+  seen.keys = seen_keys(call);
+  sdpa_of_seen(seen);
 }
 
 }  // namespace lowbit

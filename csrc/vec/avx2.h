@@ -37,6 +37,12 @@ inline Vec load_as(const void* row, int64_t i, int64_t count, float fill) {
   for (int64_t j = 0; j < 8; ++j) lanes[j] = j < count ? load_float(row, dtype, i + j) : fill;
   return load(lanes);
 }
+template <Dtype dtype, int part>
+inline Vec load_part(const void* row, int64_t i) { return load_as<dtype>(row, i + part * Vec::kWidth); }
+template <Dtype dtype, int part>
+inline Vec load_part(const void* row, int64_t i, int64_t count) { return load_as<dtype>(row, i + part * Vec::kWidth, count - part * Vec::kWidth, 0); }
+template <Dtype dtype>
+inline void in_order(Vec&, Vec&) {}
 template <Dtype dtype>
 inline void store_as(void* row, int64_t i, Vec x) { store8(row, dtype, i, 8, x.r); }
 template <Dtype dtype>
@@ -153,10 +159,9 @@ inline void transpose(Vec* x) {
   }
 }
 
-inline Vec sums_of(const Vec* x) {
-  const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(x[0].r, x[1].r), _mm256_hadd_ps(x[2].r, x[3].r));
-  const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(x[4].r, x[5].r), _mm256_hadd_ps(x[6].r, x[7].r));
-  return {_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31))};
+inline Vec sums_of_four(const Vec* x) { return {_mm256_hadd_ps(_mm256_hadd_ps(x[0].r, x[1].r), _mm256_hadd_ps(x[2].r, x[3].r))}; }
+inline Vec sums_of_fours(const Vec* x) {
+  return {_mm256_add_ps(_mm256_permute2f128_ps(x[0].r, x[1].r, 0x20), _mm256_permute2f128_ps(x[0].r, x[1].r, 0x31))};
 }
 
 }  // namespace

@@ -36,6 +36,29 @@ template <Dtype dtype>
 inline Vec load_as(const void* row, int64_t i, int64_t count, float fill) {
   return {_mm512_mask_mov_ps(_mm512_set1_ps(fill), first(count), load16(row, dtype, i, first(count)))};
 }
+// Elements i ... i + 31 come as two vectors, `part` 0 and 1, in an order that is the dtype's own and the same for every row; the second form
+// reads the first `count` and puts zeros in the others. Of bfloat16 the even and the odd places, which one shift and one mask widen.
+template <Dtype dtype, int part>
+inline Vec load_part(const void* row, int64_t i) {
+  if (dtype != kBF16) return load_as<dtype>(row, i + 16 * part);
+  const __m512i pairs = _mm512_loadu_si512((const uint16_t*)row + i);
+  return {_mm512_castsi512_ps(part ? _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u)) : _mm512_slli_epi32(pairs, 16))};
+}
+template <Dtype dtype, int part>
+inline Vec load_part(const void* row, int64_t i, int64_t count) {
+  if (dtype != kBF16) return load_as<dtype>(row, i + 16 * part, count - 16 * part, 0);
+  alignas(64) uint16_t pairs[32];
+  _mm512_store_si512(pairs, _mm512_maskz_loadu_epi16(first32(count), (const uint16_t*)row + i));
+  return load_part<dtype, part>(pairs, 0);
+}
+template <Dtype dtype>
+inline void in_order(Vec& x, Vec& y) {
+  if (dtype != kBF16) return;
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512 even = x.r, odd = y.r;
+  x.r = _mm512_permutex2var_ps(even, low, odd);
+  y.r = _mm512_permutex2var_ps(even, _mm512_add_epi32(low, _mm512_set1_epi32(8)), odd);
+}
 template <Dtype dtype>
 inline void store_as(void* row, int64_t i, Vec x) { store16(row, dtype, i, 0xffff, x.r); }
 template <Dtype dtype>
@@ -110,17 +133,17 @@ inline void store_bytes(int8_t* to, const Words* c, uint8_t flip) {
 // x[i] lane j becomes x[j] lane i.
 inline void transpose(Vec* x) { transpose16((__m512i*)x); }  // __m512i may alias
 
-// Lane j is the sum of x[j]'s lanes.
-inline Vec sums_of(const Vec* x) {
-  __m512 four[4];
-  for (int j = 0; j < 4; ++j) {
-    const __m512 a = x[4 * j].r, b = x[4 * j + 1].r, c = x[4 * j + 2].r, d = x[4 * j + 3].r;
-    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    four[j] = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));  // in each quarter: a b c d
-  }
-  const __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88), _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
-  const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88), _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
+// Lane j of each quarter is the sum of that quarter of x[j], j below 4.
+inline Vec sums_of_four(const Vec* x) {
+  const __m512 a = x[0].r, b = x[1].r, c = x[2].r, d = x[3].r;
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  return {_mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee))};
+}
+// Lane j is the sum of the lanes of vector j of those that sums_of_four took, four by four.
+inline Vec sums_of_fours(const Vec* x) {
+  const __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(x[0].r, x[1].r, 0x88), _mm512_shuffle_f32x4(x[0].r, x[1].r, 0xdd));
+  const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(x[2].r, x[3].r, 0x88), _mm512_shuffle_f32x4(x[2].r, x[3].r, 0xdd));
   return {_mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd))};
 }
 

@@ -42,6 +42,12 @@ template <Dtype dtype>
 inline Vec load_as(const void* row, int64_t i, int64_t count, float fill) {
   return lanes([&](int j) { return j < count ? load_float(row, dtype, i + j) : fill; });
 }
+template <Dtype dtype, int part>
+inline Vec load_part(const void* row, int64_t i) { return load_as<dtype>(row, i + part * Vec::kWidth); }
+template <Dtype dtype, int part>
+inline Vec load_part(const void* row, int64_t i, int64_t count) { return load_as<dtype>(row, i + part * Vec::kWidth, count - part * Vec::kWidth, 0); }
+template <Dtype dtype>
+inline void in_order(Vec&, Vec&) {}
 inline void store_some(void* row, Dtype dtype, int64_t i, int64_t count, Vec x) {
   for (int64_t j = 0; j < 4 && j < count; ++j) store_float(row, dtype, i + j, x.r[j]);
 }
@@ -138,7 +144,8 @@ inline void transpose(Vec* x) {
   }
 }
 
-inline Vec sums_of(const Vec* x) { return lanes([&](int j) { return sum_of(x[j]); }); }
+inline Vec sums_of_four(const Vec* x) { return lanes([&](int j) { return sum_of(x[j]); }); }
+inline Vec sums_of_fours(const Vec* x) { return x[0]; }
 
 }  // namespace
 }  // namespace lowbit

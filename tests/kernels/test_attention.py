@@ -197,3 +197,35 @@ def test_scale_zero_and_large_products(kernel_of_attention):
     mean = v.double().mean(-2, keepdim=True).repeat_interleave(2, 1)
     assert_within(y, mean.expand(y.shape), torch.full(y.shape, 2e-2, dtype=torch.float64))
     assert broken.isnan().all()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 70])
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_places_that_are_empty_are_not_read(kernel_of_attention, rows, kind):
+    """A static cache: no query sees a key past the longest sequence of the batch, and what lies there is anything at all."""
+    lengths = (201, 0, 77)  # an empty sequence gives zeros
+    for dtype in dtypes_of(kernel_of_attention):
+        q, k, v = tensors((3, 6, 2, rows, 330, 64, 48), dtype)
+        k[:, :, 201:], v[:, :, 201:] = torch.nan, torch.inf
+        keep = torch.arange(330) < torch.tensor(lengths).reshape(3, 1, 1, 1)
+        keep = keep.expand(3, 1, rows, 330).contiguous()
+        keep[0, 0, : rows // 2, 30:] = False
+        mask = keep if kind is torch.bool else torch.zeros(keep.shape, dtype=kind).masked_fill(~keep, -torch.inf)
+        with kernels.using(kernel=kernel_of_attention):
+            y = L.sdpa(q, k, v, mask, False, 0.125)
+        expected, bound = attention(q, k[:, :, :201], v[:, :, :201], mask[..., :201], False, 0.125, rounded="bf16" in kernel_of_attention)
+        assert_within(y, expected, bound)
+        assert not y[1].any()
+
+
+@pytest.mark.parametrize("lowest", [torch.finfo(torch.float32).min, -1e9])
+def test_a_large_negative_mask_hides_nothing_alone(kernel_of_attention, lowest):
+    """Keys at the end under a finite mask are read: a row of nothing else is uniform over all of them."""
+    q, k, v = tensors((1, 2, 1, 3, 150, 32, 32), dtypes_of(kernel_of_attention)[0])
+    mask = torch.zeros(3, 150)
+    mask[0], mask[1:, 100:] = lowest, lowest
+    check(kernel_of_attention, q[:, :, 1:], k, v, mask[1:])
+    with kernels.using(kernel=kernel_of_attention):
+        y = L.sdpa(q, k, v, mask, False, 0.1)
+    mean = v.double().mean(-2).repeat_interleave(2, 1)
+    assert_within(y[:, :, 0], mean, torch.full(mean.shape, 2e-2, dtype=torch.float64))
