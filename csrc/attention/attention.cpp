@@ -21,6 +21,7 @@ constexpr int64_t kLeastKeys = 128;    // of a range
 struct Job {
   const Attention& call;
   const AttentionKernels& kernels;
+  const int64_t* seen;  // keys of each sequence, up to the last that is not hidden
   int64_t group, rows, block_rows, blocks, ranges, range_keys;
   int64_t packed_bytes, block_count;  // of a key head
 
@@ -62,9 +63,9 @@ void query_rows(const Job& job, int64_t head, int64_t first, int64_t m, QueryRow
   for (int64_t i = 0; i < m; ++i, p.next(job.group)) {
     const char* mask = (const char*)call.mask.data;
     if (mask) mask += (p.batch * call.mask.batch + p.head * call.mask.head + p.position * call.mask.row) * mask_size(call.mask.kind, call.mask.dtype);
-    const int64_t seen = p.position + 1 < call.keys ? p.position + 1 : call.keys;
+    const int64_t seen = job.seen[p.batch];
     rows[i] = {offset(call.q.data, p.batch * call.q.batch + p.head * call.q.head + p.position * call.q.row, call.dtype), mask,
-               call.causal ? seen : call.keys};
+               call.causal && p.position + 1 < seen ? p.position + 1 : seen};
   }
 }
 
@@ -150,8 +151,8 @@ void run_round(const Job& job, int64_t threads, int64_t head, int64_t heads) {
     spread(threads, heads * job.block_count, [&](int64_t task) {
       const int64_t h = task / job.block_count, first = task % job.block_count * kKeyBlock;
       const KeyValues from = source(job, head + h, nullptr);
-      const int64_t count = call.keys - first < kKeyBlock ? call.keys - first : kKeyBlock;
-      job.kernels.pack(&call, &from, first, count, packed_of(h) + first / kKeyBlock * job.packed_bytes);
+      const int64_t left = job.seen[(head + h) / call.groups] - first, count = left < kKeyBlock ? left : kKeyBlock;
+      if (count > 0) job.kernels.pack(&call, &from, first, count, packed_of(h) + first / kKeyBlock * job.packed_bytes);
     });
   }
   const int64_t tasks = job.tasks_of_head();
@@ -166,12 +167,12 @@ void run_round(const Job& job, int64_t threads, int64_t head, int64_t heads) {
   for (int64_t i = 0; i < heads * job.blocks; ++i) merge(job, head + i / job.blocks, i % job.blocks, partials + i * tasks / job.blocks * job.partial());
 }
 
-void sdpa_of_seen(const Attention& call) {
+void sdpa_of_seen(const Attention& call, const int64_t* seen) {
   const int64_t group = call.heads / call.groups, rows = group * call.rows;
   if (call.batch * rows == 0 || call.ev == 0) return;
   // Integer tricks give bfloat16 queries a sign, not a zero: for a scale of 0 the kernels of all dtypes serve.
   const AttentionKernels& kernels = chosen<attention>(rows, call.scale == 0 ? kF16 : call.dtype);
-  Job job = {call, kernels, group, rows, rows < kMostRows ? rows : kMostRows, 0, 1, call.keys, kernels.packed_bytes(&call), 0};
+  Job job = {call, kernels, seen, group, rows, rows < kMostRows ? rows : kMostRows, 0, 1, call.keys, kernels.packed_bytes(&call), 0};
   job.block_count = (call.keys + kKeyBlock - 1) / kKeyBlock;
   job.blocks = (rows + job.block_rows - 1) / job.block_rows;
   const int64_t products = call.batch * call.heads * call.rows * call.keys * (call.e + call.ev);
@@ -193,9 +194,14 @@ void sdpa_of_seen(const Attention& call) {
 }  // namespace
 
 void sdpa(const Attention& call) {
-  Attention seen = call;
-  seen.keys = seen_keys(call);
-  sdpa_of_seen(seen);
+  int64_t* seen = scratch<int64_t>(kSeenSlot, call.batch);
+  Attention shorter = call;
+  shorter.keys = 0;
+  for (int64_t b = 0; b < call.batch; ++b) {
+    seen[b] = call.mask.batch || b == 0 ? seen_keys(call, b) : seen[0];
+    if (seen[b] > shorter.keys) shorter.keys = seen[b];
+  }
+  sdpa_of_seen(shorter, seen);
 }
 
 }  // namespace lowbit

@@ -1,4 +1,4 @@
-// Keys at the end that the mask hides from every query are not read: a static cache is mostly empty.
+// Keys at the end that the mask hides from every query of a sequence are not read: a static cache is mostly empty, a short sequence padded.
 #pragma once
 #include <string.h>
 
@@ -25,23 +25,21 @@ bool is_hidden(const char* mask, int64_t bytes, uint64_t pattern) {
   return (seen | (rest ^ pattern)) == 0;
 }
 
-// How many keys there are up to the last one that any query sees.
-int64_t seen_keys(const Attention& call) {
+// How many keys there are up to the last one that any query of sequence b sees.
+int64_t seen_keys(const Attention& call, int64_t b) {
   const AttentionMask& mask = call.mask;
   if (mask.kind == kNoMask || mask.column == 0) return call.keys;
   const int64_t size = mask_size(mask.kind, mask.dtype);
   const uint64_t pattern = hiding(mask);
   int64_t seen = 0;
-  for (int64_t b = 0; b < (mask.batch ? call.batch : 1); ++b) {
-    for (int64_t h = 0; h < (mask.head ? call.heads : 1); ++h) {
-      for (int64_t l = mask.row ? call.rows : 1; l-- > 0;) {  // the last row often sees the most
-        const char* row = (const char*)mask.data + (b * mask.batch + h * mask.head + l * mask.row) * size;
-        int64_t end = call.keys;
-        while (end - 64 >= seen && is_hidden(row + (end - 64) * size, 64 * size, pattern)) end -= 64;
-        while (end - 1 >= seen && is_hidden(row + (end - 1) * size, size, pattern)) --end;
-        seen = end;
-        if (seen == call.keys) return seen;
-      }
+  for (int64_t h = 0; h < (mask.head ? call.heads : 1); ++h) {
+    for (int64_t l = mask.row ? call.rows : 1; l-- > 0;) {  // the last row often sees the most
+      const char* row = (const char*)mask.data + (b * mask.batch + h * mask.head + l * mask.row) * size;
+      int64_t end = call.keys;
+      while (end - 64 >= seen && is_hidden(row + (end - 64) * size, 64 * size, pattern)) end -= 64;
+      while (end - 1 >= seen && is_hidden(row + (end - 1) * size, size, pattern)) --end;
+      seen = end;
+      if (seen == call.keys) return seen;
     }
   }
   return seen;
