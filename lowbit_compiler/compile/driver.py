@@ -37,7 +37,9 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             )
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
+            dynamo.specialize_floats(gm)
             compiled, (*elsewhere, report) = compile_places(gm, examples, options, compile_captured, seen)
+            dynamo.floats_are_compiled()
             for other in elsewhere:
                 remember(other)
             if options.modules == "frozen":

@@ -1,5 +1,8 @@
 """Dynamo: its exceptions, its limit on recompilations, what it is compiling now, and what it asks of modules before each call."""
 
+from typing import Any
+
+from torch import fx
 from torch._guards import ChainedSource, CompileContext, Source, TracingContext
 
 
@@ -8,6 +11,60 @@ def restart() -> type[BaseException]:
     from torch._dynamo.exc import RestartAnalysis
 
     return RestartAnalysis
+
+
+def specialize_floats(gm: fx.GraphModule) -> None:
+    """Make Dynamo trace again where it has made inputs of Python floats that modules hold (``dynamic=True``): then they are constants.
+
+    The epsilon of a norm and the scale of an attention are numbers that kernels take. Floats that the caller passes stay inputs, and so does
+    one of a module that was another number in the first graph of this code: it would need a graph for each.
+
+    Raises:
+        RestartAnalysis: there are such floats; Dynamo catches it.
+    """
+    from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+    from torch._dynamo.symbolic_convert import TensorifyState
+
+    current = CompileContext.current_compile_id()
+    frame, first = (None, True) if current is None else (current.frame_id, not current.frame_compile_id)
+    restart_for = []
+    for node in gm.graph.find_nodes(op="placeholder"):
+        number = _held_float(node)
+        if number is None or TensorifyState.should_specialize(symbol := number.node._expr.name):
+            continue
+        place = (frame, node.meta["grapharg"].source.name)
+        if first or _FIRST.get(place) == number.node.hint:
+            _FIRST[place] = number.node.hint
+            restart_for.append(symbol)
+    for symbol in restart_for:
+        TensorifyState.specialize(symbol)
+        _SPECIALIZED.add(symbol)
+    if restart_for:
+        raise TensorifyScalarRestartAnalysis(restart_reason="floats of modules are constants")
+
+
+_FIRST: dict[tuple[int | None, str], float] = {}
+"""Floats of modules in the first graph of a code, by Dynamo's number of the code and the way to the float."""
+
+
+_SPECIALIZED: set[str] = set()
+
+
+def floats_are_compiled() -> None:
+    """Take back what :func:`specialize_floats` asked for, once the graph is compiled: Dynamo would keep to it in all later ones."""
+    from torch._dynamo.symbolic_convert import TensorifyState
+
+    TensorifyState.force_specializations.difference_update(_SPECIALIZED)
+    _SPECIALIZED.clear()
+
+
+def _held_float(node: fx.Node) -> Any:
+    """Return the symbolic float that ``node`` brings in where a module holds it, None otherwise."""
+    argument: Any = node.meta.get("grapharg")
+    if argument is None or not argument.pass_arg_as_tensor or not argument.source.guard_source.is_unspecialized_nn_module():
+        return None
+    number = getattr(node.meta.get("example_value"), "item_memo", None)
+    return number if hasattr(getattr(number, "node", None), "_expr") and hasattr(number.node._expr, "name") else None
 
 
 def inner(error: BaseException) -> BaseException:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import zoo
-from helpers.compiled import NATIVE, compiled, eager, reports_of, work
+from helpers.compiled import NATIVE, compiled, cosine, eager, reports_of, work
 from lowbit_compiler.debug.replay import floats
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime import timings
@@ -142,3 +142,19 @@ def test_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     for site in timed:
         assert "torch" in site.detail
         assert site.reason in ("", "slower here")
+
+
+def test_sizes_that_vary_leave_scales_and_epsilons_constant() -> None:
+    """Under dynamic=True Dynamo makes inputs of the floats that modules hold, which no kernel takes."""
+    model, inputs = zoo.causal("Llama")()
+    reports = []
+    for dynamic in (False, True):
+        torch.compiler.reset()
+        with torch.no_grad():
+            run = torch.compile(model, backend="lowbit", dynamic=dynamic, options={"plan": "always"})
+            got, (report,) = reports_of(lambda run=run: run(**inputs))
+        for ours, theirs in zip(floats(got), floats(eager(model, inputs)[0]), strict=True):
+            assert cosine(ours, theirs) > 0.99
+        reports.append([(site.module, site.lowered_to) for site in report.sites])
+    assert reports[0] == reports[1]
+    assert "lowbit::sdpa" in {lowered for _, lowered in reports[1]}

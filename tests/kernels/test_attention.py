@@ -215,7 +215,9 @@ def test_places_that_are_empty_are_not_read(kernel_of_attention, rows, kind):
         mask = keep if kind is torch.bool else torch.zeros(keep.shape, dtype=kind).masked_fill(~keep, -torch.inf)
         with kernels.using(kernel=kernel_of_attention):
             y = L.sdpa(q, k, v, mask, False, 0.125)
-        expected, bound = attention(q, known_k[:, :, :201], known_v[:, :, :201], mask[..., :201], False, 0.125, rounded="bf16" in kernel_of_attention)
+        expected, bound = attention(
+            q, known_k[:, :, :201], known_v[:, :, :201], mask[..., :201], False, 0.125, rounded="bf16" in kernel_of_attention
+        )
         assert_within(y, expected, bound)
         assert not y[1].any()
 

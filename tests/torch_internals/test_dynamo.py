@@ -60,6 +60,42 @@ class Scaled(torch.nn.Module):
         return self.inner(x) * self.factor
 
 
+@pytest.mark.parametrize("dynamic", [True, None])
+def test_floats_of_modules_are_constants_until_they_change(surface, dynamic):
+    traced = []
+
+    def backend(gm, examples):
+        surface.specialize_floats(gm)
+        surface.floats_are_compiled()
+        inputs = [node.meta["example_value"] for node in gm.graph.find_nodes(op="placeholder")]
+        traced.append([value for value in inputs if isinstance(value, torch.Tensor) and value.dtype == torch.float64])
+        return gm.forward
+
+    torch.compiler.reset()
+    with torch.no_grad():
+        model = Scaled(2.0)
+        run, x = torch.compile(model, backend=backend, dynamic=dynamic), torch.randn(3, 4)
+        for factor in (2.0, 2.0, 3.0, 4.0, 5.0):
+            model.factor = factor
+            assert torch.equal(run(x), model(x))
+    assert [len(floats) for floats in traced] == [0, 1], "a constant, then an input of one graph for all numbers"
+
+
+def test_floats_of_the_caller_stay_inputs(surface):
+    traced = []
+
+    def backend(gm, examples):
+        surface.specialize_floats(gm)
+        traced.append(gm)
+        return gm.forward
+
+    torch.compiler.reset()
+    run = torch.compile(lambda x, factor: x * factor, backend=backend, dynamic=True)
+    for factor in (2.0, 3.0):
+        assert torch.equal(run(torch.ones(3), factor), torch.full((3,), factor))
+    assert len(traced) == 1
+
+
 def freezing(surface):
     """Return a backend that freezes modules, and the list of what it is given; Dynamo starts anew."""
     traced = []
