@@ -10,7 +10,6 @@ from typing import Any
 from torch import fx
 from torch.export import ExportedProgram
 
-
 _probes: list[threading.Thread] = []
 
 
