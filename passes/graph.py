@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from lowbit_compiler.passes.notes import note, notes
+from lowbit_compiler.passes.repeated import fake_result
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import OpOverload, enable_python_dispatcher
 from lowbit_compiler.torch_internals.fakes import FakeTensor
@@ -64,7 +65,7 @@ def emit(
     fakes = fx.map_arg((args, kwargs), lambda n: value(n) if cast is None else value(n).to(cast))
     mode = fake_mode(gm)
     with enable_python_dispatcher(), mode, autocast.disabled():  # sizes stay symbolic; dtypes are those of the operands
-        node.meta["val"] = target(*fakes[0], **fakes[1])
+        node.meta["val"] = fake_result(target, *fakes)
     if like is not None:
         for key in ("nn_module_stack", "stack_trace"):
             if key in like.meta:

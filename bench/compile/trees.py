@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,26 @@ HERE = Path(__file__).resolve().parents[2]
 class Child:
     """A process of one tree that does its share when it is asked to."""
 
-    def __init__(self, tree: Path, python: Path | str, script: str, arguments: Sequence[str], threads: int) -> None:
-        """Start it; raises SystemExit where the interpreter's lowbit is not this tree's."""
+    def __init__(
+        self,
+        tree: Path,
+        python: Path | str,
+        script: str,
+        arguments: Sequence[str],
+        threads: int,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it with ``settings`` among the environment variables; raises SystemExit where the interpreter's lowbit is not this tree's."""
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("LOWBIT_")}
         # -P: the folder of the script comes before nothing.
         command = [str(python), "-P", str(Path(__file__).with_name(script)), *arguments]
         self.process = subprocess.Popen(
-            command, env=env | {"OMP_NUM_THREADS": str(threads)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tree
+            command,
+            env=env | {"OMP_NUM_THREADS": str(threads)} | dict(settings or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tree,
         )
         found = Path(self._answer()["tree"]).resolve()
         if not found.is_relative_to(tree):

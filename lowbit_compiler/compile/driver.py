@@ -1,8 +1,10 @@
 """Dynamo's graph compiled: captured, rewritten, finished; and left in float where something fails."""
 
+import contextlib
+import gc
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import fx
@@ -13,16 +15,36 @@ from lowbit_compiler.compile.fallback import declined_report, failed_report, nee
 from lowbit_compiler.compile.finish import finish
 from lowbit_compiler.compile.history import remember
 from lowbit_compiler.compile.places import Seen, compile_places
-from lowbit_compiler.compile.remainder import compile_remainder
+from lowbit_compiler.compile.remainder import compile_remainder, on_cpu
 from lowbit_compiler.compile.rewrite import rewrite
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.options import Options
+from lowbit_compiler.passes.contract import Pass
+from lowbit_compiler.passes.plan import PlanSites
+from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.report import Report
-from lowbit_compiler.torch_internals import dynamo
+from lowbit_compiler.torch_internals import dynamo, inductor
 
 log = logging.getLogger("lowbit_compiler")
 
 
+@contextlib.contextmanager
+def _unsearched() -> Iterator[None]:
+    """Let the garbage collector leave out what is there now: Dynamo's trace is millions of objects, a quarter of a second for each search.
+
+    What is made meanwhile is collected as always. Where somebody else has frozen objects, nothing is done: there is one such set.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@_unsearched()
 def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options, seen: Seen | None = None) -> Callable[..., Any]:
     """Compile Dynamo's graph: rewritten where the recipe allows, whole in float where gradients are needed or a pass fails.
 
@@ -63,10 +85,16 @@ def compile_captured(
 ) -> tuple[Callable[..., Any], Report]:
     """Rewrite ``captured`` and compile the remainder; raises what fails, where :func:`compile_dynamo` falls back."""
     inputs = [node.name for node in captured.gm.graph.nodes if node.op == "placeholder"]
-    ctx, report = rewrite(captured, options, examples)
+    ctx, report = rewrite(captured, options, examples, *([] if options.remainder == "eager" else [_probe]))
     if seen is not None:
         seen(ctx)
     return finish(captured.gm, inputs, ctx, examples, options, report), report
+
+
+def _probe(p: Pass, run: PassRun, gm: fx.GraphModule) -> None:
+    """Let what Inductor asks of the machine be found out beside the passes: once all is timed, which that would disturb."""
+    if p.name == PlanSites.name and on_cpu(gm):
+        inductor.probe()
 
 
 def _log(report: Report) -> None:

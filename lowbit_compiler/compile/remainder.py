@@ -33,7 +33,7 @@ def compile_remainder(
             "this graph reads a float weight that was released by free_weights=True; load the model anew, or compile without free_weights"
         )
     settings = patches(mode, gm)
-    if kind == "eager" or (nothing_remains(gm) and (_on_cpu(gm) or not settings)):  # a mode of a GPU has more to offer than calls
+    if kind == "eager" or (nothing_remains(gm) and (on_cpu(gm) or not settings)):  # a mode of a GPU has more to offer than calls
         return gm.forward
     for node in gm.graph.find_nodes(op="placeholder"):
         node.meta.pop("val", None)  # for generated C++ compile_fx would take these for its inputs, and know no scalar's value
@@ -59,10 +59,11 @@ def patches(mode: str | None, gm: fx.GraphModule) -> dict[str, Any] | None:
     """
     if mode is None:
         return None
-    return {"cpp_wrapper": True} if mode == "reduce-overhead" and _on_cpu(gm) else inductor.modes()[mode]
+    return {"cpp_wrapper": True} if mode == "reduce-overhead" and on_cpu(gm) else inductor.modes()[mode]
 
 
-def _on_cpu(gm: fx.GraphModule) -> bool:
+def on_cpu(gm: fx.GraphModule) -> bool:
+    """Return whether all tensors of ``gm`` are on the CPU."""
     values = [node.meta.get("val", node.meta.get("example_value")) for node in gm.graph.nodes]
     return all(x.device.type == "cpu" for x in values if isinstance(x, Tensor))
 

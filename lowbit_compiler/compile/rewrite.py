@@ -19,26 +19,33 @@ from lowbit_compiler.passes.runner import Observer, PassRun, run_passes
 from lowbit_compiler.report import Report, site_report
 
 
-def rewrite(captured: Captured, options: Options, examples: Sequence[Any]) -> tuple[PassContext, Report]:
+def rewrite(captured: Captured, options: Options, examples: Sequence[Any], *observers: Observer) -> tuple[PassContext, Report]:
     """Rewrite ``captured.gm``, which is called with ``examples``, for the runtime; as :func:`through`."""
-    return through(runtime(options, examples), captured, options, examples)
+    return through(runtime(options, examples), captured, options, examples, *observers)
 
 
-def through(exit: Exit, captured: Captured, options: Options, examples: Sequence[Any] | None = None) -> tuple[PassContext, Report]:
-    """Run the passes over ``captured.gm`` in place, up to ``exit``; returns the context and the report.
+def through(
+    exit: Exit, captured: Captured, options: Options, examples: Sequence[Any] | None = None, *observers: Observer
+) -> tuple[PassContext, Report]:
+    """Run the passes over ``captured.gm`` in place, up to ``exit``; returns the context and the report. ``observers`` are told of each pass.
 
     Where a pass fails at one call, that call is left in float. Writes the dump and verifies each pass on ``examples`` (None: not on
     values), where the options ask for it; then what fails raises PassError at once, as does what fails at no call in particular.
     """
-    return attempts(captured.gm, lambda refused: _once(exit, captured, options, examples, refused), options.verify)
+    return attempts(captured.gm, lambda refused: _once(exit, captured, options, examples, refused, observers), options.verify)
 
 
 def _once(
-    exit: Exit, captured: Captured, options: Options, examples: Sequence[Any] | None, refused: dict[str, str]
+    exit: Exit,
+    captured: Captured,
+    options: Options,
+    examples: Sequence[Any] | None,
+    refused: dict[str, str],
+    others: Sequence[Observer],
 ) -> tuple[PassContext, Report]:
-    observers: list[Observer] = (
-        [Verifier(captured.gm, examples, options.recipe.least_sqnr).observe] if options.verify and examples is not None else []
-    )
+    observers = list(others)
+    if options.verify and examples is not None:
+        observers.insert(0, Verifier(captured.gm, examples, options.recipe.least_sqnr).observe)
     ctx = _context(exit, captured, options, refused)
     facts: set[Fact] = set()
     with recording(options.dump, captured.gm, ctx, f"the {captured.by} graph") as record:

@@ -1,5 +1,8 @@
 """Inductor: its front doors, its modes, and its settings."""
 
+import contextlib
+import contextvars
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,11 +10,35 @@ from typing import Any
 from torch import fx
 from torch.export import ExportedProgram
 
+_probes: list[threading.Thread] = []
+
+
+def probe() -> None:
+    """Start to find out, beside other work, what Inductor asks of the machine in every process; :func:`compile_graph` waits for the answer.
+
+    That is which vector instructions the C++ compiler and this machine have (some programs that are started, and first compiled where the cache
+    on disk has none of them), and the hash of torch's sources: a second in which the asking thread has nothing to do, or many where caches
+    are empty.
+    """
+    from torch._inductor import codecache, cpu_vec_isa  # here: two threads that import one another's modules would find them half made
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # Inductor asks again, and says what is wrong
+            cpu_vec_isa.valid_vec_isa_list()
+            codecache.torch_key()
+
+    if not _probes:
+        settings = contextvars.copy_context()  # the caller's
+        _probes.append(threading.Thread(target=settings.run, args=(ask,), name="lowbit-probe", daemon=True))
+        _probes[0].start()
+
 
 def compile_graph(gm: fx.GraphModule, examples: Sequence[Any], settings: dict[str, Any] | None) -> Callable[..., Any]:
     """Compile ``gm`` for ``examples``, real or fake, under ``settings``."""
     from torch._inductor import compile_fx  # by its module, so that who replaces the function there is heard
 
+    for thread in _probes:
+        thread.join()
     compiled: Any = compile_fx.compile_fx(gm, list(examples), config_patches=settings)
     return compiled  # type: ignore[no-any-return]
 

@@ -20,6 +20,28 @@ def test_a_graph_is_compiled_for_its_examples(surface):
     assert torch.equal(y, torch.relu(x))
 
 
+def test_the_probe_fills_what_inductor_reads(surface, monkeypatch):
+    from torch._inductor import codecache, cpu_vec_isa
+
+    def asked():
+        info = cpu_vec_isa.valid_vec_isa_list.cache_info()
+        return info.hits + info.misses
+
+    keys = []
+    key = codecache.torch_key
+    monkeypatch.setattr(codecache, "torch_key", lambda: keys.append(key()))
+    monkeypatch.setattr(surface, "_probes", [])
+    before = asked()
+    surface.probe()
+    surface.probe()
+    (thread,) = surface._probes
+    thread.join()
+    assert asked() == before + 1
+    assert len(keys) == 1
+    assert isinstance(keys[0], bytes)
+    assert key() is keys[0], "it is remembered"
+
+
 def test_every_mode_of_torch_compile_is_there(surface):
     assert {"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"} <= set(surface.modes())
     assert all(isinstance(settings, dict) for settings in surface.modes().values())
