@@ -20,9 +20,9 @@ def fake_result(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     """Return ``target(*args, **kwargs)`` of fake values, in the fake mode that is on.
 
     Tensors that an op makes in memory of their own are made by their description where the same call has been made before: same sizes,
-    strides, dtypes, devices and numbers. With symbolic sizes, gradients, views and all that is no op of torch's registry it is called each time.
+    strides, dtypes, devices and numbers, and the same default dtype. With symbolic sizes, gradients, views and all that is no op of torch's registry it is called each time.
     """
-    key = _key((target, args, kwargs)) if _makes_memory(target) else None
+    key = _key((target, torch.get_default_dtype(), args, kwargs)) if _makes_memory(target) else None
     if key is None:
         return target(*args, **kwargs)
     if key in _known:
