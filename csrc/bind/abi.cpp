@@ -3,4 +3,4 @@
 // and with the layout of packed weights.
 #include "common/export.h"
 
-LOWBIT_EXPORT const char* lowbit_abi() { return "lowbit abi 3"; }
+LOWBIT_EXPORT const char* lowbit_abi() { return "lowbit abi 4"; }

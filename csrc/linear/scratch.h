@@ -8,7 +8,7 @@
 namespace lowbit {
 
 enum Slot { kRowSlot, kCodesSlot, kScaleSlot, kExactSlot, kExactOutSlot, kTableSlot, kTilesSlot, kHitSlot, kBiasSlot, kFloatSlot, kPanelSlot,
-            kSoftmaxSlot, kPackedKeysSlot, kAttentionSlot, kPartialSlot, kChainSlot, kWorkSlot, kPhaseSlot, kSlots };
+            kSoftmaxSlot, kPackedKeysSlot, kWideKeysSlot, kAttentionSlot, kPartialSlot, kChainSlot, kWorkSlot, kPhaseSlot, kSlots };
 
 class Scratch {
  public:
