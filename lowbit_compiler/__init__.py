@@ -8,12 +8,21 @@ if TYPE_CHECKING:
     from lowbit_compiler.exits.onnx.export import export_onnx as export_onnx
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.exits.package import export_package
+    from lowbit_compiler.int8_cache import Int8Cache as Int8Cache
     from lowbit_compiler.recipes import RECIPES, Recipe
     from lowbit_compiler.report import Report
 
-__all__ = ["RECIPES", "Recipe", "Report", "explain", "export_package", "last_report"]  # export_onnx and verify_onnx need the extra "onnx"
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "Report",
+    "explain",
+    "export_package",
+    "last_report",
+]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache transformers
 
 _HOMES = {
+    "Int8Cache": "int8_cache",
     "RECIPES": "recipes",
     "Recipe": "recipes",
     "Report": "report",

@@ -37,6 +37,11 @@ class SoftmaxCall:
     """Sides on which it has a loop beside it that Inductor would make one with its own softmax."""
 
     @property
+    def op(self) -> str:
+        """The op of ours that computes it."""
+        return "softmax"
+
+    @property
     def more_accurate(self) -> bool:
         """Whether our result on a CPU is nearer to the exact one than torch's: of float32 it is, except for logarithms of short rows."""
         return self.dtype is torch.float32 and not self.log
@@ -59,6 +64,11 @@ class AttentionCall:
     causal: bool
     scale: float
     repeated: bool
+
+    @property
+    def op(self) -> str:
+        """The op of ours that computes it: keys and values may be int8 codes."""
+        return "sdpa_codes" if self.k.dtype is torch.int8 else "sdpa"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ ops = torch.ops.lowbit
 
 
 class LowerWhole(Pass):
-    """Softmax with the scale, masks and casts around it; attention with its key heads as few as the model computes.
+    """Softmax with the scale, masks and casts around it; attention with its key heads as few as the model computes, and its keys as stored.
 
     Before::
 
@@ -24,11 +24,14 @@ class LowerWhole(Pass):
         %y = to(%p, bfloat16)
         %r = reshape(expand(%k[:, :, None], ...), ...)        # the same for %v
         %o = aten.scaled_dot_product_attention(%q, %r, %s, %mask)
+        %w = to(mul(to(%codes, float32), %scales), bfloat16)  # the same for %v
+        %u = aten.scaled_dot_product_attention(%q, %w, %x, %mask)
 
     After::
 
         %y = lowbit.softmax(%x, -1, 0.125, %mask)
         %o = lowbit.sdpa(%q, %k, %v, %mask, False, 0.125)
+        %u = lowbit.sdpa_codes(%q, %codes, %scales, %codes_1, %scales_1, %mask, False, 0.125)
     """
 
     name = "lower-whole"
@@ -68,7 +71,11 @@ def _lower_attention(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, found:
     flat = value(node).dim() == 3
     with gm.graph.inserting_before(node):
         q, k, v = (emit(gm, aten.unsqueeze.default, x, 0, like=node) if flat else x for x in (found.q, found.k, found.v))
-        whole = emit(gm, ops.sdpa.default, q, k, v, found.mask, found.causal, found.scale, like=node)
+        if found.scales is None:
+            whole = emit(gm, ops.sdpa.default, q, k, v, found.mask, found.causal, found.scale, like=node)
+        else:
+            (k_scale, v_scale), rest = found.scales, (found.mask, found.causal, found.scale)
+            whole = emit(gm, ops.sdpa_codes.default, q, k, k_scale, v, v_scale, *rest, like=node)
         result = emit(gm, aten.squeeze.dim, whole, 0, like=node) if flat else whole
         result = laid_out(gm, result, node)
     substitute(node, result)

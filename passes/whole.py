@@ -9,6 +9,7 @@ from torch import fx
 
 from lowbit_compiler.passes.around import is_alone, loops
 from lowbit_compiler.passes.calls import AttentionCall, SoftmaxCall, equal, operand
+from lowbit_compiler.passes.codes import dequantized
 from lowbit_compiler.passes.contract import FLOATS, PassContext
 from lowbit_compiler.passes.graph import aten, is_tensor, same, undisturbed, value
 from lowbit_compiler.passes.heads import unrepeated
@@ -47,7 +48,7 @@ class SoftmaxSite:
 
 @dataclass
 class AttentionSite:
-    """A scaled_dot_product_attention, its key and value heads as few as they are; ``chain`` repeats them."""
+    """A scaled_dot_product_attention, its key and value heads as few as they are; ``chain`` is what repeats and dequantizes them."""
 
     q: fx.Node
     k: fx.Node
@@ -56,12 +57,14 @@ class AttentionSite:
     causal: bool
     scale: float
     chain: list[fx.Node] = field(default_factory=list)
+    repeated: bool = False
+    scales: tuple[fx.Node, fx.Node] | None = None  # of k and v in int8
 
     def call(self) -> AttentionCall:
         """Return what is to be timed."""
         q, k, v = (operand(four(value(x))) for x in (self.q, self.k, self.v))
         mask = None if self.mask is None else operand(value(self.mask))
-        return AttentionCall(q, k, v, mask, self.causal, self.scale, bool(self.chain))
+        return AttentionCall(q, k, v, mask, self.causal, self.scale, self.repeated)
 
 
 def four(tensor: Any) -> Any:
@@ -117,7 +120,7 @@ def read_attention(node: fx.Node, ctx: PassContext) -> AttentionSite | Declined:
         return Reason.UNSUPPORTED_OP, f"scale {scale}, is_causal {causal}: not known when the graph is compiled"
     if not _fitting(*(four(value(x)).shape for x in (q, k, v))):
         return Reason.UNSUPPORTED_OP, f"operands of shapes {', '.join(str(tuple(value(x).shape)) for x in (q, k, v))}"
-    return with_few_heads(node, AttentionSite(q, k, v, mask, causal, float(scale)))  # type: ignore[arg-type]
+    return with_codes(node, with_few_heads(node, AttentionSite(q, k, v, mask, causal, float(scale))))  # type: ignore[arg-type]
 
 
 def _fitting(q: Any, k: Any, v: Any) -> bool:
@@ -139,7 +142,18 @@ def with_few_heads(node: fx.Node, site: AttentionSite) -> AttentionSite:
     chain = list(dict.fromkeys(above_k + above_v))
     fits = _fitting(*(four(value(x)).shape for x in (site.q, k, v)))
     if fits and isinstance(value(k).shape[1], int) and undisturbed(min(chain), node, chain):
-        site.k, site.v, site.chain = k, v, chain
+        site.k, site.v, site.chain, site.repeated = k, v, chain, True
+    return site
+
+
+def with_codes(node: fx.Node, site: AttentionSite) -> AttentionSite:
+    """Read keys and values below the nodes that dequantize them."""
+    keys, values = dequantized(site.k), dequantized(site.v)
+    if keys is None or values is None:
+        return site
+    chain = list(dict.fromkeys(site.chain + keys[2] + values[2]))
+    if undisturbed(min(chain), node, chain):
+        site.k, site.v, site.scales, site.chain = keys[0], values[0], (keys[1], values[1]), chain
     return site
 
 
@@ -156,10 +170,10 @@ def unsupported(ctx: PassContext, x: Any) -> Declined | None:
 
 def decide(ctx: PassContext, call: SoftmaxCall | AttentionCall) -> Whole | Declined:
     """Return the plan of a softmax or attention, or why torch's own is kept."""
-    op = "softmax" if isinstance(call, SoftmaxCall) else "sdpa"
+    op = call.op
     if not ctx.target.has_kernels:
         return Reason.NO_KERNEL, f"the native library is not loaded, and lowbit::{op} in plain torch is slow"
-    if op == "sdpa" and not ctx.target.attention:
+    if isinstance(call, AttentionCall) and not ctx.target.attention:
         return Reason.NO_KERNEL, f"no attention kernel for {ctx.target.kind}; torch's own is kept"
     heads = _heads(call)
     if ctx.costs is None:

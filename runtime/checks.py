@@ -115,15 +115,32 @@ def _broadcasts(size: Any, to: Any) -> bool:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> None:
     tensors("sdpa", q=q, k=k, v=v, mask=mask)
-    for name, tensor in {"q": q, "k": k, "v": v}.items():
+    for tensor in (q, k, v):
         require("sdpa", tensor.dtype in FLOATS and tensor.dtype == q.dtype, "q, k, v in one of float32, bfloat16, float16", tensor.dtype)
-        require("sdpa", tensor.dim() == 4, f"{name} of 4 dimensions", tensor.dim())
+    _heads("sdpa", q, k, v, mask)
+
+
+def _heads(op: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    for name, tensor in {"q": q, "k": k, "v": v}.items():
+        require(op, tensor.dim() == 4, f"{name} of 4 dimensions", tensor.dim())
     b, h, _, e = q.shape
-    require("sdpa", k.shape[0] == b and k.shape[3] == e, f"k of shape ({b}, G, S, {e})", tuple(k.shape))
-    require("sdpa", v.shape[:3] == k.shape[:3], f"v of shape ({b}, {k.shape[1]}, {k.shape[2]}, F)", tuple(v.shape))
-    require("sdpa", k.shape[1] > 0 and h % k.shape[1] == 0, "query heads that are a multiple of key heads", f"{h} and {k.shape[1]}")
-    _mask("sdpa", mask, (b, h, q.shape[2], k.shape[2]))
-    _result("sdpa", q.shape[:3], v.shape[3])
+    require(op, k.shape[0] == b and k.shape[3] == e, f"k of shape ({b}, G, S, {e})", tuple(k.shape))
+    require(op, v.shape[:3] == k.shape[:3], f"v of shape ({b}, {k.shape[1]}, {k.shape[2]}, F)", tuple(v.shape))
+    require(op, k.shape[1] > 0 and h % k.shape[1] == 0, "query heads that are a multiple of key heads", f"{h} and {k.shape[1]}")
+    _mask(op, mask, (b, h, q.shape[2], k.shape[2]))
+    _result(op, q.shape[:3], v.shape[3])
+
+
+def _sdpa_codes(q: Tensor, k: Tensor, k_scale: Tensor, v: Tensor, v_scale: Tensor, mask: Tensor | None, causal: bool, scale: float) -> None:
+    tensors("sdpa_codes", q=q, k=k, k_scale=k_scale, v=v, v_scale=v_scale, mask=mask)
+    require("sdpa_codes", q.dtype in FLOATS, f"q in {FLOAT}", q.dtype)
+    for name, codes in {"k": k, "v": v}.items():
+        require("sdpa_codes", codes.dtype is torch.int8, f"{name} in int8", codes.dtype)
+    _heads("sdpa_codes", q, k, v, mask)
+    shape = (*k.shape[:3], 1)
+    for name, scales in {"k_scale": k_scale, "v_scale": v_scale}.items():
+        require("sdpa_codes", scales.dtype is torch.float32, f"{name} in float32", scales.dtype)
+        require("sdpa_codes", same(scales, shape), f"{name} of shape {shape}", tuple(scales.shape))
 
 
 def _float32(op: str) -> Callable[..., None]:
@@ -142,6 +159,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     **{op: _float32(op) for op in ("exponent", "power")},
     "softmax": _softmax,
     "sdpa": _sdpa,
+    "sdpa_codes": _sdpa_codes,
     chain.OP: chain.check,
     **format_checks(),
     **EXPORTED_CHECKS,

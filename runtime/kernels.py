@@ -19,6 +19,7 @@ FAMILIES = {
     "rotate": "rows",
     chain.OP: "qgemm",
     "sdpa": "attention",
+    "sdpa_codes": "attention_codes",
     "softmax": "softmax",
 }
 """The kernels that do most of each op's work."""

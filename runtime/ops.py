@@ -176,6 +176,11 @@ _define(
     _softmax_fake,
 )
 _define("sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor", softmax.sdpa, _sdpa_fake)
+_define(
+    "sdpa_codes(Tensor q, Tensor k, Tensor k_scale, Tensor v, Tensor v_scale, Tensor? mask, bool causal, float scale) -> Tensor",
+    softmax.sdpa_codes,
+    lambda q, k, k_scale, v, v_scale, mask, causal, scale: _sdpa_fake(q, k, v, mask, causal, scale),
+)
 _define(chain.SCHEMA, chain.reference, chain.shapes)
 
 _define(

@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "attention/seen.h"
+#include "common/convert.h"
 #include "common/kernels.h"
 #include "linear/parallel.h"
 #include "linear/scratch.h"
@@ -16,6 +17,7 @@ namespace {
 constexpr int64_t kRound = 16 << 20;   // bytes of packed keys and values at a time
 constexpr int64_t kSmall = 1 << 18;    // products worth a second thread
 constexpr int64_t kLeastKeys = 128;    // of a range
+constexpr int64_t kMostCodeRows = 48;  // query rows of a key head that read int8 codes; more are worth floats for the other kernels
 
 // The query rows of one key head, position by position, so that limits ascend and a block of rows shares its keys.
 struct Job {
@@ -37,8 +39,14 @@ struct Job {
 KeyValues source(const Job& job, int64_t head, const char* packed) {
   const Attention& call = job.call;
   const int64_t b = head / call.groups, g = head % call.groups;
-  return {offset(call.k.data, b * call.k.batch + g * call.k.head, call.dtype),
-          offset(call.v.data, b * call.v.batch + g * call.v.head, call.dtype), packed};
+  const auto head_of = [&](const Heads& x, int64_t size) { return (const char*)x.data + (b * x.batch + g * x.head) * size; };
+  const int64_t size = has_codes(call) ? 1 : element_size(call.dtype);
+  KeyValues from = {head_of(call.k, size), head_of(call.v, size), packed, nullptr, nullptr};
+  if (has_codes(call)) {
+    from.k_scale = (const float*)head_of(call.k_scale, 4);
+    from.v_scale = (const float*)head_of(call.v_scale, 4);
+  }
+  return from;
 }
 
 struct Place {
@@ -126,25 +134,25 @@ void spread(int64_t threads, int64_t tasks, const F& run) {
   });
 }
 
-// Packed keys and values: in scratch, unless a single head is so long that the thread should not keep that much.
-struct Packed {
+// Packed or widened keys and values: in scratch, unless they are so long that the thread should not keep that much.
+struct Memory {
   char* data = nullptr;
   bool own = false;
 
-  explicit Packed(int64_t bytes) : own(bytes > kRound) {
+  Memory(Slot slot, int64_t bytes) : own(bytes > kRound) {
     if (bytes == 0) return;
-    data = own ? (char*)aligned_alloc(4096, (size_t)round_up(bytes, 4096)) : scratch<char>(kPackedKeysSlot, bytes);
+    data = own ? (char*)aligned_alloc(4096, (size_t)round_up(bytes, 4096)) : scratch<char>(slot, bytes);
     if (data == nullptr) throw std::bad_alloc();
   }
-  Packed(const Packed&) = delete;
-  ~Packed() {
+  Memory(const Memory&) = delete;
+  ~Memory() {
     if (own) free(data);
   }
 };
 
 void run_round(const Job& job, int64_t threads, int64_t head, int64_t heads) {
   const Attention& call = job.call;
-  const Packed memory(heads * job.block_count * job.packed_bytes);
+  const Memory memory(kPackedKeysSlot, heads * job.block_count * job.packed_bytes);
   char* const packed = memory.data;
   const auto packed_of = [&](int64_t h) { return packed ? packed + h * job.block_count * job.packed_bytes : nullptr; };
   if (packed) {
@@ -171,7 +179,8 @@ void sdpa_of_seen(const Attention& call, const int64_t* seen) {
   const int64_t group = call.heads / call.groups, rows = group * call.rows;
   if (call.batch * rows == 0 || call.ev == 0) return;
   // Integer tricks give bfloat16 queries a sign, not a zero: for a scale of 0 the kernels of all dtypes serve.
-  const AttentionKernels& kernels = chosen<attention>(rows, call.scale == 0 ? kF16 : call.dtype);
+  const Dtype dtype = call.scale == 0 ? kF16 : call.dtype;
+  const AttentionKernels& kernels = has_codes(call) ? chosen<attention_codes>(rows, dtype) : chosen<attention>(rows, dtype);
   Job job = {call, kernels, seen, group, rows, rows < kMostRows ? rows : kMostRows, 0, 1, call.keys, kernels.packed_bytes(&call), 0};
   job.block_count = (call.keys + kKeyBlock - 1) / kKeyBlock;
   job.blocks = (rows + job.block_rows - 1) / job.block_rows;
@@ -191,6 +200,35 @@ void sdpa_of_seen(const Attention& call, const int64_t* seen) {
   }
 }
 
+// Keys first ... first+count-1 of one head of x, n wide: codes times their scales, rounded once.
+void widen_codes(const int8_t* codes, int64_t stride, const float* scale, int64_t count, int64_t n, Dtype dtype, char* out) {
+  for (int64_t j = 0; j < count; ++j) {
+    for (int64_t i = 0; i < n; ++i) store_float(out, dtype, j * n + i, (float)codes[j * stride + i] * scale[j]);
+  }
+}
+
+void sdpa_of_floats(const Attention& call, const int64_t* seen) {
+  const int64_t size = element_size(call.dtype), heads = call.batch * call.groups, blocks = (call.keys + kKeyBlock - 1) / kKeyBlock;
+  const int64_t k_bytes = round_up(heads * call.keys * call.e * size, 64);
+  const Memory memory(kWideKeysSlot, k_bytes + heads * call.keys * call.ev * size);
+  Attention floats = call;
+  floats.k = {memory.data, call.groups * call.keys * call.e, call.keys * call.e, call.e};
+  floats.v = {memory.data + k_bytes, call.groups * call.keys * call.ev, call.keys * call.ev, call.ev};
+  floats.k_scale = floats.v_scale = {};
+  spread(thread_count(), heads * blocks, [&](int64_t task) {
+    const int64_t head = task / blocks, b = head / call.groups, g = head % call.groups, first = task % blocks * kKeyBlock;
+    const int64_t count = call.keys - first < kKeyBlock ? call.keys - first : kKeyBlock;
+    const auto widen = [&](const Heads& x, const Heads& scale, int64_t n, const Heads& to) {
+      widen_codes((const int8_t*)x.data + b * x.batch + g * x.head + first * x.row, x.row,
+                  (const float*)scale.data + b * scale.batch + g * scale.head + first, count, n, call.dtype,
+                  (char*)to.data + (head * call.keys + first) * n * size);
+    };
+    widen(call.k, call.k_scale, call.e, floats.k);
+    widen(call.v, call.v_scale, call.ev, floats.v);
+  });
+  sdpa_of_seen(floats, seen);
+}
+
 }  // namespace
 
 void sdpa(const Attention& call) {
@@ -201,7 +239,8 @@ void sdpa(const Attention& call) {
     seen[b] = call.mask.batch || b == 0 ? seen_keys(call, b) : seen[0];
     if (seen[b] > shorter.keys) shorter.keys = seen[b];
   }
-  sdpa_of_seen(shorter, seen);
+  if (has_codes(call) && call.heads / call.groups * call.rows > kMostCodeRows) sdpa_of_floats(shorter, seen);
+  else sdpa_of_seen(shorter, seen);
 }
 
 }  // namespace lowbit

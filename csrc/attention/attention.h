@@ -27,6 +27,7 @@ struct Attention {
   int64_t rows, keys, e, ev;
   bool causal;  // query l sees keys 0 ... l
   float scale;
+  Heads k_scale = {}, v_scale = {};  // float32 [batch, groups, keys], dense, of k and v in int8; no data: k and v are of dtype
 };
 
 void sdpa(const Attention& call);
@@ -44,6 +45,7 @@ struct QueryRow {
 struct KeyValues {
   const void *k, *v;
   const char* packed;
+  const float *k_scale, *v_scale;
 };
 
 // A block of query rows against keys first ... last-1. The exponentials of a row carry 2^-exponent.
@@ -68,6 +70,7 @@ struct AttentionKernels {
 };
 
 static inline int64_t value_columns(const Attention* call) { return round_up(call->ev, 32); }
+static inline bool has_codes(const Attention& call) { return call.k_scale.data != nullptr; }
 static inline const char* offset(const void* base, int64_t elements, Dtype dtype) { return (const char*)base + elements * element_size(dtype); }
 
 }  // namespace lowbit

@@ -12,8 +12,9 @@ constexpr int kMicroRows = 6, kMicroVecs = 2;
 
 namespace lowbit {
 
-extern const AttentionKernels attention_direct_avx2, attention_panels_avx2;
+extern const AttentionKernels attention_direct_avx2, attention_panels_avx2, attention_codes_direct_avx2;
 const AttentionKernels attention_direct_avx2 = kDirect;
 const AttentionKernels attention_panels_avx2 = kPanels;
+const AttentionKernels attention_codes_direct_avx2 = kDirectCodes;
 
 }  // namespace lowbit

@@ -22,6 +22,7 @@ const char* const kSchemas[] = {
     "rotate(Tensor x) -> Tensor",
     "softmax(Tensor x, int dim, float scale=1.0, Tensor? mask=None, bool log=False, ScalarType? dtype=None) -> Tensor",
     "sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor",
+    "sdpa_codes(Tensor q, Tensor k, Tensor k_scale, Tensor v, Tensor v_scale, Tensor? mask, bool causal, float scale) -> Tensor",
 };
 
 // A namespace is defined once. Not STABLE_TORCH_LIBRARY: where Python came first, it goes on with a library that is not there.

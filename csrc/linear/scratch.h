@@ -8,7 +8,8 @@
 namespace lowbit {
 
 enum Slot { kRowSlot, kCodesSlot, kScaleSlot, kExactSlot, kExactOutSlot, kTableSlot, kTilesSlot, kHitSlot, kBiasSlot, kFloatSlot, kPanelSlot,
-            kSoftmaxSlot, kPackedKeysSlot, kAttentionSlot, kPartialSlot, kChainSlot, kWorkSlot, kPhaseSlot, kSeenSlot, kSlots };
+            kSoftmaxSlot, kPackedKeysSlot, kWideKeysSlot, kAttentionSlot, kPartialSlot, kChainSlot, kWorkSlot, kPhaseSlot, kSeenSlot,
+            kSlots };
 
 class Scratch {
  public:

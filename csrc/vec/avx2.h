@@ -41,6 +41,12 @@ template <Dtype dtype, int part>
 inline Vec load_part(const void* row, int64_t i) { return load_as<dtype>(row, i + part * Vec::kWidth); }
 template <Dtype dtype, int part>
 inline Vec load_part(const void* row, int64_t i, int64_t count) { return load_as<dtype>(row, i + part * Vec::kWidth, count - part * Vec::kWidth, 0); }
+inline Vec load_bytes(const int8_t* p) { return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)))}; }
+inline Vec load_bytes(const int8_t* p, int64_t count) {
+  int8_t bytes[8] = {};
+  for (int64_t j = 0; j < 8 && j < count; ++j) bytes[j] = p[j];
+  return load_bytes(bytes);
+}
 template <Dtype dtype>
 inline void in_order(Vec&, Vec&) {}
 template <Dtype dtype>

@@ -51,6 +51,11 @@ inline Vec load_part(const void* row, int64_t i, int64_t count) {
   _mm512_store_si512(pairs, _mm512_maskz_loadu_epi16(first32(count), (const uint16_t*)row + i));
   return load_part<dtype, part>(pairs, 0);
 }
+// 16 signed bytes, or the first `count` and zeros.
+inline Vec load_bytes(const int8_t* p) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))}; }
+inline Vec load_bytes(const int8_t* p, int64_t count) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(count), p)))};
+}
 template <Dtype dtype>
 inline void in_order(Vec& x, Vec& y) {
   if (dtype != kBF16) return;

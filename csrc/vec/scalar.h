@@ -46,6 +46,8 @@ template <Dtype dtype, int part>
 inline Vec load_part(const void* row, int64_t i) { return load_as<dtype>(row, i + part * Vec::kWidth); }
 template <Dtype dtype, int part>
 inline Vec load_part(const void* row, int64_t i, int64_t count) { return load_as<dtype>(row, i + part * Vec::kWidth, count - part * Vec::kWidth, 0); }
+inline Vec load_bytes(const int8_t* p) { return lanes([&](int j) { return (float)p[j]; }); }
+inline Vec load_bytes(const int8_t* p, int64_t count) { return lanes([&](int j) { return j < count ? (float)p[j] : 0.0f; }); }
 template <Dtype dtype>
 inline void in_order(Vec&, Vec&) {}
 inline void store_some(void* row, Dtype dtype, int64_t i, int64_t count, Vec x) {

@@ -37,7 +37,7 @@ def _machine() -> RenderableType:
 
 def _kernels() -> RenderableType:
     table = _table("op", "kernel for 1 row", f"for {ROWS} rows")
-    for op in (*LINEAR_SCHEMAS, "softmax", "sdpa"):
+    for op in (*LINEAR_SCHEMAS, "softmax", "sdpa", "sdpa_codes"):
         table.add_row(f"lowbit::{op}", kernels.kernel_for(op, m=1), kernels.kernel_for(op, m=ROWS))
     return table
 

@@ -64,7 +64,7 @@ def _kernel(site: Site) -> str:
     if not site.lowered_to or not calls(site.node, getattr(torch.ops.lowbit, site.lowered_to).default):
         return ""
     x = value(site.node.args[0])
-    rows = x.shape[2] * (x.shape[1] // value(site.node.args[1]).shape[1]) if site.lowered_to == "sdpa" else numel(x.shape[:-1])
+    rows = x.shape[2] * (x.shape[1] // value(site.node.args[1]).shape[1]) if site.kind == "attention" else numel(x.shape[:-1])
     n = value(site.node).shape[-1] if isinstance(value(site.node), Tensor) else 0
     return kernel_for(site.lowered_to, rows if isinstance(rows, int) else MANY_ROWS, hint(n), x.dtype, x.device.type)
 

@@ -57,14 +57,21 @@ def _attention(call: AttentionCall, device: str = "cpu") -> Calls:
     call = smaller_attention(call)
     q, k, v, mask = (_tensor(x, device) for x in (call.q, call.k, call.v, call.mask))
     theirs = mask if mask is None or mask.dtype is torch.bool else mask.to(q.dtype)
-    groups = q.shape[1] // k.shape[1]
+    groups, scales = q.shape[1] // k.shape[1], torch.ones(*k.shape[:3], 1, device=device)
 
     def torch_attention() -> Tensor:
-        keys, values = (x.repeat_interleave(groups, 1) for x in (k, v)) if call.repeated else (k, v)
+        keys, values = (x.to(q.dtype) for x in (k, v))  # of int8; Inductor multiplies by the scales on the way
+        if call.repeated:
+            keys, values = (x.repeat_interleave(groups, 1) for x in (keys, values))
         grouped = groups > 1 and not call.repeated
         return F.scaled_dot_product_attention(q, keys, values, theirs, 0.0, call.causal, scale=call.scale, enable_gqa=grouped)
 
-    return {"lowbit": lambda: torch.ops.lowbit.sdpa(q, k, v, mask, call.causal, call.scale), "torch": torch_attention}
+    def ours() -> Tensor:
+        if call.op == "sdpa_codes":
+            return torch.ops.lowbit.sdpa_codes(q, k, scales, v, scales, mask, call.causal, call.scale)  # type: ignore[no-any-return]
+        return torch.ops.lowbit.sdpa(q, k, v, mask, call.causal, call.scale)  # type: ignore[no-any-return]
+
+    return {"lowbit": ours, "torch": torch_attention}
 
 
 def _tensor(operand: TensorSpec | None, device: str = "cpu") -> Tensor:

@@ -1,8 +1,9 @@
-"""Dynamo: its exceptions, its limit on recompilations, what it is compiling now, and what it asks of modules before each call."""
+"""Dynamo: its exceptions, its limit on recompilations, what it is compiling now, what it asks of modules before each call, and inputs that stay."""
 
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 from torch._guards import ChainedSource, CompileContext, Source, TracingContext
 
 
@@ -114,3 +115,11 @@ def _module(source: Source) -> Source:
     while isinstance(way[-1], ChainedSource):
         way.append(way[-1].base)
     return next(each for each in reversed(way) if each.guard_source.is_unspecialized_nn_module())
+
+
+def stays_in_place(*tensors: Tensor) -> None:
+    """Tell Dynamo that these inputs keep their memory, so that CUDA graphs may write to them; while it traces, nothing."""
+    from torch._dynamo import mark_static_address
+
+    for tensor in () if torch.compiler.is_compiling() else tensors:
+        mark_static_address(tensor)

@@ -34,6 +34,13 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sca
     return (weights @ values).to(q.dtype).transpose(1, 2).contiguous().transpose(1, 2)
 
 
+def sdpa_codes(
+    q: Tensor, k: Tensor, k_scale: Tensor, v: Tensor, v_scale: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> Tensor:
+    """Return :func:`sdpa` of int8 keys and values, ``k * k_scale`` and ``v * v_scale`` in float32; scales are float32 [B, G, S, 1]."""
+    return sdpa(q.float(), k * k_scale, v * v_scale, mask, causal, scale).to(q.dtype)
+
+
 def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return scores

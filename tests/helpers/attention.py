@@ -10,17 +10,17 @@ CUBIC = 1e-4  # of the polynomial behind bfloat16 weights
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, rounded: bool = False
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, rounded: bool = False, stored: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return float64 attention [B, H, L, F] and the bound on a kernel's error.
 
     A score is known up to ``ds``, which moves its weight by a factor within exp(+-ds), in the sum above and in that below. ``rounded``
-    kernels hold the weights in bfloat16.
+    kernels hold the weights in bfloat16. ``stored``: relative error of each key and value that a kernel multiplies.
     """
     group = q.shape[1] // k.shape[1]
     q64, k64, v64 = (t.double() for t in (q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)))
     scores = q64 @ k64.mT * scale
-    ds = EPS * (q.shape[-1] + 8) * (q64.abs() @ k64.abs().mT) * abs(scale)
+    ds = (EPS * (q.shape[-1] + 8) + stored) * (q64.abs() @ k64.abs().mT) * abs(scale)
     if mask is not None and mask.dtype is torch.bool:
         scores = scores.masked_fill(~mask, -torch.inf)
     elif mask is not None:
@@ -33,6 +33,7 @@ def attention(
     moved = torch.expm1(2 * ds.masked_fill(weights == 0, 0.0).amax(-1, keepdim=True)) + EXP2
     assert bool(moved.isfinite().all()), "scores too large for a bound"
     moved = moved + (unit(torch.bfloat16) + 2 * CUBIC if rounded else 0.0)
+    moved = moved + stored
     size = weights @ v64.abs()
     y = weights @ v64
     return y, rounding(y, (moved + 2 * EPS * (k.shape[2] + 2)) * size + 2.0**-100, q.dtype)

@@ -43,6 +43,7 @@ def samples(dtype=torch.bfloat16):
         "dequantize_columns": (turned, q8[1].reshape(-1)),
         "dequantize_groups": (q4[0].t().contiguous(), q4[1].t().contiguous(), 32),
         "sdpa": (q, q[:, :2], q[:, 2:], torch.randn(1, 1, 5, 5), True, 0.25),
+        "sdpa_codes": (q, *L.quantize_s8(q[:, :2]), *L.quantize_s8(q[:, 2:]), torch.randn(1, 1, 5, 5), True, 0.25),
         "chain": _chain(x, packed, bias),
         "softmax": (x, 1, 0.125, torch.randn(1, K), False, torch.float32),
     }

@@ -37,14 +37,17 @@ for isa in library.status().detected:
                 for mask in (None, at_end(torch.randn(k).to(dtype)), at_end(torch.arange(m * k).view(m, k) % 3 > 0)):
                     L.softmax(x, -1, 0.5, mask, False, None), L.softmax(x, 0, 1.0, mask, True, torch.float32)
 for kernel in kernels.kernels():
-    if kernel.family != "attention" or kernel.isa not in library.status().detected:
+    if kernel.family not in ("attention", "attention_codes") or kernel.isa not in library.status().detected:
         continue
     for h, g, rows, keys, e, f in [(2, 1, 3, 37, 33, 20), (3, 1, 50, 131, 40, 72), (1, 1, 1, 1, 1, 1)]:
         for dtype in [torch.bfloat16] if kernel.bf16_only else operands.DTYPES:
             q, k, v = (at_end(torch.randn(1, *size).to(dtype)) for size in [(h, rows, e), (g, keys, e), (g, keys, f)])
+            call, held = L.sdpa, (q, k, v)
+            if kernel.family == "attention_codes":
+                call, held = L.sdpa_codes, (q, *map(at_end, (*L.quantize_s8(k), *L.quantize_s8(v))))
             for mask in (None, at_end(torch.randn(rows, keys).to(dtype)), at_end(torch.rand(h, 1, keys) > 0.3), at_end(torch.rand(rows, 1) > 0.3)):
                 with kernels.using(kernel=kernel.name):
-                    L.sdpa(q, k, v, mask, False, 0.3), L.sdpa(q, k, v, mask, True, 0.3)
+                    call(*held, mask, False, 0.3), call(*held, mask, True, 0.3)
 print("read nothing else")
 """
 

@@ -45,6 +45,7 @@ TABLE = [
     ("attention", PAIRS, 512, F16, "attention_panels_vnni"),
     ("attention", VNNI, 48, BF16, "attention_direct_vnni"),
     ("attention", VNNI, 49, BF16, "attention_panels_vnni"),
+    ("attention_codes", AMX, 512, BF16, "attention_codes_direct_vnni"),
     ("attention", AMX, 512, F32, "attention_panels_vnni"),
     ("attention", AMX, 32, BF16, "attention_stream_bf16_amx"),
     ("attention", AMX, 33, BF16, "attention_tiles_bf16_amx"),

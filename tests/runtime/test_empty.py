@@ -107,6 +107,8 @@ def test_attention_of_nothing(sizes: tuple[int, ...], causal: bool) -> None:
     b, h, queries, keys = sizes
     q, k = torch.randn(b, h, queries, 8), torch.randn(b, 2, keys, 8)
     same_everywhere("sdpa", softmax.sdpa, (q, k, torch.randn(b, 2, keys, 6), None, causal, 1.0))
+    codes, scales = torch.ones(b, 2, keys, 8, dtype=torch.int8), torch.ones(b, 2, keys, 1)
+    same_everywhere("sdpa_codes", softmax.sdpa_codes, (q, codes, scales, codes, scales, None, causal, 1.0))
     mask = torch.zeros(b, 1, queries, keys)
     same_everywhere("sdpa", softmax.sdpa, (q, k, torch.randn(b, 2, keys, 6), mask, causal, 1.0))
 

@@ -137,3 +137,10 @@ def test_modules_in_a_function_are_frozen_too(surface):
 
 def test_nothing_is_frozen_outside_of_a_compilation(surface):
     surface.freeze_modules()
+
+
+def test_inputs_that_stay_in_place_are_marked(surface):
+    tensors = torch.zeros(2), torch.zeros(3)
+    surface.stays_in_place(*tensors)
+    assert all(hasattr(tensor, "_dynamo_static_input_type") for tensor in tensors)
+    assert torch.compile(lambda x: x.add_(1), backend="eager")(tensors[0])[0] == 1
