@@ -50,6 +50,7 @@ def main() -> None:
 
 
 def _row(case: Case, rounds: int) -> dict[str, Any]:
+    torch.compiler.reset()  # models share code, and Dynamo compiles one code for eight of them at most
     model, inputs = case.make()
     try:
         with torch.inference_mode():

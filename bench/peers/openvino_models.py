@@ -10,6 +10,7 @@ import numpy as np
 import openvino as ov
 import torch
 from columns import Case
+from conductor import ISA
 from tasks import ROOM, Task
 from torch import Tensor
 
@@ -21,7 +22,7 @@ def build(task: Task, case: Case, weights: str | None) -> Callable[..., Any]:
     if not path.exists():
         ov.save_model(_converted(task, case, weights), path, compress_to_fp16=False)
     options = {
-        "INFERENCE_PRECISION_HINT": "bf16",
+        "INFERENCE_PRECISION_HINT": "f32" if ISA == "avx2" else "bf16",  # held to AVX2 it refuses bfloat16
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "CACHE_DIR": str(folder / "openvino"),

@@ -34,7 +34,7 @@ def main() -> None:
     """Measure the columns one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--columns", default=",".join(COLUMNS), help="default: all of %(default)s")
-    parser.add_argument("--cases", default="", help="of the column linear: only those whose name ends in this, as in 576 x 1536")
+    parser.add_argument("--cases", default="", help="of the column linear: only those whose name ends in one of these, as in 576 x 1536,960 x 576")
     parser.add_argument("--contestants", default="", help=f"of {', '.join(CONTESTANTS)}; the base always takes part")
     parser.add_argument("--rounds", type=int, default=15, help="0 only compiles, so that a later run is quick")
     parser.add_argument("--threads", type=int, default=2)
@@ -76,7 +76,7 @@ def _chosen(text: str, known: dict[str, object] | dict[str, tuple[object, ...]])
 
 def _column(column: str, ending: str, asked: list[str], settings: Settings, dry: bool, console: Console) -> None:
     """Measure a column, print its table and write its file."""
-    cases = [case for case in COLUMNS[column] if case.name.endswith(ending)]
+    cases = [case for case in COLUMNS[column] if case.name.endswith(tuple(ending.split(",")))]
     names = taking_part(cases[0].kind, asked, settings.rounds > 0) if cases else []
     if not names:
         console.print(f"{column}: nobody takes part")
