@@ -47,8 +47,8 @@ VARIANTS: dict[str, tuple[Callable[..., Any], str]] = {
     "Inductor": (_float, ""),
     "a call a product": (partial(lowbit, options={"plan": "always"}), "chain"),
     "chains": (partial(lowbit, options={"plan": "always"}), ""),
-    "chains, frozen": (partial(lowbit, options={"plan": "always", "modules": "frozen", "weights": "frozen"}), ""),
-    "chains, frozen, C++ wrapper": (
+    "chains frozen": (partial(lowbit, options={"plan": "always", "modules": "frozen", "weights": "frozen"}), ""),
+    "chains frozen in C++": (
         partial(lowbit, mode="reduce-overhead", options={"plan": "always", "modules": "frozen", "weights": "frozen"}),
         "",
     ),

@@ -41,7 +41,7 @@ COLUMNS: dict[str, tuple[Case, ...]] = {
     "decode-1024x8": (Case("decode-1024x8", "steps", 1024, 8),),
     "verify-1024": (Case("verify-1024", "steps", 1024, new=4),),
     "minilm-128x32": (Case("minilm-128x32", "sentences", 128, 32),),
-    "linear": tuple(Case(f"{m} x {n} x {k}", "linear", m, 1, n, k) for n, k in SHAPES for m in ROWS),
+    "linear": tuple(Case(f"{m} x {n} x {k}", "linear", m, outputs=n, inputs=k) for n, k in SHAPES for m in ROWS),
 }
 
 TITLES = {
