@@ -32,10 +32,10 @@ class Int8Layer(StaticLayer):  # type: ignore[no-untyped-call]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate codes and scales for the batch, heads and widths of ``key_states`` and ``value_states``."""
-        super().lazy_initialization(key_states.to(torch.int8), value_states.to(torch.int8))
+        super().lazy_initialization(*(torch.empty_like(states, dtype=torch.int8) for states in (key_states, value_states)))
         self.dtype = key_states.dtype
         self.key_scales, self.value_scales = (
-            torch.zeros((self.batch_size, self.num_heads, self.max_cache_len, 1), device=self.device) for _ in range(2)
+            torch.zeros((self.batch_size, self.num_heads, self.max_cache_len, 1), dtype=torch.float32, device=self.device) for _ in range(2)
         )
         dynamo.stays_in_place(self.key_scales, self.value_scales)
 
@@ -46,27 +46,30 @@ class Int8Layer(StaticLayer):  # type: ignore[no-untyped-call]
             All keys and values, dequantized to the dtype of the first ones.
 
         Raises:
-            ValueError: of another dtype, or of other sizes than the first ones, or more than fit.
+            ValueError: of another dtype, or of other sizes than the first ones, or more than fit; where the step is compiled, tokens that do not
+                fit behind those that are there raise IndexError, as in a StaticCache.
         """
         for name, states in (("keys", key_states), ("values", value_states)):
             if states.dtype not in FLOATS or states.dtype is not (self.dtype if self.is_initialized else key_states.dtype):
                 raise ValueError(f"Int8Cache: expected {name} in {FLOAT}, all in one of them; got {states.dtype}")
-        if key_states.shape[-2] > self.max_cache_len:
-            raise ValueError(f"Int8Cache: expected at most {self.max_cache_len} tokens, got {key_states.shape[-2]}")
+        tokens = key_states.shape[-2]
+        there = int(self.cumulative_length) if self.is_initialized and not torch.compiler.is_compiling() else 0
+        if there + tokens > self.max_cache_len:
+            behind = f" behind the {there} that are there" if there else ""
+            raise ValueError(f"Int8Cache: expected at most {self.max_cache_len - there} tokens{behind}, got {tokens}")
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         for name, states, codes in (("keys", key_states, self.keys), ("values", value_states, self.values)):
             b, g, _, width = codes.shape
-            if (*states.shape[:2], states.shape[-1]) != (b, g, width):
-                raise ValueError(f"Int8Cache: expected {name} of shape ({b}, {g}, L, {width}), got {tuple(states.shape)}")
-        tokens = key_states.shape[-2]
+            if tuple(states.shape) != (b, g, tokens, width):
+                raise ValueError(f"Int8Cache: expected {name} of shape ({b}, {g}, {tokens}, {width}), got {tuple(states.shape)}")
         places = torch.arange(tokens, device=self.device) + self.cumulative_length
-        self.cumulative_length.add_(tokens)
         stored = ((self.keys, self.key_scales), (self.values, self.value_scales))
         for (codes, scales), states in zip(stored, (key_states, value_states), strict=True):
             new_codes, new_scales = torch.ops.lowbit.quantize_s8(states)
             codes.index_copy_(2, places, new_codes)
             scales.index_copy_(2, places, new_scales)
+        self.cumulative_length.add_(tokens)
         # After all that is written: attention may then read the codes instead (passes/codes.py).
         keys, values = ((codes.to(torch.float32) * scales).to(self.dtype) for codes, scales in stored)
         return keys, values

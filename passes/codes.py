@@ -12,7 +12,7 @@ from lowbit_compiler.passes.spell import CASTS, cast, name_of
 def dequantized(node: Any) -> tuple[fx.Node, fx.Node, list[fx.Node]] | None:
     """Return codes [B, G, S, E], scales [B, G, S, 1] and the nodes above them, where ``node`` is their product; None for anything else.
 
-    Spelled ``(codes.to(float32) * scales).to(dtype)``, the last conversion only where there is one.
+    Spelled ``(codes.to(float32) * scales).to(dtype)``, factors in either order, the last conversion only where there is one.
     """
     below = cast(node)
     chain = [node] if below is not None else []

@@ -25,10 +25,10 @@ def fake_result(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     key = _key((target, torch.get_default_dtype(), args, kwargs)) if _makes_memory(target) else None
     if key is None:
         return target(*args, **kwargs)
-    if key in _known:
-        return _made(_known[key])
+    if (known := _known.get(key)) is not None:
+        return _made(known)
     result = target(*args, **kwargs)
-    if (described := _described(result)) is not None:
+    if (described := _described(result, args)) is not None:
         if len(_known) >= MOST:
             _known.clear()
         _known[key] = described
@@ -60,17 +60,19 @@ def _key(value: Any) -> Any:
 
 
 def _is_plain(value: Tensor) -> bool:
-    numbers = isinstance(value, FakeTensor) and value.layout is torch.strided and all(type(size) is int for size in value.shape)
-    return numbers and not value.is_conj() and not value.is_neg()
+    if not isinstance(value, FakeTensor) or value.layout is not torch.strided:
+        return False
+    places = (*value.shape, *value.stride(), value.storage_offset())  # a slice of symbolic length may have sizes that are numbers
+    return all(type(number) is int for number in places) and not value.is_conj() and not value.is_neg()
 
 
-def _described(result: Any) -> Any:
-    """Return a description of ``result`` for :func:`_made`; None where its memory is not as it would make it."""
+def _described(result: Any, args: tuple[Any, ...]) -> Any:
+    """Return a description of ``result`` for :func:`_made`; None where its memory is not as it would make it, or that of an operand."""
     if isinstance(result, tuple | list):
-        parts = [_described(each) for each in result]
+        parts = [_described(each, args) for each in result]
         return None if None in parts else type(result)(parts)
-    if not isinstance(result, Tensor) or not _is_plain(result) or result.requires_grad:
-        return None
+    if not isinstance(result, Tensor) or not _is_plain(result) or result.requires_grad or any(result is each for each in args):
+        return None  # a dropout that drops nothing returns its operand, which no schema tells
     extent = 1 + sum((size - 1) * stride for size, stride in zip(result.shape, result.stride(), strict=True)) if result.numel() else 0
     whole = result.storage_offset() == 0 and result.untyped_storage().nbytes() == extent * result.element_size()
     return {"size": tuple(result.shape), "stride": result.stride(), "dtype": result.dtype, "device": result.device} if whole else None

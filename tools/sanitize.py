@@ -85,6 +85,8 @@ def check_watched() -> None:
 
 def check_threads() -> None:
     """Raise SystemExit where ThreadSanitizer finds a race between the threads of a chain, or an instruction set gives other bits."""
+    if "__tsan_" not in _run("nm", "--dynamic", "--undefined-only", str(FOLDER / "chain_check")):
+        raise SystemExit("sanitize: ThreadSanitizer does not watch chain_check")
     print(_run(str(FOLDER / "chain_check")).strip())
 
 

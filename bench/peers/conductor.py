@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from columns import Case
-from contestants import CONTESTANTS, LIMITS
+from contestants import CONTESTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "bench-cache"
@@ -173,7 +173,7 @@ def _group(column: str, cases: list[Case], names: list[str], number: int, settin
 
 def _row(case: Case, name: str, group: int) -> Row:
     row: Row = {"case": case.name, "contestant": name, "group": group}
-    return row if CONTESTANTS[name].limits or ISA not in LIMITS else row | {"unlimited": True}
+    return row if CONTESTANTS[name].limits or not ISA else row | {"unlimited": True}
 
 
 def _prepare(children: dict[str, Child], column: str, case: Case, row: Row, settings: Settings) -> None:

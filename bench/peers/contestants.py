@@ -66,7 +66,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "openvino-int8-weight": Contestant("openvino_models", "float32", {"weights": "int8"}, kinds=MODELS),
     "onnxruntime-f32": Contestant("onnx_models", "float32", {"int8": False}, kinds=MODELS, limits={}),
     "onnxruntime-int8-dynamic": Contestant("onnx_models", "float32", {"int8": True}, kinds=MODELS, limits={}),
-    "bitsandbytes-llm-int8": Contestant("bitsandbytes_models"),
+    "bitsandbytes-llm-int8": Contestant("bitsandbytes_models", limits={}),
     "llama.cpp-q8_0": _llama("Q8_0"),
     "llama.cpp-q4_1": _llama("Q4_1"),
     "llama.cpp-q4_0": _llama("Q4_0"),

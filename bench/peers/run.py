@@ -1,7 +1,7 @@
 """lowbit and what one would use instead, on real models: speed, accuracy, compile times and memory, measured in turns.
 
     python bench/peers/run.py [--columns prefill-512,linear] [--contestants lowbit-int8,inductor-bf16] [--rounds 15] [--cold]
-    LOWBIT_ISA=avx2 python bench/peers/run.py ...   # or vnni: everyone held to that instruction set; who cannot be is marked
+    LOWBIT_ISA=avx2 python bench/peers/run.py ...   # vnni, bf16: everyone held to that instruction set; who cannot be is marked
     python bench/peers/run.py --report      # tables for Markdown and plot of the result files; measures nothing
 
 Every contestant is a process of its own with its own threads, and works only when it is its turn. Ratios are medians over rounds of
@@ -22,8 +22,8 @@ import common
 import energy
 import report
 from columns import COLUMNS
-from conductor import Settings, alone, measure
-from contestants import CONTESTANTS, taking_part
+from conductor import ISA, Settings, alone, measure
+from contestants import CONTESTANTS, LIMITS, taking_part
 
 from lowbit_compiler.runtime import library
 
@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="write no file")
     parser.add_argument("--report", action="store_true", help="only show the result files")
     args = parser.parse_args()
+    if ISA and ISA not in LIMITS:
+        sys.exit(f"LOWBIT_ISA={ISA}: expected one that others can be held to as well, {', '.join(LIMITS)}")
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)

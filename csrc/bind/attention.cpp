@@ -69,10 +69,13 @@ Tensor op_sdpa(const Tensor& q, const Tensor& k, const Tensor& v, const std::opt
 }
 
 // Scales [B, G, S, 1] side by side.
-Tensor dense_scales(const Tensor& x) { return !is_misaligned(x) && (x.size(2) <= 1 || x.stride(2) == 1) ? x : made_contiguous(torch::stable::clone(x)); }
+Tensor dense_scales(const Tensor& x) {
+  const bool dense = x.size(2) <= 1 || x.stride(2) == 1;
+  return is_misaligned(x) ? made_contiguous(torch::stable::clone(x)) : dense ? x : made_contiguous(x);
+}
 
 Tensor op_sdpa_codes(const Tensor& q, const Tensor& k, const Tensor& k_scale, const Tensor& v, const Tensor& v_scale, const std::optional<Tensor>& mask,
-                  bool causal, double scale) {
+                     bool causal, double scale) {
   const Arguments arguments = {{"q", q}, {"k", k}, {"k_scale", k_scale}, {"v", v}, {"v_scale", v_scale}, {"mask", mask}};
   check_tensors("sdpa_codes", aoti_torch_device_type_cpu(), arguments);
   EXPECT("sdpa_codes", is_float(q.scalar_type()), "q in float32, bfloat16 or float16, got ", name(q.scalar_type()));

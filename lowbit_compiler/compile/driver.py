@@ -32,16 +32,18 @@ log = logging.getLogger("lowbit_compiler")
 def _unsearched() -> Iterator[None]:
     """Let the garbage collector leave out what is there now: Dynamo's trace is millions of objects, a quarter of a second for each search.
 
-    What is made meanwhile is collected as always. Where somebody else has frozen objects, nothing is done: there is one such set.
+    What is made meanwhile is collected as always. Where somebody else has frozen objects, before or meanwhile, they stay so: there is one such set.
     """
     if gc.get_freeze_count():
         yield
         return
     gc.freeze()
+    frozen = gc.get_freeze_count()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if gc.get_freeze_count() <= frozen:
+            gc.unfreeze()
 
 
 @_unsearched()
@@ -59,9 +61,8 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             )
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
-            dynamo.specialize_floats(gm)
-            compiled, (*elsewhere, report) = compile_places(gm, examples, options, compile_captured, seen)
-            dynamo.floats_are_compiled()
+            with dynamo.held_floats_constant(gm):
+                compiled, (*elsewhere, report) = compile_places(gm, examples, options, compile_captured, seen)
             for other in elsewhere:
                 remember(other)
             if options.modules == "frozen":

@@ -33,6 +33,7 @@ def compile_remainder(
             "this graph reads a float weight that was released by free_weights=True; load the model anew, or compile without free_weights"
         )
     settings = patches(mode, gm)
+    inductor.probed()  # also where nothing remains: the next graph may be timed
     if kind == "eager" or (nothing_remains(gm) and (on_cpu(gm) or not settings)):  # a mode of a GPU has more to offer than calls
         return gm.forward
     for node in gm.graph.find_nodes(op="placeholder"):

@@ -1,5 +1,7 @@
 """Dynamo: its exceptions, its limit on recompilations, what it is compiling now, what it asks of modules before each call, and inputs that stay."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,11 +16,19 @@ def restart() -> type[BaseException]:
     return RestartAnalysis
 
 
-def specialize_floats(gm: fx.GraphModule) -> None:
+_FIRST: dict[tuple[int, str], float] = {}
+"""Floats of modules in the first graph of a code, by Dynamo's number of the code and the way to the float."""
+_SPECIALIZED: set[str] = set()
+"""Symbols that Dynamo was asked to replace by numbers."""
+
+
+@contextlib.contextmanager
+def held_floats_constant(gm: fx.GraphModule) -> Iterator[None]:
     """Make Dynamo trace again where it has made inputs of Python floats that modules hold (``dynamic=True``): then they are constants.
 
     The epsilon of a norm and the scale of an attention are numbers that kernels take. Floats that the caller passes stay inputs, and so does
-    one of a module that was another number in the first graph of this code: it would need a graph for each.
+    one of a module that was another number in the first graph of this code: it would need a graph for each. Where the body ends, in whatever
+    way but a restart, Dynamo forgets the request, which it would apply to floats of later graphs too.
 
     Raises:
         RestartAnalysis: there are such floats; Dynamo catches it.
@@ -26,33 +36,41 @@ def specialize_floats(gm: fx.GraphModule) -> None:
     from torch._dynamo.exc import TensorifyScalarRestartAnalysis
     from torch._dynamo.symbolic_convert import TensorifyState
 
+    if new := _to_specialize(gm):
+        for symbol in new:
+            TensorifyState.specialize(symbol)
+        _SPECIALIZED.update(new)
+        raise TensorifyScalarRestartAnalysis(restart_reason="floats of modules are constants")
+    try:
+        yield
+    except restart():  # AOTAutograd's: it finds the same floats constant once more
+        raise
+    except BaseException:
+        _forget()
+        raise
+    _forget()
+
+
+def _to_specialize(gm: fx.GraphModule) -> set[str]:
+    """Return the symbols of the modules' floats that are inputs of ``gm`` and should be constants."""
+    from torch._dynamo.symbolic_convert import TensorifyState
+
     current = CompileContext.current_compile_id()
-    frame, first = (None, True) if current is None else (current.frame_id, not current.frame_compile_id)
-    restart_for = []
+    if current is None or current.frame_id is None:
+        return set()
+    new = set()
     for node in gm.graph.find_nodes(op="placeholder"):
         number = _held_float(node)
         if number is None or TensorifyState.should_specialize(symbol := number.node._expr.name):
             continue
-        place = (frame, node.meta["grapharg"].source.name)
-        if first or _FIRST.get(place) == number.node.hint:
+        place = (current.frame_id, node.meta["grapharg"].source.name)
+        if not current.frame_compile_id or _FIRST.get(place) == number.node.hint:
             _FIRST[place] = number.node.hint
-            restart_for.append(symbol)
-    for symbol in restart_for:
-        TensorifyState.specialize(symbol)
-        _SPECIALIZED.add(symbol)
-    if restart_for:
-        raise TensorifyScalarRestartAnalysis(restart_reason="floats of modules are constants")
+            new.add(symbol)
+    return new
 
 
-_FIRST: dict[tuple[int | None, str], float] = {}
-"""Floats of modules in the first graph of a code, by Dynamo's number of the code and the way to the float."""
-
-
-_SPECIALIZED: set[str] = set()
-
-
-def floats_are_compiled() -> None:
-    """Take back what :func:`specialize_floats` asked for, once the graph is compiled: Dynamo would keep to it in all later ones."""
+def _forget() -> None:
     from torch._dynamo.symbolic_convert import TensorifyState
 
     TensorifyState.force_specializations.difference_update(_SPECIALIZED)

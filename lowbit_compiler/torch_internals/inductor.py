@@ -14,7 +14,7 @@ _probes: list[threading.Thread] = []
 
 
 def probe() -> None:
-    """Start to find out, beside other work, what Inductor asks of the machine in every process; :func:`compile_graph` waits for the answer.
+    """Start to find out, beside other work, what Inductor asks of the machine in every process; :func:`probed` waits for the answer.
 
     That is which vector instructions the C++ compiler and this machine have (some programs that are started, and first compiled where the cache
     on disk has none of them), and the hash of torch's sources: a second in which the asking thread has nothing to do, or many where caches
@@ -33,12 +33,16 @@ def probe() -> None:
         _probes[0].start()
 
 
+def probed() -> None:
+    """Wait until nothing runs beside."""
+    for thread in _probes:
+        thread.join()
+
+
 def compile_graph(gm: fx.GraphModule, examples: Sequence[Any], settings: dict[str, Any] | None) -> Callable[..., Any]:
     """Compile ``gm`` for ``examples``, real or fake, under ``settings``."""
     from torch._inductor import compile_fx  # by its module, so that who replaces the function there is heard
 
-    for thread in _probes:
-        thread.join()
     compiled: Any = compile_fx.compile_fx(gm, list(examples), config_patches=settings)
     return compiled  # type: ignore[no-any-return]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 import lowbit_compiler  # noqa: F401, the ops
 from lowbit_compiler.passes import repeated
@@ -53,6 +53,23 @@ def test_the_second_call_is_as_the_first(target: Any, args: list[Any]) -> None:
     assert described(first) == described(second)
     parts: Any = second if isinstance(second, tuple) else [second]
     assert all(part.fake_mode is modes[1] for part in parts)
+
+
+def test_a_slice_of_symbolic_length_is_asked_each_time() -> None:
+    """The last of s tokens: sizes are numbers, strides and the place in memory are not."""
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    x = mode.from_tensor(torch.empty(1, 7, 8), symbolic_context=StatelessSymbolicContext([DimDynamic.STATIC, DimDynamic.DYNAMIC, DimDynamic.STATIC]))
+    last = x[:, -1:, :]
+    assert all(type(size) is int for size in last.shape)
+    assert not all(type(number) is int for number in (*last.stride(), last.storage_offset()))
+    assert call(aten.clone.default, last).shape == (1, 1, 8)
+    assert not repeated._known
+
+
+def test_what_returns_its_operand_is_not_kept() -> None:
+    x = fake(3, 64)
+    assert call(aten.dropout.default, x, 0.5, False) is x
+    assert call(aten.dropout.default, x, 0.5, False) is x
 
 
 def test_results_share_no_memory() -> None:

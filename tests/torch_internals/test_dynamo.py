@@ -65,8 +65,8 @@ def test_floats_of_modules_are_constants_until_they_change(surface, dynamic):
     traced = []
 
     def backend(gm, examples):
-        surface.specialize_floats(gm)
-        surface.floats_are_compiled()
+        with surface.held_floats_constant(gm):
+            pass
         inputs = [node.meta["example_value"] for node in gm.graph.find_nodes(op="placeholder")]
         traced.append([value for value in inputs if isinstance(value, torch.Tensor) and value.dtype == torch.float64])
         return gm.forward
@@ -81,12 +81,26 @@ def test_floats_of_modules_are_constants_until_they_change(surface, dynamic):
     assert [len(floats) for floats in traced] == [0, 1], "a constant, then an input of one graph for all numbers"
 
 
+def test_dynamo_forgets_which_floats_were_constants(surface):
+    from torch._dynamo.symbolic_convert import TensorifyState
+
+    def backend(gm, examples):
+        with surface.held_floats_constant(gm):
+            assert TensorifyState.force_specializations, "the second trace"
+            raise LookupError("ours")
+
+    torch.compiler.reset()
+    with torch.no_grad(), pytest.raises(Exception, match="ours"):
+        torch.compile(Scaled(2.0), backend=backend, dynamic=True)(torch.randn(3, 4))
+    assert not TensorifyState.force_specializations
+
+
 def test_floats_of_the_caller_stay_inputs(surface):
     traced = []
 
     def backend(gm, examples):
-        surface.specialize_floats(gm)
-        traced.append(gm)
+        with surface.held_floats_constant(gm):
+            traced.append(gm)
         return gm.forward
 
     torch.compiler.reset()
