@@ -34,7 +34,9 @@ def main() -> None:
     """Measure the columns one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--columns", default=",".join(COLUMNS), help="default: all of %(default)s")
-    parser.add_argument("--cases", default="", help="of the column linear: only those whose name ends in one of these, as in 576 x 1536,960 x 576")
+    parser.add_argument(
+        "--cases", default="", help="of the column linear: only those whose name ends in one of these, as in 576 x 1536,960 x 576"
+    )
     parser.add_argument("--contestants", default="", help=f"of {', '.join(CONTESTANTS)}; the base always takes part")
     parser.add_argument("--rounds", type=int, default=15, help="0 only compiles, so that a later run is quick")
     parser.add_argument("--threads", type=int, default=2)

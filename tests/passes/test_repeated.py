@@ -58,7 +58,9 @@ def test_the_second_call_is_as_the_first(target: Any, args: list[Any]) -> None:
 def test_a_slice_of_symbolic_length_is_asked_each_time() -> None:
     """The last of s tokens: sizes are numbers, strides and the place in memory are not."""
     mode = FakeTensorMode(shape_env=ShapeEnv())
-    x = mode.from_tensor(torch.empty(1, 7, 8), symbolic_context=StatelessSymbolicContext([DimDynamic.STATIC, DimDynamic.DYNAMIC, DimDynamic.STATIC]))
+    x = mode.from_tensor(
+        torch.empty(1, 7, 8), symbolic_context=StatelessSymbolicContext([DimDynamic.STATIC, DimDynamic.DYNAMIC, DimDynamic.STATIC])
+    )
     last = x[:, -1:, :]
     assert all(type(size) is int for size in last.shape)
     assert not all(type(number) is int for number in (*last.stride(), last.storage_offset()))
