@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lowbit_compiler
 from helpers import forks, zoo
@@ -27,6 +27,30 @@ print(sys.modules["lowbit_compiler"].last_report().summary())
     done = forks.run(script)
     assert done.returncode == 0, done.stderr
     assert "2 of 2 sites rewritten" in done.stdout
+
+
+def test_the_last_token_of_a_prompt_of_any_length() -> None:
+    """Its logits, of one sequence: sizes are numbers, the place in memory is symbolic."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(50, 64), nn.Linear(64, 96, bias=False)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.embedding(ids)[:, -1:, :])
+            return logits
+
+    model = Head().eval()
+    with torch.no_grad():
+        run = compiled(model, dynamic=True)
+        for length in (7, 9):
+            ids = torch.arange(length)[None]
+            got, reports = reports_of(lambda ids=ids: run(ids))
+            assert cosine(got, model(ids)) > 0.99
+            assert [site.lowered_to for report in reports for site in report.sites] == (
+                ["lowbit::linear_s8s8_rotated"] if length == 7 else []
+            )
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
