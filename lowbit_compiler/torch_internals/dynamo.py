@@ -82,8 +82,9 @@ def _held_float(node: fx.Node) -> Any:
     argument: Any = node.meta.get("grapharg")
     if argument is None or not argument.pass_arg_as_tensor or not argument.source.guard_source.is_unspecialized_nn_module():
         return None
-    number = getattr(node.meta.get("example_value"), "item_memo", None)
-    return number if hasattr(getattr(number, "node", None), "_expr") and hasattr(number.node._expr, "name") else None
+    number: Any = getattr(node.meta.get("example_value"), "item_memo", None)
+    symbol = getattr(getattr(number, "node", None), "_expr", None)
+    return number if hasattr(symbol, "name") else None
 
 
 def inner(error: BaseException) -> BaseException:
