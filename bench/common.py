@@ -72,6 +72,16 @@ def about(threads: int | None = None, **more: Any) -> dict[str, Any]:
     }
 
 
+def stacked(axis: Any, bars: Mapping[str, Mapping[str, float]], colors: Mapping[str, str]) -> list[float]:
+    """Draw a horizontal bar for each of ``bars`` on a matplotlib axis, its parts side by side in the order of ``colors``; returns their ends."""
+    ends = [0.0] * len(bars)
+    for part, color in colors.items():
+        widths = [parts.get(part, 0.0) for parts in bars.values()]
+        axis.barh(list(bars), widths, left=ends, color=color, label=part)
+        ends = [a + b for a, b in zip(ends, widths, strict=True)]
+    return ends
+
+
 def write(name: str, content: dict[str, Any]) -> str:
     """Write the result file ``name`` and return its path in the checkout."""
     path = RESULTS / name

@@ -4,6 +4,7 @@ python bench/compile/stages_plot.py
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import common
+
 CLOCKS = {"processor": "processor's time", "seconds": "wall clock"}
 
 
@@ -23,14 +26,11 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for line, (clock, text) in zip(axes, CLOCKS.items(), strict=True):
         for axis, start in zip(line, ("cold", "warm"), strict=True):
             stages = list(dict.fromkeys(stage for run in runs.values() for stage in run[start][clock]))
-            left = [0.0] * len(runs)
-            for number, stage in enumerate(stages):
-                widths = [run[start][clock].get(stage, 0.0) for run in runs.values()]
-                axis.barh(list(runs), widths, left=left, color=f"C{number}", label=stage)
-                left = [a + b for a, b in zip(left, widths, strict=True)]
-            for commit, total in zip(runs, left, strict=True):
+            bars = {commit: run[start][clock] for commit, run in runs.items()}
+            ends = common.stacked(axis, bars, {stage: f"C{number}" for number, stage in enumerate(stages)})
+            for commit, total in zip(runs, ends, strict=True):
                 axis.text(total, commit, f" {total:.1f}", va="center")
-            axis.set(title=f"{start}, {text}", xlabel="s", xlim=(0, 1.15 * max(left)))
+            axis.set(title=f"{start}, {text}", xlabel="s", xlim=(0, 1.15 * max(ends)))
             axis.invert_yaxis()
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     about = found["about"]
@@ -40,7 +40,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Draw every result file of stages.py."""
-    for file in RESULTS.glob("compile_stages_*.json"):
+    for file in common.RESULTS.glob("compile_stages_*.json"):
         draw(json.loads(file.read_text()), file.with_suffix(".png"))
 
 

@@ -14,11 +14,11 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -122,7 +122,7 @@ def _compiled(net: Any, name: str, ids: torch.Tensor) -> tuple[Callable[[], Any]
     # Code of its own: Dynamo goes through the graphs of all functions of one code.
     step_of.__code__ = step_of.__code__.replace(co_name=re.sub(r"\W", "_", name))
     step = torch.compile(step_of, backend=watched, fullgraph=True, dynamic=False)
-    with _environment("LOWBIT_DISABLE", disabled), inductor.settings({"cpp.enable_kernel_profile": True}):
+    with patch.dict(os.environ, LOWBIT_DISABLE=disabled), inductor.settings({"cpp.enable_kernel_profile": True}):
         step(ids)
     return partial(step, ids), graphs[0]
 
@@ -163,16 +163,6 @@ def _attends(name: str) -> bool:
     return "sdpa" in name or "scaled_dot_product" in name
 
 
-@contextmanager
-def _environment(name: str, value: str) -> Any:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
-
-
 def _table(rows: dict[str, dict[str, float]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("ms")
@@ -191,13 +181,8 @@ def _plot(rows: dict[str, dict[str, float]], about: dict[str, Any], path: Path) 
 
     mine = {name: row for name, row in rows.items() if name != "Inductor"}
     figure, axis = plt.subplots(figsize=(9, 0.9 + 0.6 * len(mine)), layout="constrained")
-    names = list(mine)[::-1]
-    left = [0.0] * len(names)
-    for part, color in zip(PARTS, COLORS, strict=True):
-        widths = [mine[name][part] for name in names]
-        axis.barh(names, widths, left=left, color=color, label=part)
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    for y, end in enumerate(left):
+    ends = common.stacked(axis, {name: mine[name] for name in reversed(mine)}, dict(zip(PARTS, COLORS, strict=True)))
+    for y, end in enumerate(ends):
         axis.text(end, y, f" {end:.2f} ms", va="center", fontsize=8)
     axis.margins(x=0.1)
     axis.set_xlabel("ms")

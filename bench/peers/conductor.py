@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from columns import Case
-from contestants import CONTESTANTS
+from contestants import CONTESTANTS, ISA
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "bench-cache"
-ISA = os.environ.get("LOWBIT_ISA", "")  # what everybody is held to, who can be
 PAUSE = 0.05  # seconds between turns: OpenMP's threads spin for a few milliseconds after their last work
 PREPARE, TURN = 1200, 300  # seconds until a contestant counts as hanging
 

@@ -1,11 +1,13 @@
 """Who takes part: which file of this folder builds a contestant, from weights of which dtype, and what it takes part in."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 MODELS = ("prefill", "decode", "sentences")
 TORCH = (*MODELS, "steps")  # what keeps its cache in the model takes any step
 
+ISA = os.environ.get("LOWBIT_ISA", "")  # what everybody is held to, who can be
 # What holds torch, its oneDNN and Inductor, and OpenVINO's oneDNN, to the instruction sets of LOWBIT_ISA.
 LIMITS = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},

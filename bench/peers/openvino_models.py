@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 import torch
 from columns import Case
-from conductor import ISA
+from contestants import ISA
 from tasks import ROOM, Task
 from torch import Tensor
 

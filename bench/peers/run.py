@@ -22,8 +22,8 @@ import common
 import energy
 import report
 from columns import COLUMNS
-from conductor import ISA, Settings, alone, measure
-from contestants import CONTESTANTS, LIMITS, taking_part
+from conductor import Settings, alone, measure
+from contestants import CONTESTANTS, ISA, LIMITS, taking_part
 
 from lowbit_compiler.runtime import library
 

@@ -37,7 +37,7 @@ static std::vector<float> numbers(int64_t count) {
   return made;
 }
 
-// A weight [n, k] of random codes; a rotated one has them in its padding too, as any rotation makes.
+// A weight [n, k] of random codes, packed.
 static std::vector<int8_t> weight(int64_t n, int64_t k) {
   const int64_t panels = (n + kPanel - 1) / kPanel;
   std::vector<int8_t> q((size_t)(n * k)), packed((size_t)(panels * S8::bytes(S8::padded(k))));
