@@ -18,7 +18,7 @@ except ImportError as error:
     raise ImportError(f"lowbit_compiler.Int8Cache needs transformers 5 or newer (pip install 'transformers>=5'): {error}") from error
 
 
-class Int8Layer(StaticLayer):  # type: ignore[no-untyped-call]
+class Int8Layer(StaticLayer):
     """The keys and values of one layer: int8 codes [B, G, S, E] and float32 scales [B, G, S, 1], one for each token and head.
 
     Codes and scales are those of ``quantize_s8`` (docs/arithmetic.md). What :meth:`update` returns is written in plain torch, for every
