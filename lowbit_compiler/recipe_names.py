@@ -6,7 +6,6 @@ FILES = (
     "int8_vector",
     "int8_weight_only",
     "int4_weight_only",
-    "u4_weight_only",
     "mxfp4",
     "nvfp4",
 )

@@ -152,7 +152,7 @@ def _float32(op: str) -> Callable[..., None]:
     return check
 
 
-_ROWS = ("quantize_u8", *(op.name for treatment in TREATMENTS.values() for op in treatment.ops))
+_ROWS = ("quantize_unsigned", *(op.name for treatment in TREATMENTS.values() for op in treatment.ops))
 CHECKS: dict[str, Callable[..., None]] = {
     **{op: _rows_of(op) for op in _ROWS},
     **{op: _linear(op) for op in KEYS},

@@ -49,7 +49,7 @@ def _parts(op: str, operand: Operand, arguments: dict[str, Any], flat: bool = Fa
     first, *others = operand.parts
     q = arguments[first.name]
     for part in others:
-        shape: tuple[Any, ...] = () if part.single else (*q.shape[:-1], operand.scale.count(q.shape[-1]))
+        shape = part.shape(q.shape, operand.scale.count(q.shape[-1]))
         tensor, dtype = arguments[part.name], str(part.dtype).removeprefix("torch.")
         shapes = (shape, shape[:-1])[::-1] if flat and not operand.scale.sizes else (shape,)
         fits = tensor.dtype is part.dtype and any(same(tensor, each) for each in shapes)

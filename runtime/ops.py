@@ -98,7 +98,7 @@ def _define_format(format: type[Format], scale: type[Scale]) -> None:
 
     def quantized(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         first, *others = (one := operand(arguments)).parts
-        scales = (x.new_empty((*x.shape[:-1], one.scale.count(x.shape[-1])), dtype=part.dtype) for part in others)
+        scales = (x.new_empty(part.shape(x.shape, one.scale.count(x.shape[-1])), dtype=part.dtype) for part in others)
         return x.new_empty(x.shape, dtype=first.dtype), *scales
 
     def dequantize(*arguments: Any) -> Tensor:
@@ -184,8 +184,8 @@ _define(
 _define(chain.SCHEMA, chain.reference, chain.shapes)
 
 _define(
-    "quantize_u8(Tensor x) -> (Tensor, Tensor)",
-    exported.quantize_u8,
+    "quantize_unsigned(Tensor x) -> (Tensor, Tensor)",
+    exported.quantize_unsigned,
     lambda x: (x.new_empty(x.shape, dtype=torch.uint8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)),
 )
 _define(

@@ -17,7 +17,7 @@ COLOURS = {
     "hit_columns": ("#f6c28b", "which columns hold outliers"),
     "masked_fill": ("#f6c28b", ""),
     "product_columns": ("#f08a6c", "exact product of those columns"),
-    "quantize_u8": ("#a9cce3", "quantize each row of the rest"),
+    "quantize_unsigned": ("#a9cce3", "quantize each row of the rest"),
     "product_u8s8": ("#5d9bd1", "integer product"),
     "": ("#e3e3e3", "scales, sum, bias"),
 }

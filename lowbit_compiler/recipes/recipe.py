@@ -7,6 +7,7 @@ from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.runtime.formats import WORDS, Groups, Operand, operand
+from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.products import ACCURATE, Plan
 from lowbit_compiler.runtime.treatments import TREATMENTS
 
@@ -78,7 +79,7 @@ class Recipe:
 
     def uses(self, field: str) -> bool:
         """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""
-        sized = any(isinstance(one.scale, Groups) for one in (self.plan.x, self.plan.w) if one is not None)
+        sized = any(isinstance(one.scale, Groups | Lines) for one in (self.plan.x, self.plan.w) if one is not None)
         return {"threshold": hasattr(self.plan.treatment, "threshold"), "group_size": sized}[field]
 
     @property

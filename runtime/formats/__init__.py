@@ -9,11 +9,11 @@ from lowbit_compiler.runtime.formats.scales import Groups, Row, Scale
 MODULES = (
     "s8",
     "s4",
-    "u4",
+    "affine",
     "exmy",
     "fp4",
 )
-FORMATS: tuple[type[Format], ...] = tuple(import_module(f"{__name__}.{module}").FORMAT for module in MODULES)
+FORMATS: tuple[type[Format], ...] = tuple(format for module in MODULES for format in import_module(f"{__name__}.{module}").FORMATS)
 KINDS = tuple((format, scale) for format in FORMATS for scale in format.scales)
 """What there are ops for: each format, with each kind of scale that it may have."""
 PACKED = tuple(kind for kind in KINDS if kind[0].panels is not None)

@@ -54,4 +54,4 @@ class ExMy(Format):
             return None
 
 
-FORMAT = ExMy
+FORMATS = (ExMy,)

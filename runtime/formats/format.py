@@ -66,7 +66,7 @@ class Format(ABC):
 
     def parts(self, scale: Scale) -> tuple[Part, ...]:
         """Return the tensors of a quantized operand, codes first."""
-        return Part("q", self.grid.dtype), *scale.parts
+        return Part("q", self.grid.dtype, "element"), *scale.parts
 
     def quantize(self, x: Tensor, scale: Scale) -> tuple[Tensor, ...]:
         """Return the parts of ``x`` [..., K], float of any dtype."""

@@ -18,4 +18,4 @@ class FP4(Format):
     grid = Floats(2, 1, top=2)
 
 
-FORMAT = FP4
+FORMATS = (FP4,)

@@ -61,8 +61,8 @@ class Operand:
 
     def row_bytes(self, k: int) -> int:
         """Return the bytes of a row of ``k``: codes in their own bits, and scales but for one that the whole tensor has."""
-        scales = sum(part.dtype.itemsize for part in self.scale.parts if not part.single)
-        return -(-k * self.format.grid.bits // 8) + scales * self.scale.count(k)
+        counts = {"block": self.scale.count(k), "row": 1, "tensor": 0}
+        return -(-k * self.format.grid.bits // 8) + sum(part.dtype.itemsize * counts[part.each] for part in self.scale.parts)
 
     def panel_bytes(self, k: int) -> int:
         """Return the bytes of 16 packed rows of ``k``."""

@@ -49,11 +49,11 @@ class S4(Format):
 
     name = "s4"
     scales = (Groups,)
-    words = ("int4",)
+    words = ("int4-symmetric",)
     activations = False
     onnx = ("INT4", 21)
     grid = Integers(-7, 7)
     panels = _Panels()
 
 
-FORMAT = S4
+FORMATS = (S4,)

@@ -49,4 +49,4 @@ class S8(Format):
     panels = _Panels()
 
 
-FORMAT = S8
+FORMATS = (S8,)

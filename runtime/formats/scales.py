@@ -205,7 +205,7 @@ class Nested(Blocks):
     sizes: ClassVar[tuple[int, ...]] = (16,)
     row_local: ClassVar[bool] = False
 
-    parts: ClassVar[tuple[Part, ...]] = (Part("scale", torch.int8), Part("outer", torch.float32, single=True))
+    parts: ClassVar[tuple[Part, ...]] = (Part("scale", torch.int8), Part("outer", torch.float32, "tensor"))
 
     @property
     def name(self) -> str:

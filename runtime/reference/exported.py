@@ -12,7 +12,7 @@ from lowbit_compiler.runtime.formats.scales import Row
 ZERO = 128
 
 
-def quantize_u8(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_unsigned(x: Tensor) -> tuple[Tensor, Tensor]:
     """Quantize each row of ``x`` [..., K] as lowbit::quantize_s8 does; returns q + 128 as uint8 [..., K] and the float32 scale [..., 1]."""
     q, scale = S8().quantize(x, Row())
     return (q.to(torch.int16) + ZERO).to(torch.uint8), scale

@@ -24,8 +24,8 @@ PLANS = {
     "columns": plain.plan("int8", "int8", "columns"),
     "rows": plain.plan("int8", "int8", "rows"),
     "weight-only": plain.plan("int8", "float", "none"),
-    "int4-32": plain.plan("int4", "float", "none", group_size=32),
-    "int4-128": plain.plan("int4", "float", "none", group_size=128),
+    "int4-32": plain.plan("int4-symmetric", "float", "none", group_size=32),
+    "int4-128": plain.plan("int4-symmetric", "float", "none", group_size=128),
     **{name: recipe.plan for name, recipe in EMULATED.items()},
 }
 
@@ -40,7 +40,7 @@ def spoiled_part(tensor: Tensor, spoil: float) -> Tensor:
 def parts(plan: Plan, weight: Tensor, spoil: float = 1.0) -> tuple[Tensor, ...]:
     """``weight`` quantized as the passes quantize it for ``plan``, its scales multiplied by ``spoil``: of nested ones, the outer."""
     codes, *others = plan.w.quantize(plan.treatment.weight(at_once, weight))
-    scale = len(others) - 1 if plan.w.parts[-1].single else 0
+    scale = len(others) - 1 if plan.w.parts[-1].each == "tensor" else 0
     others[scale] = spoiled_part(others[scale], spoil)
     return codes, *others
 

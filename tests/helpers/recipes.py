@@ -3,7 +3,7 @@
 from lowbit_compiler.recipes import Recipe
 
 EMULATED = {
-    "u4": Recipe("u4", "u4", "float", group_size=32),
+    "int2": Recipe("int2", "int2", "float", group_size=32),
     "mxfp4-weights": Recipe("mxfp4-weights", "mxfp4", "float"),
     "nvfp4-weights": Recipe("nvfp4-weights", "nvfp4", "float"),
     "e4m3-weights": Recipe("e4m3-weights", "e4m3", "float"),

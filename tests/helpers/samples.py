@@ -17,7 +17,7 @@ def samples(dtype=torch.bfloat16):
     q8, q4 = L.quantize_s8(w), L.quantize_s4(w, 32)
     packed, packed4, bias = L.pack_s8(*q8), L.pack_s4(*q4, 32), torch.randn(N)
     q = x.reshape(1, 5, 4, K // 4).transpose(1, 2)
-    turned, u8 = q8[0].t().contiguous(), L.quantize_u8(x)
+    turned, u8 = q8[0].t().contiguous(), L.quantize_unsigned(x)
     return {
         **_formats(x, w),
         "exponent": (w.abs(),),
@@ -34,7 +34,7 @@ def samples(dtype=torch.bfloat16):
         "linear_s8s8_rows": (x, packed, None, N, None),
         "linear_fs8": (x, packed, bias, N, None),
         "linear_fs4": (x, packed4, None, N, 32, None),
-        "quantize_u8": (x,),
+        "quantize_unsigned": (x,),
         "product_u8s8": (u8[0], turned),
         "product_fs8": (x.float(), turned),
         "codes_as_float": q8[:1],

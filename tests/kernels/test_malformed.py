@@ -160,11 +160,11 @@ OTHERS = [
     ],
     *[
         (op, "no columns", linear(0, lambda x: x[:, :0]), "expected K of at least 1, got 0")
-        for op in ("quantize_s8", "quantize_u8", "quantize_s4", "rotate", "split_rows")
+        for op in ("quantize_s8", "quantize_unsigned", "quantize_s4", "rotate", "split_rows")
     ],
     *[
         (op, "a number", linear(0, lambda x: x[0, 0]), "expected x with at least one dimension, got 0 dimensions")
-        for op in ("quantize_s8", "quantize_u8", "rotate", "split_rows", "split_columns", "hit_columns")
+        for op in ("quantize_s8", "quantize_unsigned", "rotate", "split_rows", "split_columns", "hit_columns")
     ],
     ("quantize_s4", "3 dimensions", linear(0, lambda w: w[None]), "expected w of shape [N, K], got 3 dimensions"),
     ("pack_s8", "flat codes", linear(0, lambda q: q[0]), "expected q in int8 of 2 dimensions, got torch.int8 of 1 dimensions"),

@@ -108,7 +108,7 @@ def test_nodes_say_where_they_come_from(two_linears: Any) -> None:
         "q+k/hit_columns/GreaterOrEqual",
         "q+k/product_columns/Gather",
         "q+k/product_u8s8/MatMulInteger",
-        "o/quantize_u8/QuantizeLinear",
+        "o/quantize_unsigned/QuantizeLinear",
     ):
         assert name in names
     for node in exported.proto.graph.node:

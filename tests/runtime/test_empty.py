@@ -48,7 +48,7 @@ OPS: dict[str, tuple[Callable[..., Any], Make]] = {
     "split_columns": (plain.split_columns, lambda shape, dtype: (rows(shape, dtype), 6.0)),
     "split_rows": (plain.split_rows, lambda shape, dtype: (rows(shape, dtype),)),
     "hit_columns": (plain.hit_columns, lambda shape, dtype: (rows(shape, dtype), 6.0)),
-    "quantize_u8": (exported.quantize_u8, lambda shape, dtype: (rows(shape, dtype),)),
+    "quantize_unsigned": (exported.quantize_unsigned, lambda shape, dtype: (rows(shape, dtype),)),
     "product_u8s8": (exported.product_u8s8, lambda shape, _: (rows(shape, torch.uint8), weight())),
     "product_fs8": (exported.product_fs8, lambda shape, _: (rows(shape, torch.float32), weight())),
     "product_columns": (

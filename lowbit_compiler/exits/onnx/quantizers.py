@@ -45,7 +45,7 @@ def _codes(x: Any, zero: Any) -> tuple[Any, Any]:
     return codes, op.Where(special, number(np.nan), scale)
 
 
-def quantize_u8(x: Any) -> tuple[Any, Any]:
+def quantize_unsigned(x: Any) -> tuple[Any, Any]:
     """Return uint8 codes [..., K] around 128 and scales [..., 1]."""
     return _codes(x, tensor(np.uint8(ZERO)))
 

@@ -22,7 +22,7 @@ NOISE = 1e-4
 """How far sums and exponentials in another order may move a value, against the largest of its row (of its column, for the threshold)."""
 
 lowbit = torch.ops.lowbit
-ZEROS = {lowbit.quantize_u8.default: ZERO, lowbit.quantize_s8.default: 0}
+ZEROS = {lowbit.quantize_unsigned.default: ZERO, lowbit.quantize_s8.default: 0}
 
 
 class Inside:

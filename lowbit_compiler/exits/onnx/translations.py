@@ -72,7 +72,7 @@ def table(form: str, opset: int) -> dict[Callable[..., Any], Callable[..., Any]]
         lowbit.power.default: quantizers.power,
         lowbit.padded_blocks.default: quantizers.padded_blocks,
         lowbit.joined_blocks.default: quantizers.joined_blocks,
-        lowbit.quantize_u8.default: quantizers.quantize_u8,
+        lowbit.quantize_unsigned.default: quantizers.quantize_unsigned,
         lowbit.quantize_s8.default: quantizers.quantize_s8,
         lowbit.rotate.default: quantizers.rotate,
         lowbit.hit_columns.default: quantizers.hit_columns,

@@ -26,7 +26,7 @@ class IntegerForm(Pass):
 
         %hit = lowbit.hit_columns(%x, 6.0)
         %kept = aten.masked_fill(%x, %hit, 0.0)
-        %u = lowbit.quantize_u8(%kept)                        # %codes, %xscale: getitem of %u
+        %u = lowbit.quantize_unsigned(%kept)                        # %codes, %xscale: getitem of %u
         %acc = lowbit.product_u8s8(%codes, %wq)
         %p = aten.mul(aten.to(%acc, float32), %xscale)
         %o = lowbit.product_columns(%x, %hit, %wq)
@@ -53,7 +53,7 @@ def _float(w: Writer, opened: Opened) -> fx.Node:
 
 def _int8(w: Writer, opened: Opened) -> fx.Node:
     hit, kept = split(w, opened)
-    codes, scale = w.quantized(opened, ops.quantize_u8.default, kept)
+    codes, scale = w.quantized(opened, ops.quantize_unsigned.default, kept)
     acc = w.emit(opened, ops.product_u8s8.default, codes, opened.codes)
     result = w.emit(opened, aten.mul.Tensor, w.emit(opened, aten.to.dtype, acc, torch.float32), scale)
     if (exact := exact_product(w, opened, hit)) is not None:

@@ -1,0 +1,176 @@
+"""Straight lines from codes to numbers, one for each group: ``outer (scale q + minimum)``, fitted by least squares.
+
+A row is first divided by ``outer``, a float32 number of its own that brings its largest magnitude into the range of the stored scales, so that
+weights of any size have the same codes.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.runtime.formats.grid import Grid, exponent, power
+from lowbit_compiler.runtime.formats.part import Part
+from lowbit_compiler.runtime.formats.scales import EMPTY, Blocks, inverse_and_unit
+
+SHRUNK = (0.8, 0.9, 1.0)
+"""Parts of a group's range that the search begins with: a few elements outside cost less than wider steps for all."""
+ROUNDS = 2
+Line = tuple[Tensor, Tensor]
+"""Slope and value at code 0 in each group: float32 [..., G, 1]."""
+
+
+class Lines(Blocks):
+    """A line for each block of a size that recipes choose; a subclass says how slope and minimum are stored."""
+
+    schema: ClassVar[str] = "int group"
+    sizes: ClassVar[tuple[int, ...]] = (32, 64, 128)
+
+    @abstractmethod
+    def outer(self, a: Tensor) -> Line:
+        """Return what the elements of rows are multiplied by [..., 1], and its inverse, which is stored; ``a`` [..., G]: largest magnitudes."""
+
+    @abstractmethod
+    def representable(self, line: Line, largest: int) -> Line:
+        """Return the nearest line that can be stored, for codes up to ``largest``."""
+
+    @abstractmethod
+    def store(self, line: Line, special: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts between codes and outer of a line [..., G]; ``special``: groups that are NaN throughout."""
+
+    def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Lines are fitted to the elements, not to their largest magnitude."""
+        raise NotImplementedError
+
+    def line(self, *stored: Tensor) -> Line:
+        """Return slope and minimum [..., G] of stored parts."""
+        scale, minimum, outer = stored
+        return scale.float() * outer, minimum.float() * outer
+
+    def unit(self, *stored: Tensor) -> Tensor:
+        """Return the slope."""
+        return self.line(*stored)[0]
+
+
+@dataclass(frozen=True)
+class HalfLines(Lines):
+    """Slope and minimum in float16; outer is a power of two, and changes no bit of them."""
+
+    parts: ClassVar[tuple[Part, ...]] = (Part("scale", torch.float16), Part("minimum", torch.float16), Part("outer", torch.float32, "row"))
+
+    @property
+    def name(self) -> str:
+        """The size of a group."""
+        return f"g{self.size}"
+
+    def outer(self, a: Tensor) -> Line:
+        """Bring the largest magnitude to between 2^8 and 2^9: of float16's 40 binades 24 are left for smaller groups."""
+        most = torch.where(torch.isfinite(a), a, torch.zeros_like(a)).amax(-1, keepdim=True)
+        reach = exponent(most) - 8.0
+        empty = most < EMPTY
+        return torch.where(empty, torch.zeros_like(most), power(-reach)), torch.where(empty, torch.zeros_like(most), power(reach))
+
+    def representable(self, line: Line, largest: int) -> Line:
+        """Round to float16."""
+        scale, minimum = (number.half().float() for number in line)
+        return scale, minimum
+
+    def store(self, line: Line, special: Tensor) -> tuple[Tensor, ...]:
+        """Return both as they are, NaN where the group is."""
+        return tuple(torch.where(special, torch.full_like(number, torch.nan), number).half() for number in line)
+
+
+@dataclass(frozen=True)
+class IntegerLines(Lines):
+    """Slope and minimum are integers, so that ``scale q + minimum`` is an int8 code of its row (QServe, arXiv 2405.04532, section 4.1).
+
+    Products with int8 activations are those of int8 weights, to the bit. A row with NaN or Inf is NaN throughout.
+    """
+
+    suffix: ClassVar[str] = "_nested"
+    parts: ClassVar[tuple[Part, ...]] = (Part("scale", torch.uint8), Part("minimum", torch.int8), Part("outer", torch.float32, "row"))
+
+    @property
+    def name(self) -> str:
+        """The size of a group, under a row's scale."""
+        return f"nested g{self.size}"
+
+    def outer(self, a: Tensor) -> Line:
+        """Let the largest magnitude be 127."""
+        return inverse_and_unit(a.amax(-1, keepdim=True), 127.0)
+
+    def representable(self, line: Line, largest: int) -> Line:
+        """Round to integers of which every code stays within int8."""
+        scale = torch.round(line[0]).clamp(0.0, float(254 // largest))
+        return scale, torch.round(line[1]).clamp(min=-127.0).minimum(127.0 - largest * scale)
+
+    def store(self, line: Line, special: Tensor) -> tuple[Tensor, ...]:
+        """Return both as integers."""
+        return line[0].to(torch.uint8), line[1].to(torch.int8)
+
+
+def codes(v: Tensor, line: Line, largest: int) -> Tensor:
+    """Return the codes of the numbers on each line nearest to ``v`` [..., G, block], in float32."""
+    scale, minimum = line
+    inverse = torch.where(scale > 0.0, 1.0 / scale, torch.zeros_like(scale))
+    return torch.round((v - minimum) * inverse).clamp(0.0, float(largest))
+
+
+def fitted(v: Tensor, scale: Lines, largest: int, importance: Tensor | None = None) -> Line:
+    """Return the best line that was found for each group of ``v`` float32 [..., G, block], by the sum of ``importance`` times squared error.
+
+    Candidates are the line through minimum and maximum, and two rounds of least squares from each of three shrunken ones, all as they are
+    stored. ``importance`` broadcasts to ``v``; None: 1.
+    """
+    weight = torch.ones_like(v[..., :1, :]) if importance is None else importance
+    best: Line | None = None
+    least = torch.empty(0)
+    for candidate in _candidates(v, scale, largest, weight):
+        error = _error(v, candidate, largest, weight)
+        if best is None:
+            best, least = candidate, error
+            continue
+        better = error < least
+        least = torch.where(better, error, least)
+        best = torch.where(better, candidate[0], best[0]), torch.where(better, candidate[1], best[1])
+    assert best is not None
+    return best
+
+
+def _candidates(v: Tensor, scale: Lines, largest: int, weight: Tensor) -> Iterator[Line]:
+    low, high = v.amin(-1, keepdim=True), v.amax(-1, keepdim=True)
+    step = (high - low) / largest
+    yield scale.representable((step, low), largest)
+    for share in SHRUNK:
+        line = step * share, (low + high) / 2 - step * share * (largest / 2)
+        for _ in range(ROUNDS):
+            line = _least_squares(v, codes(v, line, largest), weight, line)
+            stored = scale.representable(line, largest)
+            yield stored
+
+
+def _least_squares(v: Tensor, q: Tensor, weight: Tensor, line: Line) -> Line:
+    """Return the line through (q, v) of least squares; ``line`` where all codes are one."""
+    total = (weight + torch.zeros_like(v)).sum(-1, keepdim=True)
+    mean_q, mean_v = ((weight * each).sum(-1, keepdim=True) / total for each in (q, v))
+    spread = (weight * (q - mean_q).square()).sum(-1, keepdim=True)
+    slope = (weight * (q - mean_q) * (v - mean_v)).sum(-1, keepdim=True) / spread
+    fine = (spread > 0.0) & (slope > 0.0)
+    slope = torch.where(fine, slope, line[0])
+    return slope, torch.where(fine, mean_v - slope * mean_q, line[1])
+
+
+def _error(v: Tensor, line: Line, largest: int, weight: Tensor) -> Tensor:
+    value: Tensor = line[0] * codes(v, line, largest) + line[1]
+    return (weight * (value - v).square()).sum(-1, keepdim=True)
+
+
+def spread(v: Tensor, block: int) -> Tensor:
+    """Return ``v`` [..., K] in blocks [..., G, block], the last one filled up with its last element."""
+    short = -v.shape[-1] % block
+    if short:
+        v = torch.cat([v, v[..., -1:].expand(*v.shape[:-1], short)], -1)
+    return v.reshape(*v.shape[:-1], v.shape[-1] // block, block)
