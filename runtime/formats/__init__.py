@@ -10,6 +10,7 @@ MODULES = (
     "s8",
     "s4",
     "affine",
+    "ternary",
     "exmy",
     "fp4",
 )

@@ -22,7 +22,7 @@ EAGER: dict[str, Any] = {"remainder": "eager", "plan": "always"}
 MIXED = Recipe("mixed", "mxfp4", "mxfp4", head="weight-only")
 
 
-@pytest.mark.parametrize("name", ["nvfp4", "u4", "mxfp4-columns"])
+@pytest.mark.parametrize("name", ["nvfp4", "int2", "mxfp4-columns"])
 def test_measure(name: str) -> None:
     """Each product beside its float64 value and its certificate, in the report of ``explain``."""
     torch.manual_seed(3)

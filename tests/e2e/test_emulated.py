@@ -15,7 +15,7 @@ from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
 every = pytest.mark.parametrize("recipe", EMULATED.values(), ids=EMULATED)
-some = pytest.mark.parametrize("recipe", [EMULATED[name] for name in ("u4", "mxfp4", "nvfp4", "e4m3")], ids=lambda recipe: recipe.name)
+some = pytest.mark.parametrize("recipe", [EMULATED[name] for name in ("int2", "mxfp4", "nvfp4", "e4m3")], ids=lambda recipe: recipe.name)
 
 
 def rows(*shape: int) -> Tensor:
@@ -55,7 +55,7 @@ def run(model: Any, x: Tensor, recipe: Recipe, **options: Any) -> tuple[Tensor, 
     ("recipe", "dtype"),
     [
         *((recipe, torch.float32) for recipe in EMULATED.values()),
-        *((EMULATED[name], torch.bfloat16) for name in ("u4", "nvfp4", "mxfp4-columns")),
+        *((EMULATED[name], torch.bfloat16) for name in ("int2", "nvfp4", "mxfp4-columns")),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
@@ -83,7 +83,7 @@ def test_as_planned_by_default(recipe: Recipe) -> None:
     assert torch.equal(got, planned(recipe.plan, layer, x))
 
 
-@pytest.mark.parametrize("recipe", [EMULATED["u4"], EMULATED["nvfp4"]], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [EMULATED["int2"], EMULATED["nvfp4"]], ids=lambda recipe: recipe.name)
 def test_one_graph_for_every_batch(recipe: Recipe) -> None:
     layer = nn.Linear(96, 64)
     model = compiled(layer, recipe, dynamic=True)
@@ -137,7 +137,7 @@ def test_what_is_not_finite_stays_in_its_row(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [EMULATED[name] for name in ("u4", "nvfp4", "e4m3-rotated", "mxfp4-columns")], ids=lambda recipe: recipe.name
+    "recipe", [EMULATED[name] for name in ("int2", "nvfp4", "e4m3-rotated", "mxfp4-columns")], ids=lambda recipe: recipe.name
 )
 def test_verify_passes(recipe: Recipe, plain_environment: pytest.MonkeyPatch) -> None:
     plain_environment.setenv("LOWBIT_VERIFY", "each")

@@ -57,8 +57,10 @@ def stored_types(file: Exported) -> set[str]:
 
 
 CASES = [
-    ("u4", "qdq", 21, {"UINT4"}),
-    ("u4", "integer", 21, {"UINT8"}),
+    ("int2", "qdq", 21, {"UINT4", "FLOAT16"}),
+    ("int2", "integer", 21, {"UINT8", "FLOAT16"}),
+    ("int4-nested", "qdq", 21, {"UINT4", "UINT8", "INT8"}),
+    ("ternary-groups", "qdq", 21, {"INT4"}),
     ("mxfp4-weights", "qdq", 22, {"INT8", "UINT8"}),
     ("mxfp4-weights", "qdq", 23, {"FLOAT4E2M1", "UINT8"}),
     ("mxfp4-weights", "qdq", 24, {"FLOAT4E2M1", "FLOAT8E8M0"}),
@@ -87,7 +89,7 @@ def test_file(name: str, form: str, opset: int, types: set[str], tmp_path: Path)
     check_values(EMULATED[name], layer, x, torch.from_numpy(np.asarray(got)))
 
 
-@pytest.mark.parametrize(("name", "form"), [("u4", "qdq"), ("e4m3", "qdq"), ("nvfp4", "integer")])
+@pytest.mark.parametrize(("name", "form"), [("int2", "qdq"), ("e4m3", "qdq"), ("nvfp4", "integer")])
 def test_verified_in_onnx_runtime(name: str, form: str, tmp_path: Path) -> None:
     layer, x, file = exported(tmp_path, EMULATED[name], form, 21, verify=True, dynamic_shapes={"input": {0: "rows"}})
     check_values(EMULATED[name], layer, x, file.run(x)[0])

@@ -62,7 +62,7 @@ def test_quantized_product_stays(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [EMULATED[name] for name in ("u4", "nvfp4", "e4m3-rotated", "mxfp4-columns")], ids=lambda recipe: recipe.name
+    "recipe", [EMULATED[name] for name in ("int2", "nvfp4", "e4m3-rotated", "mxfp4-columns")], ids=lambda recipe: recipe.name
 )
 def test_values_are_those_of_the_plan(recipe: Recipe) -> None:
     """Every stage from the QDQ form on computes what Plan.emulate does, to the last bit, on the operands as they are."""
@@ -87,7 +87,7 @@ def refuse(call: LinearCall) -> dict[str, float]:
     raise AssertionError(f"asked for the time of {call}")
 
 
-@pytest.mark.parametrize(("name", "kernels"), [("u4", True), ("mxfp4", True), ("nvfp4", False)])
+@pytest.mark.parametrize(("name", "kernels"), [("int2", True), ("mxfp4", True), ("nvfp4", False)])
 def test_never_timed_nor_declined_by_price(name: str, kernels: bool) -> None:
     """Whoever asks for it gets it; without the native library too, which has no part in it."""
     recipe = EMULATED[name]
@@ -135,7 +135,7 @@ def test_a_head_is_priced_by_its_own_gain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "merged"), [("mxfp4", True), ("e4m3-weights", True), ("u4", True), ("nvfp4", False), ("nvfp4-weights", False)]
+    ("name", "merged"), [("mxfp4", True), ("e4m3-weights", True), ("int2", True), ("nvfp4", False), ("nvfp4-weights", False)]
 )
 def test_siblings_are_one_product_unless_the_scale_is_the_tensors(name: str, merged: bool) -> None:
     """One outer scale over two weights would be another than that of each."""

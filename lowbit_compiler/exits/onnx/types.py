@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import opset23
 
-from lowbit_compiler.exits.onnx.quantizers import number, op, power, tensor
+from lowbit_compiler.exits.onnx.quantizers import integers, number, op, power, tensor
 from lowbit_compiler.runtime.formats import FORMATS, KINDS, Format, Groups, Scale
 from lowbit_compiler.runtime.formats.grid import Grid
+from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.formats.scales import E4M3, E8M0_BIAS, Nested, PowersOfTwo
 from lowbit_compiler.runtime.treatments.treatment import packet
@@ -32,6 +33,7 @@ def _bits(codes: Codes, sign: int) -> Codes:
 STORE: dict[str, Callable[[Codes], Codes]] = {
     "INT4": lambda codes: codes.astype(ml_dtypes.int4),
     "UINT4": lambda codes: codes.astype(ml_dtypes.uint4),
+    "UINT8": lambda codes: codes,
     "FLOAT4E2M1": lambda codes: _bits(codes, 3).view(ml_dtypes.float4_e2m1fn),
     "FLOAT8E4M3FN": lambda codes: _bits(codes, 7).view(ml_dtypes.float8_e4m3fn),
     "FLOAT8E8M0": lambda codes: codes.view(ml_dtypes.float8_e8m0fnu),
@@ -93,8 +95,15 @@ def _nested(q: Any, type_name: str, opset: int, scale: Any, outer: Any, *, size:
     return _groups(q, type_name, opset, inner, size=size)
 
 
+def _lines(q: Any, type_name: str, opset: int, scale: Any, minimum: Any, outer: Any, *, size: int) -> Any:
+    slope, low = (op.Mul(op.Cast(number, to=ir.DataType.FLOAT), outer) for number in (scale, minimum))
+    spread = op.Reshape(op.Expand(op.Unsqueeze(low, integers(-1)), integers(1, 1, size)), integers(0, -1))
+    minima = op.Slice(spread, integers(0), op.Shape(q, start=1, end=2), integers(1))
+    return op.Add(_groups(q, type_name, opset, slope, size=size), minima)
+
+
 E8M0_FROM = 24  # opset in which scales may be powers of two
-READ: dict[type[Scale], Callable[..., Any]] = {Groups: _groups, PowersOfTwo: _powers_of_two, Nested: _nested}
+READ: dict[type[Scale], Callable[..., Any]] = {Groups: _groups, Lines: _lines, PowersOfTwo: _powers_of_two, Nested: _nested}
 """Kind of scale -> the dequantization of codes [N, K] with it."""
 
 
