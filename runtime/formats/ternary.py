@@ -16,11 +16,18 @@ from lowbit_compiler.runtime.rounding import Rounding
 
 
 @dataclass(frozen=True)
+class Shards(Groups):
+    """Groups beside rows: of a matrix that was sharded along K each has scales of one shard."""
+
+    suffix = "_grouped"
+
+
+@dataclass(frozen=True)
 class Ternary(Format):
-    """q = sign(w) where |w| > s / 2, else 0; s is the one magnitude that there is, else the mean magnitude of what becomes no 0."""
+    """q = sign(w) where |w| > s / 2, else 0; s is the one magnitude that there is, else the mean of those above half the mean magnitude."""
 
     name = "ternary"
-    scales = (Row, Groups)
+    scales = (Row, Shards)
     words = ("ternary", "ternary-groups")
     activations = False
     onnx = ("INT4", 21)
@@ -46,11 +53,11 @@ def _fitted(blocks: Tensor) -> tuple[Tensor, Tensor]:
     size = torch.where(special | (a < EMPTY), torch.zeros_like(size), size)
     ternary = ((size == 0.0) | (size == a)).all(-1, keepdim=True)
     count = size.shape[-1] or 1
-    half = torch.where(ternary, a, size.sum(-1, keepdim=True) / count) / 2  # threshold: half the mean magnitude (section A)
-    kept = (size > half).float()
-    unit = torch.where(ternary, a, (size * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True).clamp(min=1.0))
-    unit = torch.where(a < EMPTY, torch.zeros_like(unit), unit)
-    return kept * torch.sign(torch.where(special, torch.zeros_like(blocks), blocks)), torch.where(special, torch.full_like(unit, torch.nan), unit)
+    large = (size > size.sum(-1, keepdim=True) / (2 * count)).float()  # threshold: half the mean magnitude (section A)
+    mean = (size * large).sum(-1, keepdim=True) / large.sum(-1, keepdim=True).clamp(min=1.0)
+    unit = torch.where(a < EMPTY, torch.zeros_like(a), torch.where(ternary, a, mean))
+    codes = torch.where(size > unit / 2, torch.sign(blocks), torch.zeros_like(blocks))
+    return codes, torch.where(special, torch.full_like(unit, torch.nan), unit)
 
 
 FORMATS = (Ternary,)

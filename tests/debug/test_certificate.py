@@ -66,8 +66,8 @@ def coarse(plan: Plan) -> int:
     return min(one.format.grid.bits - (one.format.name == "exmy") for one in (plan.x, plan.w) if one is not None)
 
 
-SQNR = {4: 12, 7: 26, 8: 30}
-COSINE = {4: 0.97, 7: 0.998, 8: 0.999}
+SQNR = {2: 7, 4: 12, 7: 26, 8: 30}
+COSINE = {2: 0.9, 4: 0.97, 7: 0.998, 8: 0.999}
 """By the bits of the coarser operand; of a float with three bits of mantissa, a bit less."""
 
 

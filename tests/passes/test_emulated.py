@@ -154,7 +154,7 @@ def test_saved_bytes_are_those_of_the_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", [Recipe("a", "int4", "float").plan, *(recipe.plan for recipe in EMULATED.values())], ids=lambda plan: plan.name
+    "plan", [Recipe("a", "int4-symmetric", "float").plan, *(recipe.plan for recipe in EMULATED.values())], ids=lambda plan: plan.name
 )
 def test_the_table_decides(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has an op today is emulated without its entry."""
@@ -166,7 +166,7 @@ def test_the_table_decides(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_its_entry_a_product_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe("int4", "int4", "float")
+    recipe = Recipe("int4-symmetric", "int4-symmetric", "float")
     names, _ = rewritten(recipe)
     assert names.count("lowbit.linear_fs4") == 2
     plan = recipe.plan

@@ -267,3 +267,16 @@ def test_nested_lines_are_int8_codes() -> None:
 def test_sizes_that_are_none(arguments: dict[str, Any]) -> None:
     with pytest.raises(RuntimeError, match="expected e from 0 to 8 and 2 to 16 bits"):
         L.quantize_exmy(torch.randn(2, 64), *arguments.values(), 32)
+
+
+@pytest.mark.parametrize("dtype", operands.DTYPES)
+def test_what_was_trained_ternary_is_kept(dtype: torch.dtype) -> None:
+    """Scales of several shards, along N and along K: each row or group has one magnitude, and is found again to the bit."""
+    codes = torch.randint(-1, 2, (48, 256))
+    for one, scale in [
+        (OPERANDS["ternary"], torch.tensor([0.013, 0.0271, 3e-6]).repeat_interleave(16).unsqueeze(1)),
+        (OPERANDS["ternary-groups g64"], torch.tensor([0.011, 0.5]).repeat_interleave(128)),
+    ]:
+        weight = (codes * scale).to(dtype)
+        assert torch.equal(one.quantize(weight)[0], codes.to(torch.int8))
+        assert torch.equal(back(one, weight, dtype), weight)
