@@ -35,7 +35,7 @@ def test_bad_arguments(message: str, name: str, model: Any, options: dict[str, A
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("recipe", ["mxfp4", "mxfp4"])
+@pytest.mark.parametrize("recipe", ["mxfp4", "nvfp4"])
 def test_what_only_python_computes_is_refused(recipe: str, tmp_path: Path, packaged: list[Any]) -> None:
     with pytest.raises(ExportError, match=r"lowbit::dequantize_\w+ has no kernel without Python; recipes with kernels: int8, "):
         lowbit.export_package(TwoLinears().eval(), X, tmp_path / "model.pt2", recipe=recipe)
