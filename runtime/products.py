@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import Groups, Operand, Row
+from lowbit_compiler.runtime.formats import Format, Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats.affine import U3, U4, U5, U6, U8
+from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.treatments import Columns, Nothing, Rotation, Rows, Treatment
@@ -86,6 +88,14 @@ class Product:
 
 _S8, _S4 = (S8, Row), (S4, Groups)
 _s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True, prologue=True)
+
+
+def _on_lines(kind: tuple[type[Format], type[Scale]]) -> Product:
+    """Float rows times codes on lines."""
+    name = kind[0].name + kind[1].suffix
+    return Product(f"linear_f{name}", family=f"fgemm_{name}", schema="int group")
+
+
 PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
     (_S8, _S8, Nothing): _s8s8("linear_s8s8"),
     (_S8, _S8, Rotation): _s8s8("linear_s8s8_rotated"),
@@ -93,6 +103,7 @@ PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
     (_S8, _S8, Rows): _s8s8("linear_s8s8_rows"),
     (None, _S8, Nothing): Product("linear_fs8", family="fgemm_s8"),
     (None, _S4, Nothing): Product("linear_fs4", family="fgemm_s4", schema="int group"),
+    **{(None, kind, Nothing): _on_lines(kind) for kind in [*((format, HalfLines) for format in (U3, U4, U5, U6, U8)), (U4, IntegerLines)]},
 }
 """By the kinds of x (None: float) and w, and the treatment."""
 

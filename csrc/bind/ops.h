@@ -23,6 +23,7 @@ struct NamesOf;
     static constexpr const char *linear = "linear_f" #name, *pack = "pack_" #name; \
   };
 LOWBIT_FORMATS(LOWBIT_NAMES)
+LOWBIT_LINES(LOWBIT_NAMES)
 #undef LOWBIT_NAMES
 
 // Those of a product with a packed weight.

@@ -7,18 +7,33 @@ namespace {
 #define OPERANDS "(Tensor x, Tensor w, Tensor? bias, int n, "
 #define PROLOGUE "ScalarType? dtype, *, str prologue=\"\", Tensor? times=None, Tensor? plus=None, float eps=0.0) -> Tensor"
 
+#define GROUPED "int group, ScalarType? dtype) -> Tensor"
+#define PACK_LINES "(Tensor q, Tensor scale, Tensor minimum, Tensor outer, int group) -> Tensor"
+
 const char* const kSchemas[] = {
     "linear_s8s8" OPERANDS PROLOGUE,
     "linear_s8s8_rotated" OPERANDS PROLOGUE,
     "linear_s8s8_columns" OPERANDS "float threshold, " PROLOGUE,
     "linear_s8s8_rows" OPERANDS PROLOGUE,
     "linear_fs8" OPERANDS "ScalarType? dtype) -> Tensor",
-    "linear_fs4" OPERANDS "int group, ScalarType? dtype) -> Tensor",
+    "linear_fs4" OPERANDS GROUPED,
+    "linear_fu3" OPERANDS GROUPED,
+    "linear_fu4" OPERANDS GROUPED,
+    "linear_fu4_nested" OPERANDS GROUPED,
+    "linear_fu5" OPERANDS GROUPED,
+    "linear_fu6" OPERANDS GROUPED,
+    "linear_fu8" OPERANDS GROUPED,
     "chain(Tensor[] rows, Tensor[] constants, int[] program, float[] eps) -> (Tensor, Tensor)",
     "quantize_s8(Tensor x) -> (Tensor, Tensor)",
     "quantize_s4(Tensor w, int group) -> (Tensor, Tensor)",
     "pack_s8(Tensor q, Tensor scale) -> Tensor",
     "pack_s4(Tensor q, Tensor scale, int group) -> Tensor",
+    "pack_u3" PACK_LINES,
+    "pack_u4" PACK_LINES,
+    "pack_u4_nested" PACK_LINES,
+    "pack_u5" PACK_LINES,
+    "pack_u6" PACK_LINES,
+    "pack_u8" PACK_LINES,
     "rotate(Tensor x) -> Tensor",
     "softmax(Tensor x, int dim, float scale=1.0, Tensor? mask=None, bool log=False, ScalarType? dtype=None) -> Tensor",
     "sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor",

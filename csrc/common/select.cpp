@@ -44,7 +44,7 @@ bool force_kernel(const char* name) {
   return false;
 }
 
-static bool fits(const Kernel& kernel, Dtype dtype) { return kernel.needs == kAny || dtype == kBF16; }
+static bool fits(const Kernel& kernel, Dtype dtype) { return kernel.needs != kBF16Only || dtype == kBF16; }
 
 const Kernel& select_kernel(Family family, uint32_t mask, int64_t m, Dtype dtype) {
   const Kernel* found = nullptr;

@@ -16,6 +16,9 @@ constexpr int kRowCuts = 6;
 constexpr uint32_t kInfBits = 0x7f800000u;
 constexpr float kEmpty = 0x1p-120f;   // below this 127/a overflows float32; the row counts as zero
 
+constexpr float kFixedLeast = 0x1p-96f, kFixedMost = 0x1p96f;  // so that nothing overflows, or loses bits, before the row's outer scale
+constexpr float kFixedLargest = 32767;
+
 static inline int64_t element_size(Dtype dtype) { return dtype == kF32 ? 4 : 2; }
 static inline int64_t mask_size(MaskKind kind, Dtype dtype) { return kind == kBoolMask ? 1 : element_size(dtype); }
 
@@ -50,6 +53,9 @@ struct RowKernels {
   int64_t (*above)(const float* v, int64_t kp, float cut, int64_t capacity, int32_t* index);  // |v| > cut; stops past capacity
   void (*reach)(const float* v, int64_t kp, float threshold, uint8_t* hit);         // hit |= |v| >= threshold
   void (*prologue)(const Prologue& prologue, int64_t k, int64_t kp, float* v);  // in place
+  // Fixed-point numbers: in each group of K 16-bit integers times a unit, of four adjacent ones the 1st, 3rd, 2nd and 4th; `spans` gets the unit
+  // and the sum of v for each. False where v has a group whose largest magnitude is not 0 and not in kFixedLeast ... kFixedMost.
+  bool (*fixed)(const float* v, int64_t kp, int64_t group, int16_t* q, float* spans);
   void (*save)(const float* v, int64_t k, Dtype dtype, void* row);              // rounded to the dtype
 };
 
@@ -98,9 +104,9 @@ struct ExactRows {
 // out[i][16] = sum_e value[i][e] * float(panel column); table is scratch of used * 16 floats.
 typedef void ExactFn(const ExactRows* rows, int64_t m, const int8_t* panel, float* table, float* out);
 
-// Float product of m rows with integer weights. x is float32 or, for kernels that say so, bfloat16.
+// Float product of m rows with integer weights. x is float32 or, for kernels that say so, bfloat16 or in fixed point.
 struct FgemmArgs {
-  const void* x;         // [m, ldx], zero from K to kp; bfloat16 in tiles [m/16][kp/32][16][32]
+  const void* x;         // [m, ldx], zero from K to kp; bfloat16 in tiles [m/16][kp/32][16][32]; fixed-point numbers as RowKernels::fixed makes them
   int64_t ldx, m, kp;
   const int8_t* w;       // panels of the format that the kernel is for
   int64_t panels;
@@ -108,6 +114,7 @@ struct FgemmArgs {
   bool rotate;           // undo the rotation of the weight (rows that int8 cannot hold)
   void* scratch;         // fgemm_scratch() bytes, 64-byte aligned
   Output out;
+  const float* spans;    // of fixed-point rows: [m][kp/group][2], or null
 };
 typedef void FgemmFn(const FgemmArgs* args);
 

@@ -2,29 +2,10 @@
 // vectors of csrc/vec first. Everything has internal linkage.
 #pragma once
 #include "common/types.h"
-#include "formats/vectors.h"
+#include "fgemm/unpack.h"
 
 namespace lowbit {
 namespace {
-
-constexpr int64_t kVecs = kPanel / Vec::kWidth;  // of the outputs of a panel
-
-// To [kp][16].
-template <class F>
-void unpack(const int8_t* panel, int64_t kp, int64_t group, float* w) {
-  const int64_t span = F::span(kp, group);
-  const float* scales = F::scales(panel, kp);
-  for (int64_t start = 0; start < kp; start += span, scales += kPanel) {
-    Vec scale[kVecs];
-    for (int64_t v = 0; v < kVecs; ++v) scale[v] = load(scales + v * Vec::kWidth);
-    for (int64_t k = start; k < start + span; k += F::kCodes) {
-      for (int64_t v = 0; v < kVecs; ++v) {
-        const Words words = load_words(panel + F::code_bytes(k) + v * Vec::kWidth * 4);
-        for (int i = 0; i < F::kCodes; ++i) store(w + (k + i) * kPanel + v * Vec::kWidth, code(F{}, words, i) * scale[v]);
-      }
-    }
-  }
-}
 
 // Multiply by the block Hadamard matrix along K; it is its own inverse.
 void rotate_panel(float* panel, int64_t kp) {
@@ -75,12 +56,14 @@ inline void tiles(const FgemmArgs* args, const float* w, int64_t& row, int64_t p
   for (; row + M <= args->m; row += M) tile<M>(args, w, row, p);
 }
 
-// kRows: of a tile; as many as fit of the first kind, then of the next; the last is 1.
-template <class F, int... kRows>
-void product(const FgemmArgs* args) {
+typedef void Unpack(const int8_t* panel, int64_t kp, int64_t group, float* w);
+
+// `bytes` of a panel. kRows: of a tile; as many as fit of the first kind, then of the next; the last is 1.
+template <int... kRows>
+void product(const FgemmArgs* args, int64_t bytes, Unpack* unpack) {
   float* w = (float*)args->scratch;
   for (int64_t p = 0; p < args->panels; ++p) {
-    unpack<F>(args->w + p * F::bytes(args->kp, args->group), args->kp, args->group, w);
+    unpack(args->w + p * bytes, args->kp, args->group, w);
     if (args->rotate) rotate_panel(w, args->kp);
     int64_t row = 0;
     (tiles<kRows>(args, w, row, p), ...);

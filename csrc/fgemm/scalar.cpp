@@ -4,7 +4,11 @@
 namespace lowbit {
 
 #define DEFINE(name, Format) \
-  void fgemm_f32##name##_4x16_scalar(const FgemmArgs* args) { product<Format, 4, 1>(args); }
+  void fgemm_f32##name##_4x16_scalar(const FgemmArgs* args) { product<4, 1>(args, Format::bytes(args->kp, args->group), unpack<Format>); }
 LOWBIT_FORMATS(DEFINE)
+
+#define LINES(name, Format) \
+  void fgemm_f32##name##_4x16_scalar(const FgemmArgs* args) { product<4, 1>(args, Format::bytes(args->kp, args->group), unpack_lines<Format>); }
+LOWBIT_LINES(LINES)
 
 }  // namespace lowbit

@@ -1,5 +1,5 @@
 #include "vec/avx512.h"
-#include "fgemm/loop.h"
+#include "fgemm/fixed.h"
 
 namespace lowbit {
 namespace {
@@ -72,7 +72,7 @@ void gemv(const FgemmArgs* args, int64_t row, int64_t p) {
 
 template <class F>
 void few_rows(const FgemmArgs* args) {
-  if (args->rotate) return product<F, 12, 4, 1>(args);
+  if (args->rotate) return product<12, 4, 1>(args, F::bytes(args->kp, args->group), unpack<F>);
   for (int64_t p = 0; p < args->panels; ++p) {
     int64_t i = 0;
     for (; i + 4 <= args->m; i += 4) gemv<F, 4>(args, i, p);
@@ -86,9 +86,14 @@ void few_rows(const FgemmArgs* args) {
 
 }  // namespace
 
-#define DEFINE(name, Format)                                                             \
-  void fgemv_f32##name##_4x16_vnni(const FgemmArgs* args) { few_rows<Format>(args); }    \
-  void fgemm_f32##name##_12x16_vnni(const FgemmArgs* args) { product<Format, 12, 4, 1>(args); }
+#define DEFINE(name, Format)                                                          \
+  void fgemv_f32##name##_4x16_vnni(const FgemmArgs* args) { few_rows<Format>(args); } \
+  void fgemm_f32##name##_12x16_vnni(const FgemmArgs* args) { product<12, 4, 1>(args, Format::bytes(args->kp, args->group), unpack<Format>); }
 LOWBIT_FORMATS(DEFINE)
+
+#define LINES(name, Format)                                                                \
+  void fgemm_s16##name##_4x16_vnni(const FgemmArgs* args) { fixed_product<Format>(args); } \
+  void fgemm_f32##name##_12x16_vnni(const FgemmArgs* args) { product<12, 4, 1>(args, Format::bytes(args->kp, args->group), unpack_lines<Format>); }
+LOWBIT_LINES(LINES)
 
 }  // namespace lowbit

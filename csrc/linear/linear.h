@@ -43,6 +43,14 @@ void linear_float(const Linear& op, int64_t group);
 // Codes [n, k] and their scales ([n], or [n, groups]) to panels.
 template <class F>
 void pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out);
+// Of codes on lines.
+struct LineParts {
+  const uint8_t* q;     // [n, k]
+  const void *scale, *minimum;  // [n, groups], in the dtypes of the format
+  const float* outer;   // [n]
+};
+template <class A>
+void pack_lines(const LineParts& parts, int64_t n, int64_t k, int64_t group, int8_t* out);
 // Whether panels hold zeros where a weight [n, k], n > 0, is padded: the scales of the last panel, the codes of the first. A weight of more
 // rows or columns does not, unless those are zero themselves.
 template <class F>

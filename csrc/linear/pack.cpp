@@ -1,4 +1,4 @@
-// Codes to the panels of docs/arithmetic.md.
+// Codes and their scales to the panels of docs/arithmetic.md; those on lines are in pack_lines.cpp.
 #include <string.h>
 
 #include "linear/linear.h"

@@ -1,6 +1,6 @@
 // Row primitives, for every ISA. Include one of the vectors of csrc/vec first.
 #pragma once
-#include "common/types.h"
+#include "common/convert.h"
 #include "rows/prologue.h"
 
 namespace lowbit {
@@ -99,6 +99,33 @@ void reach(const float* v, int64_t kp, float threshold, uint8_t* hit) {
   for (int64_t i = 0; i < kp; i += Vec::kWidth) set_bytes(hit + i, at_least(absolute(load(v + i)), bound));
 }
 
+bool fixed(const float* v, int64_t kp, int64_t group, int16_t* q, float* spans) {
+  uint32_t code[128];  // of the largest group
+  for (int64_t k = 0; k < kp; k += group, spans += 2) {
+    Words a = {};
+    Vec sum = splat(0.0f);
+    for (int64_t i = k; i < k + group; i += Vec::kWidth) {
+      a = larger(a, magnitude(load(v + i)));
+      sum = sum + load(v + i);
+    }
+    const float most = bits_float(max_of(a));
+    if (most != 0 && !(most >= kFixedLeast && most <= kFixedMost)) return false;
+    const Vec inverse = splat(most == 0 ? 0 : kFixedLargest / most);
+    for (int64_t i = 0; i < group; i += Vec::kWidth) {
+      const Words integers = rounded(load(v + k + i) * inverse);
+      memcpy(code + i, &integers, sizeof(integers));
+    }
+    uint32_t* pairs = (uint32_t*)(q + k);
+    for (int64_t i = 0; i < group / 4; ++i) {
+      pairs[2 * i] = (code[4 * i] & 0xffffu) | code[4 * i + 2] << 16;
+      pairs[2 * i + 1] = (code[4 * i + 1] & 0xffffu) | code[4 * i + 3] << 16;
+    }
+    spans[0] = most / kFixedLargest;
+    spans[1] = sum_of(sum);
+  }
+  return true;
+}
+
 template <Dtype dtype>
 void save_as(const float* v, int64_t k, void* row) {
   int64_t i = 0;
@@ -111,7 +138,7 @@ void save(const float* v, int64_t k, Dtype dtype, void* row) {
   return dtype == kBF16 ? save_as<kBF16>(v, k, row) : save_as<kF16>(v, k, row);
 }
 
-constexpr RowKernels kRowKernels = {load, maximum, rotate, codes, above, reach, apply_prologue, save};
+constexpr RowKernels kRowKernels = {load, maximum, rotate, codes, above, reach, apply_prologue, fixed, save};
 
 }  // namespace
 }  // namespace lowbit

@@ -28,6 +28,21 @@ inline Vec four_bits(Words w, int from, int less) {
   return {_mm256_cvtepi32_ps(_mm256_sub_epi32(bits, _mm256_set1_epi32(less)))};
 }
 
+inline Vec unsigned_byte(Words w, int i) { return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w.r, 8 * i), _mm256_set1_epi32(255)))}; }
+
+inline Words no_words() { return {_mm256_setzero_si256()}; }
+inline Words shifted(Words w, int right) { return {right < 0 ? _mm256_slli_epi32(w.r, -right) : _mm256_srli_epi32(w.r, right)}; }
+inline Words masked(Words w, uint32_t mask) { return {_mm256_and_si256(w.r, _mm256_set1_epi32((int)mask))}; }
+inline Words joined(Words a, Words b) { return {_mm256_or_si256(a.r, b.r)}; }
+inline Words splat_word(const void* p) { return {_mm256_set1_epi32(*(const int*)p)}; }
+inline Vec as_floats(Words w) { return {_mm256_cvtepi32_ps(w.r)}; }
+inline Words add_pairs(Words sum, Words x, Words w) { return {_mm256_add_epi32(sum.r, _mm256_madd_epi16(x.r, w.r))}; }
+inline Words even_bytes(Words w) { return masked(w, 0x00ff00ffu); }
+inline Words odd_bytes(Words w) { return {_mm256_srli_epi16(w.r, 8)}; }
+inline Words lines_of(Words bytes, Words scale, Words minimum) { return {_mm256_add_epi8(_mm256_mullo_epi16(bytes.r, scale.r), minimum.r)}; }
+inline Words scales_of(const uint8_t* p) { return {_mm256_mullo_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)), _mm256_set1_epi32(0x10001))}; }
+inline Words minima_of(const int8_t* p) { return {_mm256_mullo_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)), _mm256_set1_epi32(0x1010101))}; }
+
 template <Dtype dtype>
 inline Vec load_as(const void* row, int64_t i) { return {load8(row, dtype, i)}; }
 template <Dtype dtype>

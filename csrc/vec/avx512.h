@@ -29,6 +29,28 @@ inline Vec four_bits(Words w, int from, int less) {
   return {_mm512_permutexvar_ps(_mm512_srli_epi32(w.r, from), _mm512_sub_ps(values, _mm512_set1_ps(less)))};
 }
 
+inline Vec unsigned_byte(Words w, int i) { return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(w.r, 8 * i), _mm512_set1_epi32(255)))}; }
+
+// Words and their bits, for codes that lie in parts of them: shifted to the right, or to the left where `right` is negative.
+inline Words no_words() { return {_mm512_setzero_si512()}; }
+inline Words shifted(Words w, int right) { return {right < 0 ? _mm512_slli_epi32(w.r, -right) : _mm512_srli_epi32(w.r, right)}; }
+inline Words masked(Words w, uint32_t mask) { return {_mm512_and_si512(w.r, _mm512_set1_epi32((int)mask))}; }
+inline Words joined(Words a, Words b) { return {_mm512_or_si512(a.r, b.r)}; }
+inline Words splat_word(const void* p) { return {_mm512_set1_epi32(*(const int*)p)}; }
+inline Vec as_floats(Words w) { return {_mm512_cvtepi32_ps(w.r)}; }
+// Products of 16-bit numbers, added in pairs to 32 bits. With its intrinsic g++ 12 copies sums (see qgemm/vnni.cpp).
+inline Words add_pairs(Words sum, Words x, Words w) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum.r) : "v"(x.r), "v"(w.r));
+  return sum;
+}
+// Bytes of the words by halves: 0 and 2, 1 and 3.
+inline Words even_bytes(Words w) { return masked(w, 0x00ff00ffu); }
+inline Words odd_bytes(Words w) { return {_mm512_srli_epi16(w.r, 8)}; }
+// Each byte times a small number, whose product is below 256, plus another; and kWidth such numbers, for all bytes of a word.
+inline Words lines_of(Words bytes, Words scale, Words minimum) { return {_mm512_add_epi8(_mm512_mullo_epi16(bytes.r, scale.r), minimum.r)}; }
+inline Words scales_of(const uint8_t* p) { return {_mm512_mullo_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)), _mm512_set1_epi32(0x10001))}; }
+inline Words minima_of(const int8_t* p) { return {_mm512_mullo_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)), _mm512_set1_epi32(0x1010101))}; }
+
 // Elements i ... of a row of any dtype; the second form reads the first `count` and puts `fill` in the others.
 template <Dtype dtype>
 inline Vec load_as(const void* row, int64_t i) { return {load16(row, dtype, i, 0xffff)}; }

@@ -36,6 +36,24 @@ inline Vec signed_bits(Words w, int from, int count) {
 }
 inline Vec four_bits(Words w, int from, int less) { return lanes([&](int j) { return (float)((int32_t)(w.r[j] >> from & 15) - less); }); }
 
+inline Vec unsigned_byte(Words w, int i) { return lanes([&](int j) { return (float)(w.r[j] >> 8 * i & 255); }); }
+
+template <class F>
+inline Words words(F f) { return {{f(0), f(1), f(2), f(3)}}; }
+inline Words no_words() { return {}; }
+inline Words shifted(Words w, int right) { return words([&](int j) { return right < 0 ? w.r[j] << -right : w.r[j] >> right; }); }
+inline Words masked(Words w, uint32_t mask) { return words([&](int j) { return w.r[j] & mask; }); }
+inline Words joined(Words a, Words b) { return words([&](int j) { return a.r[j] | b.r[j]; }); }
+// Bytes added one by one: their lower 7 bits, then the eighth without a carry.
+inline Words lines_of(Words bytes, Words scale, Words minimum) {
+  return words([&](int j) {
+    const uint32_t a = bytes.r[j] * scale.r[j], b = minimum.r[j];
+    return ((a & 0x7f7f7f7fu) + (b & 0x7f7f7f7fu)) ^ ((a ^ b) & 0x80808080u);
+  });
+}
+inline Words scales_of(const uint8_t* p) { return words([&](int j) { return (uint32_t)p[j]; }); }
+inline Words minima_of(const int8_t* p) { return words([&](int j) { return (uint32_t)(uint8_t)p[j] * 0x1010101u; }); }
+
 template <Dtype dtype>
 inline Vec load_as(const void* row, int64_t i) { return lanes([&](int j) { return load_float(row, dtype, i + j); }); }
 template <Dtype dtype>

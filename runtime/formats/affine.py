@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats.format import EPS, Format, largest_of
 from lowbit_compiler.runtime.formats.grid import Integers
+from lowbit_compiler.runtime.formats.line_panels import LinePanels
 from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines, Lines, codes, fitted, spread
 from lowbit_compiler.runtime.formats.scales import Scale
 from lowbit_compiler.runtime.rounding import Rounding
@@ -76,6 +77,7 @@ class U3(Affine):
     name = "u3"
     words = ("int3",)
     grid = Integers(0, 7)
+    panels = LinePanels(3)
     onnx = ("UINT4", 21)
 
 
@@ -87,6 +89,7 @@ class U4(Affine):
     scales = (HalfLines, IntegerLines)
     words = ("int4", "int4-nested")
     grid = Integers(0, 15)
+    panels = LinePanels(4)
     onnx = ("UINT4", 21)
 
 
@@ -97,6 +100,7 @@ class U5(Affine):
     name = "u5"
     words = ("int5",)
     grid = Integers(0, 31)
+    panels = LinePanels(5)
     onnx = ("UINT8", 21)
 
 
@@ -107,6 +111,7 @@ class U6(Affine):
     name = "u6"
     words = ("int6",)
     grid = Integers(0, 63)
+    panels = LinePanels(6)
     onnx = ("UINT8", 21)
 
 
@@ -117,6 +122,7 @@ class U8(Affine):
     name = "u8"
     words = ("int8-groups",)
     grid = Integers(0, 255)
+    panels = LinePanels(8)
     onnx = ("UINT8", 21)
 
 

@@ -1,9 +1,13 @@
-"""Products with packed weights: int8 x int8 with a treatment of outliers, and weight-only int8 and int4."""
+"""Products with packed weights: int8 x int8 with a treatment of outliers, and weight-only."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import Groups, Operand, Row
+from lowbit_compiler.runtime.formats import Format, Groups, Operand, Row
+from lowbit_compiler.runtime.formats.affine import U3, U4, U5, U6, U8
+from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines, Lines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.treatments.columns import split_columns
@@ -73,6 +77,22 @@ def linear_fs8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.d
 
 def linear_fs4(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
     """Weight-only int4 with one scale per ``group`` elements of K."""
-    int4 = Operand(S4(), Groups(group))
-    weight = int4.dequantize(int4.unpack(w, n, x.shape[-1]))[:, : x.shape[-1]]
+    return _weight_only(Operand(S4(), Groups(group)), x, w, bias, n, dtype)
+
+
+def _weight_only(operand: Operand, x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    weight = operand.dequantize(operand.unpack(w, n, x.shape[-1]))[:, : x.shape[-1]]
     return _finish(x.reshape(-1, x.shape[-1]).float() @ weight.t(), x, bias, dtype)
+
+
+def _on_lines(format: Format, scale: type[Lines]) -> Callable[..., Tensor]:
+    """Return the weight-only product with codes on a line for each ``group`` elements of K."""
+
+    def linear(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
+        return _weight_only(Operand(format, scale(group)), x, w, bias, n, dtype)
+
+    return linear
+
+
+linear_fu3, linear_fu4, linear_fu5, linear_fu6, linear_fu8 = (_on_lines(format, HalfLines) for format in (U3(), U4(), U5(), U6(), U8()))
+linear_fu4_nested = _on_lines(U4(), IntegerLines)

@@ -1,0 +1,57 @@
+// The ops of formats whose codes are on lines (csrc/formats/lines.h): on the CPU alone. Checks and their words are those of runtime/format_checks.py.
+#include "bind/cpu.h"
+
+namespace lowbit {
+namespace {
+
+// A number for each group, or for each row.
+void check_part(const char* op, const char* part, const Tensor& t, ScalarType type, int64_t n, int64_t columns) {
+  const int64_t sizes[2] = {n, columns};
+  const bool fits = t.scalar_type() == type && t.dim() == 2 && t.size(0) == n && t.size(1) == columns;
+  EXPECT(op, fits, part, " in ", name(type).substr(sizeof("torch.") - 1), " of shape ", shape(sizes, 2), ", got ", name(t.scalar_type()), " of ", shape(t));
+}
+
+template <class A>
+constexpr ScalarType kScaleType = A::kNested ? ScalarType::Byte : ScalarType::Half;
+template <class A>
+constexpr ScalarType kMinimumType = A::kNested ? ScalarType::Char : ScalarType::Half;
+
+void check_codes(const char* op, const uint8_t* q, int64_t count, int most) {
+  int largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = q[i] > largest ? q[i] : largest;
+  EXPECT(op, largest <= most, "codes from 0 to ", most, ", got ", largest);
+}
+
+template <class A>
+Tensor op_pack(const Tensor& q, const Tensor& scale, const Tensor& minimum, const Tensor& outer, int64_t group) {
+  const char* op = NamesOf<A>::pack;
+  const Arguments arguments = {{"q", q}, {"scale", scale}, {"minimum", minimum}, {"outer", outer}};
+  check_tensors(op, Cpu::type(), arguments);
+  EXPECT(op, is_group(group), "group in (32, 64, 128), got ", group);
+  EXPECT(op, q.scalar_type() == ScalarType::Byte && q.dim() == 2, "q in uint8 of 2 dimensions, got ", name(q.scalar_type()), " of ", q.dim(),
+         " dimensions");
+  const int64_t n = q.size(0), k = q.size(1), groups = (k + group - 1) / group;
+  check_part(op, "scale", scale, kScaleType<A>, n, groups);
+  check_part(op, "minimum", minimum, kMinimumType<A>, n, groups);
+  check_part(op, "outer", outer, ScalarType::Float, n, 1);
+  check_memory(op, arguments);
+  const Tensor codes = dense(q), scales = dense(scale), minima = dense(minimum), outers = dense(outer);
+  check_codes(op, (const uint8_t*)codes.const_data_ptr(), codes.numel(), A::kMost);
+  const int64_t sizes[2] = {round_up(n, kPanel) / kPanel, A::bytes(A::padded(k, group), group)}, strides[2] = {sizes[1], 1};
+  Tensor out = empty(sizes, strides, 2, shim_dtype(ScalarType::Char));
+  const LineParts parts = {(const uint8_t*)codes.const_data_ptr(), scales.const_data_ptr(), minima.const_data_ptr(), (const float*)outers.const_data_ptr()};
+  pack_lines<A>(parts, n, k, group, (int8_t*)out.mutable_data_ptr());
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(lowbit, CPU, m) {
+#define LOWBIT_REGISTER(name, Format)                                             \
+  m.impl(NamesOf<Format>::linear, TORCH_BOX(&Ops<Cpu>::op_float_grouped<Format>)); \
+  m.impl(NamesOf<Format>::pack, TORCH_BOX(&op_pack<Format>));
+  LOWBIT_LINES(LOWBIT_REGISTER)
+#undef LOWBIT_REGISTER
+}
+
+}  // namespace lowbit

@@ -1,0 +1,97 @@
+// Packed panels as floats [kp][16]. Include one of the vectors of csrc/vec first. Everything has internal linkage.
+#pragma once
+#include "formats/vectors.h"
+
+namespace lowbit {
+namespace {
+
+constexpr int64_t kVecs = kPanel / Vec::kWidth;  // of the outputs of a panel
+
+template <class F>
+void unpack(const int8_t* panel, int64_t kp, int64_t group, float* w) {
+  const int64_t span = F::span(kp, group);
+  const float* scales = F::scales(panel, kp);
+  for (int64_t start = 0; start < kp; start += span, scales += kPanel) {
+    Vec scale[kVecs];
+    for (int64_t v = 0; v < kVecs; ++v) scale[v] = load(scales + v * Vec::kWidth);
+    for (int64_t k = start; k < start + span; k += F::kCodes) {
+      for (int64_t v = 0; v < kVecs; ++v) {
+        const Words words = load_words(panel + F::code_bytes(k) + v * Vec::kWidth * 4);
+        for (int i = 0; i < F::kCodes; ++i) store(w + (k + i) * kPanel + v * Vec::kWidth, code(F{}, words, i) * scale[v]);
+      }
+    }
+  }
+}
+
+// Codes of a word become numbers of a line, less the row's outer scale: floats, or integers that need no multiplication by it.
+template <class Kind>
+struct Line;
+
+template <>
+struct Line<HalfLines> {
+  Vec scale, minimum;
+  Line(const uint16_t* scales, const uint16_t* minima) : scale(load_as<kF16>(scales, 0)), minimum(load_as<kF16>(minima, 0)) {}
+  void times(Vec outer) {
+    scale = scale * outer;
+    minimum = minimum * outer;
+  }
+  Words codes(Words quad) const { return quad; }
+  Vec number(Words codes, int i) const { return fma(unsigned_byte(codes, i), scale, minimum); }
+};
+
+template <>
+struct Line<IntegerLines> {
+  Words scale, minimum;
+  Vec outer = splat(1.0f);
+  Line(const uint8_t* scales, const int8_t* minima) : scale(scales_of(scales)), minimum(minima_of(minima)) {}
+  void times(Vec by) { outer = by; }
+  Words codes(Words quad) const { return lines_of(quad, scale, minimum); }
+  Vec number(Words codes, int i) const { return signed_bits(codes, 8 * i, 8) * outer; }
+};
+
+// 32 of K lie in one group, and are half of a block.
+constexpr int64_t kHalf = 32;
+
+// Quad 0 to 7 of the half that begins at k: a code in each byte of the words. `v`: of the vectors of a line.
+template <class A>
+inline Words quad_of(const int8_t* panel, int64_t k, int quad, int64_t v) {
+  const int8_t* block = panel + k / kBlock * A::kBlockBytes + v * Vec::kWidth * 4;
+  const int64_t half = k % kBlock / kHalf;
+  Words made = no_words();
+#pragma GCC unroll 4
+  for (int width = 8, below = 0; width > 0; below += A::kBits & width, width /= 2) {
+    if (!(A::kBits & width)) continue;
+    const Words line = load_words(block + A::plane_at(below) + (half * width * kLine) + A::line_of(width, quad));
+    const uint32_t mask = (0x01010101u * ((1u << width) - 1)) << below;
+    const Words bits = width == 8 ? line : masked(shifted(line, A::shift_of(width, quad) - below), mask);
+    made = below ? joined(made, bits) : bits;
+  }
+  return made;
+}
+
+// The line of the group of k in vector v.
+template <class A>
+inline Line<typename A::Lines> line_at(const int8_t* panel, int64_t kp, int64_t group, int64_t k, int64_t v) {
+  const int64_t at = k / group * kPanel + v * Vec::kWidth;
+  return {A::scales(panel, kp) + at, A::minima(panel, kp, group) + at};
+}
+
+template <class A>
+void unpack_lines(const int8_t* panel, int64_t kp, int64_t group, float* w) {
+  for (int64_t v = 0; v < kVecs; ++v) {
+    const Vec outer = load(A::outer(panel, kp, group) + v * Vec::kWidth);
+    for (int64_t k = 0; k < kp; k += kHalf) {
+      Line<typename A::Lines> line = line_at<A>(panel, kp, group, k, v);
+      line.times(outer);
+      float* to = w + k * kPanel + v * Vec::kWidth;
+#pragma GCC unroll 8
+      for (int quad = 0; quad < 8; ++quad) {
+        const Words codes = line.codes(quad_of<A>(panel, k, quad, v));
+        for (int i = 0; i < 4; ++i) store(to + (4 * quad + i) * kPanel, line.number(codes, i));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lowbit
