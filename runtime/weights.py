@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.runtime.fingerprint import Places, can_read, content, sampled
+from lowbit_compiler.runtime.pages import PAGES
 
 FREED = (
     "a float weight was released by free_weights=True and is needed again, by another recipe, a new shape that is not rewritten, or after a "
@@ -137,7 +138,7 @@ class WeightStore:
             raise WeightFreedError(FREED)
         before = tuple(map(_content, sources))  # a write while they are computed makes the values old
         with torch.no_grad():
-            values = compute(*(source.detach() for source in sources))
+            values = tuple(PAGES.lay(value) for value in compute(*(source.detach() for source in sources)))
         drop = lambda _, key=key: self._entries.pop(key, None)
         self._entries[key] = _Entry(tuple(weakref.ref(source.untyped_storage(), drop) for source in sources), before, values)
         _count_for_trim(sum(source.nbytes for source in sources))

@@ -69,6 +69,7 @@ class Worker:
 
     def accuracy(self) -> dict[str, Any]:
         """Compare with exact results."""
+        self.rewind()
         return accuracy.measure(self.case, self.run, self.task)
 
 

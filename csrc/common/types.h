@@ -67,6 +67,12 @@ struct ExactTiles {
   uint16_t* weights;       // scratch of qgemm_chunk() panels, depth * 16 each
 };
 
+// What to bring to L2 while panels are multiplied: those that follow, where they are far away; and what is read next, or null.
+struct Fetch {
+  bool panels;
+  const char* after;
+};
+
 // Integer product of m rows of codes with `panels` panels, and its epilogue.
 struct QgemmArgs {
   const int8_t* q;       // [m, ldq], or tiles [m/16][kp/64][16][64] for kernels that say so; rows up to a multiple of 16 may be read
@@ -77,7 +83,7 @@ struct QgemmArgs {
   const float* exact;    // [panels][m][16] or null: the part of the product that stays in float
   const struct ExactTiles* tiles;  // the same part for kernels that multiply it themselves, or null
   Output out;
-  bool fetch;            // the panels are far away: fetch them ahead of their use
+  Fetch fetch;
 };
 typedef void QgemmFn(const QgemmArgs* args);
 

@@ -89,28 +89,54 @@ int64_t next_product(const Chain& chain, int64_t first) {
 
 int64_t parts_of_rows(int64_t rows, int64_t tasks) { return rows < 8 * tasks ? rows : 8 * tasks; }
 
+// The panels that a thread multiplies first, and what it fetches of them while it waits for the row to be ready: a few lines at a time, so that it
+// sees at once when the row is.
+struct Ahead {
+  const char* begin;
+  int64_t bytes;
+  void operator()(int64_t turn) const {
+    for (int64_t at = turn * kTurn; at < bytes && at < (turn + 1) * kTurn; at += kLine) __builtin_prefetch(begin + at, 0, 2);
+  }
+  static constexpr int64_t kTurn = 8 * kLine, kMost = 1 << 18;  // an eighth of the smallest L2 that is worth it
+};
+
+int64_t shares_of(const Job& job, int64_t rows, int64_t tasks) {
+  const int64_t unit = job.unit(tasks), most = (job.panels + unit - 1) / unit, wanted = tasks == 1 ? 1 : tasks * parts_for(rows);
+  return most < wanted ? most : wanted;
+}
+
+// Weights are read once where there are few rows; later parts of the panels are fetched by the kernels.
+Ahead ahead_of(const Job& job, int64_t rows, int64_t tasks, const Member& member) {
+  const int64_t shares = shares_of(job, rows, tasks), first = member.own(shares, 1).begin;
+  if (parts_for(rows) > 1 || first == shares) return {nullptr, 0};
+  const Range range = share(job.panels, shares, first, job.unit(tasks));
+  const int64_t bytes = (range.end - range.begin) * S8::bytes(job.kp);
+  return {(const char*)job.panel(range.begin), bytes < Ahead::kMost ? bytes : Ahead::kMost};
+}
+
 // One thread's way through a block: rows up to and into the codes of a product, then panels of the product, and so on.
 void go_through(const Chain& chain, const Work* works, int64_t rows, int64_t tasks, Member& member) {
   for (int64_t step = 0; step < chain.step_count;) {
     const int64_t product = next_product(chain, step);
     const bool last = product == chain.step_count;
     const int64_t parts = parts_of_rows(rows, tasks);
+    const Ahead ahead = last ? Ahead{nullptr, 0} : ahead_of(works[product].job, rows, tasks, member);
     member.each(parts, [&](int64_t part) {
       const Range range = share(rows, parts, part, 1);
       for (int64_t i = step; i < product; ++i) apply(works[i], range.begin, range.end);
       if (last) return;
       const Work& work = works[product];
       prepare_rows(work.rows, work.job.op.x, 0, range.begin, range.end, work.job.treatment, work.job.columns);
-    });
+    }, ahead);
     step = product + 1;
     if (last) return;
     const Job& job = works[product].job;
-    const int64_t unit = job.unit(tasks), most = (job.panels + unit - 1) / unit, wanted = tasks == 1 ? 1 : tasks * parts_for(rows);
-    const int64_t shares = most < wanted ? most : wanted;
+    const int64_t shares = shares_of(job, rows, tasks), after = next_product(chain, step);
+    const Ahead later = after == chain.step_count ? Ahead{nullptr, 0} : ahead_of(works[after].job, rows, tasks, member);
     member.each(shares, [&](int64_t part) {
-      const Range range = share(job.panels, shares, part, unit);
-      if (range.begin < range.end) multiply(job, works[product].rows, {}, 0, range.begin, range.end, true);
-    });
+      const Range range = share(job.panels, shares, part, job.unit(tasks));
+      if (range.begin < range.end) multiply(job, works[product].rows, {}, 0, range.begin, range.end, {true, later.begin});
+    }, later);
   }
 }
 
@@ -163,7 +189,7 @@ void run_chain(const Chain& chain) {
   const int64_t fit = block_rows(size.kp), most = fit < kMostRows ? fit : kMostRows, step = chain.rows < most ? chain.rows : most;
   scratch<int8_t>(kCodesSlot, round_up(step, 16) * (size.kp + kBlock));  // so that the products' codes, one after the other, are one memory
   Work* works = scratch<Work>(kWorkSlot, chain.step_count);
-  PhaseCounts* counts = scratch<PhaseCounts>(kPhaseSlot, size.phases);
+  PhaseCounts* counts = scratch<PhaseCounts>(kPhaseSlot, size.phases * tasks);
   float* bias = scratch<float>(kBiasSlot, size.bias);
   char* memory = scratch<char>(kChainSlot, Block::bytes(chain, step));
   for (int64_t first = 0; first < chain.rows; first += step) {

@@ -6,7 +6,7 @@
 namespace lowbit {
 namespace {
 
-void products(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end, bool fetch) {
+void products(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end, Fetch fetch) {
   QgemmArgs args = {block.q, block.ldq, block.m, job.kp, block.scale, job.panel(begin), end - begin, nullptr, nullptr,
                     job.output(first, begin), fetch};
   if (tiles.depth) {
@@ -63,7 +63,7 @@ ExactTiles exact_tiles(const Job& job, const Prepared& block) {
   return dense ? tile_exact(block, dtype_read(job.op.x)) : ExactTiles{};
 }
 
-void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end, bool fetch) {
+void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end, Fetch fetch) {
   products(job, block, tiles, first, begin, end, fetch);
   repair(job, block, first, begin, end);
 }

@@ -32,7 +32,7 @@ Job job_of(const Linear& op, Treatment treatment, const Columns& columns, const 
 ExactTiles exact_tiles(const Job& job, const Prepared& block);
 
 // Rows of the block against panels begin..end, those that int8 cannot hold included; the block starts at row `first` of x.
-void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end, bool fetch);
+void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end, Fetch fetch);
 
 // Rows a block: its codes take 1 MB of L2.
 int64_t block_rows(int64_t kp);

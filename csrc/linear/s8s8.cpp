@@ -15,7 +15,7 @@ void split_rows(const Job& job, int64_t tasks, int64_t unit) {
       Prepared block = reserve(end - first < step ? end - first : step, job.kp, job.layout, job.treatment, job.columns);
       prepare_rows(block, job.op.x, first, 0, block.m, job.treatment, job.columns);
       join_exact(block, job.treatment, job.columns);
-      multiply(job, block, exact_tiles(job, block), first, 0, job.panels, false);
+      multiply(job, block, exact_tiles(job, block), first, 0, job.panels, {});
     }
   });
 }
@@ -31,7 +31,7 @@ void split_panels(const Job& job, int64_t tasks) {
     join_exact(block, job.treatment, job.columns);
     const ExactTiles tiles = exact_tiles(job, block);
     parallel_parts(tasks, job.panels, job.unit(tasks), parts_for(block.m), [&](int64_t begin, int64_t end) {
-      multiply(job, block, tiles, first, begin, end, true);
+      multiply(job, block, tiles, first, begin, end, {true, nullptr});
     });
   }
 }

@@ -122,7 +122,7 @@ void chunk_of(const QgemmArgs* args, int64_t begin, int64_t end, Slot* slots, in
   for (int64_t row = 0; row < args->m; row += kBlockRows) {
     for (int64_t p = begin; p < end; p += 2) {
       const uint16_t* columns = weights + (p - begin) * depth * kPanel;
-      const bool more = args->fetch && row == 0 && p + 4 <= args->panels;
+      const bool more = args->fetch.panels && row == 0 && p + 4 <= args->panels;
       const char* next = more ? (const char*)args->w + (p + 2) * bytes : nullptr;
       Slot& into = slots[slot ^= 1];
       if (p + 2 <= end) rows_of<2>(args, row, p, columns, next, into, pending);

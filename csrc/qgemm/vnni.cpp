@@ -13,12 +13,26 @@ inline __m512i add_dots(__m512i sum, __m512i x, __m512i w) {
   return sum;
 }
 
+// Sums of a row with a panel become results.
+inline void finish(const QgemmArgs* args, int64_t row, int64_t p, __m512i acc) {
+  const int64_t kp = args->kp, column = p * 16;
+  const int8_t* panel = args->w + p * S8::bytes(kp);
+  char* out = (char*)args->out.data + row * args->out.stride * element_size(args->out.dtype);
+  const __m512i sum = _mm512_sub_epi32(acc, _mm512_slli_epi32(_mm512_loadu_si512(S8::sums(panel, kp)), 7));
+  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(args->scale[row]));
+  if (args->exact) y = _mm512_add_ps(y, _mm512_loadu_ps(args->exact + (p * args->m + row) * 16));
+  y = _mm512_mul_ps(y, _mm512_loadu_ps(S8::scales(panel, kp)));
+  if (args->out.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(args->out.bias + column));
+  store16(out, args->out.dtype, column, first(args->out.n - column), y);
+}
+
 template <int M, int P>
 void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp, bytes = S8::bytes(kp), ldq = args->ldq;
   const int8_t* panel = args->w + p * bytes;
   const int8_t* q = args->q + row * ldq;
-  const int8_t* next = args->fetch && row == 0 && p + 2 * P <= args->panels ? panel + P * bytes : nullptr;
+  const char* const after = p + P < args->panels ? (const char*)panel + P * bytes : args->fetch.after;
+  const char* next = args->fetch.panels && row == 0 ? after : nullptr;
   __m512i acc[M][P];
   for (int i = 0; i < M; ++i) {
     for (int j = 0; j < P; ++j) acc[i][j] = _mm512_setzero_si512();
@@ -26,27 +40,35 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   for (int64_t g = 0; g < kp; g += 4) {
     __m512i w[P];
     for (int j = 0; j < P; ++j) w[j] = _mm512_loadu_si512(panel + j * bytes + g * 16);
-    for (int j = 0; next && j < P; ++j) _mm_prefetch((const char*)next + j * bytes + g * 16, _MM_HINT_T1);
+    for (int j = 0; next && j < P; ++j) _mm_prefetch(next + j * bytes + g * 16, _MM_HINT_T1);
     for (int i = 0; i < M; ++i) {
       const __m512i x = broadcast4(q + i * ldq + g);
       for (int j = 0; j < P; ++j) acc[i][j] = add_dots(acc[i][j], x, w[j]);
     }
   }
   for (int j = 0; j < P; ++j) {
-    const int8_t* base = panel + j * bytes;
-    const int64_t column = (p + j) * 16;
-    const __m512i compensation = _mm512_slli_epi32(_mm512_loadu_si512(S8::sums(base, kp)), 7);
-    const __m512 ws = _mm512_loadu_ps(S8::scales(base, kp));
-    const __mmask16 mask = first(args->out.n - column);
-    for (int i = 0; i < M; ++i) {
-      char* out = (char*)args->out.data + (row + i) * args->out.stride * element_size(args->out.dtype);
-      const __m512i sum = _mm512_sub_epi32(acc[i][j], compensation);
-      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(args->scale[row + i]));
-      if (args->exact) y = _mm512_add_ps(y, _mm512_loadu_ps(args->exact + ((p + j) * args->m + row + i) * 16));
-      y = _mm512_mul_ps(y, ws);
-      if (args->out.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(args->out.bias + column));
-      store16(out, args->out.dtype, column, mask, y);
+    for (int i = 0; i < M; ++i) finish(args, row + i, p + j, acc[i][j]);
+  }
+}
+
+constexpr int64_t kAhead = 8192;  // bytes: what comes from memory while so much is multiplied, at 25 GB/s a core, takes longer than to get there
+
+// One row: panels are one stream of bytes, which is what memory is quickest at.
+void one_row(const QgemmArgs* args) {
+  const int64_t kp = args->kp, bytes = S8::bytes(kp), end = args->panels * bytes;
+  for (int64_t p = 0; p < args->panels; ++p) {
+    const int8_t* panel = args->w + p * bytes;
+    const int64_t left = end - p * bytes;
+    __m512i acc[4] = {};
+    for (int64_t g = 0; g < kp; g += 16) {
+      const int64_t at = g * 16;
+      const char* ahead = at + kAhead < left ? (const char*)panel + at + kAhead : args->fetch.after + (at + kAhead - left);
+      for (int i = 0; i < 4; ++i) {
+        if (args->fetch.panels) _mm_prefetch(ahead + 64 * i, _MM_HINT_T1);
+        acc[i] = add_dots(acc[i], broadcast4(args->q + g + 4 * i), _mm512_loadu_si512(panel + at + 64 * i));
+      }
     }
+    finish(args, 0, p, _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]), _mm512_add_epi32(acc[2], acc[3])));
   }
 }
 
@@ -66,6 +88,7 @@ void rows_of(const QgemmArgs* args, int64_t p) {
 }  // namespace
 
 void qgemm_u8s8s32_6x64x4_vnni(const QgemmArgs* args) {
+  if (args->m == 1) return one_row(args);
   int64_t p = 0;
   for (; p + 4 <= args->panels; p += 4) rows_of<4>(args, p);
   for (; p < args->panels; ++p) rows_of<1>(args, p);

@@ -1,0 +1,58 @@
+"""Large pages for packed weights, which are read from end to end at every call.
+
+With pages of 4 kB a core looks up an address for each of them, and its prefetchers stop at their ends: one token then gets about half the
+memory bandwidth that there is (docs/speed.md). Weights smaller than a large page share one, so they are laid side by side.
+"""
+
+import ctypes
+import sys
+import weakref
+
+import torch
+from torch import Tensor
+
+LARGE = 2 << 20
+"""Bytes of a large page of x86-64, and of AArch64 with pages of 4 kB."""
+CHUNK = 32 << 20
+"""Bytes that are asked for at a time; what nothing is laid on takes no memory."""
+LINE = 64
+_MADV_HUGEPAGE = 14
+
+
+class Pages:
+    """Lays tensors side by side on large pages; a chunk of them lives as long as one of its tensors."""
+
+    def __init__(self) -> None:
+        self._storage: weakref.ref[torch.UntypedStorage] | None = None
+        self._used = 0
+
+    def lay(self, tensor: Tensor) -> Tensor:
+        """Return a copy of ``tensor`` on large pages; ``tensor`` itself where it is not on the CPU, or the system has none."""
+        if tensor.device.type != "cpu" or sys.platform != "linux" or not tensor.numel():
+            return tensor
+        size = -(-tensor.nbytes // LINE) * LINE
+        place = self._place(size)
+        copy = place[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        return copy.copy_(tensor)
+
+    def _place(self, size: int) -> Tensor:
+        storage = None if self._storage is None else self._storage()
+        if storage is None or self._used + size > storage.nbytes():
+            storage = _chunk(max(CHUNK, size)).untyped_storage()
+            self._storage, self._used = weakref.ref(storage), -storage.data_ptr() % LARGE
+        place = torch.empty(0, dtype=torch.uint8).set_(storage, self._used, (size,))  # type: ignore[call-overload]
+        self._used += size
+        return place
+
+
+def _chunk(size: int) -> Tensor:
+    memory = torch.empty(size + LARGE, dtype=torch.uint8)
+    start = -memory.data_ptr() % LARGE
+    madvise = getattr(ctypes.CDLL(None), "madvise", None)
+    if madvise is not None:  # whatever it answers: pages of another size are right too
+        madvise(ctypes.c_void_p(memory.data_ptr() + start), ctypes.c_size_t(size // LARGE * LARGE), _MADV_HUGEPAGE)
+    return memory
+
+
+PAGES = Pages()
+"""Where packed weights lie; used under LOADING."""
