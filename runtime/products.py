@@ -22,6 +22,9 @@ from lowbit_compiler.runtime.treatments.treatment import at_once
 MAX_K = 133_144  # largest K whose int8 products cannot overflow int32: floor((2^31 - 1) / 127^2)
 
 
+FIXED_ERROR = (1 / 2 + 2.0**-8) / 32639  # half a step of numbers of two signed bytes, and the rounding of the product that is rounded to them
+BF16_ERROR = 2.0**-8  # unit roundoff
+
 Stored = Tensor | tuple[Tensor, ...]
 """A weight as a compiled model keeps it: packed, or in its parts."""
 
@@ -82,6 +85,10 @@ class Product:
     largest_k: int | None = None
     exact_sums: bool = False
     """Whether it adds integers, which is exact."""
+    fixed_error: float = 0.0
+    """Of the largest magnitude of a group of float x, where few rows become 16-bit integers: error of its elements."""
+    weight_error: float = 0.0
+    """Of an element of the weight, where bfloat16 rows meet it rounded to bfloat16."""
     prologue: bool = False
     """Whether it takes an activation or normalization in front."""
 
@@ -93,7 +100,8 @@ _s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True, prolo
 def _on_lines(kind: tuple[type[Format], type[Scale]]) -> Product:
     """Float rows times codes on lines."""
     name = kind[0].name + kind[1].suffix
-    return Product(f"linear_f{name}", family=f"fgemm_{name}", schema="int group")
+    rounded = 0.0 if kind[1] is IntegerLines else BF16_ERROR
+    return Product(f"linear_f{name}", family=f"fgemm_{name}", schema="int group", fixed_error=FIXED_ERROR, weight_error=rounded)
 
 
 PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
@@ -101,8 +109,10 @@ PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
     (_S8, _S8, Rotation): _s8s8("linear_s8s8_rotated"),
     (_S8, _S8, Columns): _s8s8("linear_s8s8_columns", schema="float threshold"),
     (_S8, _S8, Rows): _s8s8("linear_s8s8_rows"),
+    (_S8, (U4, IntegerLines), Nothing): _s8s8("linear_s8u4_nested", family="qgemm_u4", schema="int group"),
+    (_S8, (U4, IntegerLines), Rotation): _s8s8("linear_s8u4_nested_rotated", family="qgemm_u4", schema="int group"),
     (None, _S8, Nothing): Product("linear_fs8", family="fgemm_s8"),
-    (None, _S4, Nothing): Product("linear_fs4", family="fgemm_s4", schema="int group"),
+    (None, _S4, Nothing): Product("linear_fs4", family="fgemm_s4", schema="int group", weight_error=BF16_ERROR),
     **{(None, kind, Nothing): _on_lines(kind) for kind in [*((format, HalfLines) for format in (U3, U4, U5, U6, U8)), (U4, IntegerLines)]},
 }
 """By the kinds of x (None: float) and w, and the treatment."""

@@ -12,6 +12,14 @@ void check_part(const char* op, const char* part, const Tensor& t, ScalarType ty
 }
 
 template <class A>
+constexpr const char* kQuantize = "";
+#define LOWBIT_QUANTIZE(name, Format) \
+  template <>                         \
+  constexpr const char* kQuantize<Format> = "quantize_" #name;
+LOWBIT_LINES(LOWBIT_QUANTIZE)
+#undef LOWBIT_QUANTIZE
+
+template <class A>
 constexpr ScalarType kScaleType = A::kNested ? ScalarType::Byte : ScalarType::Half;
 template <class A>
 constexpr ScalarType kMinimumType = A::kNested ? ScalarType::Char : ScalarType::Half;
@@ -44,14 +52,46 @@ Tensor op_pack(const Tensor& q, const Tensor& scale, const Tensor& minimum, cons
   return out;
 }
 
+template <class A>
+auto op_quantize(const Tensor& w, int64_t group) {
+  const char* op = kQuantize<A>;
+  check_tensors(op, Cpu::type(), {{"w", w}});
+  EXPECT(op, is_float(w.scalar_type()), "w in float32, bfloat16 or float16, got ", name(w.scalar_type()));
+  EXPECT(op, w.dim() == 2, "w of shape [N, K], got ", w.dim(), " dimensions");
+  EXPECT(op, w.size(1) >= 1, "K of at least 1, got 0");
+  EXPECT(op, is_group(group), "group in (32, 64, 128), got ", group);
+  check_memory(op, {{"w", w}});
+  const Rows rows = rows_of(w);
+  const int64_t k = rows.matrix.columns, groups = (k + group - 1) / group;
+  Tensor q = allocate(w, k, ScalarType::Byte), scale = allocate(w, groups, kScaleType<A>), minimum = allocate(w, groups, kMinimumType<A>);
+  Tensor outer = allocate(w, 1, ScalarType::Float);
+  if (w.size(0)) {
+    quantize_lines<A>(rows.matrix, group, (uint8_t*)q.mutable_data_ptr(), scale.mutable_data_ptr(), minimum.mutable_data_ptr(),
+                      (float*)outer.mutable_data_ptr());
+  }
+  return std::make_tuple(q, scale, minimum, outer);
+}
+
+template <Treatment treatment>
+Tensor op_nested(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype,
+                 const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+  const PrologueArguments before = {prologue, times, plus, eps};
+  const char* op = treatment == kRotation ? "linear_s8u4_nested_rotated" : "linear_s8u4_nested";
+  const auto run = [](Cpu&, const Linear& call, const LinearArguments& a) { linear_s8u4_nested(call, treatment, a.group); };
+  return Ops<Cpu>::linear_with<U4Nested>({op, x, w, bias, n, group, dtype, 0, &before}, run, true, treatment == kRotation);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(lowbit, CPU, m) {
 #define LOWBIT_REGISTER(name, Format)                                             \
   m.impl(NamesOf<Format>::linear, TORCH_BOX(&Ops<Cpu>::op_float_grouped<Format>)); \
+  m.impl(kQuantize<Format>, TORCH_BOX(&op_quantize<Format>));                     \
   m.impl(NamesOf<Format>::pack, TORCH_BOX(&op_pack<Format>));
   LOWBIT_LINES(LOWBIT_REGISTER)
 #undef LOWBIT_REGISTER
+  m.impl("linear_s8u4_nested", TORCH_BOX(&op_nested<kNone>));
+  m.impl("linear_s8u4_nested_rotated", TORCH_BOX(&op_nested<kRotation>));
 }
 
 }  // namespace lowbit

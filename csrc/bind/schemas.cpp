@@ -8,6 +8,7 @@ namespace {
 #define PROLOGUE "ScalarType? dtype, *, str prologue=\"\", Tensor? times=None, Tensor? plus=None, float eps=0.0) -> Tensor"
 
 #define GROUPED "int group, ScalarType? dtype) -> Tensor"
+#define QUANTIZE_LINES "(Tensor w, int group) -> (Tensor, Tensor, Tensor, Tensor)"
 #define PACK_LINES "(Tensor q, Tensor scale, Tensor minimum, Tensor outer, int group) -> Tensor"
 
 const char* const kSchemas[] = {
@@ -15,6 +16,8 @@ const char* const kSchemas[] = {
     "linear_s8s8_rotated" OPERANDS PROLOGUE,
     "linear_s8s8_columns" OPERANDS "float threshold, " PROLOGUE,
     "linear_s8s8_rows" OPERANDS PROLOGUE,
+    "linear_s8u4_nested" OPERANDS "int group, " PROLOGUE,
+    "linear_s8u4_nested_rotated" OPERANDS "int group, " PROLOGUE,
     "linear_fs8" OPERANDS "ScalarType? dtype) -> Tensor",
     "linear_fs4" OPERANDS GROUPED,
     "linear_fu3" OPERANDS GROUPED,
@@ -26,6 +29,12 @@ const char* const kSchemas[] = {
     "chain(Tensor[] rows, Tensor[] constants, int[] program, float[] eps) -> (Tensor, Tensor)",
     "quantize_s8(Tensor x) -> (Tensor, Tensor)",
     "quantize_s4(Tensor w, int group) -> (Tensor, Tensor)",
+    "quantize_u3" QUANTIZE_LINES,
+    "quantize_u4" QUANTIZE_LINES,
+    "quantize_u4_nested" QUANTIZE_LINES,
+    "quantize_u5" QUANTIZE_LINES,
+    "quantize_u6" QUANTIZE_LINES,
+    "quantize_u8" QUANTIZE_LINES,
     "pack_s8(Tensor q, Tensor scale) -> Tensor",
     "pack_s4(Tensor q, Tensor scale, int group) -> Tensor",
     "pack_u3" PACK_LINES,

@@ -12,6 +12,7 @@ int32_t shim_dtype(ScalarType type) {
     case ScalarType::BFloat16: return aoti_torch_dtype_bfloat16();
     case ScalarType::Half: return aoti_torch_dtype_float16();
     case ScalarType::Bool: return aoti_torch_dtype_bool();
+    case ScalarType::Byte: return aoti_torch_dtype_uint8();
     default: return aoti_torch_dtype_int8();
   }
 }

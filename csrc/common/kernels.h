@@ -8,7 +8,8 @@ struct SoftmaxKernels;
 struct AttentionKernels;
 
 enum Isa : uint32_t { kScalar = 1, kAvx2 = 2, kVnni = 4, kBf16 = 8, kAmx = 16, kNeon = 32 };
-enum Needs : int { kAny, kBF16Only, kFixed };  // of x: any floats; bfloat16, in tiles; fixed-point numbers, made of any floats
+// Of x: any floats; bfloat16, in tiles; fixed-point numbers made of any floats, in pairs or in bytes (RowKernels::fixed).
+enum Needs : int { kAny, kBF16Only, kPairs, kBytes };
 enum Family : int {
 #define LOWBIT_FAMILY(name, what) name,
 #include "common/families.inc"

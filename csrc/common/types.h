@@ -17,7 +17,7 @@ constexpr uint32_t kInfBits = 0x7f800000u;
 constexpr float kEmpty = 0x1p-120f;   // below this 127/a overflows float32; the row counts as zero
 
 constexpr float kFixedLeast = 0x1p-96f, kFixedMost = 0x1p96f;  // so that nothing overflows, or loses bits, before the row's outer scale
-constexpr float kFixedLargest = 32767;
+constexpr float kFixedLargest = 127 * 256 + 127;  // the largest number of two signed bytes
 
 static inline int64_t element_size(Dtype dtype) { return dtype == kF32 ? 4 : 2; }
 static inline int64_t mask_size(MaskKind kind, Dtype dtype) { return kind == kBoolMask ? 1 : element_size(dtype); }
@@ -53,9 +53,12 @@ struct RowKernels {
   int64_t (*above)(const float* v, int64_t kp, float cut, int64_t capacity, int32_t* index);  // |v| > cut; stops past capacity
   void (*reach)(const float* v, int64_t kp, float threshold, uint8_t* hit);         // hit |= |v| >= threshold
   void (*prologue)(const Prologue& prologue, int64_t k, int64_t kp, float* v);  // in place
-  // Fixed-point numbers: in each group of K 16-bit integers times a unit, of four adjacent ones the 1st, 3rd, 2nd and 4th; `spans` gets the unit
-  // and the sum of v for each. False where v has a group whose largest magnitude is not 0 and not in kFixedLeast ... kFixedMost.
-  bool (*fixed)(const float* v, int64_t kp, int64_t group, int16_t* q, float* spans);
+  // Fixed-point numbers: in each group of K 16-bit integers times a unit. Of four adjacent ones the 1st, 3rd, 2nd and 4th or, as bytes, their
+  // high bytes and then their low ones, both signed. `spans` gets the unit and the sum of v for each group. False where v has a group whose
+  // largest magnitude is not 0 and not in kFixedLeast ... kFixedMost.
+  bool (*fixed)(const float* v, int64_t kp, int64_t group, bool bytes, int16_t* q, float* spans);
+  // The line of least squares of `size` numbers (32, 64 or 128) times `inverse`, as it is stored, and their codes up to `largest`.
+  void (*fit)(const float* v, int64_t size, float inverse, int largest, bool integers, float* line, uint8_t* q);
   void (*save)(const float* v, int64_t k, Dtype dtype, void* row);              // rounded to the dtype
 };
 
@@ -123,6 +126,21 @@ struct FgemmArgs {
   const float* spans;    // of fixed-point rows: [m][kp/group][2], or null
 };
 typedef void FgemmFn(const FgemmArgs* args);
+
+// Products of codes with weights on integer lines (U4Nested), and their panels as those of S8.
+struct NestedArgs {
+  const int8_t* q;       // [m, ldq]
+  int64_t ldq, m, kp, group;
+  const float* scale;    // [m]
+  const int32_t* sums;   // [m][kp/group]: of the codes of each group
+  const int8_t* w;       // first panel
+  int64_t panels;
+  Output out;
+};
+struct NestedKernels {
+  void (*product)(const NestedArgs* args);
+  void (*expand)(const int8_t* panel, int64_t kp, int64_t group, int8_t* to);
+};
 
 // Two panels as floats, and at least half a megabyte of panels as bfloat16.
 static inline int64_t fgemm_scratch(int64_t kp) {

@@ -1,5 +1,5 @@
-// A few rows in 16-bit fixed point times weights on lines: integers within a group, exact, then its scale and minimum. Reading the weights is
-// most of the work, and two codes meet two numbers of a row in one instruction. Include one of the vectors of csrc/vec first.
+// A few rows in 16-bit fixed point times weights on lines: integers within a group, exact, then its scale and minimum. How codes meet the numbers of
+// a row is up to the ISA: S, the sums of one row with a vector of outputs, adds four of K. Include one of the vectors of csrc/vec first.
 #pragma once
 #include "fgemm/loop.h"
 
@@ -11,19 +11,16 @@ inline Vec numbers(const uint8_t* p) { return load_bytes((const int8_t*)p); }  /
 inline Vec numbers(const int8_t* p) { return load_bytes(p); }
 
 // Adds the 32 of K that begin at k; `x` are those of the first row.
-template <class A, int M>
-inline void add_half(const int8_t* panel, int64_t k, int64_t v, const int16_t* x, int64_t ldx, Words* sums) {
+template <class A, class S, int M>
+inline void add_half(const int8_t* panel, int64_t k, int64_t v, const int16_t* x, int64_t ldx, S* sums) {
 #pragma GCC unroll 8
   for (int quad = 0; quad < 8; ++quad) {
-    const Words codes = quad_of<A>(panel, k, quad, v), even = even_bytes(codes), odd = odd_bytes(codes);
-    for (int i = 0; i < M; ++i) {
-      const int16_t* four = x + i * ldx + 4 * quad;
-      sums[i] = add_pairs(add_pairs(sums[i], even, splat_word(four)), odd, splat_word(four + 2));
-    }
+    const Words codes = quad_of<A>(panel, k, quad, v);
+    for (int i = 0; i < M; ++i) sums[i].add(codes, x + i * ldx + 4 * quad);
   }
 }
 
-template <class A, int M>
+template <class A, class S, int M>
 void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp, group = args->group, groups = kp / group;
   const int8_t* panel = args->w + p * A::bytes(kp, group);
@@ -34,14 +31,17 @@ void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
     Vec total[M];
     for (int i = 0; i < M; ++i) total[i] = splat(0.0f);
     for (int64_t g = 0; g < groups; ++g) {
-      Words sums[M];
-      for (int i = 0; i < M; ++i) sums[i] = no_words();
-      for (int64_t k = g * group; k < (g + 1) * group; k += kHalf) add_half<A, M>(panel, k, v, x + k, args->ldx, sums);
+      S sums[M];
+      for (int64_t k = g * group; k < (g + 1) * group; k += kHalf) {
+        fetch_half<A>(panel + A::bytes(kp, group), k);
+        add_half<A, S, M>(panel, k, v, x + k, args->ldx, sums);
+      }
+      fetch_line<A>(panel + A::bytes(kp, group), kp, group, g);
       const int64_t at = g * kPanel + v * Vec::kWidth;
       const Vec scale = numbers(A::scales(panel, kp) + at), minimum = numbers(A::minima(panel, kp, group) + at);
       for (int i = 0; i < M; ++i) {
         const float* span = spans + (i * groups + g) * 2;
-        total[i] = fma(minimum, splat(span[1]), fma(scale, as_floats(sums[i]) * splat(span[0]), total[i]));
+        total[i] = fma(minimum, splat(span[1]), fma(scale, sums[i].total() * splat(span[0]), total[i]));
       }
     }
     const Vec outer = load(A::outer(panel, kp, group) + v * Vec::kWidth);
@@ -50,13 +50,13 @@ void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
   for (int i = 0; i < M; ++i) finish(args, row + i, p, result[i]);
 }
 
-template <class A>
+template <class A, class S>
 void fixed_product(const FgemmArgs* args) {
   for (int64_t p = 0; p < args->panels; ++p) {
     int64_t i = 0;
-    for (; i + 4 <= args->m; i += 4) fixed_rows<A, 4>(args, i, p);
-    for (; i + 2 <= args->m; i += 2) fixed_rows<A, 2>(args, i, p);
-    if (i < args->m) fixed_rows<A, 1>(args, i, p);
+    for (; i + 4 <= args->m; i += 4) fixed_rows<A, S, 4>(args, i, p);
+    for (; i + 2 <= args->m; i += 2) fixed_rows<A, S, 2>(args, i, p);
+    if (i < args->m) fixed_rows<A, S, 1>(args, i, p);
   }
 }
 

@@ -69,6 +69,18 @@ inline Words quad_of(const int8_t* panel, int64_t k, int quad, int64_t v) {
   return made;
 }
 
+// Asks for what lies at the same place of the next panel: it comes to L2 while this one is read.
+template <class A>
+inline void fetch_half(const int8_t* next, int64_t k) {
+  constexpr int64_t kBytes = A::kBlockBytes / 2;
+  for (int64_t b = 0; b < kBytes; b += kLine) __builtin_prefetch(next + k / kHalf * kBytes + b, 0, 2);
+}
+template <class A>
+inline void fetch_line(const int8_t* next, int64_t kp, int64_t group, int64_t g) {
+  __builtin_prefetch(A::scales(next, kp) + g * kPanel, 0, 2);
+  __builtin_prefetch(A::minima(next, kp, group) + g * kPanel, 0, 2);
+}
+
 // The line of the group of k in vector v.
 template <class A>
 inline Line<typename A::Lines> line_at(const int8_t* panel, int64_t kp, int64_t group, int64_t k, int64_t v) {

@@ -84,6 +84,16 @@ void few_rows(const FgemmArgs* args) {
   }
 }
 
+// The high and the low bytes of four numbers, one after the other.
+struct Bytes {
+  Words high = no_words(), low = no_words();
+  void add(Words codes, const int16_t* x) {
+    high = add_dots(high, codes, splat_word(x));
+    low = add_dots(low, codes, splat_word(x + 2));
+  }
+  Vec total() const { return as_floats(shifted(high, -8) + low); }
+};
+
 }  // namespace
 
 #define DEFINE(name, Format)                                                          \
@@ -92,7 +102,7 @@ void few_rows(const FgemmArgs* args) {
 LOWBIT_FORMATS(DEFINE)
 
 #define LINES(name, Format)                                                                \
-  void fgemm_s16##name##_4x16_vnni(const FgemmArgs* args) { fixed_product<Format>(args); } \
+  void fgemm_s16##name##_4x16_vnni(const FgemmArgs* args) { fixed_product<Format, Bytes>(args); } \
   void fgemm_f32##name##_12x16_vnni(const FgemmArgs* args) { product<12, 4, 1>(args, Format::bytes(args->kp, args->group), unpack_lines<Format>); }
 LOWBIT_LINES(LINES)
 

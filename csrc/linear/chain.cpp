@@ -175,7 +175,7 @@ void fill(const Chain& chain, const Block& block, float* bias, Work* works) {
     work.out_dtype = out.dtype;
     if (step.kind != kProduct) continue;
     const Linear op = {work.x, step.w, out.columns, nullptr, kF32, work.out, out.dtype};
-    work.job = job_of(op, step.treatment, {nullptr, 0}, widened(step.bias, step.bias_dtype, out.columns, bias));
+    work.job = job_of(op, step.treatment, {nullptr, 0}, widened(step.bias, step.bias_dtype, out.columns, bias), S8::padded(op.x.columns));
     bias += round_up(out.columns, kPanel);
     work.rows = reserve(block.rows(), work.job.kp, work.job.layout, step.treatment, {nullptr, 0});
   }

@@ -74,7 +74,7 @@ Operand in_fixed_point(const Product& product, int64_t first, int64_t m, int64_t
   each_row(m, kp, tasks, [&](int64_t i) {
     float* v = scratch<float>(kRowSlot, kp);
     kernels.load(row_of(x, first + i), x.dtype, x.columns, kp, v);
-    special[i] = !kernels.fixed(v, kp, product.group, memory + i * stride, spans + i * numbers);
+    special[i] = !kernels.fixed(v, kp, product.group, product.kernel.needs == kBytes, memory + i * stride, spans + i * numbers);
     if (special[i]) memset(spans + i * numbers, 0, (size_t)numbers * 4);
   });
   return {memory, stride, spans, special};
@@ -83,7 +83,8 @@ Operand in_fixed_point(const Product& product, int64_t first, int64_t m, int64_t
 Operand operand(const Product& product, int64_t first, int64_t m, int64_t tasks) {
   switch (product.kernel.needs) {
     case kBF16Only: return in_tiles(product, first, m, tasks);
-    case kFixed: return in_fixed_point(product, first, m, tasks);
+    case kPairs:
+    case kBytes: return in_fixed_point(product, first, m, tasks);
     default: return in_floats(product, first, m, tasks);
   }
 }

@@ -26,6 +26,15 @@ void products(const Job& job, const Prepared& block, ExactTiles tiles, int64_t f
   }
 }
 
+}  // namespace
+
+Job job_of(const Linear& op, Treatment treatment, const Columns& columns, const float* bias, int64_t kp) {
+  const int64_t m = op.x.rows;
+  const Kernel& kernel = choose(qgemm, m, op.x.dtype);
+  return {op, treatment, columns, kp, round_up(op.n, kPanel) / kPanel, bias, function_of<qgemm>(kernel),
+          chosen<exact>(m, kF32), Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
+}
+
 // Special rows, in runs of at most 64: the float product with the dequantized weight.
 void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin, int64_t end) {
   const Matrix& x = job.op.x;
@@ -42,15 +51,6 @@ void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin,
     chosen<fgemm_s8>(args.m, kF32)(&args);
     row = stop - 1;
   }
-}
-
-}  // namespace
-
-Job job_of(const Linear& op, Treatment treatment, const Columns& columns, const float* bias) {
-  const int64_t m = op.x.rows;
-  const Kernel& kernel = choose(qgemm, m, op.x.dtype);
-  return {op, treatment, columns, S8::padded(op.x.columns), round_up(op.n, kPanel) / kPanel, bias, function_of<qgemm>(kernel),
-          chosen<exact>(m, kF32), Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
 }
 
 // A kernel that takes codes in tiles can take exact elements in tiles too, as a dense product over the columns used. One column

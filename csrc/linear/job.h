@@ -14,6 +14,7 @@ struct Job {
   QgemmFn* product;
   ExactFn* exact;
   Layout layout;
+  int64_t base = 0;  // the panel that op.w begins with
 
   int64_t bytes() const { return panels * S8::bytes(kp); }
   // Panels that a kernel takes together, where `tasks` threads share them.
@@ -22,17 +23,20 @@ struct Job {
     char* data = (char*)op.out + (row * op.n + panel * kPanel) * element_size(op.out_dtype);
     return {data, op.n, op.n - panel * kPanel, op.out_dtype, bias ? bias + panel * kPanel : nullptr};
   }
-  const int8_t* panel(int64_t index) const { return op.w + index * S8::bytes(kp); }
+  const int8_t* panel(int64_t index) const { return op.w + (index - base) * S8::bytes(kp); }
 };
 
-// For the rows of op.x and this machine's kernels. `bias` is op.bias in float32, padded to whole panels, or null.
-Job job_of(const Linear& op, Treatment treatment, const Columns& columns, const float* bias);
+// For the rows of op.x, padded to kp, and this machine's kernels. `bias` is op.bias in float32, padded to whole panels, or null.
+Job job_of(const Linear& op, Treatment treatment, const Columns& columns, const float* bias, int64_t kp);
 
 // The exact elements of a block as a dense product, where the kernel takes that and it is faster.
 ExactTiles exact_tiles(const Job& job, const Prepared& block);
 
 // Rows of the block against panels begin..end, those that int8 cannot hold included; the block starts at row `first` of x.
 void multiply(const Job& job, const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end, Fetch fetch);
+
+// Those of the block's rows that int8 cannot hold, as float rows.
+void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin, int64_t end);
 
 // Rows a block: its codes take 1 MB of L2.
 int64_t block_rows(int64_t kp);

@@ -51,6 +51,10 @@ struct LineParts {
 };
 template <class A>
 void pack_lines(const LineParts& parts, int64_t n, int64_t k, int64_t group, int8_t* out);
+template <class A>
+void quantize_lines(const Matrix& x, int64_t group, uint8_t* q, void* scale, void* minimum, float* outer);
+// linear_s8s8 of the int8 codes that U4Nested stands for; treatment: kNone or kRotation.
+void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group);
 // Whether panels hold zeros where a weight [n, k], n > 0, is padded: the scales of the last panel, the codes of the first. A weight of more
 // rows or columns does not, unless those are zero themselves.
 template <class F>

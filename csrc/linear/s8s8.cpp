@@ -53,7 +53,7 @@ void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {
   const int64_t m = op.x.rows;
   if (m == 0 || op.n == 0) return;
   const Columns columns = treatment == kColumns ? find_columns(op.x, threshold, S8::padded(op.x.columns)) : Columns{nullptr, 0};
-  const Job job = job_of(op, treatment, columns, widened_bias(op));
+  const Job job = job_of(op, treatment, columns, widened_bias(op), S8::padded(op.x.columns));
   const int64_t bytes = job.bytes(), tasks = tasks_for(bytes + bytes / 16 * m);
   const int64_t unit = treatment == kColumns || treatment == kRows ? 64 : 32;  // rows that share the widening of exact columns
   if (m >= unit * tasks && bytes <= (1 << 20)) split_rows(job, tasks, unit);

@@ -1,6 +1,7 @@
 // Row primitives, for every ISA. Include one of the vectors of csrc/vec first.
 #pragma once
 #include "common/convert.h"
+#include "rows/fit.h"
 #include "rows/prologue.h"
 
 namespace lowbit {
@@ -99,7 +100,27 @@ void reach(const float* v, int64_t kp, float threshold, uint8_t* hit) {
   for (int64_t i = 0; i < kp; i += Vec::kWidth) set_bytes(hit + i, at_least(absolute(load(v + i)), bound));
 }
 
-bool fixed(const float* v, int64_t kp, int64_t group, int16_t* q, float* spans) {
+void store_pairs(const uint32_t* code, int64_t count, uint32_t* to) {
+  for (int64_t i = 0; i < count; i += 4, to += 2) {
+    to[0] = (code[i] & 0xffffu) | code[i + 2] << 16;
+    to[1] = (code[i + 1] & 0xffffu) | code[i + 3] << 16;
+  }
+}
+
+// The low byte of v counts as signed, so the high one is that of v + 128.
+void store_split(const uint32_t* code, int64_t count, uint32_t* to) {
+  for (int64_t i = 0; i < count; i += 4, to += 2) {
+    uint32_t high = 0, low = 0;
+    for (int j = 0; j < 4; ++j) {
+      high |= ((code[i + j] + 128) >> 8 & 255) << 8 * j;
+      low |= (code[i + j] & 255) << 8 * j;
+    }
+    to[0] = high;
+    to[1] = low;
+  }
+}
+
+bool fixed(const float* v, int64_t kp, int64_t group, bool bytes, int16_t* q, float* spans) {
   uint32_t code[128];  // of the largest group
   for (int64_t k = 0; k < kp; k += group, spans += 2) {
     Words a = {};
@@ -115,11 +136,7 @@ bool fixed(const float* v, int64_t kp, int64_t group, int16_t* q, float* spans) 
       const Words integers = rounded(load(v + k + i) * inverse);
       memcpy(code + i, &integers, sizeof(integers));
     }
-    uint32_t* pairs = (uint32_t*)(q + k);
-    for (int64_t i = 0; i < group / 4; ++i) {
-      pairs[2 * i] = (code[4 * i] & 0xffffu) | code[4 * i + 2] << 16;
-      pairs[2 * i + 1] = (code[4 * i + 1] & 0xffffu) | code[4 * i + 3] << 16;
-    }
+    bytes ? store_split(code, group, (uint32_t*)(q + k)) : store_pairs(code, group, (uint32_t*)(q + k));
     spans[0] = most / kFixedLargest;
     spans[1] = sum_of(sum);
   }
@@ -138,7 +155,7 @@ void save(const float* v, int64_t k, Dtype dtype, void* row) {
   return dtype == kBF16 ? save_as<kBF16>(v, k, row) : save_as<kF16>(v, k, row);
 }
 
-constexpr RowKernels kRowKernels = {load, maximum, rotate, codes, above, reach, apply_prologue, fixed, save};
+constexpr RowKernels kRowKernels = {load, maximum, rotate, codes, above, reach, apply_prologue, fixed, fit, save};
 
 }  // namespace
 }  // namespace lowbit

@@ -36,7 +36,16 @@ inline Words masked(Words w, uint32_t mask) { return {_mm256_and_si256(w.r, _mm2
 inline Words joined(Words a, Words b) { return {_mm256_or_si256(a.r, b.r)}; }
 inline Words splat_word(const void* p) { return {_mm256_set1_epi32(*(const int*)p)}; }
 inline Vec as_floats(Words w) { return {_mm256_cvtepi32_ps(w.r)}; }
+// Products of 16-bit numbers, added in pairs to 32 bits; and the bytes of words by halves: 0 and 2, 1 and 3.
 inline Words add_pairs(Words sum, Words x, Words w) { return {_mm256_add_epi32(sum.r, _mm256_madd_epi16(x.r, w.r))}; }
+// Of bytes below 16, whose products with two signed ones fit in 16 bits.
+inline Words add_dots(Words sum, Words bytes, Words x) {
+  return {_mm256_add_epi32(sum.r, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes.r, x.r), _mm256_set1_epi16(1)))};
+}
+inline Words operator+(Words a, Words b) { return {_mm256_add_epi32(a.r, b.r)}; }
+inline Words operator*(Words a, Words b) { return {_mm256_mullo_epi32(a.r, b.r)}; }
+inline Words signed_words(const int8_t* p) { return {_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))}; }
+inline void store_words(void* p, Words w) { _mm256_storeu_si256((__m256i*)p, w.r); }
 inline Words even_bytes(Words w) { return masked(w, 0x00ff00ffu); }
 inline Words odd_bytes(Words w) { return {_mm256_srli_epi16(w.r, 8)}; }
 inline Words lines_of(Words bytes, Words scale, Words minimum) { return {_mm256_add_epi8(_mm256_mullo_epi16(bytes.r, scale.r), minimum.r)}; }
@@ -82,6 +91,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.r, b.r)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.r, b.r)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.r, b.r, c.r)}; }
 inline Vec add_product(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+inline Vec smaller(Vec a, Vec b) { return {_mm256_min_ps(a.r, b.r)}; }
 inline Vec larger(Vec a, Vec b) { return {_mm256_max_ps(a.r, b.r)}; }
 
 // In two factors, since one exponent field cannot hold all of n; what falls below 2^-126 on the way becomes zero or subnormal.

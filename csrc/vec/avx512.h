@@ -38,14 +38,15 @@ inline Words masked(Words w, uint32_t mask) { return {_mm512_and_si512(w.r, _mm5
 inline Words joined(Words a, Words b) { return {_mm512_or_si512(a.r, b.r)}; }
 inline Words splat_word(const void* p) { return {_mm512_set1_epi32(*(const int*)p)}; }
 inline Vec as_floats(Words w) { return {_mm512_cvtepi32_ps(w.r)}; }
-// Products of 16-bit numbers, added in pairs to 32 bits. With its intrinsic g++ 12 copies sums (see qgemm/vnni.cpp).
-inline Words add_pairs(Words sum, Words x, Words w) {
-  asm("vpdpwssd %2, %1, %0" : "+v"(sum.r) : "v"(x.r), "v"(w.r));
+// Products of unsigned and of signed bytes, added by fours to 32 bits. With its intrinsic g++ 12 copies sums (see qgemm/vnni.cpp).
+inline Words add_dots(Words sum, Words bytes, Words x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum.r) : "v"(bytes.r), "v"(x.r));
   return sum;
 }
-// Bytes of the words by halves: 0 and 2, 1 and 3.
-inline Words even_bytes(Words w) { return masked(w, 0x00ff00ffu); }
-inline Words odd_bytes(Words w) { return {_mm512_srli_epi16(w.r, 8)}; }
+inline Words operator+(Words a, Words b) { return {_mm512_add_epi32(a.r, b.r)}; }
+inline Words operator*(Words a, Words b) { return {_mm512_mullo_epi32(a.r, b.r)}; }
+inline Words signed_words(const int8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
+inline void store_words(void* p, Words w) { _mm512_storeu_si512(p, w.r); }
 // Each byte times a small number, whose product is below 256, plus another; and kWidth such numbers, for all bytes of a word.
 inline Words lines_of(Words bytes, Words scale, Words minimum) { return {_mm512_add_epi8(_mm512_mullo_epi16(bytes.r, scale.r), minimum.r)}; }
 inline Words scales_of(const uint8_t* p) { return {_mm512_mullo_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)), _mm512_set1_epi32(0x10001))}; }
@@ -105,6 +106,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.r, b.r)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.r, b.r)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
 inline Vec add_product(Vec a, Vec b, Vec c) { return fma(a, b, c); }  // a * b + c the fastest way: rounded once or twice
+inline Vec smaller(Vec a, Vec b) { return {_mm512_min_ps(a.r, b.r)}; }  // b if either is NaN
 inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.r, b.r)}; }   // b if either is NaN
 inline Vec times_power(Vec m, Vec n) { return {_mm512_scalef_ps(m.r, n.r)}; }  // m * 2^floor(n); n may be infinite
 // t - floor(t), and an n for times_power; of -infinity a finite fraction.

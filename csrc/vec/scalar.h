@@ -44,6 +44,22 @@ inline Words no_words() { return {}; }
 inline Words shifted(Words w, int right) { return words([&](int j) { return right < 0 ? w.r[j] << -right : w.r[j] >> right; }); }
 inline Words masked(Words w, uint32_t mask) { return words([&](int j) { return w.r[j] & mask; }); }
 inline Words joined(Words a, Words b) { return words([&](int j) { return a.r[j] | b.r[j]; }); }
+inline Words splat_word(const void* p) {
+  uint32_t word;
+  memcpy(&word, p, 4);
+  return {{word, word, word, word}};
+}
+inline Vec as_floats(Words w) { return lanes([&](int j) { return (float)(int32_t)w.r[j]; }); }
+inline Words add_dots(Words sum, Words bytes, Words x) {
+  for (int i = 0; i < 32; i += 8) {
+    for (int j = 0; j < 4; ++j) sum.r[j] += (bytes.r[j] >> i & 255) * (uint32_t)(int32_t)(int8_t)(x.r[j] >> i);
+  }
+  return sum;
+}
+inline Words operator+(Words a, Words b) { return words([&](int j) { return a.r[j] + b.r[j]; }); }
+inline Words operator*(Words a, Words b) { return words([&](int j) { return a.r[j] * b.r[j]; }); }
+inline Words signed_words(const int8_t* p) { return words([&](int j) { return (uint32_t)(int32_t)p[j]; }); }
+inline void store_words(void* p, Words w) { memcpy(p, w.r, sizeof(w.r)); }
 // Bytes added one by one: their lower 7 bits, then the eighth without a carry.
 inline Words lines_of(Words bytes, Words scale, Words minimum) {
   return words([&](int j) {
@@ -86,6 +102,7 @@ inline Vec operator/(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] / b
 // The product is exact in double: rounded twice, off by 2^-53 at most before the second.
 inline Vec fma(Vec a, Vec b, Vec c) { return lanes([&](int j) { return (float)((double)a.r[j] * b.r[j] + c.r[j]); }); }
 inline Vec add_product(Vec a, Vec b, Vec c) { return c + a * b; }
+inline Vec smaller(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] < b.r[j] ? a.r[j] : b.r[j]; }); }
 inline Vec larger(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] > b.r[j] ? a.r[j] : b.r[j]; }); }
 inline Vec times_power(Vec m, Vec n) {
   return lanes([&](int j) {

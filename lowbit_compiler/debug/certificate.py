@@ -38,6 +38,8 @@ class Weights:
     """float64 [N, Kp]: magnitudes as multiplied, rotated where the plan says so."""
     norm: Tensor
     """float64 [N, 1]."""
+    start: Tensor
+    """float64 [N, G]: magnitude of what code 0 stands for, which kernels may add up by itself."""
 
     @classmethod
     def of(cls, weight: Tensor, plan: Plan) -> "Weights":
@@ -46,7 +48,7 @@ class Weights:
         size = rows.abs().double() + moved
         step = plan.w.step(rows) + moved
         allowed = plan.w.scale.spread(step, rows.shape[1])
-        return cls(rows, step, allowed, largest(rows), plan.w.unit(rows), size, size.norm(dim=-1, keepdim=True))
+        return cls(rows, step, allowed, largest(rows), plan.w.unit(rows), size, size.norm(dim=-1, keepdim=True), plan.w.start(rows).abs())
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class Activations:
     """float64 [M, 1]: sum of magnitudes that stay in float beside the quantized part."""
     count: Tensor
     """int64 [M, 1]: their number."""
+    coarse: Tensor
+    """float64 [M, G]: largest error of an element that stays in float, for each of the weight's blocks."""
+    weight_error: float
+    """Of an element of the weight, if it is rounded once more to meet these rows."""
     integers: bool
     """Whether the product adds integers, which is exact."""
 
@@ -79,7 +85,7 @@ class Activations:
         moved = plan.treatment.moved(x)
         whole = (kept if exact is None else kept + exact).abs().double() + moved
         exact = x[:, :0] if exact is None else exact
-        block = plan.w.scale.block(whole.shape[1])
+        block, product = plan.w.scale.block(whole.shape[1]), plan.product
         low, top = plan.x, largest(kept)
         step = torch.zeros_like(top) if low is None else low.step(kept).amax(-1, keepdim=True) + moved
         return cls(
@@ -91,7 +97,9 @@ class Activations:
             block=block,
             exact=exact.abs().double().sum(-1, keepdim=True),
             count=(exact != 0).sum(-1, keepdim=True),
-            integers=plan.product is not None and plan.product.exact_sums,
+            coarse=_blocks(whole, block).amax(-1) * (0.0 if product is None else product.fixed_error),
+            weight_error=product.weight_error if product is not None and x.dtype is torch.bfloat16 else 0.0,
+            integers=product is not None and product.exact_sums,
         )
 
 
@@ -112,7 +120,9 @@ def bound(x: Activations, w: Weights, bias: Tensor | None, y: Tensor, dtype: tor
     else:
         k = w.size.shape[1]
         size = x.norm * (w.norm + k**0.5 * w.step.amax(-1, keepdim=True)).t()  # no sum of some terms is larger
-        rounded = 2 * EPS * (k + 2) * size + 2 * EPS * offset
+        apart = size + 2 * x.size @ w.start.t()  # codes and what they begin with, as they are added up
+        rounded = 2 * EPS * (k + 4) * apart + 2 * EPS * offset + x.weight_error * size
+        rounded = rounded + x.coarse @ (_blocks(w.size, x.block).sum(-1) + x.block * (w.step + w.start)).t()
         rounded = rounded + FLUSHED * (w.size.sum(-1) + k * w.largest.squeeze(-1))
         over = over | (size + offset >= torch.finfo(torch.float32).max)
     total = quantized + rounded

@@ -54,6 +54,10 @@ class Lines(Blocks):
         """Return the slope."""
         return self.line(*stored)[0]
 
+    def start(self, *stored: Tensor) -> Tensor:
+        """Return the value at code 0."""
+        return self.line(*stored)[1]
+
 
 @dataclass(frozen=True)
 class HalfLines(Lines):
@@ -154,10 +158,10 @@ def _candidates(v: Tensor, scale: Lines, largest: int, weight: Tensor) -> Iterat
 
 def _least_squares(v: Tensor, q: Tensor, weight: Tensor, line: Line) -> Line:
     """Return the line through (q, v) of least squares; ``line`` where all codes are one."""
-    total = (weight + torch.zeros_like(v)).sum(-1, keepdim=True)
-    mean_q, mean_v = ((weight * each).sum(-1, keepdim=True) / total for each in (q, v))
-    spread = (weight * (q - mean_q).square()).sum(-1, keepdim=True)
-    slope = (weight * (q - mean_q) * (v - mean_v)).sum(-1, keepdim=True) / spread
+    total = _sum(weight + torch.zeros_like(v))
+    mean_q, mean_v = (_sum(weight * each) / total for each in (q, v))
+    spread = _sum(weight * (q - mean_q).square())
+    slope = _sum(weight * (q - mean_q) * (v - mean_v)) / spread
     fine = (spread > 0.0) & (slope > 0.0)
     slope = torch.where(fine, slope, line[0])
     return slope, torch.where(fine, mean_v - slope * mean_q, line[1])
@@ -165,7 +169,15 @@ def _least_squares(v: Tensor, q: Tensor, weight: Tensor, line: Line) -> Line:
 
 def _error(v: Tensor, line: Line, largest: int, weight: Tensor) -> Tensor:
     value: Tensor = line[0] * codes(v, line, largest) + line[1]
-    return (weight * (value - v).square()).sum(-1, keepdim=True)
+    return _sum(weight * (value - v).square())
+
+
+def _sum(terms: Tensor) -> Tensor:
+    """Return the sums of blocks [..., 1], a power of two of ``terms`` each: halves are added to halves, in an order that kernels keep."""
+    while terms.shape[-1] > 1:
+        half = terms.shape[-1] // 2
+        terms = terms[..., :half] + terms[..., half:]
+    return terms
 
 
 def spread(v: Tensor, block: int) -> Tensor:

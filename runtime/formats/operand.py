@@ -89,6 +89,10 @@ class Operand:
         """Return what the grid's number 1 stands for in each block of ``x``: float64 [..., G]."""
         return self.scale.unit(*self.quantize(x)[1 : 1 + len(self.scale.parts)]).double()
 
+    def start(self, x: Tensor) -> Tensor:
+        """Return what code 0 stands for in each block of ``x``, where the grid's number 0 would be 0: float64 [..., G]."""
+        return self.scale.start(*self.quantize(x)[1 : 1 + len(self.scale.parts)]).double()
+
 
 def op_name(verb: str, format: type[Format], scale: type[Scale]) -> str:
     """Return the name of an op without its namespace."""

@@ -84,6 +84,10 @@ class Scale(ABC):
     def unit(self, *stored: Tensor) -> Tensor:
         """Return float32 [..., G] of the stored scales."""
 
+    def start(self, *stored: Tensor) -> Tensor:
+        """Return what is added to units times numbers of the grid: nothing, but on lines [..., G]."""
+        return torch.zeros_like(self.unit(*stored))
+
 
 def inverse_and_unit(a: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     """Return ``largest / a`` and ``a / largest`` in float32; 0 for empty blocks, 0 and NaN where ``a`` is not finite."""

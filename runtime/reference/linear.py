@@ -27,10 +27,14 @@ def _finish(y: Tensor, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None
     return y.to(dtype or x.dtype).reshape(*x.shape[:-1], y.shape[-1])
 
 
+Codes = tuple[Tensor, Tensor]
+"""int8 codes [N, K padded], and the scales of their rows [N, 1]."""
+
+
 def _s8s8(
-    x: Tensor, kept: Tensor, exact: Tensor | None, packed: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None, rotated: bool
+    x: Tensor, kept: Tensor, exact: Tensor | None, w: Codes, bias: Tensor | None, dtype: torch.dtype | None, rotated: bool = False
 ) -> Tensor:
-    qw, sw = INT8.unpack(packed, n, x.shape[-1])
+    qw, sw = w
     kp = qw.shape[1]
     rows = _pad(x.reshape(-1, x.shape[-1]).float(), kp)
     qx, sx = INT8.quantize(kept.reshape(-1, kept.shape[-1]))
@@ -46,26 +50,48 @@ def _s8s8(
     return _finish(y, x, bias, dtype)
 
 
+def _int8(x: Tensor, w: Tensor, n: int) -> Codes:
+    q, scale = INT8.unpack(w, n, x.shape[-1])
+    return q, scale
+
+
+def _nested(x: Tensor, w: Tensor, n: int, group: int) -> Codes:
+    """Return the int8 codes that codes on integer lines stand for."""
+    q, scale, minimum, outer = Operand(U4(), IntegerLines(group)).unpack(w, n, x.shape[-1])
+    slope, start = (part.to(torch.int16).repeat_interleave(group, 1) for part in (scale, minimum))
+    return (slope * q + start).to(torch.int8), outer
+
+
 def linear_s8s8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
     """``x`` [..., K] times packed int8 ``w`` of N rows; the row is quantized as it is."""
-    return _s8s8(x, x, None, w, bias, n, dtype, rotated=False)
+    return _s8s8(x, x, None, _int8(x, w, n), bias, dtype)
 
 
 def linear_s8s8_rotated(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
     """The same after a block-Hadamard rotation of ``x``; ``w`` holds the rotated weight."""
-    return _s8s8(x, rotate(x), None, w, bias, n, dtype, rotated=True)
+    return _s8s8(x, rotate(x), None, _int8(x, w, n), bias, dtype, rotated=True)
 
 
 def linear_s8s8_columns(x: Tensor, w: Tensor, bias: Tensor | None, n: int, threshold: float, dtype: torch.dtype | None) -> Tensor:
     """LLM.int8(): columns of ``x`` that reach ``threshold`` stay in float and meet the dequantized weight."""
     kept, exact = split_columns(x, threshold)
-    return _s8s8(x, kept, exact, w, bias, n, dtype, rotated=False)
+    return _s8s8(x, kept, exact, _int8(x, w, n), bias, dtype)
 
 
 def linear_s8s8_rows(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
     """The largest elements of each row (at most 16) stay in float and meet the dequantized weight."""
     kept, exact = split_rows(x)
-    return _s8s8(x, kept, exact, w, bias, n, dtype, rotated=False)
+    return _s8s8(x, kept, exact, _int8(x, w, n), bias, dtype)
+
+
+def linear_s8u4_nested(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
+    """``x`` [..., K] in int8 times 4-bit codes that stand for int8 codes."""
+    return _s8s8(x, x, None, _nested(x, w, n, group), bias, dtype)
+
+
+def linear_s8u4_nested_rotated(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
+    """The same after a block-Hadamard rotation of ``x``; ``w`` holds the rotated weight."""
+    return _s8s8(x, rotate(x), None, _nested(x, w, n, group), bias, dtype, rotated=True)
 
 
 def linear_fs8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:

@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor
 
+from lowbit_compiler.runtime.formats import Operand
+
 EPS = 2.0**-24  # unit roundoff of float32
 FLUSHED = 2.0**-126  # bfloat16 dot products of the hardware take smaller numbers as zero
+FIXED = (1 / 2 + 2.0**-8) / 32639  # of the largest magnitude of a group: error of its elements as 16-bit integers
 EMPTY = 2.0**-120  # rows below this are quantized to zero
 
 
@@ -53,15 +56,37 @@ def linear_s8s8(
     return y, rounding(y, error, dtype)
 
 
-def linear_float(x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return float64 y [M, N] of float rows ``x`` and dequantized weight ``w`` (float64), and the bound on its error."""
+def linear_float(x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype, narrow: bool = False) -> tuple[Tensor, Tensor]:
+    """Return float64 y [M, N] of float rows ``x`` and dequantized weight ``w`` (float64), and the bound on its error.
+
+    ``narrow``: kernels may round the weight to bfloat16.
+    """
     k = x.shape[1]
     x = x.double()
     y, size = x @ w.t(), x.abs() @ w.abs().t()
     offset = torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
     y = y + offset
     flushed = FLUSHED * (w.abs().sum(1) + k * w.abs().amax(1))
-    return y, rounding(y, 2 * EPS * (k + 2) * size + 2 * EPS * offset.abs() + flushed, dtype)
+    return y, rounding(y, (2 * EPS * (k + 2) + narrow * unit(torch.bfloat16)) * size + 2 * EPS * offset.abs() + flushed, dtype)
+
+
+def on_lines(x: Tensor, one: Operand, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return float64 y [M, N] of float rows ``x`` and a weight on lines, and the bound on its error, whatever the kernel.
+
+    Few rows are 16-bit integers in each group; the weight is rounded to bfloat16 where it meets bfloat16 rows in tiles.
+    """
+    q, scale, minimum, outer = (part.double() for part in parts)
+    k, size = x.shape[1], one.scale.block(x.shape[1])
+    slope, start = ((part * outer).repeat_interleave(size, 1)[:, :k] for part in (scale, minimum))
+    above, w = slope * q, slope * q + start
+    wide = x.double()
+    most = torch.nn.functional.pad(wide.abs(), (0, -k % size)).reshape(len(x), -1, size).amax(-1).repeat_interleave(size, 1)[:, :k]
+    y, offset = wide @ w.t(), torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
+    error = 2 * EPS * (k + 4) * (wide.abs() @ (above + start.abs()).t()) + 2 * EPS * offset.abs() + FIXED * (most @ above.t())
+    if x.dtype is torch.bfloat16 and one.scale.suffix == "":
+        error = error + unit(torch.bfloat16) * (wide.abs() @ w.abs().t())
+    y, flushed = y + offset, FLUSHED * (w.abs().sum(1) + k * w.abs().amax(1))
+    return y, rounding(y, error + flushed, dtype)
 
 
 def with_mask(scores: Tensor, mask: Tensor, dim: int) -> Tensor:

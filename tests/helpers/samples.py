@@ -5,6 +5,7 @@ import torch
 from helpers import operands
 from lowbit_compiler.runtime.chain import FUNCTION, Kind, Step, encode
 from lowbit_compiler.runtime.formats import WORDS, operand
+from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.formats.operand import op_name
 
 L = torch.ops.lowbit
@@ -34,6 +35,7 @@ def samples(dtype=torch.bfloat16):
         "linear_s8s8_rows": (x, packed, None, N, None),
         "linear_fs8": (x, packed, bias, N, None),
         "linear_fs4": (x, packed4, None, N, 32, None),
+        **_on_lines(x, w),
         "quantize_unsigned": (x,),
         "product_u8s8": (u8[0], turned),
         "product_fs8": (x.float(), turned),
@@ -47,6 +49,18 @@ def samples(dtype=torch.bfloat16):
         "chain": _chain(x, packed, bias),
         "softmax": (x, 1, 0.125, torch.randn(1, K), False, torch.float32),
     }
+
+
+def _on_lines(x, w):
+    """One call of each product with codes on lines."""
+    calls = {}
+    for one in (operand(word, 32) for word in WORDS):
+        if one.format.panels is not None and isinstance(one.scale, Lines):
+            calls[f"linear_f{one.format.name}{one.scale.suffix}"] = (x, one.pack(one.quantize(w)), None, N, 32, None)
+    nested = operand("int4-nested", 32)
+    calls["linear_s8u4_nested"] = (x, nested.pack(nested.quantize(w)), None, N, 32, None)
+    calls["linear_s8u4_nested_rotated"] = (x, nested.pack(nested.quantize(L.rotate(w))), None, N, 32, torch.float32)
+    return calls
 
 
 def _chain(x, packed, bias):

@@ -6,6 +6,7 @@ import torch
 from helpers.children import outcomes
 from helpers.plain import packed_bytes
 from helpers.samples import K, N, samples
+from lowbit_compiler.runtime.products import weight_of
 
 L = torch.ops.lowbit
 KEYS, KEY = torch._C.DispatchKeySet, torch._C.DispatchKey
@@ -129,9 +130,8 @@ def changed_n(a):
 def wider(op, a):
     """The arguments with a weight of 40 rows in place of 33, for the case that asks for fewer."""
     w = torch.randn(40, K)
-    four = op == "linear_fs4"
-    packed = L.pack_s4(*L.quantize_s4(w, 32), 32) if four else L.pack_s8(*L.quantize_s8(w))
-    return replaced(a, 1, packed)
+    weight = weight_of(op, {"group": 32})
+    return replaced(a, 1, weight.pack(weight.quantize(w)))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -140,7 +140,7 @@ def test_linear(op, way):
     cases = LINEAR_CASES | (LINEAR_WITH_VALUES if way in WITH_VALUES else {})
     calls, words = {}, {}
     for name, (change, expected) in cases.items():
-        if op == "linear_s8s8_rotated" and name == "K too small":
+        if op.endswith("rotated") and name == "K too small":
             continue  # the rotation leaves nothing to see it by
         arguments = change(wider(op, samples()[op]) if name == "n too small" else samples()[op])
         calls[name], words[name] = lambda arguments=arguments: WAYS[way](op, arguments), expected
@@ -166,6 +166,16 @@ OTHERS = [
         (op, "a number", linear(0, lambda x: x[0, 0]), "expected x with at least one dimension, got 0 dimensions")
         for op in ("quantize_s8", "quantize_unsigned", "rotate", "split_rows", "split_columns", "hit_columns")
     ],
+    ("quantize_u4", "3 dimensions", linear(0, lambda w: w[None]), "expected w of shape [N, K], got 3 dimensions"),
+    ("quantize_u4_nested", "group 48", linear(1, lambda _: 48), "expected group in (32, 64, 128), got 48"),
+    ("linear_fu4", "group 48", linear(4, lambda _: 48), "expected group in (32, 64, 128), got 48"),
+    ("linear_s8u4_nested", "group 48", linear(4, lambda _: 48), "expected group in (32, 64, 128), got 48"),
+    ("pack_u4", "group 48", linear(4, lambda _: 48), "expected group in (32, 64, 128), got 48"),
+    ("pack_u4", "int8 codes", linear(0, lambda q: q.view(torch.int8)), "expected q in uint8 of 2 dimensions, got torch.int8 of 2 dimensions"),
+    ("pack_u4", "fewer groups", linear(1, lambda s: s[:, 1:]), "expected scale in float16 of shape (33, 4), got torch.float16 of (33, 3)"),
+    ("pack_u4", "float minima", linear(2, lambda m: m.float()), "expected minimum in float16 of shape (33, 4), got torch.float32 of (33, 4)"),
+    ("pack_u4", "flat outer", linear(3, lambda o: o.flatten()), "expected outer in float32 of shape (33, 1), got torch.float32 of (33,)"),
+    ("pack_u4_nested", "scales", linear(1, lambda s: s.float()), "expected scale in uint8 of shape (33, 4), got torch.float32 of (33, 4)"),
     ("quantize_s4", "3 dimensions", linear(0, lambda w: w[None]), "expected w of shape [N, K], got 3 dimensions"),
     ("pack_s8", "flat codes", linear(0, lambda q: q[0]), "expected q in int8 of 2 dimensions, got torch.int8 of 1 dimensions"),
     ("pack_s8", "uint8 codes", linear(0, lambda q: q.view(torch.uint8)), "expected q in int8 of 2 dimensions, got torch.uint8"),
@@ -210,6 +220,8 @@ def test_others(op, way):
 CODES = [
     ("pack_s8", -128, "expected codes from -127 to 127, got -128"),
     ("pack_s4", 8, "expected codes from -8 to 7, got 8"),
+    ("pack_u4", 16, "expected codes from 0 to 15, got 16"),
+    ("pack_u3", 8, "expected codes from 0 to 7, got 8"),
     ("pack_s4", -9, "expected codes from -8 to 7, got -9"),
 ]
 
@@ -239,7 +251,7 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("op", [op for op in LINEAR if "s8s8" in op])
+@pytest.mark.parametrize("op", [op for op in LINEAR if op.startswith("linear_s8")])
 def test_prologue(op, native):
     keys = KEYS(KEY.CPU if native else KEY.PrivateUse1)
     arguments = samples()[op]
@@ -270,7 +282,7 @@ def test_nothing_to_do():
 
 
 @pytest.mark.parametrize("offset", [1, 2, 3])
-@pytest.mark.parametrize("op", ["linear_s8s8", "linear_fs4", "quantize_s8", "quantize_s4", "rotate", "softmax", "sdpa", "pack_s8"])
+@pytest.mark.parametrize("op", ["linear_s8s8", "linear_fs4", "linear_fu4", "linear_s8u4_nested", "quantize_u4", "pack_u4", "quantize_s8", "quantize_s4", "rotate", "softmax", "sdpa", "pack_s8"])
 def test_memory_that_starts_anywhere(op, offset):
     """Tensors over lent memory whose elements are not where a compiler expects them: the same values."""
 

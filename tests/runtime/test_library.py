@@ -102,7 +102,7 @@ def test_library_of_another_build(of_another_build, monkeypatch):
 
 def with_kernels():
     formats = re.findall(r"^  X\((\w+), \w+\)", (CSRC / "formats" / "formats.h").read_text(), re.MULTILINE)
-    of_formats = {f"{op}{name}" for name in formats for op in ("linear_f", "pack_")}
+    of_formats = {f"{op}{name}" for name in formats for op in ("linear_f", "pack_", "quantize_")}
     return sorted({*re.findall(r'\bm\.impl\("(\w+)"', SOURCES), *of_formats})
 
 
