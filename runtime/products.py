@@ -59,8 +59,11 @@ class Plan:
 
     def emulate(self, x: Tensor, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
         """Return the product of ``x`` [..., K] and the quantized weight ``parts`` [N, K], with ``bias`` [N], as emulated graphs compute it."""
+        return self.multiply(x, self.w.dequantize(parts), bias, dtype)
+
+    def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the same for the treated ``weight`` [N, K padded] in float32, as it is after quantization."""
         kept, exact = self.treatment.activation(at_once, x.float())
-        weight = self.w.dequantize(parts)
         low = kept if self.x is None else self.x.dequantize(self.x.quantize(kept))
         product = torch.ops.lowbit.product_f32
         y = product(low, weight, None if bias is None else bias.float())

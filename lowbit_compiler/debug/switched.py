@@ -118,7 +118,8 @@ class Switched:
         _write_emulated(captured.gm, ctx)
         found = {site.node: _switch(ctx, site, row + index) for index, site in enumerate(ctx.sites) if site.plan is not None}
         self.products += found.values()
-        executable = Executable(inputs, _placeholders(captured.gm), ctx.constants)
+        # Certificates are of rounding to nearest; prepared codes are further from the weight, and nearer to the product.
+        executable = Executable(inputs, _placeholders(captured.gm), ctx.constants, prepared=dict)
         executable.load(examples)
         executable.inner = _Walk(captured, found, self)
         return executable

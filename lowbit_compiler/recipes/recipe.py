@@ -74,8 +74,8 @@ class Recipe:
             )
         if x is not None and not w.format.activations and self.plan.product is None:
             raise OptionError(f"recipe {self.name!r}: {self.weights} weights need activations='float', got {self.activations!r}")
-        if x is None and self.treatment != "none":
-            raise OptionError(f"recipe {self.name!r}: a weight-only recipe takes treatment='none', got {self.treatment!r}")
+        if x is None and self.plan.treatment.splits:
+            raise OptionError(f"recipe {self.name!r}: float activations need no exact elements, got treatment={self.treatment!r}")
 
     def uses(self, field: str) -> bool:
         """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""
