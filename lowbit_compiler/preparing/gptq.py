@@ -1,5 +1,8 @@
 """GPTQ (arXiv 2210.17323): codes column by column, where each column's error is made good in those that are still to come."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -53,30 +56,41 @@ def gptq(weight: Tensor, hessian: Tensor, operand: Operand) -> tuple[Tensor, ...
     damped, order, upper = found
     parts = operand.quantize(weight, damped)
     lines = lines_of(operand, parts, weight.shape[1])
-    slope, minimum = (number.t()[lines.group[order]] for number in (lines.slope, lines.minimum))
+    w = weight.t().contiguous()[order]
+    group = lines.group[order]
+    slope, minimum = (number.t().contiguous() for number in (lines.slope, lines.minimum))
     inverse = torch.where(slope > 0.0, 1.0 / slope, torch.zeros_like(slope))
-    w = weight.t()[order].contiguous()
-    codes = torch.empty_like(w)
+    codes = torch.empty(w.shape, dtype=parts[0].dtype, device=w.device)
     for start in range(0, len(w), COLUMNS):
-        stop = min(start + COLUMNS, len(w))
-        inside = slice(start, stop)
-        error = _columns(w[inside], upper[inside, inside], slope[inside], minimum[inside], inverse[inside], codes[inside], lines.codes)
-        w[stop:].addmm_(upper[inside, stop:].t(), error, alpha=-1.0)
-    q = torch.empty_like(codes)
-    q[order] = codes
-    return q.t().to(parts[0].dtype).contiguous(), *parts[1:]
+        inside, after = slice(start, start + COLUMNS), slice(start + COLUMNS, None)
+        own = group[inside]
+        codes[inside], error = _columns(w[inside], upper[inside, inside], slope[own], minimum[own], inverse[own], lines.codes)
+        w[after].addmm_(upper[inside, after].t(), error, alpha=-1.0)
+    return codes[torch.argsort(order)].t().contiguous(), *parts[1:]
 
 
-def _columns(w: Tensor, upper: Tensor, slope: Tensor, minimum: Tensor, inverse: Tensor, codes: Tensor, limits: tuple[int, int]) -> Tensor:
-    """Write ``codes`` [C, N] of the columns ``w`` [C, N], changing ``w``; returns the errors over the diagonal of ``upper`` [C, C]."""
-    least, most = limits
-    errors = torch.empty_like(w)
+def _columns(w: Tensor, upper: Tensor, slope: Tensor, minimum: Tensor, inverse: Tensor, limits: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return the codes of the columns ``w`` [C, N] in float32, and their errors over the diagonal of ``upper`` [C, C]; ``w`` is changed."""
+    codes, errors = torch.empty_like(w), torch.empty_like(w)
     diagonal = upper.diagonal().tolist()
-    for i, own in enumerate(diagonal):
-        q = torch.sub(w[i], minimum[i], out=codes[i]).mul_(inverse[i]).round_().clamp_(least, most)
-        error = torch.addcmul(minimum[i], q, slope[i], out=errors[i]).neg_().add_(w[i]).div_(own)
-        w[i + 1 :].addr_(upper[i, i + 1 :], error, alpha=-1.0)
-    return errors
+    with _one_thread():
+        for i, own in enumerate(diagonal):
+            if i:
+                w[i].addmv_(errors[:i].t(), upper[:i, i], alpha=-1.0)  # what the columns before leave to be made good here
+            q = torch.sub(w[i], minimum[i], out=codes[i]).mul_(inverse[i]).round_().clamp_(*limits)
+            torch.addcmul(minimum[i], q, slope[i], out=errors[i]).neg_().add_(w[i]).div_(own)
+    return codes, errors
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep operations of some microseconds from waiting for other threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def factor(hessian: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -72,7 +72,7 @@ class Recipe:
             raise OptionError(
                 f"recipe {self.name!r}: {self.activations} is a format of weights alone, got activations={self.activations!r}"
             )
-        if x is not None and not w.format.activations and self.plan.product is None:
+        if x is not None and not (w.format.activations or w.scale.integers or self.plan.product):
             raise OptionError(f"recipe {self.name!r}: {self.weights} weights need activations='float', got {self.activations!r}")
         if x is None and self.plan.treatment.splits:
             raise OptionError(f"recipe {self.name!r}: float activations need no exact elements, got treatment={self.treatment!r}")
