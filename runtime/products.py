@@ -35,7 +35,17 @@ class Plan:
     @property
     def product(self) -> "Product | None":
         """The op that computes it; None: there is none, and it is emulated."""
-        return PRODUCTS.get((None if self.x is None else self.x.kind, self.w.kind, type(self.treatment)))
+        return PRODUCTS.get(self.inner._key)
+
+    @property
+    def inner(self) -> "Plan":
+        """What the op itself computes: where it takes float activations, and does not know the treatment, those come to it treated."""
+        outside = self.x is None and not self.treatment.splits and self._key not in PRODUCTS
+        return Plan(None, self.w) if outside and (None, self.w.kind, Nothing) in PRODUCTS else self
+
+    @property
+    def _key(self) -> tuple[Any, Any, type[Treatment]]:
+        return None if self.x is None else self.x.kind, self.w.kind, type(self.treatment)
 
     @property
     def op(self) -> str:
@@ -45,7 +55,7 @@ class Plan:
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What this op takes between ``n`` and ``dtype``."""
-        return (*self.treatment.arguments, *self.w.arguments)
+        return (*self.inner.treatment.arguments, *self.w.arguments)
 
     @property
     def name(self) -> str:

@@ -145,7 +145,9 @@ def test_any_order_of_blocks() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lowbit_compiler.preparing.prepare.log.warning", lambda *args: None)
         lowbit.prepare(model, INT4, x)
-    assert {name for name, one in parts_of(model).items() if one.method == "nearest"} == {f"blocks.3.{leaf}" for leaf in ("up", "gate", "down")}
+    assert {name for name, one in parts_of(model).items() if one.method == "nearest"} == {
+        f"blocks.3.{leaf}" for leaf in ("up", "gate", "down")
+    }
 
 
 @pytest.mark.parametrize("name", ["t5", "bert", "opt"])

@@ -32,7 +32,7 @@ BAD = {
     "one tensor": ({"data": torch.zeros(3)}, "data takes an iterable of inputs.*got 'Tensor'"),
     "one dict": ({"data": {"x": torch.zeros(3)}}, "data takes an iterable of inputs.*got 'dict'"),
     "a number": ({"data": 5}, "data takes an iterable of inputs.*got 'int'"),
-    "text": ({"data": "english"}, "data takes an iterable of inputs.*; got english"),
+    "text": ({"data": "english"}, "data takes an iterable of inputs.*; got 'english'"),
     "nothing": ({"data": []}, "data takes an iterable of inputs.*got no inputs"),
     "inputs of no kind": ({"data": [torch.zeros(3), 5]}, "data takes an iterable of inputs.*got one that is a int"),
     "a name for a list": ({"methods": "gptq"}, "methods takes names of .*got 'gptq'"),
@@ -83,5 +83,5 @@ def test_own_text_of_models_without_a_cache() -> None:
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return ids
 
-    with pytest.raises(OptionError, match="Bare does not: .*past_key_values"):
+    with pytest.raises(OptionError, match=r"Bare does not: .*past_key_values"):
         lowbit.prepare(Bare().eval(), INT4, "self")
