@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.exits.package import export_package
     from lowbit_compiler.int8_cache import Int8Cache as Int8Cache
+    from lowbit_compiler.preparing.prepare import prepare
     from lowbit_compiler.recipes import RECIPES, Recipe
     from lowbit_compiler.report import Report
 
@@ -19,6 +20,7 @@ __all__ = [
     "explain",
     "export_package",
     "last_report",
+    "prepare",
 ]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache transformers
 
 _HOMES = {
@@ -30,6 +32,7 @@ _HOMES = {
     "export_onnx": "exits.onnx.export",
     "export_package": "exits.package",
     "last_report": "compile.history",
+    "prepare": "preparing.prepare",
     "verify_onnx": "exits.onnx.export",
 }
 

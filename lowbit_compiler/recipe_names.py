@@ -5,7 +5,10 @@ FILES = (
     "llm_int8",
     "int8_vector",
     "int8_weight_only",
+    "int4",
+    "int4_int8",
     "int4_weight_only",
+    "int3",
     "mxfp4",
     "nvfp4",
 )

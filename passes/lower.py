@@ -27,6 +27,7 @@ class Lower(Pass):
         %p = lowbit.pack_s8(%wq, %wscale)
         %y = lowbit.linear_s8s8_rotated(%x, %p, %b, 960, None)
 
+    Where activations stay in float, what a treatment makes of them stays a call of its own: ``linear_fs8(rotate(%x), %p, ...)``.
     A product that no op computes becomes a ``product_f32`` of its dequantized operands, and the compiler of the remainder makes code of these (runtime/products.py).
     """
 
@@ -70,7 +71,7 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, product: QuantizedProduct, site
             site.store(stored * site.found.n // n, released(product.parts[0]))
         return
     root = product.root
-    x, bias = uncast(product.x), uncast(product.bias)
+    x, bias = uncast(product.kept if plan.x is None else product.x), uncast(product.bias)  # float ones come treated
     dtype = root.meta["val"].dtype
     out = None if value(x).dtype is dtype else dtype
     with gm.graph.inserting_before(root):

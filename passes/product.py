@@ -107,10 +107,15 @@ def untreated(node: Any) -> Any:
     return node
 
 
+def treated_weight(graph: fx.Graph) -> fx.Node:
+    """Return the node of a weight's computation that is quantized."""
+    (quantize,) = (node for node in graph.nodes if calls(node, *QUANTIZE))
+    return quantize.args[0]  # type: ignore[no-any-return]
+
+
 def float_weight(graph: fx.Graph) -> fx.Node:
     """Return the node of a weight's computation at which it is float, before it is widened, treated and quantized."""
-    (quantize,) = (node for node in graph.nodes if calls(node, *QUANTIZE))
-    weight: Any = untreated(quantize.args[0])
+    weight: Any = untreated(treated_weight(graph))
     widened = calls(weight, aten.to.dtype) and weight.args[1] is torch.float32
     return weight.args[0] if widened else weight  # type: ignore[no-any-return]
 

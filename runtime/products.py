@@ -40,7 +40,17 @@ class Plan:
     @property
     def product(self) -> "Product | None":
         """The op that computes it; None: there is none, and it is emulated."""
-        return PRODUCTS.get((None if self.x is None else self.x.kind, self.w.kind, type(self.treatment)))
+        return PRODUCTS.get(self.inner._key)
+
+    @property
+    def inner(self) -> "Plan":
+        """What the op itself computes: where it takes float activations, and does not know the treatment, those come to it treated."""
+        outside = self.x is None and not self.treatment.splits and self._key not in PRODUCTS
+        return Plan(None, self.w) if outside and (None, self.w.kind, Nothing) in PRODUCTS else self
+
+    @property
+    def _key(self) -> tuple[Any, Any, type[Treatment]]:
+        return None if self.x is None else self.x.kind, self.w.kind, type(self.treatment)
 
     @property
     def op(self) -> str:
@@ -50,7 +60,7 @@ class Plan:
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What this op takes between ``n`` and ``dtype``."""
-        return (*self.treatment.arguments, *self.w.arguments)
+        return (*self.inner.treatment.arguments, *self.w.arguments)
 
     @property
     def name(self) -> str:
@@ -64,8 +74,11 @@ class Plan:
 
     def emulate(self, x: Tensor, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
         """Return the product of ``x`` [..., K] and the quantized weight ``parts`` [N, K], with ``bias`` [N], as emulated graphs compute it."""
+        return self.multiply(x, self.w.dequantize(parts), bias, dtype)
+
+    def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the same for the treated ``weight`` [N, K padded] in float32, as it is after quantization."""
         kept, exact = self.treatment.activation(at_once, x.float())
-        weight = self.w.dequantize(parts)
         low = kept if self.x is None else self.x.dequantize(self.x.quantize(kept))
         product = torch.ops.lowbit.product_f32
         y = product(low, weight, None if bias is None else bias.float())

@@ -94,7 +94,7 @@ def _stamps(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
     return versions, list(map(Tensor.data_ptr, tensors))
 
 
-def _where(tensor: Tensor) -> tuple[Any, ...]:
+def where(tensor: Tensor) -> tuple[Any, ...]:
     """Return which part of its memory ``tensor`` is, and how it is read."""
     storage = id(tensor.untyped_storage())  # one object as long as the memory lives
     return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
@@ -128,7 +128,7 @@ class WeightStore:
 
         Contents are compared in full: that takes some hundredth of the time that packing takes, and happens only where weights are loaded.
         """
-        key = (computation, *map(_where, sources))
+        key = (computation, *map(where, sources))
         entry = self._entries.get(key)
         if entry is not None and entry.is_of(sources):
             return entry.values

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from lowbit_compiler.passes.graph import aten, calls
+from lowbit_compiler.passes.product import QUANTIZE
 from lowbit_compiler.runtime.formats import KINDS, PACKED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
@@ -39,6 +40,17 @@ def compute(graph: fx.Graph, *sources: Tensor) -> tuple[Tensor, ...]:
     _run((step for step in steps if step not in chain and not (joined and step is entry)), values)
     operands: Any = entry.args[0] if joined else [entry]
     return _in_chunks([step for step in steps if step in chain], outputs, entry, [values[operand] for operand in operands])
+
+
+def go_on(graph: fx.Graph, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the outputs of ``graph``, which quantizes one weight, from the ``parts`` of that weight on."""
+    (quantize,) = (node for node in graph.nodes if calls(node, *QUANTIZE))
+    values: dict[fx.Node, Any] = {quantize: parts}
+    for node in graph.nodes:
+        if node.op == "call_function" and node is not quantize and any(source in values for source in node.all_input_nodes):
+            _run([node], values)
+    outputs: Any = graph.output_node().args[0]
+    return tuple(values[node] for node in outputs)
 
 
 def text_of(graph: fx.Graph) -> str:

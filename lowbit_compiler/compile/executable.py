@@ -1,6 +1,5 @@
 """A compiled graph with its weights: what torch.compile calls."""
 
-import functools
 import operator
 import weakref
 from collections import Counter
@@ -10,10 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lowbit_compiler.compile.constants import compute, text_of
+from lowbit_compiler.compile.constants import text_of
 from lowbit_compiler.compile.freed import refuse_use
+from lowbit_compiler.compile.prepared import Known, choose, notes
 from lowbit_compiler.errors import ModuleFrozenError, WeightFreedError
 from lowbit_compiler.passes.contract import Constant
+from lowbit_compiler.runtime.prepared import known
 from lowbit_compiler.runtime.weights import LOADING, STORE, Watch, free, is_freed, trim
 
 Key = tuple[int, ...]
@@ -52,12 +53,13 @@ class Executable:
         settled: Container[str] | None = None,
         frozen: bool = False,
         release: bool = False,
+        prepared: Callable[[], Known] = known,
     ) -> None:
         """``inputs`` are the names of what the caller passes, ``names`` those that ``inner`` takes, in order.
 
         What tensors the ``settled`` ones are Dynamo does not ask, so that is asked here.
         With ``release`` the float storage of a source goes as soon as its last constant is computed, unless ``inner`` reads it too:
-        at no time are all weights there twice.
+        at no time are all weights there twice. ``prepared`` returns the prepared tensors that may be taken.
         """
         position = {name: index for index, name in enumerate(inputs)}
         self._kept = [position[name] for name in names if name in position]
@@ -72,6 +74,9 @@ class Executable:
         self._packed = [name for name in names if name not in position]
         self._order = [outputs.index(name) for name in self._packed]
         self._frozen, self._release = frozen, release
+        self._prepared = prepared
+        self.notes: list[str] = []
+        """What is to be said of prepared tensors, of the parameters loaded last."""
         self._states: dict[Key, State] = {}
         self.released = 0
         """Bytes of float weights released so far."""
@@ -127,11 +132,12 @@ class Executable:
         """Return the outputs of all constants, releasing the memory that is ``going`` with its last reader."""
         readers = Counter(_memory(args[i]) for indices in self._sources for i in indices)
         values: list[Tensor] = []
-        before = self.released
+        before, prepared, choices = self.released, self._prepared(), []
         for (constant, text), indices in zip(self._constants, self._sources, strict=True):
             sources = [args[i] for i in indices]
+            choices.append(choice := choose(constant, sources, prepared))
             try:
-                values += STORE.get(text, functools.partial(compute, constant.graph), sources)
+                values += STORE.get(text + choice.token, choice.compute, sources)
             except WeightFreedError as error:
                 raise WeightFreedError(f"{', '.join(constant.sources)}: {error}") from None
             readers.subtract(map(_memory, sources))
@@ -141,6 +147,7 @@ class Executable:
                     refuse_use(source)
         if self.released != before:
             trim()
+        self.notes = notes(choices)
         return values
 
     def _going(self, args: Sequence[Any]) -> set[int]:

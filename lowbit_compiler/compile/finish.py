@@ -36,6 +36,7 @@ def finish(
     executable = Executable(inputs, names, ctx.constants, settled=settled, frozen=options.weights == "frozen", release=options.free_weights)
     try:
         executable.load(examples)
+        report.notes += executable.notes
         weights = {name for name in names if name in ctx.parameters or name not in example}
         given = [example[n] if n in example else values[n] for n in names]
         executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)

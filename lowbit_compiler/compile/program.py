@@ -18,7 +18,9 @@ from torch.export.graph_signature import (
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.export import capture_export
 from lowbit_compiler.capture.names import Names
-from lowbit_compiler.compile.constants import compute, text_of
+from lowbit_compiler.compile.constants import text_of
+from lowbit_compiler.compile.prepared import choose
+from lowbit_compiler.compile.prepared import notes as prepared_notes
 from lowbit_compiler.compile.rewrite import through
 from lowbit_compiler.exits.exit import Exit
 from lowbit_compiler.options import Options
@@ -27,6 +29,7 @@ from lowbit_compiler.passes.find import module_path
 from lowbit_compiler.passes.fold import BIAS
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.report import Report
+from lowbit_compiler.runtime.prepared import known
 
 PROVENANCE = "lowbit"
 """Key in ``node.meta["custom"]``, which torch keeps through decompositions: pass and modules of a node that lowbit made."""
@@ -39,30 +42,35 @@ def rewrite_program(program: ExportedProgram, model: nn.Module, exit: Exit, opti
     captured = capture_export(program)
     captured = replace(captured, known_names=captured.known_names | names.known, other_names=names.others)
     ctx, report = through(exit, captured, options)
-    return _rebuild(program, captured, ctx.constants), report
+    rebuilt, added = _rebuild(program, captured, ctx.constants)
+    report.notes += added
+    return rebuilt, report
 
 
-def _rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[Constant]) -> ExportedProgram:
-    """Return a program of the graph ``captured.gm``, rewritten from that of ``program``; weights that it no longer reads are left out.
+def _rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[Constant]) -> tuple[ExportedProgram, list[str]]:
+    """Return a program of the graph ``captured.gm``, rewritten from that of ``program``, and notes; weights that it no longer reads are left out.
 
     Every constant becomes a stored tensor, named after the module that reads it; equal constants of the same weights become one.
     """
     gm = captured.gm
     stored: dict[str, Tensor] = {}
     targets: dict[str, str] = {}
-    known: dict[Any, tuple[str, ...]] = {}
+    first_of: dict[Any, tuple[str, ...]] = {}
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     nodes = {node.name: node for node in gm.graph.nodes if node.op == "placeholder"}
+    prepared, choices = known(), []
     for constant in constants:
         key = (text_of(constant.graph), constant.sources)
-        if key in known:
-            for name, first in zip(constant.outputs, known[key], strict=True):
+        if key in first_of:
+            for name, first in zip(constant.outputs, first_of[key], strict=True):
                 nodes[name].replace_all_uses_with(nodes[first])
                 gm.graph.erase_node(nodes.pop(name))
             continue
-        known[key] = constant.outputs
+        first_of[key] = constant.outputs
+        sources = [_value(program, specs[source].target).detach() for source in constant.sources]
+        choices.append(choice := choose(constant, sources, prepared))
         with torch.no_grad():
-            values = compute(constant.graph, *(_value(program, specs[source].target).detach() for source in constant.sources))
+            values = choice.compute(*sources)
         for name, part, tensor in zip(constant.outputs, constant.parts, values, strict=True):
             targets[name] = _unique(_target(nodes[name], part), {*program.state_dict, *program.constants, *stored})
             stored[targets[name]] = tensor
@@ -78,6 +86,11 @@ def _rebuild(program: ExportedProgram, captured: Captured, constants: Sequence[C
         for node in gm.graph.nodes
         if node.op == "placeholder"
     ]
+    return _program(program, gm, inputs, stored), prepared_notes(choices)
+
+
+def _program(program: ExportedProgram, gm: fx.GraphModule, inputs: list[InputSpec], stored: dict[str, Tensor]) -> ExportedProgram:
+    """Return ``program`` with the graph ``gm`` of these ``inputs``, and with the tensors ``stored``."""
     read = {spec.target for spec in inputs}
     return ExportedProgram(
         root=gm,

@@ -20,7 +20,7 @@ from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import copied, substitute, value
 from lowbit_compiler.passes.notes import notes
-from lowbit_compiler.passes.product import float_weight, products, uncast
+from lowbit_compiler.passes.product import float_weight, products, treated_weight, uncast
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.products import Plan, Stored
@@ -118,7 +118,8 @@ class Switched:
         _write_emulated(captured.gm, ctx)
         found = {site.node: _switch(ctx, site, row + index) for index, site in enumerate(ctx.sites) if site.plan is not None}
         self.products += found.values()
-        executable = Executable(inputs, _placeholders(captured.gm), ctx.constants)
+        # Certificates are of rounding to nearest; prepared codes are further from the weight, and nearer to the product.
+        executable = Executable(inputs, _placeholders(captured.gm), ctx.constants, prepared=dict)
         executable.load(examples)
         executable.inner = _Walk(captured, found, self)
         return executable
@@ -216,12 +217,13 @@ def _switch(ctx: PassContext, site: Site, row: int) -> Switch:
     outputs = (stored.name,) if isinstance(stored, fx.Node) else tuple(part.name for part in stored)
     (constant,) = (constant for constant in ctx.constants if constant.outputs == outputs)
     names = tuple(name for name in (site.module, *site.found.parameters) if name)
-    return Switch(site.plan, names, row, _float_weight(constant.graph), constant.sources)
+    plan = site.plan.inner
+    weight = float_weight(constant.graph) if plan == site.plan else treated_weight(constant.graph)
+    return Switch(plan, names, row, _up_to(weight, constant.graph), constant.sources)
 
 
-def _float_weight(graph: fx.Graph) -> fx.Graph:
-    """Return the part of a packed weight's computation that ends before it is widened, treated and quantized."""
-    weight = float_weight(graph)
+def _up_to(weight: fx.Node, graph: fx.Graph) -> fx.Graph:
+    """Return the part of a packed weight's computation that ends in ``weight``: before the product's op treats and quantizes it."""
     part = fx.Graph()
     copies = copied([node for node in graph.nodes if node.op == "placeholder" or node <= weight], part)
     part.output((copies[weight],))

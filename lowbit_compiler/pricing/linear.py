@@ -14,6 +14,7 @@ from lowbit_compiler.pricing.timing import Timer
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.timings import ROUNDS
+from lowbit_compiler.runtime.treatments.treatment import at_once
 
 RING = 32 << 20  # bytes of weights that are read before any is read again: more than a cache keeps between two layers
 MAX_WEIGHT = 16 << 20  # bytes of one timed float weight
@@ -54,8 +55,13 @@ def measured_linear(call: LinearCall, timer: Timer) -> dict[str, float]:
 
 def _text(call: LinearCall) -> str:
     """Return what is timed, for files: the candidates by what their ops are called with."""
-    ops = (f"{plan.op}({', '.join(map(str, plan.arguments))})" for plan in call.plans)
+    ops = (f"{plan.op}({', '.join(map(str, plan.arguments))}){_before(plan)}" for plan in call.plans)
     return f"{call} by {', '.join(ops)}"
+
+
+def _before(plan: Plan) -> str:
+    """Return the name of what is done in front of the op, as part of what is timed."""
+    return "" if plan.inner == plan else f" of {plan.treatment.name}"
 
 
 def smaller_linear(call: LinearCall, limits: Limits | None = None) -> LinearCall:
@@ -144,7 +150,9 @@ def _low_bit(call: LinearCall, plan: Plan, x: Tensor, copies: Sequence[Tensor]) 
         each[:-1] = whole
         each[-1:] = last
     weights: Iterator[Tensor] = itertools.cycle(packed)
-    return lambda: op(x, next(weights), bias, n, *plan.arguments, None)
+    if plan.inner == plan:
+        return lambda: op(x, next(weights), bias, n, *plan.arguments, None)
+    return lambda: op(plan.treatment.activation(at_once, x)[0], next(weights), bias, n, *plan.arguments, x.dtype)
 
 
 def _filled(call: LinearCall, plan: Plan, rows: int) -> Tensor:

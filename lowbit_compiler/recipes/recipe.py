@@ -72,10 +72,10 @@ class Recipe:
             raise OptionError(
                 f"recipe {self.name!r}: {self.activations} is a format of weights alone, got activations={self.activations!r}"
             )
-        if x is not None and not w.format.activations and self.plan.product is None:
+        if x is not None and not (w.format.activations or w.scale.integers or self.plan.product):
             raise OptionError(f"recipe {self.name!r}: {self.weights} weights need activations='float', got {self.activations!r}")
-        if x is None and self.treatment != "none":
-            raise OptionError(f"recipe {self.name!r}: a weight-only recipe takes treatment='none', got {self.treatment!r}")
+        if x is None and self.plan.treatment.splits:
+            raise OptionError(f"recipe {self.name!r}: float activations need no exact elements, got treatment={self.treatment!r}")
 
     def uses(self, field: str) -> bool:
         """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""

@@ -68,8 +68,8 @@ class Format(ABC):
         """Return the tensors of a quantized operand, codes first."""
         return Part("q", self.grid.dtype, "element"), *scale.parts
 
-    def quantize(self, x: Tensor, scale: Scale) -> tuple[Tensor, ...]:
-        """Return the parts of ``x`` [..., K], float of any dtype."""
+    def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the parts of ``x`` [..., K], float of any dtype; ``importance`` [K] weighs the errors of columns where scales are fitted to them."""
         blocks = scale.blocks(x.float())
         a = largest_of(blocks)
         inverse, stored = scale.fit(a.squeeze(-1), self.grid)

@@ -95,6 +95,7 @@ class IntegerLines(Lines):
     """
 
     suffix: ClassVar[str] = "_nested"
+    integers: ClassVar[bool] = True
     parts: ClassVar[tuple[Part, ...]] = (Part("scale", torch.uint8), Part("minimum", torch.int8), Part("outer", torch.float32, "row"))
 
     @property

@@ -51,9 +51,9 @@ class Operand:
         """Return the op ``lowbit::<verb>_<format>``; verbs: quantize, dequantize, pack."""
         return getattr(torch.ops.lowbit, op_name(verb, *self.kind)).default
 
-    def quantize(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the parts of ``x`` [..., K]."""
-        return self.format.quantize(x, self.scale)
+    def quantize(self, x: Tensor, importance: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the parts of ``x`` [..., K]; ``importance`` [K] as in :meth:`Format.quantize`."""
+        return self.format.quantize(x, self.scale, importance)
 
     def dequantize(self, parts: tuple[Tensor, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return [..., K] of ``parts``."""

@@ -28,6 +28,8 @@ class Scale(ABC):
     """The arguments that it adds to their schemas."""
     row_local: ClassVar[bool] = True
     """Whether the scales of a row depend on that row alone."""
+    integers: ClassVar[bool] = False
+    """Whether the numbers of a row are int8 integers times one scale, so that products with int8 activations are exact sums."""
     sizes: ClassVar[tuple[int, ...]] = ()
     """The sizes that a block may have; empty: all of K."""
     parts: ClassVar[tuple[Part, ...]]

@@ -47,6 +47,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "backend": ("compile", "options"),
     # What models are given beside the backend.
+    "preparing": ("errors", "passes", "recipes", "runtime.*", "torch_internals"),
     "int8_cache": ("runtime", "torch_internals"),
     # What runs models to learn something of them; none needs another.
     "rerun": ("torch_internals",),
@@ -58,7 +59,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "demo": ("compile", "errors", "options", "recipes", "report", "torch_internals"),
     # On top: the command line, and the names that users import.
     "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
-    "": ("compile", "exits.onnx", "exits.package", "int8_cache", "recipes", "report"),
+    "": ("compile", "exits.onnx", "exits.package", "int8_cache", "preparing", "recipes", "report"),
 }  # fmt: skip
 """Who may import what: the folders and files right below lowbit_compiler/, with passes/ and runtime/, which are installed there. A row holds
 for all that is inside but has no row of its own. So does an entry; with .* it holds for all."""

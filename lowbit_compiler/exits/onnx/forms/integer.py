@@ -44,7 +44,7 @@ class IntegerForm(Pass):
 
 
 def _float(w: Writer, opened: Opened) -> fx.Node:
-    x = opened.product.x
+    x = opened.product.kept
     if opened.group is not None:
         weight = w.emit(opened, ops.dequantize_groups.default, opened.codes, opened.scale, opened.group)
         return w.emit(opened, aten.matmul.default, x, weight)

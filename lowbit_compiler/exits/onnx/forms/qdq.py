@@ -45,7 +45,7 @@ def _written(w: Writer, opened: Opened) -> fx.Node:
     else:
         weight = w.emit(opened, ops.dequantize_columns.default, opened.codes, opened.scale)
     if product.quantize is None:
-        return w.emit(opened, aten.matmul.default, product.x, weight)
+        return w.emit(opened, aten.matmul.default, product.kept, weight)
     hit, kept = split(w, opened)
     codes, scale = w.quantized(opened, ops.quantize_s8.default, kept)
     sums = w.emit(opened, aten.matmul.default, w.emit(opened, ops.codes_as_float.default, codes), weight)

@@ -1,0 +1,1 @@
+"""Weights quantized with the activations in view, before a model is compiled: ``lowbit.prepare``."""

@@ -1,0 +1,68 @@
+"""AWQ (arXiv 2306.00978): channels that are large in the activations get larger weights, so that rounding moves them less."""
+
+import torch
+from torch import Tensor
+
+from lowbit_compiler.preparing.block import Block
+from lowbit_compiler.preparing.fold import producer_of
+from lowbit_compiler.preparing.hessian import Inputs
+from lowbit_compiler.preparing.method import Method
+from lowbit_compiler.runtime.treatments.treatment import at_once
+
+POWERS = 10
+"""Powers of the magnitudes that are tried, from 0 (nothing) to below 1 (section 3.2; the authors try 20)."""
+ROWS = 256
+"""Of each weight, spread evenly: what the powers are compared by."""
+SMALLEST = 1e-4
+
+
+class AWQ(Method):
+    """Scales of input channels, folded into what is before, by a search for the power of the channels' magnitude with the least error.
+
+    Changes float weights of the model, which computes what it did, but for roundings of its dtype. Where no exact fold is found, linears
+    stay as they are.
+    """
+
+    name = "awq"
+
+    def apply(self, block: Block) -> None:
+        """Scale the channels of every input that can be."""
+        for inputs in list(block.inputs()):
+            producer = producer_of(block, inputs)
+            if producer is None:
+                block.say(f"awq: nothing before {inputs.layers[0].name} takes its scales exactly; left as it is")
+                continue
+            scale = best_scale(inputs)
+            if scale is not None:
+                producer.fold(scale)
+
+
+def best_scale(inputs: Inputs) -> Tensor | None:
+    """Return the factors [K] of the weights' columns with the least squared error of outputs over the calibration rows; None: all 1.
+
+    Magnitudes are root mean squares, which H has on its diagonal; errors are E H E^T, of H too.
+    """
+    hessian = inputs.hessian
+    size = hessian.diagonal().sqrt().clamp(min=SMALLEST)
+    best, least = None, _error(inputs, hessian, torch.ones_like(size))
+    for step in range(1, POWERS):
+        scale = size ** (step / POWERS)
+        scale = scale / (scale.max() * scale.min()).sqrt()
+        error = _error(inputs, hessian, scale)
+        if error < least:
+            best, least = scale, error
+    return best
+
+
+def _error(inputs: Inputs, hessian: Tensor, scale: Tensor) -> float:
+    plan = inputs.layers[0].plan
+    half = plan.treatment.weight(at_once, hessian / scale / scale.unsqueeze(1))
+    treated = plan.treatment.weight(at_once, half.t().contiguous())
+    total = 0.0
+    for layer in inputs.layers:
+        weight = layer.module.weight
+        rows = weight[:: max(len(weight) // ROWS, 1)].float() * scale
+        wanted = plan.treatment.weight(at_once, rows)
+        error = plan.w.dequantize(plan.w.quantize(wanted)) - wanted
+        total += float(((error @ treated) * error).sum()) * len(weight) / len(rows)
+    return total

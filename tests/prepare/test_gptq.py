@@ -1,0 +1,139 @@
+"""GPTQ against its definition in float64, and its error against rounding to nearest."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.operands import weight as sample
+from helpers.prepared import correlated
+from lowbit_compiler.preparing.gptq import DAMPING, factor, gptq
+from lowbit_compiler.preparing.lines import lines_of
+from lowbit_compiler.runtime.formats import Operand, operand
+
+WORDS = {
+    "int2": 32,
+    "int3": 32,
+    "int4": 64,
+    "int4-nested": 32,
+    "int5": 32,
+    "int6": 32,
+    "int8-groups": 128,
+    "int8": 32,
+    "int4-symmetric": 32,
+}
+TIE = 2e-4
+"""Of a gap: what float32 makes of a code before it is rounded; from a tie on the columns to come differ."""
+every = pytest.mark.parametrize("word", WORDS)
+
+
+def of(word: str) -> Operand:
+    found = operand(word, WORDS[word])
+    assert found is not None
+    return found
+
+
+def hessian(k: int, rows: int = 400) -> Tensor:
+    x = correlated(rows, k)
+    return x.t() @ x / rows
+
+
+def directly(w: Tensor, h: Tensor, form: Operand) -> tuple[Tensor, Tensor]:
+    """The columns by falling diagonal; after each, the weights to come move by what makes the error least, from the inverse of what is left of H.
+
+    Returns the codes, and how near to a tie each row comes.
+    """
+    h = h.double()
+    h = h + DAMPING * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
+    parts = form.quantize(w, h.diagonal().float())
+    lines = lines_of(form, parts, w.shape[1])
+    slope, minimum = (number.double() for number in lines.columns)
+    inverse = torch.where(slope > 0, 1 / slope, torch.zeros_like(slope))
+    w, codes = w.double().clone(), torch.zeros_like(w, dtype=torch.float64)
+    tie = torch.ones(len(w), dtype=torch.float64)
+    left = torch.argsort(h.diagonal(), descending=True, stable=True).tolist()
+    while left:
+        at = torch.tensor(left)
+        own = torch.linalg.inv(h[at][:, at])
+        k = left.pop(0)
+        code = (w[:, k] - minimum[:, k]) * inverse[:, k]
+        tie = torch.minimum(tie, (code - code.floor() - 0.5).abs())
+        codes[:, k] = torch.round(code).clamp(*lines.codes)
+        error = w[:, k] - (codes[:, k] * slope[:, k] + minimum[:, k])
+        w[:, at] -= torch.outer(error, own[0] / own[0, 0])
+    return codes, tie
+
+
+def lost(w: Tensor, parts: tuple[Tensor, ...], h: Tensor, form: Operand) -> float:
+    error = form.dequantize(parts).double() - w.double()
+    return float(((error @ h.double()) * error).sum())
+
+
+@every
+def test_codes_are_those_of_the_definition(word: str) -> None:
+    w, h = torch.randn(16, 160), hessian(160)
+    parts = gptq(w, h, of(word))
+    assert parts is not None
+    codes, tie = directly(w, h, of(word))
+    clear = tie > TIE
+    assert clear.sum() > len(w) / 2
+    assert torch.equal(parts[0][clear].double(), codes[clear])
+    assert [part.dtype for part in parts] == [part.dtype for part in of(word).quantize(w)]
+    assert [part.shape for part in parts] == [part.shape for part in of(word).quantize(w)]
+
+
+@every
+@pytest.mark.parametrize("k", [160, 200])
+def test_loses_less_than_rounding_to_nearest(word: str, k: int) -> None:
+    """200 is no multiple of a group: the last one is short."""
+    w, h = sample(24, k), hessian(k)
+    parts = gptq(w, h, of(word))
+    assert parts is not None
+    assert lost(w, parts, h, of(word)) < 0.7 * lost(w, of(word).quantize(w), h, of(word))
+
+
+def test_the_factor_is_that_of_the_inverse() -> None:
+    h = hessian(96)
+    found = factor(h)
+    assert found is not None
+    damped, order, upper = found
+    whole = h.double() + DAMPING * h.diagonal().double().mean() * torch.eye(96, dtype=torch.float64)
+    product = upper.double() @ whole[order][:, order] @ upper.double().t()
+    assert (product - torch.eye(96, dtype=torch.float64)).abs().max() < 1e-3
+    assert torch.equal(upper, upper.triu())
+    assert torch.equal(damped[order], damped.sort(descending=True).values)
+
+
+def test_columns_that_were_never_read_are_rounded_to_nearest() -> None:
+    w, h = torch.randn(16, 64), hessian(64)
+    dead = torch.tensor([3, 40, 63])
+    h[dead] = 0.0
+    h[:, dead] = 0.0
+    form = of("int4-nested")
+    parts = gptq(w, h, form)
+    assert parts is not None
+    slope, minimum = lines_of(form, parts, 64).columns
+    nearest = torch.round((w - minimum) / slope).clamp(0, 15)
+    assert torch.equal(parts[0][:, dead].float(), nearest[:, dead])
+    every_one = gptq(w, torch.zeros(64, 64), form)
+    assert every_one is not None
+    assert torch.equal(every_one[0], form.quantize(w)[0])
+
+
+def test_more_damping_where_it_is_not_positive_definite() -> None:
+    h = hessian(64)
+    h[0, 1] = h[1, 0] = 1.5 * float((h[0, 0] * h[1, 1]).sqrt())  # no such correlation exists
+    found = factor(h)
+    assert found is not None
+    assert torch.isfinite(found[2]).all()
+    assert float((found[0] - h.diagonal()).min()) > 5 * DAMPING * float(h.diagonal().mean())
+    assert gptq(torch.randn(16, 64), h, of("int4")) is not None
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_left_to_others(bad: float) -> None:
+    w, h = torch.randn(16, 64), hessian(64)
+    spoiled = h.clone()
+    spoiled[3, 4] = bad
+    assert gptq(w, spoiled, of("int4")) is None
+    w[2, 2] = bad
+    assert gptq(w, h, of("int4")) is None
