@@ -42,6 +42,8 @@ class Switch:
     weight: fx.Graph = field(compare=False)
     """Computes the float weight [N, K] from ``sources``."""
     sources: tuple[str, ...] = field(compare=False)
+    shape: tuple[int, int] = field(compare=False)
+    """[N, K] of the weight."""
 
 
 Watch = Callable[[Switch, Tensor, Tensor, Tensor | None, Stored, Tensor], None]
@@ -216,7 +218,7 @@ def _switch(ctx: PassContext, site: Site, row: int) -> Switch:
     outputs = (stored.name,) if isinstance(stored, fx.Node) else tuple(part.name for part in stored)
     (constant,) = (constant for constant in ctx.constants if constant.outputs == outputs)
     names = tuple(name for name in (site.module, *site.found.parameters) if name)
-    return Switch(site.plan, names, row, _float_weight(constant.graph), constant.sources)
+    return Switch(site.plan, names, row, _float_weight(constant.graph), constant.sources, (site.found.n, site.found.k))
 
 
 def _float_weight(graph: fx.Graph) -> fx.Graph:
