@@ -9,7 +9,6 @@ from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.runtime.formats import WORDS, Groups, Operand, operand
-from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.products import ACCURATE, Plan
 from lowbit_compiler.runtime.treatments import TREATMENTS
 
@@ -106,7 +105,7 @@ class Recipe:
     def uses(self, field: str) -> bool:
         """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""
         plans = (self.plan, *map(self.plan_with, self.words))
-        sized = any(isinstance(one.scale, Groups | Lines) for plan in plans for one in (plan.x, plan.w) if one is not None)
+        sized = any(len(one.scale.sizes) > 1 for plan in plans for one in (plan.x, plan.w) if one is not None)
         return {"threshold": hasattr(self.plan.treatment, "threshold"), "group_size": sized}[field]
 
     @property

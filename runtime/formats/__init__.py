@@ -10,6 +10,7 @@ MODULES = (
     "s8",
     "s4",
     "affine",
+    "codebook",
     "exmy",
     "fp4",
 )
