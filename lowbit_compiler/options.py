@@ -12,6 +12,7 @@ from typing import Any
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size
+from lowbit_compiler.recipes.recipe_file import SUFFIX, is_file_name
 from lowbit_compiler.runtime.files import replaceable
 from lowbit_compiler.runtime.timings_file import Timings, read
 
@@ -51,7 +52,7 @@ class Options:
 
 
 DESCRIPTIONS: dict[str, str] = {
-    "recipe": f"name of a recipe, or a Recipe; default {DEFAULT!r}",
+    "recipe": f"name of a recipe, FILE.toml, or a Recipe; default {DEFAULT!r}",
     "llm_int8_threshold": "outlier threshold of the treatment 'columns'; default 6.0",
     "group_size": "elements along K that share a scale, of formats with groups: 32, 64 or 128; default 64",
     "ignore": "names or 're:' patterns of modules or parameters to leave in float, added to the recipe's own",
@@ -184,6 +185,13 @@ def writable_file(name: str, path: str | os.PathLike[str], parents: bool = False
     elif not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise OptionError(f"{name}: cannot write {str(path)!r}: {str(target.parent)!r} is no folder that can be written to")
     return target
+
+
+def recipe_file_to_write(name: str, path: Path) -> None:
+    """Raise OptionError where ``path`` cannot be written, or would not be taken for a recipe's file."""
+    if not is_file_name(str(path)):
+        raise OptionError(f"{name} takes FILE{SUFFIX}, got {str(path)!r}")
+    writable_file(name, path, parents=True)
 
 
 def _passes(name: str, text: str) -> frozenset[str]:

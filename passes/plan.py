@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 
 import networkx as nx
 from torch import fx
@@ -34,7 +35,7 @@ class PlanSites(Pass):
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Set ``plan`` or ``reason`` of every site; rewrites nothing."""
-        _check_ignore(ctx)
+        _check_patterns(ctx)
         candidates = [site for site in ctx.sites if site.reason is None]
         head = _output_head(gm, [site for site in candidates if site.kind == "linear"])
         for site in candidates:
@@ -57,8 +58,13 @@ class PlanSites(Pass):
 
 def ignored(ctx: PassContext, *names: str) -> str | None:
     """Return the user's pattern that names one of ``names``."""
+    return _first(ctx, ctx.ignore, names)
+
+
+def _first(ctx: PassContext, patterns: Iterable[str], names: Iterable[str]) -> str | None:
+    """Return the first of ``patterns`` that names one of ``names``, by any name that the model has for it."""
     every = [name for first in names for name in (first, *ctx.other_names.get(first, ()))]
-    return next((pattern for pattern in ctx.ignore if any(matches(pattern, name) for name in every)), None)
+    return next((pattern for pattern in patterns if any(matches(pattern, name) for name in every)), None)
 
 
 def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined:
@@ -76,11 +82,18 @@ def _linear(ctx: PassContext, site: Found, head: bool) -> Plan | Declined:
         return Reason.TABLE, f"{', '.join(site.parameters)}: no nn.Parameter; options={{'buffers': 'quantized'}} takes it for a weight"
     if site.k < MIN_K or site.n < MIN_N:
         return Reason.TOO_SMALL, f"K = {site.k}, N = {site.n}; from K = {MIN_K}, N = {MIN_N} on"
-    plan = ctx.recipe.head_plan if head else ctx.recipe.plan
+    plan = _with_its_own_word(ctx, site) or (ctx.recipe.head_plan if head else ctx.recipe.plan)
     longest = (plan or ctx.recipe.plan).product
     if longest is not None and longest.largest_k is not None and site.k > longest.largest_k:
         return Reason.TOO_LONG, f"K = {site.k}; up to {longest.largest_k}"
     return plan or (Reason.OUTPUT_HEAD, f"recipe {ctx.recipe.name!r} has head='float'")
+
+
+def _with_its_own_word(ctx: PassContext, site: Found) -> Plan | None:
+    """Return the plan with the word that the recipe has for the weights of this product; None where it has none."""
+    words = dict(ctx.recipe.sites)
+    pattern = _first(ctx, words, (site.module, *site.parameters))
+    return None if pattern is None else ctx.recipe.plan_with(words[pattern])
 
 
 def _whole(ctx: PassContext, site: Site) -> Whole | Declined:
@@ -123,13 +136,15 @@ def matches(pattern: str, name: str) -> bool:
     return any(parts[i : i + len(wanted)] == wanted for i in range(len(parts) - len(wanted) + 1))
 
 
-def _check_ignore(ctx: PassContext) -> None:
-    if not ctx.all_known or not ctx.ignore:
+def _check_patterns(ctx: PassContext) -> None:
+    asked = [("ignore", pattern) for pattern in ctx.ignore]
+    asked += [(f"recipe {ctx.recipe.name!r}: sites:", pattern) for pattern, _ in ctx.recipe.sites]
+    if not ctx.all_known or not asked:
         return
     names = {name for site in ctx.sites for name in (site.module, *site.found.parameters) if name}
     names |= ctx.known_names | set(ctx.parameters.values())
-    for pattern in ctx.ignore:
+    for what, pattern in asked:
         if not any(matches(pattern, name) for name in names):
             near = difflib.get_close_matches(pattern, [part for name in names for part in (name, name.rpartition(".")[2])], 3)
             hint = f"; close: {', '.join(dict.fromkeys(near))}" if near else ""
-            raise OptionError(f"ignore {pattern!r} matches no module or parameter of the model ({len(names)} names){hint}")
+            raise OptionError(f"{what} {pattern!r} matches no module or parameter of the model ({len(names)} names){hint}")

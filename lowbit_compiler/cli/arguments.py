@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import inspect
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from lowbit_compiler.recipe_names import NAMES
 TOLERANCE = 10.0  # dB; that of the recipes, which import torch (a test says so)
 
 Function = Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="a function that returns (model, example inputs)")]
-RecipeName = Annotated[str, typer.Option(help=f"{', '.join(NAMES[:-1])} or {NAMES[-1]}")]
+RecipeName = Annotated[str, typer.Option(help=f"{', '.join(NAMES)}, or FILE.toml with a recipe of your own")]
 Ignore = Annotated[
     list[str],
     typer.Option(
@@ -144,6 +145,18 @@ def share(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise OptionError(f"expected a share such as 0.3% or 0.003, got {text!r}")
     return number
+
+
+def number_of_bytes(text: str) -> int:
+    """Return "60MB", "60e6" or "60000000" as 60000000; raises OptionError."""
+    found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?) *([kMG]?)B?", text)
+    try:
+        number = float(found[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]] if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < float("inf"):
+        raise OptionError(f"expected a number of bytes such as 60MB or 60000000, got {text!r}")
+    return int(number)
 
 
 @contextlib.contextmanager

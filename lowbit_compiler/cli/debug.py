@@ -1,4 +1,4 @@
-"""The commands below ``lowbit debug``: which layer hurts accuracy, and which pass is at fault."""
+"""The commands below ``lowbit debug``: which layer hurts accuracy, which pass is at fault, and how many bits each layer needs."""
 
 import sys
 from pathlib import Path
@@ -16,11 +16,14 @@ from lowbit_compiler.cli.arguments import (
     load_function,
     load_samples,
     names_to_ignore,
+    number_of_bytes,
     share,
     stages,
 )
 
-debug = typer.Typer(no_args_is_help=True, help="Find the layer that hurts accuracy, or the pass that is at fault.")
+debug = typer.Typer(
+    no_args_is_help=True, help="Find the layer that hurts accuracy, the pass that is at fault, or the bits that each layer needs."
+)
 
 
 @debug.command()
@@ -114,3 +117,46 @@ def accuracy(
     if out is not None and result.met:
         write(out, result.to_json() + "\n")
     raise typer.Exit(0 if result.met and not any(layer.broken for layer in result.layers) else 1)
+
+
+@debug.command()
+def widths(
+    function: Function,
+    budget: Annotated[str, typer.Option(help="what the output may lose, as --metric says: 0.015 or 1.5%", show_default=False)] = "",
+    most_bytes: Annotated[str, typer.Option("--bytes", help="instead: bytes for all weights, such as 60MB", show_default=False)] = "",
+    metric: Annotated[
+        str, typer.Option(help="kl: divergence of what the output's logits stand for, in nats; error: relative error of the output")
+    ] = "kl",
+    recipe: Annotated[str, typer.Option(help="what says everything but the formats of weights")] = "int4-weight-only",
+    ignore: Ignore = (),  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="recipe to write, for --recipe and options={'recipe': ...}")] = Path("recipe.toml"),
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="print every layer, not only the 20 that lose most")] = False,
+) -> None:
+    """Choose a number of bits for each layer's weights: the fewest bytes within a budget, or the least loss within so many bytes.
+
+    FUNCTION returns (model, inputs): a tuple, a dict of named inputs, or a list of these; the first shows what each layer alone does in each format,
+    all of them judge the whole model. Status 1 where the budget is not met, which also writes no file.
+    """
+    limit = share(budget) if budget else None
+    size = number_of_bytes(most_bytes) if most_bytes else None
+    names = names_to_ignore(ignore)
+    from rich.console import Console
+
+    from lowbit_compiler.debug.show import bar
+    from lowbit_compiler.debug.show_widths import SHOWN, shown
+    from lowbit_compiler.debug.widths import check
+    from lowbit_compiler.debug.widths import widths as run
+    from lowbit_compiler.options import recipe_file_to_write
+    from lowbit_compiler.runtime.files import write
+
+    asked: dict[str, Any] = {"budget": limit, "most_bytes": size, "metric": metric, "recipe": recipe, "ignore": names}
+    check(**asked)  # before the model is loaded
+    recipe_file_to_write("--out", out)
+    model, samples = load_samples(function)
+    with bar() as progress:
+        result = run(model, samples, progress=progress, **asked)
+    Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.chosen) if all_layers else SHOWN), crop=False)
+    if result.met:
+        write(out, result.to_toml())
+        print(f"{out}  a recipe: torch.compile(model, backend=\"lowbit\", options={{'recipe': {str(out)!r}}})")
+    raise typer.Exit(0 if result.met else 1)

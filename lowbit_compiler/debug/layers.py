@@ -7,15 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx
 
-from lowbit_compiler.compile.driver import compile_dynamo
-from lowbit_compiler.compile.explaining import alone, joined
-from lowbit_compiler.compile.history import last_report
 from lowbit_compiler.debug.metric import Metric, Score
 from lowbit_compiler.debug.names import Layer
 from lowbit_compiler.debug.search import MOST_TRIES, fewest
-from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of
+from lowbit_compiler.debug.study import Progress, Samples, Study, calls_of, compiled
 from lowbit_compiler.debug.tally import finite
 from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.options import IGNORE_NAMES, parse
@@ -79,9 +75,9 @@ class Accuracy:
         return shown(self)
 
     def __str__(self) -> str:
-        from lowbit_compiler.debug.show import text
+        from lowbit_compiler.debug.show import plain
 
-        return text(self)
+        return plain(self)
 
 
 def accuracy(
@@ -120,7 +116,7 @@ def accuracy(
         while chosen is not None:
             names = [layer.name for layer in chosen]
             given = {**{key: value for key, value in asked.items() if key not in IGNORE_NAMES}, "ignore": [*parsed.ignore, *names]}
-            reached, fallback = _compiled(study, model, given)
+            reached, fallback = compiled(model, parse(given), lambda low: study.score_of(low, "compiled model"))
             if fallback:  # float outputs meet any budget
                 raise DebugError(f"compiled with {given}, a graph was left in float: {fallback}; 'lowbit debug bisect' finds out why")
             result = replace(result, options=given, ignored=names, reached=reached)
@@ -128,21 +124,6 @@ def accuracy(
             more = ranked[: math.ceil(len(chosen) * GROWTH) + 1]
             chosen = None if result.met or len(more) <= len(chosen) else more
     return result
-
-
-def _compiled(study: Study, model: Callable[..., Any], options: dict[str, Any]) -> tuple[Score, str]:
-    """Compile ``model`` as torch.compile would; return its score, and why a graph of it was left in float ("" where none was)."""
-    parsed = parse(options)
-    reports: list[Report] = []
-
-    def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
-        compiled = compile_dynamo(gm, examples, parsed)
-        reports.append(last_report())
-        return compiled
-
-    with alone():
-        score = study.score_of(torch.compile(model, backend=backend), "compiled model")
-    return score, joined(parsed.recipe.name, reports).fallback
 
 
 def _ranking(study: Study) -> tuple[list[Layer], list[LayerResult], Score]:

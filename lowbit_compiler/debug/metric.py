@@ -37,7 +37,7 @@ class Judge:
         self._wanted: list[_Wanted] = []
         values = []
         for output in outputs:
-            self._wanted.append(_Wanted.of(_tensor(output)))
+            self._wanted.append(_Wanted.of(first_tensor(output)))
             values.append(self._value(output))
         self.kind = "metric" if metric is not None else "relative error" if None in values else "perplexity"
         if self.kind == "relative error" and not any(want.known is None or bool(want.known.any()) for want in self._wanted):
@@ -62,7 +62,7 @@ class Judge:
     def distance(self, output: Any, number: int) -> tuple[float, float]:
         """Return the squared error of the output for input ``number`` against the float model's, and the squared norm of that."""
         want = self._wanted[number]
-        return want.noise(_tensor(output)), want.signal
+        return want.noise(first_tensor(output)), want.signal
 
     def _value(self, output: Any) -> float | None:
         if self._metric is None:
@@ -90,7 +90,8 @@ def _loss(output: Any) -> float | None:
     return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
 
-def _tensor(output: Any) -> Tensor:
+def first_tensor(output: Any) -> Tensor:
+    """Return the first float tensor of an output that is not a single number; raises OptionError where it holds none."""
     found = [tensor.detach() for tensor in floats(output)]
     if not found:
         raise OptionError(f"the model's output holds no float tensor, got {type(output).__name__}; return one, or a tuple or dict of them")

@@ -41,10 +41,10 @@ def bar() -> "Iterator[Progress]":
         yield lambda stage, done, total: line.update(task, description=stage, completed=done, total=total or None)
 
 
-def text(result: "Accuracy") -> str:
-    """Return the same as plain text."""
+def plain(result: Any) -> str:
+    """Return what is printed of ``result`` as plain text."""
     out = io.StringIO()
-    Console(file=out, width=180).print(shown(result), crop=False)
+    Console(file=out, width=180).print(result, crop=False)
     return out.getvalue()
 
 

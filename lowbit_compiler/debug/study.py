@@ -2,10 +2,14 @@
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx
 
+from lowbit_compiler.compile.driver import compile_dynamo
+from lowbit_compiler.compile.explaining import alone, joined
+from lowbit_compiler.compile.history import last_report
 from lowbit_compiler.compile.verify import same_random_numbers
 from lowbit_compiler.debug.measure import filled, tally
 from lowbit_compiler.debug.metric import Judge, Metric, Score, relative
@@ -18,6 +22,7 @@ from lowbit_compiler.report import Report
 from lowbit_compiler.rerun import describe, restorer
 from lowbit_compiler.torch_internals.trees import tree_map_only
 
+T = TypeVar("T")
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Samples = Sequence[Any] | Mapping[str, Any]
 """The inputs of one call (a tuple, or a dict of keyword arguments), or a list of such."""
@@ -58,6 +63,20 @@ def run(
             yield output
     finally:
         restore()
+
+
+def compiled(model: Callable[..., Any], options: Options, use: Callable[[Callable[..., Any]], T]) -> tuple[T, str]:
+    """Return what ``use`` makes of ``model`` as torch.compile compiles it, and why a graph of it was left in float ("" where none was)."""
+    reports: list[Report] = []
+
+    def backend(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+        result = compile_dynamo(gm, examples, options)
+        reports.append(last_report())
+        return result
+
+    with alone():
+        used = use(torch.compile(model, backend=backend))
+    return used, joined(options.recipe.name, reports).fallback
 
 
 class Study:

@@ -42,6 +42,8 @@ class Switch:
     weight: fx.Graph = field(compare=False)
     """Computes the float weight [N, K] from ``sources``."""
     sources: tuple[str, ...] = field(compare=False)
+    shape: tuple[int, int] = field(compare=False)
+    """[N, K] of the weight."""
 
 
 Watch = Callable[[Switch, Tensor, Tensor, Tensor | None, Stored, Tensor], None]
@@ -219,7 +221,7 @@ def _switch(ctx: PassContext, site: Site, row: int) -> Switch:
     names = tuple(name for name in (site.module, *site.found.parameters) if name)
     plan = site.plan.inner
     weight = float_weight(constant.graph) if plan == site.plan else treated_weight(constant.graph)
-    return Switch(plan, names, row, _up_to(weight, constant.graph), constant.sources)
+    return Switch(plan, names, row, _up_to(weight, constant.graph), constant.sources, (site.found.n, site.found.k))
 
 
 def _up_to(weight: fx.Node, graph: fx.Graph) -> fx.Graph:

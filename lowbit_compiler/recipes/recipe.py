@@ -1,13 +1,14 @@
 """Recipes: what is stored in how many bits, and what is done with outliers. Plain data."""
 
+import re
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.runtime.formats import WORDS, Groups, Operand, operand
-from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.products import ACCURATE, Plan
 from lowbit_compiler.runtime.treatments import TREATMENTS
 
@@ -32,6 +33,25 @@ def group_size(what: str, value: Any) -> int:
     return int(value)
 
 
+def site_words(what: str, value: Any) -> tuple[tuple[str, str], ...]:
+    """Return ``value``, a mapping or pairs, as pairs of strings; raises OptionError, about ``what``, for all else."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise OptionError(f"{what} takes pairs of a pattern and a word for weights, got {value!r}")
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(each, str) and each for each in pair):
+            raise OptionError(f"{what} takes pairs of a pattern and a word for weights, got {pair!r}")
+        if pair[0].startswith("re:"):
+            try:
+                re.compile(pair[0][3:])
+            except re.error as error:
+                raise OptionError(f"{what} takes names and valid regular expressions after 're:', got {pair[0]!r}: {error}") from None
+    patterns = [pattern for pattern, _ in pairs]
+    if twice := {pattern for pattern in patterns if patterns.count(pattern) > 1}:
+        raise OptionError(f"{what} takes each pattern once, got {min(twice)!r} again")
+    return tuple((pattern, word) for pattern, word in pairs)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is compiled to low precision.
@@ -39,8 +59,9 @@ class Recipe:
     ``weights`` is the format that weights are stored in, ``activations`` the one that the product multiplies them with ("float" =
     weight-only); runtime/formats has the formats. ``treatment`` says what happens to activation outliers (docs/arithmetic.md), ``threshold``
     belongs to ``columns``, ``group_size`` to formats with groups. ``head`` says what becomes of the output head: left in float, int8
-    weight-only, or treated as every other product. Where no kernel multiplies two formats, their product is emulated: quantized,
-    dequantized and multiplied in float32.
+    weight-only, or treated as every other product. ``sites`` names other formats for the weights of some products: pairs of a pattern, as
+    ``ignore`` takes it, and a word; the first that matches counts, also for the head. Where no kernel multiplies two formats, their product
+    is emulated: quantized, dequantized and multiplied in float32.
 
     Raises OptionError for a name that is none, and for what does not fit together.
     """
@@ -52,6 +73,7 @@ class Recipe:
     threshold: float = 6.0
     group_size: int = 64
     head: str = FLOAT
+    sites: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -65,6 +87,9 @@ class Recipe:
             if not isinstance(value, str) or not (value in words or (field in formats and operand(value, self.group_size))):
                 raise OptionError(f"recipe {self.name!r}: {field} takes one of {words}, got {value!r}")
         self._check_together()
+        object.__setattr__(self, "sites", site_words(f"recipe {self.name!r}: sites", self.sites))
+        for pattern, word in self.sites:
+            replace(self, name=f"{self.name} at {pattern}", weights=word, sites=())  # raises for what does not fit
 
     def _check_together(self) -> None:
         x, w = self._activations, self._weights
@@ -79,7 +104,8 @@ class Recipe:
 
     def uses(self, field: str) -> bool:
         """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""
-        sized = any(isinstance(one.scale, Groups | Lines) for one in (self.plan.x, self.plan.w) if one is not None)
+        plans = (self.plan, *map(self.plan_with, self.words))
+        sized = any(len(one.scale.sizes) > 1 for plan in plans for one in (plan.x, plan.w) if one is not None)
         return {"threshold": hasattr(self.plan.treatment, "threshold"), "group_size": sized}[field]
 
     @property
@@ -98,10 +124,20 @@ class Recipe:
         return Plan(self._activations, self._weights, TREATMENTS[self.treatment].of(**asdict(self)))
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """The words of ``sites``, each once."""
+        return tuple(dict.fromkeys(word for _, word in self.sites))
+
+    def plan_with(self, weights: str) -> Plan:
+        """How a product is computed whose weights have the format of another word."""
+        return replace(self, weights=weights, sites=()).plan
+
+    @property
     def least_sqnr(self) -> float:
         """What the outputs of a model have at least, in dB, against those in float: less with few bits, and less in both operands."""
-        bits = [operand.format.grid.bits for operand in (self.plan.x, self.plan.w) if operand is not None]
-        return min(LOW_BIT_SQNR, 6.0 * min(bits) - 18.0 - (3.0 if len(bits) == 2 else 0.0))
+        plans = (self.plan, *map(self.plan_with, self.words))
+        bits = min(one.format.grid.bits for plan in plans for one in (plan.x, plan.w) if one is not None)
+        return min(LOW_BIT_SQNR, 6.0 * bits - 18.0 - (0.0 if self.plan.x is None else 3.0))
 
     @property
     def head_plan(self) -> Plan | None:

@@ -11,6 +11,7 @@ MODULES = (
     "s4",
     "affine",
     "ternary",
+    "codebook",
     "exmy",
     "fp4",
 )

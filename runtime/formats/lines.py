@@ -72,10 +72,7 @@ class HalfLines(Lines):
 
     def outer(self, a: Tensor) -> Line:
         """Bring the largest magnitude to between 2^8 and 2^9: of float16's 40 binades 24 are left for smaller groups."""
-        most = torch.where(torch.isfinite(a), a, torch.zeros_like(a)).amax(-1, keepdim=True)
-        reach = exponent(most) - 8.0
-        empty = most < EMPTY
-        return torch.where(empty, torch.zeros_like(most), power(-reach)), torch.where(empty, torch.zeros_like(most), power(reach))
+        return power_of_two(a)
 
     def representable(self, line: Line, largest: int) -> Line:
         """Round to float16."""
@@ -115,6 +112,14 @@ class IntegerLines(Lines):
     def store(self, line: Line, special: Tensor) -> tuple[Tensor, ...]:
         """Return both as integers."""
         return line[0].to(torch.uint8), line[1].to(torch.int8)
+
+
+def power_of_two(a: Tensor) -> Line:
+    """Return a power of two [..., 1] that brings the largest of ``a`` [..., G] to between 2^8 and 2^9, and its inverse; 0 and 0 where all are empty."""
+    most = torch.where(torch.isfinite(a), a, torch.zeros_like(a)).amax(-1, keepdim=True)
+    reach = exponent(most) - 8.0
+    empty = most < EMPTY
+    return torch.where(empty, torch.zeros_like(most), power(-reach)), torch.where(empty, torch.zeros_like(most), power(reach))
 
 
 def codes(v: Tensor, line: Line, largest: int) -> Tensor:

@@ -13,7 +13,7 @@ from lowbit_compiler.errors import OptionError
 BAD_OPTIONS = [
     ({"recepie": "int8"}, r"unknown option 'recepie' \(did you mean 'recipe'\?\); accepted: recipe, "),
     ({"recipe": "int3"}, r"unknown recipe 'int3'; accepted: int8, llm-int8, "),
-    ({"recipe": 8}, r"recipe takes the name of a recipe or a Recipe, got 8"),
+    ({"recipe": 8}, r"recipe takes the name of a recipe, FILE.toml or a Recipe, got 8"),
     (
         {"recipe": "int8", "llm_int8_threshold": 5.0},
         r"'llm_int8_threshold' needs a recipe that has a threshold \(llm-int8\), got 'int8'",

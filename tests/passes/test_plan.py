@@ -8,7 +8,7 @@ from helpers.graphs import TwoLinears, before_and_after, capture, context, run_u
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.plan import matches
 from lowbit_compiler.passes.site import Reason
-from lowbit_compiler.recipes import RECIPES
+from lowbit_compiler.recipes import RECIPES, Recipe
 
 
 class Head(nn.Module):
@@ -99,3 +99,22 @@ def test_more_dimensions_than_an_op_takes() -> None:
     linear = nn.Linear(64, 64)
     _, ctx, *_ = before_and_after(lambda x: torch.softmax(linear(x), -1), (x,), "plan")
     assert [(site.reason, site.detail) for site in ctx.sites] == [(Reason.UNSUPPORTED_OP, "66 dimensions; up to 64")] * 2
+
+
+def test_words_of_their_own() -> None:
+    """The first pattern that names a product decides, before the head's word; the others have the recipe's."""
+    sites = (("re:^k$", "int6"), ("k", "int3"), ("o.weight", "int8"))
+    recipe = Recipe("mixed", weights="int4", activations="float", group_size=32, sites=sites)
+    _, ctx, *_ = before_and_after(TwoLinears(), (torch.randn(3, 96),), "plan", recipe)
+    words = {site.module: site.plan for site in ctx.sites}
+    assert words == {"q": recipe.plan, "k": recipe.plan_with("int6"), "o": recipe.plan_with("int8")}
+    recipe = Recipe("head", weights="int4", activations="float", sites=(("head", "int5"),))
+    _, ctx, *_ = before_and_after(Head(True), (torch.arange(6),), "plan", recipe)
+    assert [site.plan for site in ctx.sites] == [recipe.plan, recipe.plan_with("int5")]
+
+
+def test_a_word_for_nothing() -> None:
+    captured, _ = capture(TwoLinears(), torch.randn(3, 96))
+    ctx = context(captured, Recipe("mixed", weights="int4", activations="float", sites=(("qq", "int8"),)))
+    with pytest.raises(OptionError, match="recipe 'mixed': sites: 'qq' matches no module or parameter"):
+        run_until(captured, ctx, "plan")
