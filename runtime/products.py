@@ -22,7 +22,9 @@ from lowbit_compiler.runtime.treatments.treatment import at_once
 MAX_K = 133_144  # largest K whose int8 products cannot overflow int32: floor((2^31 - 1) / 127^2)
 
 
-FIXED_ERROR = (1 / 2 + 2.0**-8) / 32639  # half a step of numbers of two signed bytes, and the rounding of the product that is rounded to them
+FIXED_ERROR = (
+    1 / 2 + 2.0**-8
+) / 32639  # half a step of numbers of two signed bytes, and the rounding of the product that is rounded to them
 BF16_ERROR = 2.0**-8  # unit roundoff
 
 Stored = Tensor | tuple[Tensor, ...]

@@ -71,7 +71,7 @@ void many_rows(const NestedJob& nested, int64_t tasks) {
     });
     join_exact(block, job.treatment, job.columns);
     parallel_parts(tasks, job.panels, job.unit(tasks), parts_for(block.m), [&](int64_t begin, int64_t end) {
-      expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { multiply(part, block, {}, first, from, to, false); });
+      expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { multiply(part, block, {}, first, from, to, {}); });
     });
   }
 }
