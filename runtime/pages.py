@@ -33,7 +33,8 @@ class Pages:
         size = -(-tensor.nbytes // LINE) * LINE
         place = self._place(size)
         copy = place[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        return copy.copy_(tensor)
+        copy.copy_(tensor)
+        return copy
 
     def _place(self, size: int) -> Tensor:
         storage = None if self._storage is None else self._storage()

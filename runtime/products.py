@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import Format, Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats import Groups, Operand, Row
 from lowbit_compiler.runtime.formats.affine import U3, U4, U5, U6, U8
 from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
@@ -112,7 +112,7 @@ _S8, _S4 = (S8, Row), (S4, Groups)
 _s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True, prologue=True)
 
 
-def _on_lines(kind: tuple[type[Format], type[Scale]]) -> Product:
+def _on_lines(kind: tuple[Any, Any]) -> Product:
     """Float rows times codes on lines."""
     name = kind[0].name + kind[1].suffix
     rounded = 0.0 if kind[1] is IntegerLines else BF16_ERROR

@@ -88,19 +88,19 @@ class Coded(Format):
     scales = (HalfGroups,)
     activations = False
 
-    def quantize(self, x: Tensor, scale: Scale) -> tuple[Tensor, ...]:
-        """Return codes, scales and outer scales of ``x`` [N, K]."""
+    def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return codes, scales and outer scales of ``x`` [N, K]; ``importance`` [K] weighs the errors of columns."""
         rows = max(CHUNK // max(x.shape[1], 1), 1)
-        chunks = [self._rows(chunk.float(), scale) for chunk in x.split(rows)]
+        chunks = [self._rows(chunk.float(), scale, importance) for chunk in x.split(rows)]
         return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True)) if len(chunks) > 1 else chunks[0]
 
-    def _rows(self, x: Tensor, scale: Scale) -> tuple[Tensor, ...]:
+    def _rows(self, x: Tensor, scale: Scale, importance: Tensor | None) -> tuple[Tensor, ...]:
         blocks = spread(x, scale.block(x.shape[1]))
         most = largest_of(blocks)
         special = ~torch.isfinite(most)
         inverse, outer = power_of_two(most.squeeze(-1))
         v = torch.where(special, torch.zeros_like(blocks), blocks) * inverse.unsqueeze(-1)
-        s = fitted(v, self.grid)
+        s = fitted(v, self.grid, None if importance is None else spread(importance, scale.block(x.shape[1])))
         q = self.grid.encode(v * inverse_of(s)).flatten(-2)[:, : x.shape[1]]
         return q.contiguous(), torch.where(special, torch.full_like(s, torch.nan), s).squeeze(-1).half(), outer
 
@@ -113,20 +113,21 @@ class Coded(Format):
         return torch.maximum(rounding.share * self.grid.gap * s.abs(), beyond) + 8 * EPS * blocks.abs().amax(-1)
 
 
-def fitted(v: Tensor, grid: Codebook) -> Tensor:
+def fitted(v: Tensor, grid: Codebook, importance: Tensor | None = None) -> Tensor:
     """Return the scale of each group of ``v`` float32 [..., G, block] with the least squared error that was found, as float16 holds it: [..., G, 1].
 
     Candidates take parts of the group's element of largest magnitude to either end of the codebook, then the best scale for these codes.
     """
+    weight = torch.ones_like(v[..., :1, :]) if importance is None else importance
     low, high = v.amin(-1, keepdim=True), v.amax(-1, keepdim=True)
     most = torch.where(high >= -low, high, low)
-    best, least = torch.zeros_like(most), v.square().sum(-1, keepdim=True)
+    best, least = torch.zeros_like(most), (weight * v.square()).sum(-1, keepdim=True)
     for end in (grid.values[0], grid.values[-1]):
         for share in SHRUNK:
             values = grid.decode(grid.encode(v * inverse_of(most * (share / end))))
-            power = values.square().sum(-1, keepdim=True)
-            s = ((values * v).sum(-1, keepdim=True) / torch.where(power > 0.0, power, torch.ones_like(power))).half().float()
-            error = (grid.decode(grid.encode(v * inverse_of(s))) * s - v).square().sum(-1, keepdim=True)
+            power = (weight * values.square()).sum(-1, keepdim=True)
+            s = ((weight * values * v).sum(-1, keepdim=True) / torch.where(power > 0.0, power, torch.ones_like(power))).half().float()
+            error = (weight * (grid.decode(grid.encode(v * inverse_of(s))) * s - v).square()).sum(-1, keepdim=True)
             better = error < least
             best, least = torch.where(better, s, best), torch.where(better, error, least)
     return best

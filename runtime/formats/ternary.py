@@ -33,8 +33,8 @@ class Ternary(Format):
     onnx = ("INT4", 21)
     grid = Integers(-1, 1)
 
-    def quantize(self, x: Tensor, scale: Scale) -> tuple[Tensor, ...]:
-        """Return codes and scales of ``x`` [N, K]."""
+    def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return codes and scales of ``x`` [N, K]; all columns count alike."""
         blocks = scale.blocks(x.float())
         codes, unit = _fitted(blocks)
         return scale.rows(codes.to(torch.int8), x.shape[-1]).contiguous(), unit.squeeze(-1)

@@ -103,7 +103,7 @@ def _lines(q: Any, type_name: str, opset: int, scale: Any, minimum: Any, outer: 
 
 
 E8M0_FROM = 24  # opset in which scales may be powers of two
-READ: dict[type[Scale], Callable[..., Any]] = {Groups: _groups, Lines: _lines, PowersOfTwo: _powers_of_two, Nested: _nested}
+READ: dict[Any, Callable[..., Any]] = {Groups: _groups, Lines: _lines, PowersOfTwo: _powers_of_two, Nested: _nested}
 """Kind of scale -> the dequantization of codes [N, K] with it."""
 
 
