@@ -32,7 +32,7 @@ class Pages:
             return tensor
         size = -(-tensor.nbytes // LINE) * LINE
         place = self._place(size)
-        copy = place[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        copy: Tensor = place[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         copy.copy_(tensor)
         return copy
 

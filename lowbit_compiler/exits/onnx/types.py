@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxscript import opset23
 
 from lowbit_compiler.exits.onnx.quantizers import integers, number, op, power, tensor
-from lowbit_compiler.runtime.formats import FORMATS, KINDS, Format, Groups, Scale
+from lowbit_compiler.runtime.formats import FORMATS, KINDS, Format, Groups
 from lowbit_compiler.runtime.formats.grid import Grid
 from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.formats.operand import op_name
