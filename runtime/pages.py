@@ -41,7 +41,7 @@ class Pages:
         if storage is None or self._used + size > storage.nbytes():
             storage = _chunk(max(CHUNK, size)).untyped_storage()
             self._storage, self._used = weakref.ref(storage), -storage.data_ptr() % LARGE
-        place = torch.empty(0, dtype=torch.uint8).set_(storage, self._used, (size,))  # type: ignore[call-overload]
+        place: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage, self._used, (size,))  # type: ignore[call-overload]
         self._used += size
         return place
 
