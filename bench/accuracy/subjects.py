@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-from helpers import smollm2_off
+from helpers import smollm2_off, whisper
 from lowbit_compiler.demo import text
 
 WINDOW = 512
+AT_ONCE, LONGEST = 4, 96
+"""Sentences in a call, and the tokens that each is filled up to: one shape, one compilation."""
 UNCOUNTED = -100
 """A label that counts for nothing, as in torch's cross_entropy."""
 
@@ -58,5 +60,27 @@ def off(tokens: int, console: Console) -> Subject:
     return Subject(loaded.model, {name: windows(text.token_ids(loaded.tokenizer, name, tokens), 4) for name in text.TEXTS})
 
 
-SUBJECTS: dict[str, Callable[[int, Console], Subject]] = {"smollm2-off": off}
+def spoken(tokens: int, console: Console) -> Subject:
+    """Whisper-base, whose decoder foretells the words of sentences that espeak-ng speaks; as many of them as have so many tokens."""
+    network, tokenizer = whisper.load()
+    samples: list[Sample] = []
+    counted = 0
+    texts = whisper.sentences(tokens)
+    for at in range(0, len(texts), AT_ONCE):
+        if counted >= tokens:
+            break
+        some = texts[at : at + AT_ONCE]
+        heard = whisper.features([whisper.speak(each, whisper.VOICES[(at + i) % len(whisper.VOICES)]) for i, each in enumerate(some)])
+        rows = [[*whisper.START, *tokenizer.encode(f" {each}", add_special_tokens=False).ids, whisper.END] for each in some]
+        ids, labels = (torch.full((len(rows), LONGEST), filler) for filler in (whisper.END, UNCOUNTED))
+        for i, row in enumerate(row[:LONGEST] for row in rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            labels[i, len(whisper.START) - 1 : len(row) - 1] = torch.tensor(row[len(whisper.START) :])
+        counted += int((labels != UNCOUNTED).sum())
+        samples.append(Sample({"input_features": heard, "decoder_input_ids": ids}, labels))
+    console.print(f"{counted} tokens in {len(samples)} calls")
+    return Subject(network, {"spoken": samples})
+
+
+SUBJECTS: dict[str, Callable[[int, Console], Subject]] = {"smollm2-off": off, "whisper-base": spoken}
 """By the name in the result file: what loads a model and texts of so many tokens; raises FileNotFoundError where a package is missing."""
