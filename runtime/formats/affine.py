@@ -4,6 +4,7 @@ The minimum is a real number, not a zero point: zero need not be one of the numb
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Affine(Format):
     """q = clamp(rne((w / outer - minimum) / scale), 0, 2^bits - 1) and w ~ outer (scale q + minimum), fitted by least squares (lines.py)."""
 
     grid: Integers
-    scales = (HalfLines,)
+    scales: ClassVar[tuple[type[Scale], ...]] = (HalfLines,)
     activations = False
 
     def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:

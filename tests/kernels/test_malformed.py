@@ -282,7 +282,23 @@ def test_nothing_to_do():
 
 
 @pytest.mark.parametrize("offset", [1, 2, 3])
-@pytest.mark.parametrize("op", ["linear_s8s8", "linear_fs4", "linear_fu4", "linear_s8u4_nested", "quantize_u4", "pack_u4", "quantize_s8", "quantize_s4", "rotate", "softmax", "sdpa", "pack_s8"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        "linear_s8s8",
+        "linear_fs4",
+        "linear_fu4",
+        "linear_s8u4_nested",
+        "quantize_u4",
+        "pack_u4",
+        "quantize_s8",
+        "quantize_s4",
+        "rotate",
+        "softmax",
+        "sdpa",
+        "pack_s8",
+    ],
+)
 def test_memory_that_starts_anywhere(op, offset):
     """Tensors over lent memory whose elements are not where a compiler expects them: the same values."""
 

@@ -23,7 +23,17 @@ KERNELS = (
 )
 AVX512 = "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni"
 FLAGS = {"scalar": "", "avx2": "-mavx2 -mfma -mf16c", "vnni": AVX512, "amx": f"{AVX512} -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16"}
-BASELINE = ("common/isa", "common/select", "rows/scalar", "linear/float", "linear/pack", "linear/pack_lines", "linear/prepare", "linear/job", "linear/s8s8")
+BASELINE = (
+    "common/isa",
+    "common/select",
+    "rows/scalar",
+    "linear/float",
+    "linear/pack",
+    "linear/pack_lines",
+    "linear/prepare",
+    "linear/job",
+    "linear/s8s8",
+)
 
 pytestmark = [pytest.mark.model, pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")]
 
