@@ -13,46 +13,51 @@ from torch import Tensor
 
 LARGE = 2 << 20
 """Bytes of a large page of x86-64, and of AArch64 with pages of 4 kB."""
-CHUNK = 32 << 20
-"""Bytes that are asked for at a time; what nothing is laid on takes no memory."""
+CHUNK = 8 << 20
+"""Bytes that small tensors share: what one of them holds on to when the others have gone. What nothing is laid on takes no memory."""
 LINE = 64
 _MADV_HUGEPAGE = 14
 
 
 class Pages:
-    """Lays tensors side by side on large pages; a chunk of them lives as long as one of its tensors."""
+    """Lays tensors on large pages: large ones on their own, small ones side by side on chunks that live as long as one of their tensors."""
 
     def __init__(self) -> None:
         self._storage: weakref.ref[torch.UntypedStorage] | None = None
-        self._used = 0
+        self._used = self._end = 0
 
     def lay(self, tensor: Tensor) -> Tensor:
-        """Return a copy of ``tensor`` on large pages; ``tensor`` itself where it is not on the CPU, or the system has none."""
-        if tensor.device.type != "cpu" or sys.platform != "linux" or not tensor.numel():
+        """Return a copy of ``tensor`` on large pages; ``tensor`` itself where it is not dense on the CPU, or the system is not Linux."""
+        if tensor.device.type != "cpu" or sys.platform != "linux" or not tensor.numel() or not tensor.is_contiguous():
             return tensor
-        size = -(-tensor.nbytes // LINE) * LINE
-        place = self._place(size)
+        place = self._place(-(-tensor.nbytes // LINE) * LINE)
         copy: Tensor = place[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         copy.copy_(tensor)
         return copy
 
     def _place(self, size: int) -> Tensor:
+        if size >= LARGE:
+            return _chunk(size)[:size]
         storage = None if self._storage is None else self._storage()
-        if storage is None or self._used + size > storage.nbytes():
-            storage = _chunk(max(CHUNK, size)).untyped_storage()
-            self._storage, self._used = weakref.ref(storage), -storage.data_ptr() % LARGE
-        place: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage, self._used, (size,))  # type: ignore[call-overload]
+        if storage is None or self._used + size > self._end:
+            chunk = _chunk(CHUNK)
+            storage = chunk.untyped_storage()
+            self._storage, self._used = weakref.ref(storage), int(chunk.storage_offset())
+            self._end = self._used + CHUNK
+        place: Tensor = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage, self._used, (size,))  # type: ignore[call-overload]
         self._used += size
         return place
 
 
 def _chunk(size: int) -> Tensor:
-    memory = torch.empty(size + LARGE, dtype=torch.uint8)
+    """Return whole large pages of at least ``size`` bytes: uint8."""
+    size = -(-size // LARGE) * LARGE
+    memory = torch.empty(size + LARGE, dtype=torch.uint8, device="cpu")
     start = -memory.data_ptr() % LARGE
     madvise = getattr(ctypes.CDLL(None), "madvise", None)
     if madvise is not None:  # whatever it answers: pages of another size are right too
-        madvise(ctypes.c_void_p(memory.data_ptr() + start), ctypes.c_size_t(size // LARGE * LARGE), _MADV_HUGEPAGE)
-    return memory
+        madvise(ctypes.c_void_p(memory.data_ptr() + start), ctypes.c_size_t(size), _MADV_HUGEPAGE)
+    return memory[start : start + size]
 
 
 PAGES = Pages()

@@ -106,6 +106,8 @@ class Product:
     """Of an element of the weight, where bfloat16 rows meet it rounded to bfloat16."""
     prologue: bool = False
     """Whether it takes an activation or normalization in front."""
+    opened: bool = True
+    """Whether ONNX files have steps of their own for it; else they multiply its dequantized operands."""
 
 
 _S8, _S4 = (S8, Row), (S4, Groups)
@@ -116,7 +118,9 @@ def _on_lines(format: type[Affine], scale: type[Lines]) -> Product:
     """Float rows times codes on lines."""
     name = format.name + scale.suffix
     rounded = 0.0 if scale is IntegerLines else BF16_ERROR
-    return Product(f"linear_f{name}", family=f"fgemm_{name}", schema="int group", fixed_error=FIXED_ERROR, weight_error=rounded)
+    return Product(
+        f"linear_f{name}", family=f"fgemm_{name}", schema="int group", fixed_error=FIXED_ERROR, weight_error=rounded, opened=False
+    )
 
 
 PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
@@ -124,8 +128,8 @@ PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
     (_S8, _S8, Rotation): _s8s8("linear_s8s8_rotated"),
     (_S8, _S8, Columns): _s8s8("linear_s8s8_columns", schema="float threshold"),
     (_S8, _S8, Rows): _s8s8("linear_s8s8_rows"),
-    (_S8, (U4, IntegerLines), Nothing): _s8s8("linear_s8u4_nested", family="qgemm_u4", schema="int group"),
-    (_S8, (U4, IntegerLines), Rotation): _s8s8("linear_s8u4_nested_rotated", family="qgemm_u4", schema="int group"),
+    (_S8, (U4, IntegerLines), Nothing): _s8s8("linear_s8u4_nested", family="qgemm_u4", schema="int group", opened=False),
+    (_S8, (U4, IntegerLines), Rotation): _s8s8("linear_s8u4_nested_rotated", family="qgemm_u4", schema="int group", opened=False),
     (None, _S8, Nothing): Product("linear_fs8", family="fgemm_s8"),
     (None, _S4, Nothing): Product("linear_fs4", family="fgemm_s4", schema="int group", weight_error=BF16_ERROR),
     **{(None, (format, HalfLines), Nothing): _on_lines(format, HalfLines) for format in (U3, U4, U5, U6, U8)},

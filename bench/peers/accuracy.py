@@ -14,7 +14,7 @@ SOME_ROWS = 64  # of a linear's result: exact products of more take long
 
 
 def measure(case: Case, run: Callable[..., Any], task: tasks.Task) -> dict[str, float]:
-    """Return what there is to say about the accuracy of ``run``; of a language model's short inputs the error of all logits together."""
+    """Return what there is to say about the accuracy of ``run``; of a language model's other inputs the error of the last rows of logits."""
     if case.name == "prefill-512":
         return {"perplexity": perplexity(lambda ids: torch.as_tensor(run(ids)), tasks.text_ids())}
     if case.kind == "sentences":
@@ -29,9 +29,12 @@ def measure(case: Case, run: Callable[..., Any], task: tasks.Task) -> dict[str, 
         return {"relative_error": float((got - want).norm() / want.norm())}
     exact = tasks.load(case, torch.float32)
     exact.rewind()
-    want = exact.net(*exact.inputs).flatten(0, -2).double()
-    got = torch.as_tensor(run(*task.inputs)).flatten(0, -2).double()[-len(want) :]
-    return {"relative_error": float((got - want[-len(got) :]).norm() / want[-len(got) :].norm())}
+    want = exact.net(*exact.inputs).flatten(0, -2)
+    got = torch.as_tensor(run(*task.inputs)).flatten(0, -2)
+    if got.shape != want.shape:
+        raise ValueError(f"expected logits of shape {tuple(want.shape)}, got {tuple(got.shape)}")
+    got, want = got[-SOME_ROWS:].double(), want[-SOME_ROWS:].double()
+    return {"relative_error": float((got - want).norm() / want.norm())}
 
 
 def _similarities(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from contestants import CONTESTANTS, ISA
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "bench-cache"
-WRONG = 1.0  # relative error of results that might as well be zeros
+# What results are past that have nothing to do with the exact ones: errors of zeros, perplexity of five times the model's, any cosine.
+WRONG = {"relative_error": 1.0, "perplexity": 100.0, "similarity_change": 0.5}
 PAUSE = 0.05  # seconds between turns: OpenMP's threads spin for a few milliseconds after their last work
 PREPARE, TURN = 1200, 300  # seconds until a contestant counts as hanging
 
@@ -174,11 +175,11 @@ def _group(column: str, cases: list[Case], names: list[str], number: int, settin
 
 def _refuse_wrong(row: Row) -> None:
     """Take the time of a contestant whose results have nothing to do with the exact ones: it did not do the work."""
-    error = row.get("accuracy", {}).get("relative_error", 0.0)
-    if not error < WRONG:
-        row["error"] = f"wrong values: relative error {error:.1e}, in {row['ms']:.2f} ms"
-        for key in [key for key in row if key == "ratio" or key.endswith("ms")]:
-            del row[key]
+    for name, value in row.get("accuracy", {}).items():
+        if not value < WRONG[name] and "ms" in row:
+            row["error"] = f"wrong values: {name.replace('_', ' ')} {value:.1e}, in {row['ms']:.2f} ms"
+            for key in [key for key in row if key in ("ratio", "joules") or key.endswith("ms")]:
+                del row[key]
 
 
 def _row(case: Case, name: str, group: int) -> Row:

@@ -21,6 +21,7 @@ void products(const Job& job, const Prepared& block, ExactTiles tiles, int64_t f
     args.panels = end - p < 2 ? 1 : 2;
     for (int64_t j = 0; j < args.panels; ++j) job.exact(&block.exact, block.m, job.panel(p + j), table, exact + j * block.m * 16);
     args.w = job.panel(p);
+    args.fetch.after = p + 2 < end ? (const char*)job.panel(p + 2) : fetch.after;
     args.out = job.output(first, p);
     job.product(&args);
   }

@@ -31,7 +31,8 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp, bytes = S8::bytes(kp), ldq = args->ldq;
   const int8_t* panel = args->w + p * bytes;
   const int8_t* q = args->q + row * ldq;
-  const char* const after = p + P < args->panels ? (const char*)panel + P * bytes : args->fetch.after;
+  const int64_t left = args->panels - p - P, ahead = left <= 0 || left > P ? P : left;
+  const char* const after = left > 0 ? (const char*)panel + P * bytes : args->fetch.after;
   const char* next = args->fetch.panels && row == 0 ? after : nullptr;
   __m512i acc[M][P];
   for (int i = 0; i < M; ++i) {
@@ -40,7 +41,7 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   for (int64_t g = 0; g < kp; g += 4) {
     __m512i w[P];
     for (int j = 0; j < P; ++j) w[j] = _mm512_loadu_si512(panel + j * bytes + g * 16);
-    for (int j = 0; next && j < P; ++j) _mm_prefetch(next + j * bytes + g * 16, _MM_HINT_T1);
+    for (int j = 0; next && j < ahead; ++j) _mm_prefetch(next + j * bytes + g * 16, _MM_HINT_T1);
     for (int i = 0; i < M; ++i) {
       const __m512i x = broadcast4(q + i * ldq + g);
       for (int j = 0; j < P; ++j) acc[i][j] = add_dots(acc[i][j], x, w[j]);
@@ -51,7 +52,7 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   }
 }
 
-constexpr int64_t kAhead = 8192;  // bytes: what comes from memory while so much is multiplied, at 25 GB/s a core, takes longer than to get there
+constexpr int64_t kAhead = 8192;  // bytes that are on their way from memory while one row is multiplied
 
 // One row: panels are one stream of bytes, which is what memory is quickest at.
 void one_row(const QgemmArgs* args) {
@@ -62,9 +63,11 @@ void one_row(const QgemmArgs* args) {
     __m512i acc[4] = {};
     for (int64_t g = 0; g < kp; g += 16) {
       const int64_t at = g * 16;
-      const char* ahead = at + kAhead < left ? (const char*)panel + at + kAhead : args->fetch.after + (at + kAhead - left);
+      const bool inside = at + kAhead < left;
+      const bool fetch = args->fetch.panels && (inside || args->fetch.after);
+      const char* ahead = !fetch ? nullptr : inside ? (const char*)panel + at + kAhead : args->fetch.after + (at + kAhead - left);
       for (int i = 0; i < 4; ++i) {
-        if (args->fetch.panels) _mm_prefetch(ahead + 64 * i, _MM_HINT_T1);
+        if (fetch) _mm_prefetch(ahead + 64 * i, _MM_HINT_T1);
         acc[i] = add_dots(acc[i], broadcast4(args->q + g + 4 * i), _mm512_loadu_si512(panel + at + 64 * i));
       }
     }

@@ -220,12 +220,12 @@ def _switch(ctx: PassContext, site: Site, row: int) -> Switch:
     (constant,) = (constant for constant in ctx.constants if constant.outputs == outputs)
     names = tuple(name for name in (site.module, *site.found.parameters) if name)
     plan = site.plan.inner
-    weight = float_weight(constant.graph) if plan == site.plan else treated_weight(constant.graph)
-    return Switch(plan, names, row, _up_to(weight, constant.graph), constant.sources, (site.found.n, site.found.k))
+    return Switch(plan, names, row, weight_of_op(site.plan, constant.graph), constant.sources, (site.found.n, site.found.k))
 
 
-def _up_to(weight: fx.Node, graph: fx.Graph) -> fx.Graph:
-    """Return the part of a packed weight's computation that ends in ``weight``: before the product's op treats and quantizes it."""
+def weight_of_op(plan: Plan, graph: fx.Graph) -> fx.Graph:
+    """Return the part of a packed weight's computation ``graph`` that ends before the op of ``plan`` treats and quantizes it."""
+    weight = float_weight(graph) if plan == plan.inner else treated_weight(graph)
     part = fx.Graph()
     copies = copied([node for node in graph.nodes if node.op == "placeholder" or node <= weight], part)
     part.output((copies[weight],))

@@ -27,7 +27,7 @@ from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Measured, Report
 from lowbit_compiler.rerun import USUAL, describe, restorer
 from lowbit_compiler.runtime import timings
-from lowbit_compiler.torch_internals import inductor
+from lowbit_compiler.torch_internals import inductor, profiler
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
 WARM_UP = 3  # runs after compiling: the first ones allocate, and CUDA graphs are recorded
@@ -206,9 +206,9 @@ def _ops(ctx: PassContext, first: int) -> list[tuple[_Op, tuple[str, ...]]]:
 
 
 def _with_weights(op: _Op, weights: Sequence[Tensor]) -> _Op:
-    """Return ``op``, which is told from others of its kind by the address of its first weight."""
+    """Return ``op``, which is told from others of its kind by its first weight."""
     name, _, sizes = op.key
-    key = (name, weights[0].untyped_storage().data_ptr(), sizes)
+    key = (name, profiler.identity(weights[0]), sizes)
     return replace(op, key=key, work=replace(op.work, weights=sum(weight.nbytes for weight in weights)))
 
 

@@ -14,6 +14,7 @@ from lowbit_compiler.debug import widths
 from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.recipes import WIDTHS, Recipe, find_recipe
 from lowbit_compiler.runtime.formats import operand
+from lowbit_compiler.runtime.products import Plan
 
 SOME = ("int3", "int5", "int8")
 MODEL = """
@@ -89,9 +90,9 @@ def test_a_language_model() -> None:
     result = widths(model, inputs, budget=2e-5, words=("int3", "int8"))
     assert result.met
     _, reports = reports_of(lambda: error_of_logits(model, inputs, result.recipe))
-    said = {site.module: site.detail for site in reports[0].sites if site.kind == "linear" and site.decision != "declined"}
+    said = {site.module: site.lowered_to for site in reports[0].sites if site.kind == "linear" and site.decision != "declined"}
     for name, each in result.chosen.items():
-        assert operand(each.word, 32).name in said[name] or each.word == "int8"
+        assert said[name] == f"lowbit::{Plan(None, operand(each.word, 32)).op}"
 
 
 def error_of_logits(model: nn.Module, inputs: dict[str, Any], recipe: Recipe) -> None:

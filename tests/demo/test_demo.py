@@ -17,6 +17,7 @@ from lowbit_compiler.demo.engine import CONTEXT, Answer, Engine
 from lowbit_compiler.demo.gguf_file import GGUFFile
 from lowbit_compiler.demo.perplexity import perplexity
 from lowbit_compiler.errors import OptionError
+from lowbit_compiler.recipes import WITH_KERNELS
 from lowbit_compiler.report import Report, SiteReport
 
 needs_model = pytest.mark.skipif(
@@ -154,6 +155,6 @@ def test_comparison_table(monkeypatch: pytest.MonkeyPatch) -> None:
         compare.run_comparison(model.LoadedModel(torch.nn.Linear(4, 4), None, torch.float32), "?", "llm-int8", console)
     output = console.file.getvalue()  # type: ignore[attr-defined]
     rows = [line for line in output.splitlines() if "500.0" in line]
-    assert [row.split()[1] for row in rows] == ["inductor", "llm-int8", "int8", "int8-vector", "int8-weight-only", "int4-weight-only"]
+    assert [row.split()[1] for row in rows] == ["inductor", "llm-int8", *(name for name in WITH_KERNELS if name != "llm-int8")]
     assert all("50.000" in row for row in rows)
     assert "int8: compiled in 0 s, answers: Paris." in output

@@ -12,7 +12,7 @@ from lowbit_compiler.errors import OptionError
 
 BAD_OPTIONS = [
     ({"recepie": "int8"}, r"unknown option 'recepie' \(did you mean 'recipe'\?\); accepted: recipe, "),
-    ({"recipe": "int3"}, r"unknown recipe 'int3'; accepted: int8, llm-int8, "),
+    ({"recipe": "int1"}, r"unknown recipe 'int1'; accepted: int8, llm-int8, "),
     ({"recipe": 8}, r"recipe takes the name of a recipe, FILE.toml or a Recipe, got 8"),
     (
         {"recipe": "int8", "llm_int8_threshold": 5.0},
@@ -22,7 +22,7 @@ BAD_OPTIONS = [
     ({"recipe": "llm-int8", "llm_int8_threshold": -1.0}, r"'llm_int8_threshold' takes a finite number above 0, got -1.0"),
     (
         {"recipe": "int8", "group_size": 64},
-        r"'group_size' needs a recipe that has a group_size \(int4-weight-only, .*\), got 'int8'",
+        r"'group_size' needs a recipe that has a group_size \(int4, .*\), got 'int8'",
     ),
     ({"recipe": "int4-weight-only", "group_size": 48}, r"'group_size' takes one of \(32, 64, 128\), got 48"),
     ({"recipe": "int4-weight-only", "group_size": 64.0}, r"'group_size' takes one of \(32, 64, 128\), got 64.0"),

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.compile.constants import compute
 from lowbit_compiler.compile.driver import compile_captured
-from lowbit_compiler.debug.switched import _float_weight
+from lowbit_compiler.debug.switched import weight_of_op
 from lowbit_compiler.debug.tally import Tally
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.contract import Constant, PassContext
@@ -145,10 +145,10 @@ class Walk(fx.Interpreter):
         result = low(n, args, kwargs)
         constant: Constant = self._constants[n.args[1].name]  # type: ignore[union-attr]
         with autocast.disabled():
-            (weight,) = compute(_float_weight(constant.graph), *(self._given[name] for name in constant.sources))
-            x = prologue(args[0], *({**PROLOGUE, **kwargs}[name] for name in PROLOGUE)) if kwargs else args[0]
             assert site.plan is not None
-            self.tallies.setdefault(site.module or site.found.op, Tally()).add(x, weight, args[2], site.plan, args[1], result)
+            (weight,) = compute(weight_of_op(site.plan, constant.graph), *(self._given[name] for name in constant.sources))
+            x = prologue(args[0], *({**PROLOGUE, **kwargs}[name] for name in PROLOGUE)) if kwargs else args[0]
+            self.tallies.setdefault(site.module or site.found.op, Tally()).add(x, weight, args[2], site.plan.inner, args[1], result)
             y = x.double() @ weight.double().t()
             return (y if args[2] is None else y + args[2].double()).to(result.dtype)
 

@@ -68,6 +68,7 @@ class Exported:
 
 
 def stored_values(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
-    """Return the values of a stored tensor; int4 as int8."""
+    """Return the values of a stored tensor; 4 bits as a byte."""
     values = onnx.numpy_helper.to_array(tensor)
-    return values.astype(np.int8) if tensor.data_type == onnx.TensorProto.INT4 else values
+    bytes_of = {onnx.TensorProto.INT4: np.int8, onnx.TensorProto.UINT4: np.uint8}
+    return values.astype(bytes_of.get(tensor.data_type, values.dtype))

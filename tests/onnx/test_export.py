@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
-from helpers import bounds, layers, plain, zoo
+from helpers import bounds, layers, zoo
 from helpers.case import Case
 from helpers.graphs import TwoLinears
 from helpers.onnx_files import Exported, stored_values
 from lowbit_compiler.exits.onnx.labels import MODULE, PASS
-from lowbit_compiler.recipes import WITH_KERNELS
+from lowbit_compiler.recipes import RECIPES, WITH_KERNELS
+from lowbit_compiler.runtime.treatments.treatment import at_once
 
 DYNAMIC = {"x": {0: "batch", 1: "length"}}
 
@@ -57,7 +58,7 @@ def test_recipe(recipe: str, form: str, two_linears: Any) -> None:
     sizes = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in exported.proto.graph.output]
     assert sizes == [["batch", "length", 96], ["batch", "length", 32]]
 
-    check_stored(exported, model, recipe)
+    check_stored(exported, model, recipe, form)
 
 
 def noise(model: TwoLinears, x: Tensor) -> list[float]:
@@ -79,21 +80,21 @@ def noise(model: TwoLinears, x: Tensor) -> list[float]:
     return [float(gap.max() / output.abs().max()) for gap, output in zip(errors, outputs, strict=True)]
 
 
-def check_stored(exported: Exported, model: TwoLinears, recipe: str) -> None:
+def check_stored(exported: Exported, model: TwoLinears, recipe: str, form: str) -> None:
     """Weights are stored as integers of the recipe's size, and no float tensor is as large as a weight."""
-    stored = exported.stored()
-    int4 = recipe.startswith("int4")
+    stored, plan = exported.stored(), RECIPES[recipe].plan
+    opened = plan.product is not None and plan.product.opened
+    kind = plan.w.format.onnx[0] if opened or form == "qdq" else "UINT8"  # without steps of their own codes stay bytes there
     weights = {name: tensor for name, tensor in stored.items() if name.endswith("weight_q")}
     assert set(weights) == {"q+k.weight_q", "o.weight_q"}
-    assert {tensor.data_type for tensor in weights.values()} == {onnx.TensorProto.INT4 if int4 else onnx.TensorProto.INT8}
+    assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in weights.values()} == {kind}
     originals = sum(parameter.nbytes for parameter in model.parameters())
     floats = [tensor for name, tensor in stored.items() if tensor.data_type == onnx.TensorProto.FLOAT and not name.startswith("hadamard")]
     assert sum(len(tensor.raw_data) for tensor in floats) < 0.1 * originals
-    most = 1 / 8 if int4 else 1 / 3 if recipe == "int8" else 1 / 4  # rotation pads K = 96 to 128
+    most = (1 / 8 if kind == "UINT4" else 1 / 4) * (4 / 3 if plan.treatment.rotates else 1)  # rotation pads K = 96 to 128
     assert sum(len(tensor.raw_data) for tensor in weights.values()) <= most * originals
-    if int4:
-        q, _ = plain.quantize_s4(model.o.weight.detach(), 64)
-        assert torch.equal(torch.from_numpy(stored_values(weights["o.weight_q"])), q.t())
+    q, *_ = plan.w.quantize(plan.treatment.weight(at_once, model.o.weight.detach()))
+    assert torch.equal(torch.from_numpy(stored_values(weights["o.weight_q"])), q.t() if opened else q)
 
 
 def test_nodes_say_where_they_come_from(two_linears: Any) -> None:

@@ -112,7 +112,7 @@ def test_another_op_than_the_recipes_is_reported() -> None:
         ("llm-int8", ["linear_s8s8_columns", "linear_fs8"]),
         ("int8-vector", ["linear_s8s8", "linear_fs8"]),
         ("int8-weight-only", ["linear_fs8"]),
-        ("int4-weight-only", ["linear_fs4", "linear_fs8"]),
+        ("int4-weight-only", ["linear_fu4", "linear_fs8"]),
         (Recipe("rows", treatment="rows"), ["linear_s8s8_rows", "linear_fs8"]),
     ],
 )

@@ -55,12 +55,12 @@ def test_quantize(recipe: str) -> None:
     captured, _, want, got = before_and_after(single(), (X,), "quantize", recipe)
     names = calls(captured.gm)
     weight_only = recipe.endswith("only")
-    quantize = "lowbit.quantize_s4" if recipe.startswith("int4") else "lowbit.quantize_s8"
+    quantize = "lowbit.quantize_u4" if recipe.startswith("int4") else "lowbit.quantize_s8"
     assert names.count(quantize) == (1 if weight_only else 2)
     assert names[-1] in ("aten.linear", "aten.add")
     # half a step on either operand, summed over K (algorithms: the certificate of LLM.int8())
     weight = single().weight.detach()
-    levels = 7 if recipe.startswith("int4") else 127
+    levels = 5 if recipe.startswith("int4") else 127
     step_w = weight.abs().amax(1) * (8 if recipe == "int8" else 1) / (2 * levels)
     step_x = torch.zeros(5) if weight_only else X.abs().amax(1) * (8 if recipe == "int8" else 1) / 254
     k = 128 if recipe == "int8" else 96

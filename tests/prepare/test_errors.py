@@ -28,7 +28,7 @@ class Never(nn.Module):
 
 BAD = {
     "an unknown recipe": ({"recipe": "int1"}, "unknown recipe 'int1'; accepted: int8"),
-    "no recipe": ({"recipe": 4}, "recipe takes the name of a recipe or a Recipe, got 4"),
+    "no recipe": ({"recipe": 4}, "recipe takes the name of a recipe, FILE.toml or a Recipe, got 4"),
     "one tensor": ({"data": torch.zeros(3)}, "data takes an iterable of inputs.*got 'Tensor'"),
     "one dict": ({"data": {"x": torch.zeros(3)}}, "data takes an iterable of inputs.*got 'dict'"),
     "a number": ({"data": 5}, "data takes an iterable of inputs.*got 'int'"),

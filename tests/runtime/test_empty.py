@@ -15,11 +15,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import lowbit_compiler as lowbit
 from helpers import plain
-from helpers.plain import pack_s4, pack_s8, packed_bytes, unpack_s4, unpack_s8
+from helpers.plain import pack_s4, pack_s8, unpack_s4, unpack_s8
 from lowbit_compiler.recipes import RECIPES, Recipe
 from lowbit_compiler.runtime.checks import PROLOGUE
 from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS, _before
 from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.products import PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference import exported, linear, softmax
 from lowbit_compiler.runtime.require import FLOATS
 
@@ -28,8 +29,9 @@ LEADING = [(0,), (0, 3), (3, 0), (2, 0, 1)]
 Make = Callable[[tuple[int, ...], torch.dtype], tuple[Any, ...]]
 
 
-def packed(group: int | None = None) -> Tensor:
-    return torch.zeros(-(-N // PANEL), packed_bytes(K, group), dtype=torch.int8)
+def packed(op: str) -> Tensor:
+    size = weight_of(op, {"group": GROUP}).panel_bytes(K)
+    return torch.zeros(-(-N // PANEL), size, dtype=torch.int8)
 
 
 def weight(dtype: torch.dtype = torch.int8) -> Tensor:
@@ -40,7 +42,7 @@ def rows(shape: tuple[int, ...], dtype: torch.dtype, k: int = K) -> Tensor:
     return torch.zeros(*shape, k, dtype=dtype)
 
 
-EXTRA = {"linear_s8s8_columns": (6.0,), "linear_fs4": (GROUP,)}
+EXTRA = {product.op: {"": (), "float threshold": (6.0,), "int group": (GROUP,)}[product.schema] for product in PRODUCTS.values()}
 OPS: dict[str, tuple[Callable[..., Any], Make]] = {
     "quantize_s8": (plain.quantize_s8, lambda shape, dtype: (rows(shape, dtype),)),
     "dequantize_s8": (plain.dequantize_s8, lambda shape, dtype: (rows(shape, torch.int8), torch.zeros(*shape, 1), dtype)),
@@ -61,7 +63,7 @@ OPS: dict[str, tuple[Callable[..., Any], Make]] = {
         name: (
             _before(getattr(linear, name)),
             lambda shape, dtype, name=name: (  # type: ignore[misc]
-                rows(shape, dtype), packed(GROUP if name == "linear_fs4" else None), torch.zeros(N), N, *EXTRA.get(name, ()), None,
+                rows(shape, dtype), packed(name), torch.zeros(N), N, *EXTRA[name], None,
             ),
         )
         for name in LINEAR_SCHEMAS

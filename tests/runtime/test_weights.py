@@ -73,6 +73,8 @@ def test_memory_goes_while_bytes_are_counted(doubled: Doubled) -> None:
     kept = [nn.Parameter(torch.randn(16, 16), requires_grad=False) for _ in range(3)]
 
     class Value:
+        device = torch.device("meta")
+
         @property
         def nbytes(self) -> int:
             kept[1:] = []

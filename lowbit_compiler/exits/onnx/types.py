@@ -97,9 +97,14 @@ def _nested(q: Any, type_name: str, opset: int, scale: Any, outer: Any, *, size:
 
 def _lines(q: Any, type_name: str, opset: int, scale: Any, minimum: Any, outer: Any, *, size: int) -> Any:
     slope, low = (op.Mul(op.Cast(number, to=ir.DataType.FLOAT), outer) for number in (scale, minimum))
-    spread = op.Reshape(op.Expand(op.Unsqueeze(low, integers(-1)), integers(1, 1, size)), integers(0, -1))
-    minima = op.Slice(spread, integers(0), op.Shape(q, start=1, end=2), integers(1))
-    return op.Add(_groups(q, type_name, opset, slope, size=size), minima)
+    columns, groups = int(q.shape[1]), int(scale.shape[1])
+    short = groups * size - columns
+    weight = _groups(q, type_name, opset, slope, size=size)
+    whole = op.Pad(weight, integers(0, 0, 0, short)) if short else weight
+    # Each minimum meets its group: spread over the columns first, they would be stored so, as large as the float weight.
+    moved = op.Add(op.Reshape(whole, integers(-1, groups, size)), op.Unsqueeze(low, integers(-1)))
+    rows = op.Reshape(moved, integers(-1, groups * size))
+    return op.Slice(rows, integers(0), integers(columns), integers(1)) if short else rows
 
 
 E8M0_FROM = 24  # opset in which scales may be powers of two

@@ -25,6 +25,12 @@ class Opened:
     sites: list[Site]
 
     @property
+    def possible(self) -> bool:
+        """Whether it is written anew, and not left as it is."""
+        op = self.product.plan.product
+        return op is not None and op.opened
+
+    @property
     def label(self) -> str:
         """The modules that the product computes."""
         return ", ".join(dict.fromkeys(site.module or site.found.op for site in self.sites))
@@ -85,7 +91,7 @@ class Writer:
 
 
 def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Opened], fx.Node]) -> int:
-    """Write every planned product that some op computes anew, as ``write`` says; returns their number.
+    """Write every planned product that has steps of its own anew, as ``write`` says; returns their number.
 
     The others stay as they are: what they quantize and dequantize is written out by the exporter.
     """
@@ -94,7 +100,7 @@ def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Opene
     for product, sites in products(ctx):  # each is read once those before it are written
         opened = Opened(product, sites)
         _label(opened)
-        if product.plan.product is not None:
+        if opened.possible:
             _turn(writer, opened)
             writer.finish(opened, write(writer, opened))
             written += 1
@@ -105,7 +111,7 @@ def _label(opened: Opened) -> None:
     """Name the modules of the product on the nodes around it that passes made."""
     product = opened.product
     around = [product.x if product.exact is not None else product.kept, product.quantize, product.exact]
-    if product.plan.product is None:
+    if not opened.possible:
         around += [product.node, *product.node.all_input_nodes]
     for node in around:
         if isinstance(node, fx.Node) and notes(node).made_by:
