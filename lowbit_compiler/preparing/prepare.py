@@ -55,14 +55,7 @@ def prepare(
     Raises OptionError for bad arguments and WeightFreedError for a model without its float weights, before anything is run.
     """
     recipe = find_recipe(recipe)
-    if not isinstance(model, nn.Module):
-        raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
-    if training := next((name or type(module).__name__ for name, module in model.named_modules() if module.training), None):
-        raise OptionError(f"module {training!r} is in training mode; call model.eval() before it is prepared")
-    if any_freed([*model.parameters(), *model.buffers()]):
-        raise WeightFreedError("free_weights=True released float weights of the model, which preparing reads; load the model anew")
-    if data is None and methods:
-        raise OptionError(f"methods takes nothing where data is None, got {methods!r}: every method looks at activations")
+    _check(model, data, methods)
     chosen = find_methods((() if data is None else DEFAULT) if methods is None else methods, recipe)
     with torch.no_grad(), _quiet(model):
         work = layers(model, recipe)
@@ -81,6 +74,17 @@ def prepare(
         if layer.parts is not None:
             attach(layer.module, Prepared(layer.module, layer.plan.w, layer.plan.treatment, layer.parts, ", ".join(layer.made_by)))
     return model
+
+
+def _check(model: nn.Module, data: Any, methods: Sequence[str | Method] | None) -> None:
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
+    if training := next((name or type(module).__name__ for name, module in model.named_modules() if module.training), None):
+        raise OptionError(f"module {training!r} is in training mode; call model.eval() before it is prepared")
+    if any_freed([*model.parameters(), *model.buffers()]):
+        raise WeightFreedError("free_weights=True released float weights of the model, which preparing reads; load the model anew")
+    if data is None and methods:
+        raise OptionError(f"methods takes nothing where data is None, got {methods!r}: every method looks at activations")
 
 
 class _Preparation:

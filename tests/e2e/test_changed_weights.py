@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from helpers.compiled import changed, compiled, cosine
 from helpers.two_layers import SIZE, Model, new
-from lowbit_compiler.compile import executable
+from lowbit_compiler.compile import prepared
 from lowbit_compiler.errors import ModuleFrozenError
 from lowbit_compiler.runtime import fingerprint
 
@@ -146,7 +146,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_written_while_a_call_packs(monkeypatch: pytest.MonkeyPatch, through_data: bool) -> None:
     """Another thread writes after a weight was read, before its packed form is kept: the next call packs again."""
     model, x = Model().eval().requires_grad_(False), torch.randn(4, SIZE)
-    compute, late = executable.compute, [new()]
+    compute, late = prepared.compute, [new()]
 
     def computing(graph: Any, *sources: Tensor) -> Any:
         values = compute(graph, *sources)
@@ -158,7 +158,7 @@ def test_written_while_a_call_packs(monkeypatch: pytest.MonkeyPatch, through_dat
         return values
 
     run = compiled(model)
-    monkeypatch.setattr(executable, "compute", computing)
+    monkeypatch.setattr(prepared, "compute", computing)
     with torch.no_grad():
         run(x)
         assert not late

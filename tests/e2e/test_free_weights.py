@@ -15,7 +15,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 import lowbit_compiler
 from helpers.compiled import compiled, cosine, reports_of
 from lowbit_compiler.capture.export import capture_export
-from lowbit_compiler.compile import executable, finish
+from lowbit_compiler.compile import executable, finish, prepared
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.runtime import weights
 
@@ -48,7 +48,7 @@ def names_of(model: nn.Module, tensors: Any) -> tuple[str, ...]:
 def test_one_after_the_other(monkeypatch: pytest.MonkeyPatch, model: nn.Module) -> None:
     """Each weight goes before the next is packed, shared memory with its last reader, all before the remainder is compiled."""
     events: Events = []
-    compute, free, compile_remainder = executable.compute, weights.free, finish.compile_remainder
+    compute, free, compile_remainder = prepared.compute, weights.free, finish.compile_remainder
 
     def computing(graph: Any, *sources: Tensor) -> Any:
         events.append(("pack", names_of(model, sources)))
@@ -62,7 +62,7 @@ def test_one_after_the_other(monkeypatch: pytest.MonkeyPatch, model: nn.Module) 
         events.append(("compile", ()))
         return compile_remainder(*args)
 
-    monkeypatch.setattr(executable, "compute", computing)
+    monkeypatch.setattr(prepared, "compute", computing)
     monkeypatch.setattr(executable, "free", freeing)
     monkeypatch.setattr(finish, "compile_remainder", compiling)
     x = torch.randn(4, 64)
@@ -85,7 +85,7 @@ def test_one_after_the_other(monkeypatch: pytest.MonkeyPatch, model: nn.Module) 
 @pytest.mark.parametrize("failing", [1, 3])
 def test_packing_fails(monkeypatch: pytest.MonkeyPatch, model: nn.Module, failing: int) -> None:
     """Before anything is released the graph falls back to float; afterwards only an error is honest."""
-    compute, calls = executable.compute, []
+    compute, calls = prepared.compute, []
 
     def breaking(graph: Any, *sources: Tensor) -> Any:
         calls.append(graph)
@@ -93,7 +93,7 @@ def test_packing_fails(monkeypatch: pytest.MonkeyPatch, model: nn.Module, failin
             raise MemoryError("no memory, on purpose")
         return compute(graph, *sources)
 
-    monkeypatch.setattr(executable, "compute", breaking)
+    monkeypatch.setattr(prepared, "compute", breaking)
     x = torch.randn(4, 64)
     want = model(x)
     run = compiled(model, free_weights=True)
