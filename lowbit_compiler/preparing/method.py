@@ -14,6 +14,9 @@ class Method(ABC):
     rounds: ClassVar[bool] = False
     """Whether it chooses codes: of those only one is applied."""
 
+    def __repr__(self) -> str:
+        return self.name  # a checkpoint is of methods with one text: it says all settings that there are
+
     def check(self, recipe: Recipe) -> None:
         """Raise OptionError where the method makes nothing of the weights or activations of ``recipe``."""
         return

@@ -144,7 +144,7 @@ def test_verify_passes(recipe: Recipe, plain_environment: pytest.MonkeyPatch) ->
     model, x = nn.Sequential(nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 48)).bfloat16(), torch.randn(9, 96).bfloat16()
     with torch.no_grad():
         got, report = run(model, x, recipe)
-        assert cosine(got, model(x)) > 0.97
+        assert cosine(got, model(x)) > (0.97 if recipe.plan.w.format.grid.bits > 2 else 0.9)
     assert [site.decision for site in report.sites] == ["emulated"] * 2
 
 
