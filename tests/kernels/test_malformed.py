@@ -4,27 +4,14 @@ import pytest
 import torch
 
 from helpers.children import outcomes
+from helpers.malformed import KEY, KEYS, WAYS, WITH_VALUES, compare, linear, replaced
 from helpers.plain import packed_bytes
 from helpers.samples import K, N, samples
 from lowbit_compiler.runtime.products import weight_of
 
 L = torch.ops.lowbit
-KEYS, KEY = torch._C.DispatchKeySet, torch._C.DispatchKey
 OPS = sorted(samples())
 LINEAR = [op for op in OPS if op.startswith("linear")]
-
-
-def on_meta(op, arguments):
-    return getattr(L, op)(*[a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments])
-
-
-WAYS = {
-    "called": lambda op, arguments: getattr(L, op)(*arguments),
-    "kernel": lambda op, arguments: getattr(L, op).default.redispatch(KEYS(KEY.CPU), *arguments),
-    "reference": lambda op, arguments: getattr(L, op).default.redispatch(KEYS(KEY.PrivateUse1), *arguments),  # a key that has no kernel
-    "meta": on_meta,
-}
-WITH_VALUES = ("called", "kernel", "reference")
 
 
 def freed(t):
@@ -60,10 +47,6 @@ ANY_WITH_VALUES = {
 }
 
 
-def replaced(arguments, i, value):
-    return (*arguments[:i], value, *arguments[i + 1 :])
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("op", OPS)
 def test_no_tensor_of_any_op(op, way):
@@ -79,21 +62,6 @@ def test_no_tensor_of_any_op(op, way):
             elsewhere = replaced(arguments, i, tensor.to("meta"))
             calls[f"argument {i} on meta"], words[f"argument {i} on meta"] = lambda wrong=elsewhere: WAYS[way](op, wrong), "on cpu, where "
     compare(op, calls, words)
-
-
-def compare(op, calls, words):
-    """Make the calls in a child; each must raise an error of ``op`` with its words."""
-    got = outcomes(calls)
-    wrong = {
-        name: got.get(name, "not reached")
-        for name in calls
-        if not (got.get(name, "").startswith("RuntimeError") and f"lowbit::{op}: expected " in got[name] and words[name] in got[name])
-    }
-    assert not wrong, "\n".join(f"{name}: {text}, not {words[name]!r}" for name, text in wrong.items())
-
-
-def linear(i, change):
-    return lambda a: replaced(a, i, change(a[i]))
 
 
 LINEAR_CASES = {
@@ -166,16 +134,6 @@ OTHERS = [
         (op, "a number", linear(0, lambda x: x[0, 0]), "expected x with at least one dimension, got 0 dimensions")
         for op in ("quantize_s8", "quantize_unsigned", "rotate", "split_rows", "split_columns", "hit_columns")
     ],
-    ("quantize_u4", "3 dimensions", linear(0, lambda w: w[None]), "expected w of shape [N, K], got 3 dimensions"),
-    ("quantize_u4_nested", "group 48", linear(1, lambda _: 48), "expected group in (32, 64, 128), got 48"),
-    ("linear_fu4", "group 48", linear(4, lambda _: 48), "expected group in (32, 64, 128), got 48"),
-    ("linear_s8u4_nested", "group 48", linear(4, lambda _: 48), "expected group in (32, 64, 128), got 48"),
-    ("pack_u4", "group 48", linear(4, lambda _: 48), "expected group in (32, 64, 128), got 48"),
-    ("pack_u4", "int8 codes", linear(0, lambda q: q.view(torch.int8)), "expected q in uint8 of 2 dimensions, got torch.int8 of 2 dimensions"),
-    ("pack_u4", "fewer groups", linear(1, lambda s: s[:, 1:]), "expected scale in float16 of shape (33, 4), got torch.float16 of (33, 3)"),
-    ("pack_u4", "float minima", linear(2, lambda m: m.float()), "expected minimum in float16 of shape (33, 4), got torch.float32 of (33, 4)"),
-    ("pack_u4", "flat outer", linear(3, lambda o: o.flatten()), "expected outer in float32 of shape (33, 1), got torch.float32 of (33,)"),
-    ("pack_u4_nested", "scales", linear(1, lambda s: s.float()), "expected scale in uint8 of shape (33, 4), got torch.float32 of (33, 4)"),
     ("quantize_s4", "3 dimensions", linear(0, lambda w: w[None]), "expected w of shape [N, K], got 3 dimensions"),
     ("pack_s8", "flat codes", linear(0, lambda q: q[0]), "expected q in int8 of 2 dimensions, got torch.int8 of 1 dimensions"),
     ("pack_s8", "uint8 codes", linear(0, lambda q: q.view(torch.uint8)), "expected q in int8 of 2 dimensions, got torch.uint8"),
