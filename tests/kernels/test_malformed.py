@@ -4,26 +4,14 @@ import pytest
 import torch
 
 from helpers.children import outcomes
+from helpers.malformed import KEY, KEYS, WAYS, WITH_VALUES, compare, linear, replaced
+from helpers.plain import packed_bytes
 from helpers.samples import K, N, samples
 from lowbit_compiler.runtime.products import weight_of
 
 L = torch.ops.lowbit
-KEYS, KEY = torch._C.DispatchKeySet, torch._C.DispatchKey
 OPS = sorted(samples())
 LINEAR = [op for op in OPS if op.startswith("linear")]
-
-
-def on_meta(op, arguments):
-    return getattr(L, op)(*[a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments])
-
-
-WAYS = {
-    "called": lambda op, arguments: getattr(L, op)(*arguments),
-    "kernel": lambda op, arguments: getattr(L, op).default.redispatch(KEYS(KEY.CPU), *arguments),
-    "reference": lambda op, arguments: getattr(L, op).default.redispatch(KEYS(KEY.PrivateUse1), *arguments),  # a key that has no kernel
-    "meta": on_meta,
-}
-WITH_VALUES = ("called", "kernel", "reference")
 
 
 def freed(t):
@@ -59,10 +47,6 @@ ANY_WITH_VALUES = {
 }
 
 
-def replaced(arguments, i, value):
-    return (*arguments[:i], value, *arguments[i + 1 :])
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("op", OPS)
 def test_no_tensor_of_any_op(op, way):
@@ -78,21 +62,6 @@ def test_no_tensor_of_any_op(op, way):
             elsewhere = replaced(arguments, i, tensor.to("meta"))
             calls[f"argument {i} on meta"], words[f"argument {i} on meta"] = lambda wrong=elsewhere: WAYS[way](op, wrong), "on cpu, where "
     compare(op, calls, words)
-
-
-def compare(op, calls, words):
-    """Make the calls in a child; each must raise an error of ``op`` with its words."""
-    got = outcomes(calls)
-    wrong = {
-        name: got.get(name, "not reached")
-        for name in calls
-        if not (got.get(name, "").startswith("RuntimeError") and f"lowbit::{op}: expected " in got[name] and words[name] in got[name])
-    }
-    assert not wrong, "\n".join(f"{name}: {text}, not {words[name]!r}" for name, text in wrong.items())
-
-
-def linear(i, change):
-    return lambda a: replaced(a, i, change(a[i]))
 
 
 LINEAR_CASES = {
@@ -165,16 +134,6 @@ OTHERS = [
         (op, "a number", linear(0, lambda x: x[0, 0]), "expected x with at least one dimension, got 0 dimensions")
         for op in ("quantize_s8", "quantize_unsigned", "rotate", "split_rows", "split_columns", "hit_columns")
     ],
-    ("quantize_u4", "3 dimensions", linear(0, lambda w: w[None]), "expected w of shape [N, K], got 3 dimensions"),
-    ("quantize_u4_nested", "group 48", linear(1, lambda _: 48), "expected group in (32, 64, 128), got 48"),
-    ("linear_fu4", "group 48", linear(4, lambda _: 48), "expected group in (32, 64, 128), got 48"),
-    ("linear_s8u4_nested", "group 48", linear(4, lambda _: 48), "expected group in (32, 64, 128), got 48"),
-    ("pack_u4", "group 48", linear(4, lambda _: 48), "expected group in (32, 64, 128), got 48"),
-    ("pack_u4", "int8 codes", linear(0, lambda q: q.view(torch.int8)), "expected q in uint8 of 2 dimensions, got torch.int8 of 2 dimensions"),
-    ("pack_u4", "fewer groups", linear(1, lambda s: s[:, 1:]), "expected scale in float16 of shape (33, 4), got torch.float16 of (33, 3)"),
-    ("pack_u4", "float minima", linear(2, lambda m: m.float()), "expected minimum in float16 of shape (33, 4), got torch.float32 of (33, 4)"),
-    ("pack_u4", "flat outer", linear(3, lambda o: o.flatten()), "expected outer in float32 of shape (33, 1), got torch.float32 of (33,)"),
-    ("pack_u4_nested", "scales", linear(1, lambda s: s.float()), "expected scale in uint8 of shape (33, 4), got torch.float32 of (33, 4)"),
     ("quantize_s4", "3 dimensions", linear(0, lambda w: w[None]), "expected w of shape [N, K], got 3 dimensions"),
     ("pack_s8", "flat codes", linear(0, lambda q: q[0]), "expected q in int8 of 2 dimensions, got torch.int8 of 1 dimensions"),
     ("pack_s8", "uint8 codes", linear(0, lambda q: q.view(torch.uint8)), "expected q in int8 of 2 dimensions, got torch.uint8"),
@@ -256,6 +215,63 @@ def test_prologue(op, native):
     arguments = samples()[op]
     calls = {name: lambda fused=fused: getattr(L, op).default.redispatch(keys, *arguments, **fused) for name, (fused, _) in BEFORE.items()}
     compare(op, calls, {name: words for name, (_, words) in BEFORE.items()})
+
+
+def test_more_memory_than_there_is():
+    """Rows without end from one number: nothing overflows on the way to torch's own out-of-memory error."""
+    x = torch.ones(1, 1)
+    calls = {
+        "quantize_s8": lambda: L.quantize_s8(x.expand(2**40, K)),
+        "rotate": lambda: L.rotate(x.expand(2**40, K)),
+        "long row": lambda: L.quantize_s8(x.expand(1, 2**46)),
+        "linear_fs8": lambda: L.linear_fs8(x.expand(2**40, K), *samples()["linear_fs8"][1:]),
+        "softmax": lambda: L.softmax(x.expand(2**40, 9), -1, 1.0, None, False, None),
+        "columns": lambda: L.softmax(x.expand(9, 2**40), 0, 1.0, None, False, None),
+        "pack_s8": lambda: L.pack_s8(x.char().expand(2**40, 64), torch.ones(1).expand(2**40)),
+    }
+    got = outcomes(calls)
+    assert all("memory" in got.get(name, "") for name in calls), got
+
+
+def test_nothing_to_do():
+    packed = torch.zeros(0, packed_bytes(K), dtype=torch.int8)
+    assert L.linear_s8s8(torch.ones(1, 1).expand(2**40, K), packed, None, 0, None).shape == (2**40, 0)
+    assert L.linear_s8s8(torch.ones(0, K), *samples()["linear_s8s8"][1:]).shape == (0, N)
+
+
+@pytest.mark.parametrize("offset", [1, 2, 3])
+@pytest.mark.parametrize(
+    "op",
+    [
+        "linear_s8s8",
+        "linear_fs4",
+        "linear_fu4",
+        "linear_s8u4_nested",
+        "quantize_u4",
+        "pack_u4",
+        "quantize_s8",
+        "quantize_s4",
+        "rotate",
+        "softmax",
+        "sdpa",
+        "pack_s8",
+    ],
+)
+def test_memory_that_starts_anywhere(op, offset):
+    """Tensors over lent memory whose elements are not where a compiler expects them: the same values."""
+
+    def moved(t):
+        if not isinstance(t, torch.Tensor):
+            return t
+        t = t.contiguous()
+        memory = bytearray(t.numel() * t.element_size() + offset)
+        at = torch.frombuffer(memory, dtype=t.dtype, count=t.numel(), offset=offset).view(t.shape)
+        return at.copy_(t)
+
+    arguments = samples(torch.float32)[op]
+    expected, got = (getattr(L, op)(*given) for given in (arguments, [moved(a) for a in arguments]))
+    for want, have in zip(*((r if isinstance(r, tuple) else (r,)) for r in (expected, got)), strict=True):
+        assert torch.equal(want, have)
 
 
 @pytest.mark.parametrize("way", WITH_VALUES)
