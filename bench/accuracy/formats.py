@@ -25,7 +25,7 @@ import common
 from lowbit_compiler.demo import model, text
 from lowbit_compiler.runtime.formats import Operand, operand
 
-FORMATS = [("int8", 64), ("int4", 32), ("int4", 64), ("u4", 32), ("u4", 64), ("u4", 128), ("mxfp4", 32), ("nvfp4", 16)]
+FORMATS = [("int8", 64), *((word, size) for word in ("int4", "int4-symmetric") for size in (32, 64, 128)), ("mxfp4", 32), ("nvfp4", 16)]
 FORMATS += [("e4m3", 32), ("e4m3", 64), ("e3m4", 64), ("e2m1", 32)]
 """Words of recipes, and the size of a group where they have one to choose."""
 
