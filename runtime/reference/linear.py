@@ -57,9 +57,9 @@ def _int8(x: Tensor, w: Tensor, n: int) -> Codes:
 
 def _nested(x: Tensor, w: Tensor, n: int, group: int) -> Codes:
     """Return the int8 codes that codes on integer lines stand for."""
-    q, scale, minimum, outer = Operand(U4(), IntegerLines(group)).unpack(w, n, x.shape[-1])
-    slope, start = (part.to(torch.int16).repeat_interleave(group, 1) for part in (scale, minimum))
-    return (slope * q + start).to(torch.int8), outer
+    lines = IntegerLines(group)
+    *parts, outer = Operand(U4(), lines).unpack(w, n, x.shape[-1])
+    return lines.numbers(*parts).to(torch.int8), outer
 
 
 def linear_s8s8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
