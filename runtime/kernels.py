@@ -15,7 +15,7 @@ from lowbit_compiler.runtime.products import PRODUCTS
 
 FAMILIES = {
     **{product.op: product.family for product in PRODUCTS.values()},
-    **{op_name("quantize", *kind): "rows" for kind in PACKED},
+    **{op_name("quantize", *kind): "rows" for kind in PACKED if kind[0].panels.quantizers},
     "rotate": "rows",
     chain.OP: "qgemm",
     "sdpa": "attention",

@@ -5,16 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import Format, Groups, Operand, Row
+from lowbit_compiler.runtime.formats import Format, Groups, Operand, Row, Scale
 from lowbit_compiler.runtime.formats.affine import U3, U4, U5, U6, U8
-from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines, Lines
+from lowbit_compiler.runtime.formats.codebook import IQ4, NF4, HalfGroups
+from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
+from lowbit_compiler.runtime.formats.ternary import Shards, Ternary
 from lowbit_compiler.runtime.treatments.columns import split_columns
 from lowbit_compiler.runtime.treatments.rotation import rotate
 from lowbit_compiler.runtime.treatments.rows import split_rows
 
 INT8 = Operand(S8(), Row())
+TERNARY = Operand(Ternary(), Row())
 
 
 def _pad(x: Tensor, kp: int) -> Tensor:
@@ -50,8 +53,8 @@ def _s8s8(
     return _finish(y, x, bias, dtype)
 
 
-def _int8(x: Tensor, w: Tensor, n: int) -> Codes:
-    q, scale = INT8.unpack(w, n, x.shape[-1])
+def _int8(x: Tensor, w: Tensor, n: int, operand: Operand = INT8) -> Codes:
+    q, scale = operand.unpack(w, n, x.shape[-1])
     return q, scale
 
 
@@ -94,6 +97,11 @@ def linear_s8u4_nested_rotated(x: Tensor, w: Tensor, bias: Tensor | None, n: int
     return _s8s8(x, rotate(x), None, _nested(x, w, n, group), bias, dtype, rotated=True)
 
 
+def linear_s8ternary(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """``x`` [..., K] in int8 times ternary codes with a scale for each row."""
+    return _s8s8(x, x, None, _int8(x, w, n, TERNARY), bias, dtype)
+
+
 def linear_fs8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
     """Weight-only int8: ``x`` [..., K] stays in float."""
     q, scale = INT8.unpack(w, n, x.shape[-1])
@@ -111,8 +119,13 @@ def _weight_only(operand: Operand, x: Tensor, w: Tensor, bias: Tensor | None, n:
     return _finish(x.reshape(-1, x.shape[-1]).float() @ weight.t(), x, bias, dtype)
 
 
-def _on_lines(format: Format, scale: type[Lines]) -> Callable[..., Tensor]:
-    """Return the weight-only product with codes on a line for each ``group`` elements of K."""
+def linear_fternary(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """Weight-only ternary with a scale for each row."""
+    return _weight_only(TERNARY, x, w, bias, n, dtype)
+
+
+def _grouped(format: Format, scale: Callable[[int], Scale]) -> Callable[..., Tensor]:
+    """Return the weight-only product with codes whose meaning is that of their ``group`` elements of K."""
 
     def linear(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
         return _weight_only(Operand(format, scale(group)), x, w, bias, n, dtype)
@@ -120,5 +133,7 @@ def _on_lines(format: Format, scale: type[Lines]) -> Callable[..., Tensor]:
     return linear
 
 
-linear_fu3, linear_fu4, linear_fu5, linear_fu6, linear_fu8 = (_on_lines(format, HalfLines) for format in (U3(), U4(), U5(), U6(), U8()))
-linear_fu4_nested = _on_lines(U4(), IntegerLines)
+linear_fu3, linear_fu4, linear_fu5, linear_fu6, linear_fu8 = (_grouped(format, HalfLines) for format in (U3(), U4(), U5(), U6(), U8()))
+linear_fu4_nested = _grouped(U4(), IntegerLines)
+linear_fternary_grouped = _grouped(Ternary(), Shards)
+linear_fnf4, linear_fiq4 = (_grouped(format, HalfGroups) for format in (NF4(), IQ4()))
