@@ -20,7 +20,9 @@ OPERANDS = [Operand(format(), scale.sized(group)) for format, scale in KINDS for
 MS = (1, 2, 3, 4, 5, 9, 17, 40)
 
 pytestmark = pytest.mark.skipif(library.handle() is None, reason="no native library")
-every = pytest.mark.parametrize("one", OPERANDS, ids=lambda one: "-".join(map(str, (f"{one.format}{one.scale.suffix}", *one.scale.arguments))))
+every = pytest.mark.parametrize(
+    "one", OPERANDS, ids=lambda one: "-".join(map(str, (f"{one.format}{one.scale.suffix}", *one.scale.arguments)))
+)
 
 
 def reference(op: str, *arguments: object) -> Tensor:
