@@ -105,6 +105,8 @@ class Panels(ABC):
 
     codes: tuple[int, int]
     """The codes that the layout holds, and that every kernel multiplies right."""
+    planes: ClassVar[bool] = False
+    """Whether codes lie in planes of bits (csrc/formats/planes.h)."""
     quantizers: ClassVar[bool] = True
     """Whether kernels quantize to it too; else plain torch does."""
 

@@ -21,6 +21,8 @@ class LinePanels(Panels):
 
     bits: int
 
+    planes = True
+
     @property
     def codes(self) -> tuple[int, int]:  # type: ignore[override]
         """All of that many bits."""
@@ -52,8 +54,7 @@ class LinePanels(Panels):
         columns = [pad(part, (0, count - part.shape[1], 0, -n % PANEL)) for part, count in zip(stored, counts, strict=True)]
         number = q.shape[0] // PANEL
         if isinstance(scale, IntegerLines):
-            steps, starts = (part.repeat_interleave(group, 1) for part in columns[:2])
-            columns.append((steps.to(torch.int32) * q + starts).sum(1, keepdim=True, dtype=torch.int32))
+            columns.append(scale.numbers(q, columns[0], columns[1]).sum(1, keepdim=True, dtype=torch.int32))
         behind = [part.reshape(number, PANEL, -1).transpose(1, 2).contiguous().view(number, -1).view(torch.int8) for part in columns]
         return torch.cat([self._codes(q, number), *behind], 1)
 

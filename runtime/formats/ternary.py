@@ -25,6 +25,7 @@ class Shards(Groups):
 
 class _Panels(Panels):
     codes = (-1, 1)
+    planes = True
     quantizers = False
 
     def nbytes(self, k: int, scale: Scale) -> int:

@@ -1,17 +1,17 @@
 """Products with packed weights: int8 x int8 with a treatment of outliers, and weight-only."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import Format, Groups, Operand, Row, Scale
-from lowbit_compiler.runtime.formats.affine import U3, U4, U5, U6, U8
-from lowbit_compiler.runtime.formats.codebook import IQ4, NF4, HalfGroups
-from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines
+from lowbit_compiler.runtime.formats import IN_PLANES, Format, Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats.affine import U4
+from lowbit_compiler.runtime.formats.lines import IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
-from lowbit_compiler.runtime.formats.ternary import Shards, Ternary
+from lowbit_compiler.runtime.formats.ternary import Ternary
 from lowbit_compiler.runtime.treatments.columns import split_columns
 from lowbit_compiler.runtime.treatments.rotation import rotate
 from lowbit_compiler.runtime.treatments.rows import split_rows
@@ -60,9 +60,9 @@ def _int8(x: Tensor, w: Tensor, n: int, operand: Operand = INT8) -> Codes:
 
 def _nested(x: Tensor, w: Tensor, n: int, group: int) -> Codes:
     """Return the int8 codes that codes on integer lines stand for."""
-    q, scale, minimum, outer = Operand(U4(), IntegerLines(group)).unpack(w, n, x.shape[-1])
-    slope, start = (part.to(torch.int16).repeat_interleave(group, 1) for part in (scale, minimum))
-    return (slope * q + start).to(torch.int8), outer
+    lines = IntegerLines(group)
+    *parts, outer = Operand(U4(), lines).unpack(w, n, x.shape[-1])
+    return lines.numbers(*parts).to(torch.int8), outer
 
 
 def linear_s8s8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
@@ -119,21 +119,19 @@ def _weight_only(operand: Operand, x: Tensor, w: Tensor, bias: Tensor | None, n:
     return _finish(x.reshape(-1, x.shape[-1]).float() @ weight.t(), x, bias, dtype)
 
 
-def linear_fternary(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
-    """Weight-only ternary with a scale for each row."""
-    return _weight_only(TERNARY, x, w, bias, n, dtype)
+def _in_planes(format: type[Format], scale: type[Scale]) -> Callable[..., Tensor]:
+    """Return the weight-only product with codes in planes of bits; ``rest``: the size of a group where there are groups, and the dtype."""
 
-
-def _grouped(format: Format, scale: Callable[[int], Scale]) -> Callable[..., Tensor]:
-    """Return the weight-only product with codes whose meaning is that of their ``group`` elements of K."""
-
-    def linear(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
-        return _weight_only(Operand(format, scale(group)), x, w, bias, n, dtype)
+    def linear(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any) -> Tensor:
+        *group, dtype = rest
+        return _weight_only(Operand(format(), scale(*group)), x, w, bias, n, dtype)
 
     return linear
 
 
-linear_fu3, linear_fu4, linear_fu5, linear_fu6, linear_fu8 = (_grouped(format, HalfLines) for format in (U3(), U4(), U5(), U6(), U8()))
-linear_fu4_nested = _grouped(U4(), IntegerLines)
-linear_fternary_grouped = _grouped(Ternary(), Shards)
-linear_fnf4, linear_fiq4 = (_grouped(format, HalfGroups) for format in (NF4(), IQ4()))
+_IN_PLANES = {f"linear_f{format.name}{scale.suffix}": _in_planes(format, scale) for format, scale in IN_PLANES}
+
+
+def reference_of(op: str) -> Callable[..., Tensor]:
+    """Return the function of the product ``op``."""
+    return _IN_PLANES[op] if op in _IN_PLANES else globals()[op]
