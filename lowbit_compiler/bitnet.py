@@ -46,13 +46,15 @@ def _packed(name: str, module: Any) -> Tensor:
     codes = unpack(module.weight)
     if codes.numel() and int(codes.max()) > 1:
         raise ValueError(f"from_bitnet takes packed weights of the codes 0, 1 and 2, got 3 in {name or type(module).__name__}")
-    return codes / module.weight_scale.float()  # what it divides its results by
+    scale: Tensor = module.weight_scale.float()  # what it divides its results by
+    return codes / scale
 
 
 def _floats(module: Any) -> Tensor:
     weight: Tensor = module.weight.detach().float()
     if not module.online_quant:
-        return weight * module.weight_scale.float()
+        given: Tensor = module.weight_scale.float()
+        return weight * given
     scale = 1.0 / weight.abs().mean().clamp(min=1e-5)
     return (weight * scale).round().clamp(-1, 1) / scale
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lowbit_compiler.runtime.formats import PACKED
+from lowbit_compiler.runtime.formats import PACKED, QUANTIZED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.formats.scales import Plain
 from lowbit_compiler.runtime.library import require_same_build
@@ -23,7 +23,7 @@ _WEIGHTS = tuple(kind for kind in PACKED if issubclass(kind[1], Plain))  # the o
 OPS = (
     *(op for op, (x, weight, _) in KEYS.items() if weight in _WEIGHTS and x in (None, weight)),
     *(op_name("pack", *weight) for weight in _WEIGHTS),
-    *(op_name("quantize", *weight) for weight in _WEIGHTS if weight[0].panels.quantizers),
+    *(op_name("quantize", *weight) for weight in QUANTIZED if weight in _WEIGHTS),
     "rotate",
     "softmax",
 )

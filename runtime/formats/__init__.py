@@ -22,6 +22,8 @@ PACKED = tuple(kind for kind in KINDS if kind[0].panels is not None)
 """Those with a layout for kernels."""
 IN_PLANES = tuple(kind for kind in PACKED if kind[0].panels is not None and kind[0].panels.planes)
 """Those of them whose codes lie in planes of bits: few rows in fixed point meet them."""
+QUANTIZED = tuple(kind for kind in PACKED if kind[0].panels is not None and kind[0].panels.quantizers)
+"""Those of them that kernels quantize to."""
 WORDS = tuple(word for format in FORMATS for word in format.words)
 """How recipes spell them."""
 
@@ -34,4 +36,4 @@ def operand(word: str, group: int) -> Operand | None:
     return None
 
 
-__all__ = ["FORMATS", "IN_PLANES", "KINDS", "PACKED", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]
+__all__ = ["FORMATS", "IN_PLANES", "KINDS", "PACKED", "QUANTIZED", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]
