@@ -1,15 +1,9 @@
 // The ops of formats whose codes are on lines (csrc/formats/lines.h): on the CPU alone. Checks and their words are those of runtime/format_checks.py.
 #include "bind/cpu.h"
+#include "bind/parts.h"
 
 namespace lowbit {
 namespace {
-
-// A number for each group, or for each row.
-void check_part(const char* op, const char* part, const Tensor& t, ScalarType type, int64_t n, int64_t columns) {
-  const int64_t sizes[2] = {n, columns};
-  const bool fits = t.scalar_type() == type && t.dim() == 2 && t.size(0) == n && t.size(1) == columns;
-  EXPECT(op, fits, part, " in ", name(type).substr(sizeof("torch.") - 1), " of shape ", shape(sizes, 2), ", got ", name(t.scalar_type()), " of ", shape(t));
-}
 
 template <class A>
 constexpr const char* kQuantize = "";
@@ -23,12 +17,6 @@ template <class A>
 constexpr ScalarType kScaleType = A::kNested ? ScalarType::Byte : ScalarType::Half;
 template <class A>
 constexpr ScalarType kMinimumType = A::kNested ? ScalarType::Char : ScalarType::Half;
-
-void check_codes(const char* op, const uint8_t* q, int64_t count, int most) {
-  int largest = 0;
-  for (int64_t i = 0; i < count; ++i) largest = q[i] > largest ? q[i] : largest;
-  EXPECT(op, largest <= most, "codes from 0 to ", most, ", got ", largest);
-}
 
 template <class A>
 Tensor op_pack(const Tensor& q, const Tensor& scale, const Tensor& minimum, const Tensor& outer, int64_t group) {

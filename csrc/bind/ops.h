@@ -24,6 +24,7 @@ struct NamesOf;
   };
 LOWBIT_FORMATS(LOWBIT_NAMES)
 LOWBIT_LINES(LOWBIT_NAMES)
+LOWBIT_CODEBOOKS(LOWBIT_NAMES)
 #undef LOWBIT_NAMES
 
 // Those of a product with a packed weight.
