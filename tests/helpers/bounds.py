@@ -75,18 +75,32 @@ def on_lines(x: Tensor, one: Operand, parts: tuple[Tensor, ...], bias: Tensor | 
 
     Few rows are 16-bit integers in each group; the weight is rounded to bfloat16 where it meets bfloat16 rows in tiles.
     """
-    q, scale, minimum, outer = (part.double() for part in parts)
-    k, size = x.shape[1], one.scale.block(x.shape[1])
-    slope, start = ((part * outer).repeat_interleave(size, 1)[:, :k] for part in (scale, minimum))
-    above, w = slope * q, slope * q + start
-    wide = x.double()
-    most = torch.nn.functional.pad(wide.abs(), (0, -k % size)).reshape(len(x), -1, size).amax(-1).repeat_interleave(size, 1)[:, :k]
-    y, offset = wide @ w.t(), torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
-    error = 2 * EPS * (k + 4) * (wide.abs() @ (above + start.abs()).t()) + 2 * EPS * offset.abs() + FIXED * (most @ above.t())
+    above, start = _line_parts(x.shape[1], one, parts)
+    k, size, wide = x.shape[1], one.scale.block(x.shape[1]), x.double().abs()
+    most = torch.nn.functional.pad(wide, (0, -k % size)).reshape(len(x), -1, size).amax(-1).repeat_interleave(size, 1)[:, :k]
+    error = FIXED * (most @ above.t())
     if x.dtype is torch.bfloat16 and one.scale.suffix == "":
-        error = error + unit(torch.bfloat16) * (wide.abs() @ w.abs().t())
-    y, flushed = y + offset, FLUSHED * (w.abs().sum(1) + k * w.abs().amax(1))
+        error = error + unit(torch.bfloat16) * (wide @ (above + start).abs().t())
+    return exact_lines(x, one, parts, bias, dtype, error)
+
+
+def exact_lines(
+    x: Tensor, one: Operand, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype, more: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The same where rows and codes are multiplied as they are; ``more`` is added to the bound."""
+    above, start = _line_parts(x.shape[1], one, parts)
+    k, w, wide = x.shape[1], above + start, x.double()
+    offset = torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
+    error = 2 * EPS * (k + 4) * (wide.abs() @ (above + start.abs()).t()) + 2 * EPS * offset.abs() + more
+    y, flushed = wide @ w.t() + offset, FLUSHED * (w.abs().sum(1) + k * w.abs().amax(1))
     return y, rounding(y, error + flushed, dtype)
+
+
+def _line_parts(k: int, one: Operand, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return outer scale q, and outer minimum, of each element: float64 [N, K]."""
+    q, scale, minimum, outer = (part.double() for part in parts)
+    slope, start = ((part * outer).repeat_interleave(one.scale.block(k), 1)[:, :k] for part in (scale, minimum))
+    return slope * q, start
 
 
 def with_mask(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
