@@ -19,10 +19,10 @@ from lowbit_compiler.runtime.library import require_same_build
 from lowbit_compiler.runtime.products import KEYS
 
 FILE = "liblowbit_cuda.so"
-_WEIGHTS = tuple(kind for kind in PACKED if not issubclass(kind[1], Lines))  # codes on lines have kernels on the CPU alone
+_MADE = tuple(kind for kind in PACKED if not issubclass(kind[1], Lines))  # codes on lines are quantized and packed by kernels on the CPU alone
 OPS = (
-    *(op for op, (_, weight, _) in KEYS.items() if weight in _WEIGHTS),
-    *(op_name(verb, *weight) for verb in ("pack", "quantize") for weight in _WEIGHTS),
+    *KEYS,
+    *(op_name(verb, *weight) for verb in ("pack", "quantize") for weight in _MADE),
     "rotate",
     "softmax",
 )

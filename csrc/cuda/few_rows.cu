@@ -10,9 +10,9 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kOutputs = 2 * kPanel;
 
-// Halves of a slice that a warp asks for together: fewer where each takes more registers.
-template <Dtype dtype, class F>
-constexpr int kAtOnce = dtype == kF32 && Quads<F>::kLines > 1 ? 2 : 4;
+// Halves of a slice that a warp asks for together: fewer where rows take twice the registers.
+template <Dtype dtype>
+constexpr int kAtOnce = dtype == kF32 ? 2 : 4;
 
 // What a thread needs for 32 of K: 8 of them, of 4 outputs and one row.
 template <Dtype dtype, class F>
@@ -96,7 +96,7 @@ LOWBIT_DEVICE void multiply(const Taken<dtype, F>& taken, float (*c)[4]) {
 
 template <Dtype dtype, class F>
 LOWBIT_KERNEL(kThreads, 2) few(Floats job, bool regular) {
-  constexpr int kTaken = kAtOnce<dtype, F>;
+  constexpr int kTaken = kAtOnce<dtype>;
   const int warp = thread_index() / 32, g = thread_index() % 32 / 4, t = thread_index() % 4;
   const int64_t first = block_index() * 2, own = first + g / 4 < job.w.count ? first + g / 4 : first, halves = job.kp / kHalf;
   const char* panel = (const char*)panel_at(job, own);
