@@ -19,7 +19,8 @@ from lowbit_compiler.runtime.library import require_same_build
 from lowbit_compiler.runtime.products import KEYS
 
 FILE = "liblowbit_cuda.so"
-_MADE = tuple(kind for kind in PACKED if not issubclass(kind[1], Lines))  # codes on lines are quantized and packed by kernels on the CPU alone
+_MADE = tuple(kind for kind in PACKED if not issubclass(kind[1], Lines))
+"""Weights that are quantized and packed by kernels too; codes on lines are on the CPU alone."""
 OPS = (
     *KEYS,
     *(op_name(verb, *weight) for verb in ("pack", "quantize") for weight in _MADE),

@@ -39,7 +39,7 @@ def test_shapes(machine, one):
 
 
 @every
-@pytest.mark.parametrize("m", [4, 12, 70])
+@pytest.mark.parametrize("m", [4, 70])
 def test_dtypes(machine, one, m):
     parts = one.quantize(lopsided(20, 136))
     packed = one.pack(parts)
@@ -52,7 +52,7 @@ def test_dtypes(machine, one, m):
 
 
 @every
-@pytest.mark.parametrize("m", [7, 20, 70])
+@pytest.mark.parametrize("m", [7, 20])
 def test_rows_that_are_not_finite(machine, one, m):
     """NaN and infinity come out where the float product has them; very large and very small rows are as close as others."""
     n, k = 20, 200
