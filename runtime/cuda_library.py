@@ -12,15 +12,14 @@ from pathlib import Path
 
 import torch
 
-from lowbit_compiler.runtime.formats import PACKED
-from lowbit_compiler.runtime.formats.lines import Lines
+from lowbit_compiler.runtime.formats import ON_LINES, PACKED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.library import require_same_build
 from lowbit_compiler.runtime.products import KEYS
 
 FILE = "liblowbit_cuda.so"
-_MADE = tuple(kind for kind in PACKED if not issubclass(kind[1], Lines))
-"""Weights that are quantized and packed by kernels too; codes on lines are on the CPU alone."""
+_MADE = tuple(kind for kind in PACKED if kind not in ON_LINES)
+"""Weights that are quantized and packed by kernels too; those on lines are on the CPU alone."""
 OPS = (
     *KEYS,
     *(op_name(verb, *weight) for verb in ("pack", "quantize") for weight in _MADE),

@@ -1,7 +1,6 @@
 // linear_s8u4_nested: few rows meet the 4-bit codes; for more, parts of the panels become those of S8 and meet the kernels of linear_s8s8.
 #include "common/kernels.h"
 #include "linear/job.h"
-#include "linear/parallel.h"
 #include "linear/scratch.h"
 
 namespace lowbit {
@@ -62,18 +61,9 @@ void few_rows(const NestedJob& nested, int64_t tasks) {
 }
 
 void many_rows(const NestedJob& nested, int64_t tasks) {
-  const Job& job = nested.job;
-  const int64_t m = job.op.x.rows, step = block_rows(job.kp);
-  for (int64_t first = 0; first < m; first += step) {
-    Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.layout, job.treatment, job.columns);
-    parallel_parts(tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2), block.m, kPanel, parts_for(block.m), [&](int64_t begin, int64_t end) {
-      prepare_rows(block, job.op.x, first, begin, end, job.treatment, job.columns);
-    });
-    join_exact(block, job.treatment, job.columns);
-    parallel_parts(tasks, job.panels, job.unit(tasks), parts_for(block.m), [&](int64_t begin, int64_t end) {
-      expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { multiply(part, block, {}, first, from, to, {}); });
-    });
-  }
+  split_panels(nested.job, tasks, [&](const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end) {
+    expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { multiply(part, block, tiles, first, from, to, {}); });
+  });
 }
 
 }  // namespace
