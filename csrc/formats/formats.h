@@ -32,7 +32,7 @@ typedef Ternaries<true> TernaryGroups;
 
 }  // namespace lowbit
 
-// The same for codes on lines, whose kernels are in csrc/lines; they are for the CPU alone.
+// The same for codes on lines; they are quantized and packed by kernels on the CPU alone.
 #define LOWBIT_LINES(X) \
   X(u3, U3)             \
   X(u4, U4)             \

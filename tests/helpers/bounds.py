@@ -88,17 +88,26 @@ def on_lines(x: Tensor, one: Operand, parts: tuple[Tensor, ...], bias: Tensor | 
     Few rows are 16-bit integers in each group, and the weight what is counted from ``start``, an integer that stands for a number within
     ``rounded``; the weight is rounded to bfloat16 where it meets bfloat16 rows in tiles, and has more than one scale in a row.
     """
+    w, start, rounded = weight_of(one, parts)
     k, size = x.shape[1], one.scale.block(x.shape[1]) if one.scale.sizes else 64
+    wide = x.double().abs()
+    most = torch.nn.functional.pad(wide, (0, -k % size)).reshape(len(x), -1, size).amax(-1).repeat_interleave(size, 1)[:, :k]
+    error = FIXED * (most @ ((w - start).abs() + rounded).t()) + wide @ rounded.t()
+    if x.dtype is torch.bfloat16 and one.scale.sizes and not one.scale.integers:
+        error = error + unit(torch.bfloat16) * (wide @ w.abs().t())
+    return exact_lines(x, one, parts, bias, dtype, error)
+
+
+def exact_lines(
+    x: Tensor, one: Operand, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype, more: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The same where rows and codes are multiplied as they are; ``more`` is added to the bound."""
     w, start, rounded = weight_of(one, parts)
     above = (w - start).abs() + rounded
-    wide = x.double()
-    most = torch.nn.functional.pad(wide.abs(), (0, -k % size)).reshape(len(x), -1, size).amax(-1).repeat_interleave(size, 1)[:, :k]
-    y, offset = wide @ w.t(), torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
-    error = 2 * EPS * (k + 4) * (wide.abs() @ (above + start.abs()).t()) + 2 * EPS * offset.abs() + FIXED * (most @ above.t())
-    error = error + wide.abs() @ rounded.t()
-    if x.dtype is torch.bfloat16 and one.scale.sizes and not one.scale.integers:
-        error = error + unit(torch.bfloat16) * (wide.abs() @ w.abs().t())
-    y, flushed = y + offset, FLUSHED * (w.abs().sum(1) + k * w.abs().amax(1))
+    k, wide = x.shape[1], x.double()
+    offset = torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
+    error = 2 * EPS * (k + 4) * (wide.abs() @ (above + start.abs()).t()) + 2 * EPS * offset.abs() + more
+    y, flushed = wide @ w.t() + offset, FLUSHED * (w.abs().sum(1) + k * w.abs().amax(1))
     return y, rounding(y, error + flushed, dtype)
 
 
