@@ -55,12 +55,12 @@ def best_scale(inputs: Inputs) -> Tensor | None:
 
 
 def _error(inputs: Inputs, hessian: Tensor, scale: Tensor) -> float:
-    plan = inputs.layers[0].plan
-    half = plan.treatment.weight(at_once, hessian / scale / scale.unsqueeze(1))
-    treated = plan.treatment.weight(at_once, half.t().contiguous())
+    treatment = inputs.layers[0].plan.treatment
+    half = treatment.weight(at_once, hessian / scale / scale.unsqueeze(1))
+    treated = treatment.weight(at_once, half.t().contiguous())
     total = 0.0
     for layer in inputs.layers:
-        weight = layer.module.weight
+        plan, weight = layer.plan, layer.module.weight
         rows = weight[:: max(len(weight) // ROWS, 1)].float() * scale
         wanted = plan.treatment.weight(at_once, rows)
         error = plan.w.dequantize(plan.w.quantize(wanted)) - wanted

@@ -30,18 +30,18 @@ class GPTQ(Method):
         require_lines(recipe, self.name)
 
     def apply(self, block: Block) -> None:
-        """Quantize the linears of each input together."""
+        """Quantize the linears of each input together, those of one format at a time."""
         for inputs in block.inputs():
-            plan = inputs.layers[0].plan
-            weights = [layer.treated for layer in inputs.layers]
-            joined = torch.cat(weights)
-            parts = gptq(joined, inputs.treated(plan.treatment), plan.w)
-            if parts is None:
-                block.say(f"{inputs.layers[0].name}: its inputs or its weight are not finite; rounded to nearest")
-                continue
-            each = zip(*(part.split([len(weight) for weight in weights]) for part in parts), strict=True)
-            for layer, own in zip(inputs.layers, each, strict=True):
-                layer.give(tuple(part.clone() for part in own), self.name)
+            for plan in dict.fromkeys(layer.plan for layer in inputs.layers):
+                layers = [layer for layer in inputs.layers if layer.plan == plan]
+                weights = [layer.treated for layer in layers]
+                parts = gptq(torch.cat(weights), inputs.treated(plan.treatment), plan.w)
+                if parts is None:
+                    block.say(f"{layers[0].name}: its inputs or its weight are not finite; rounded to nearest")
+                    continue
+                each = zip(*(part.split([len(weight) for weight in weights]) for part in parts), strict=True)
+                for layer, own in zip(layers, each, strict=True):
+                    layer.give(tuple(part.clone() for part in own), self.name)
 
 
 def gptq(weight: Tensor, hessian: Tensor, operand: Operand) -> tuple[Tensor, ...] | None:
