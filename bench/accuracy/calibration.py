@@ -2,10 +2,42 @@
 
 import importlib
 import inspect
-from itertools import chain, zip_longest
+from itertools import chain
 
-PROSE = "statistics doctest decimal typing abc random difflib pickle tarfile email.message heapq threading fractions calendar unittest.mock".split()
-SOURCE = "dataclasses json.decoder collections csv textwrap ast configparser zipfile heapq logging queue shutil bisect string copy".split()
+PROSE = [
+    "statistics",
+    "doctest",
+    "decimal",
+    "typing",
+    "abc",
+    "random",
+    "difflib",
+    "pickle",
+    "tarfile",
+    "email.message",
+    "heapq",
+    "threading",
+    "fractions",
+    "calendar",
+    "unittest.mock",
+]
+SOURCE = [
+    "dataclasses",
+    "json.decoder",
+    "collections",
+    "csv",
+    "textwrap",
+    "ast",
+    "configparser",
+    "zipfile",
+    "heapq",
+    "logging",
+    "queue",
+    "shutil",
+    "bisect",
+    "string",
+    "copy",
+]
 LONGEST = 6000
 """Characters of one module: many kinds of text are worth more than much of one."""
 

@@ -64,7 +64,9 @@ def test_what_stays(name: str) -> None:
 
 
 def test_an_activation_for_a_weight_stays() -> None:
-    _, ctx, *_ = before_and_after(lambda x, w: nn.functional.conv2d(x, w, stride=4), (torch.randn(1, 3, 8, 8), torch.randn(5, 3, 4, 4)), "find")
+    _, ctx, *_ = before_and_after(
+        lambda x, w: nn.functional.conv2d(x, w, stride=4), (torch.randn(1, 3, 8, 8), torch.randn(5, 3, 4, 4)), "find"
+    )
     assert [(site.kind, "not a parameter" in site.detail) for site in ctx.sites] == [("convolution", True)]
 
 
