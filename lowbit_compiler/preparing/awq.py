@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.preparing.block import Block
-from lowbit_compiler.preparing.fold import producer_of
+from lowbit_compiler.preparing.fold import Producer, producer_of
 from lowbit_compiler.preparing.hessian import Inputs
 from lowbit_compiler.preparing.method import Method
 from lowbit_compiler.runtime.treatments.treatment import at_once
@@ -32,12 +32,12 @@ class AWQ(Method):
             if producer is None:
                 block.say(f"awq: nothing before {inputs.layers[0].name} takes its scales exactly; left as it is")
                 continue
-            scale = best_scale(inputs)
+            scale = best_scale(inputs, producer)
             if scale is not None:
                 producer.fold(scale)
 
 
-def best_scale(inputs: Inputs) -> Tensor | None:
+def best_scale(inputs: Inputs, producer: Producer) -> Tensor | None:
     """Return the factors [K] of the weights' columns with the least squared error of outputs over the calibration rows; None: all 1.
 
     Magnitudes are root mean squares, which H has on its diagonal; errors are E H E^T, of H too.
@@ -46,7 +46,7 @@ def best_scale(inputs: Inputs) -> Tensor | None:
     size = hessian.diagonal().sqrt().clamp(min=SMALLEST)
     best, least = None, _error(inputs, hessian, torch.ones_like(size))
     for step in range(1, POWERS):
-        scale = size ** (step / POWERS)
+        scale = producer.taken(size ** (step / POWERS))
         scale = scale / (scale.max() * scale.min()).sqrt()
         error = _error(inputs, hessian, scale)
         if error < least:
