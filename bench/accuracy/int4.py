@@ -38,6 +38,8 @@ from lowbit_compiler.recipes import RECIPES, Recipe, find_recipe
 FILE = "int4.json"
 WIDTHS = common.RESULTS / "int4_widths.toml"
 """Written by ``lowbit debug widths`` (bench/accuracy/widths.py)."""
+UNFINISHED = Path(__file__).resolve().parents[2] / "build" / "int4"
+"""Folder of what interrupted runs prepared, block by block."""
 ROOM = 1 << 30
 """Numbers of the float model's logits that are kept."""
 Row = dict[str, Any]
@@ -92,8 +94,8 @@ SCHEMES = {
 class Measure:
     """Runs a subject's model; every run is compared with the float model's logits, of which as many are kept as there is room for."""
 
-    def __init__(self, subject: Subject, progress: Progress) -> None:
-        self.subject, self.progress = subject, progress
+    def __init__(self, subject: Subject, folder: Path, progress: Progress) -> None:
+        self.subject, self.folder, self.progress = subject, folder, progress
         self.total = sum(len(samples) for samples in subject.texts.values())
         self._kept: dict[int, Tensor] = {}
         self._room = ROOM
@@ -112,12 +114,7 @@ class Measure:
     def row(self, scheme: Scheme) -> Row:
         """Return one row of the result file."""
         torch._dynamo.reset()
-        network, seconds = self.subject.network, 0.0
-        if scheme.methods:
-            network = copy.deepcopy(network)  # the next scheme is to find it as it was
-            start = time.process_time()
-            network = lowbit_compiler.prepare(network, scheme.recipe, scheme.data or self.subject.calibration, methods=scheme.methods)
-            seconds = time.process_time() - start
+        network, seconds = prepared(self.subject, scheme, self.folder)
         options = {"recipe": scheme.recipe, "remainder": "eager", "plan": "always"}
         low = torch.compile(network, backend="lowbit", dynamic=False, options=options)
         task = self.progress.add_task(scheme.name, total=self.total)
@@ -132,6 +129,17 @@ class Measure:
         modules = {site.module for site in report.sites if site.kind == "linear" and site.decision != "declined"}
         about = {"bits": _bits(network, modules, scheme.recipe), "layers": len(modules), "seconds": seconds}
         return about | {name: _summary(total) for name, total in sums.items()} | self.subject.further(network, options)
+
+
+def prepared(subject: Subject, scheme: Scheme, folder: Path) -> tuple[Any, float]:
+    """Return the subject's network, or a copy that is prepared, and the seconds that took; blocks that an interrupted run finished are in ``folder``."""
+    if not scheme.methods:
+        return subject.network, 0.0
+    network = copy.deepcopy(subject.network)  # the next scheme is to find it as it was
+    data, checkpoint = scheme.data or subject.calibration, folder / scheme.name.replace(", ", "-").replace(" ", "-")
+    start = time.process_time()
+    network = lowbit_compiler.prepare(network, scheme.recipe, data, methods=scheme.methods, checkpoint=checkpoint)
+    return network, time.process_time() - start
 
 
 def _compared(wanted: Tensor, got: Tensor, labels: Tensor) -> Tensor:
@@ -218,7 +226,7 @@ def main() -> None:
         if missing:
             subject = SUBJECTS[name](args.tokens, console)
             with Progress(console=console, transient=True) as progress:
-                measure = Measure(subject, progress)
+                measure = Measure(subject, UNFINISHED / name, progress)
                 for scheme in missing:
                     rows[scheme.name] = {**measure.row(scheme), "date": date, "about": about}
                     common.write(FILE, content)
