@@ -36,14 +36,20 @@ from lowbit_compiler.runtime.treatments.treatment import at_once
 EVERY, JUDGED = 4, 2
 """Rows of weights of which one is taken; windows of each text that is judged by."""
 NEAREST = "nearest"
-SCHEMES: dict[str, tuple[str, float, bool]] = {
-    NEAREST: ("none", math.nan, False),
-    **{f"gptq, damping {damping}": ("none", damping, False) for damping in (0.003, 0.01, 0.03, 0.1, 0.3)},
-    **{f"gptq, damping {damping}, coordinate descent": ("none", damping, True) for damping in (0.01, 0.1, 0.3)},
-    "rotation, gptq, damping 0.01": ("rotation", 0.01, False),
-    "rotation, gptq, damping 0.1, coordinate descent": ("rotation", 0.1, True),
+SCHEMES: dict[str, tuple[str, float, float, bool]] = {
+    NEAREST: ("none", math.nan, 0.0, False),
+    "gptq, damping of 0.01 (the paper's)": ("none", 0.01, 0.0, False),
+    "gptq, damping of 0.1": ("none", 0.1, 0.0, False),
+    "gptq, 0.01 and 0.03 of its own": ("none", 0.01, 0.03, False),
+    "gptq, 0.01 and 0.1 of its own": ("none", 0.01, 0.1, False),
+    "gptq, 0.01 and 0.3 of its own": ("none", 0.01, 0.3, False),
+    "the paper's, coordinate descent": ("none", 0.01, 0.0, True),
+    "0.1 of its own, coordinate descent": ("none", 0.01, 0.1, True),
+    "0.3 of its own, coordinate descent": ("none", 0.01, 0.3, True),
+    "rotation, the paper's": ("rotation", 0.01, 0.0, False),
+    "rotation, 0.1 of its own, coordinate descent": ("rotation", 0.01, 0.1, True),
 }
-"""By name: treatment, damping (of the mean of H's diagonal), and whether coordinate descent follows."""
+"""By name: treatment, damping of each element of H's diagonal (of its mean, and of the element itself), and whether coordinate descent follows."""
 
 
 class _Enough(Exception):
@@ -75,11 +81,11 @@ def inputs_of(subject: subjects.Subject, recipe: Recipe, blocks: list[int]) -> d
     return found
 
 
-def parts_of(weight: Tensor, hessian: Tensor, operand: Operand, damping: float, descent: bool) -> tuple[Tensor, ...]:
+def parts_of(weight: Tensor, hessian: Tensor, operand: Operand, damping: float, own: float, descent: bool) -> tuple[Tensor, ...]:
     """Return the parts that a scheme makes of a treated weight."""
     if math.isnan(damping):
         return operand.quantize(weight)
-    method.DAMPING = damping
+    method.DAMPING, method.OWN = damping, own
     found = factor(hessian)
     assert found is not None
     parts = column_by_column(weight, found, operand)
@@ -95,14 +101,16 @@ def lost(weight: Tensor, parts: tuple[Tensor, ...], hessian: Tensor, operand: Op
     return float(((error @ h) * error).sum() / ((w @ h) * w).sum())
 
 
-def measured(found: dict[str, list[Inputs]], operand: Operand, treatment: str, damping: float, descent: bool) -> dict[str, list[float]]:
+def measured(
+    found: dict[str, list[Inputs]], operand: Operand, treatment: str, damping: float, own: float, descent: bool
+) -> dict[str, list[float]]:
     """Return the errors of all inputs' linears, by the kind of text."""
     one = TREATMENTS[treatment]()
     errors: dict[str, list[float]] = {name: [] for name in found}
     for number, seen in enumerate(found["calibration"]):
         weight = torch.cat([layer.module.weight for layer in seen.layers])[::EVERY].float()
         treated: Callable[[Tensor], Tensor] = lambda w: one.weight(at_once, w.contiguous())
-        parts = parts_of(treated(weight), seen.treated(one), operand, damping, descent)
+        parts = parts_of(treated(weight), seen.treated(one), operand, damping, own, descent)
         for name, inputs in found.items():
             errors[name].append(lost(treated(weight), parts, inputs[number].treated(one), operand))
     return errors
