@@ -8,7 +8,7 @@ from torch import fx
 
 from lowbit_compiler.passes.graph import aten, emit, emit_linear, is_constant, is_tensor, numel, value
 
-SPATIAL = {
+SPATIAL: dict[Any, int] = {
     aten.conv1d.default: 1, aten.conv1d.padding: 1, aten.conv2d.default: 2, aten.conv2d.padding: 2, aten.conv3d.default: 3, aten.conv3d.padding: 3,
 }  # fmt: skip
 """Convolutions of this kind, and their spatial dimensions."""

@@ -77,7 +77,7 @@ SCHEMES = {
         Scheme(_of("int4", group_size=64), GPTQ),
         Scheme(_of("int4", treatment="rotation"), GPTQ),
         Scheme(_of("int4", weights="int5", group_size=64), GPTQ),
-        *([Scheme(replace(find_recipe(WIDTHS), name="widths"), GPTQ)] if WIDTHS.exists() else []),
+        *([Scheme(replace(find_recipe(WIDTHS), name="widths", head="float"), GPTQ)] if WIDTHS.exists() else []),
         Scheme(_of("int4", weights="int4-nested"), GPTQ),
         Scheme(_of("int3"), GPTQ),
         Scheme(_of("int4"), ("awq",)),

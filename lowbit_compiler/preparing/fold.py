@@ -89,7 +89,7 @@ def producer_of(block: Block, inputs: Inputs) -> Producer | None:
 
 def _ways(block: Block, inputs: Inputs, name: str, k: int) -> Iterator[Producer]:
     """Yield the ways in which a module may make the ``k`` channels."""
-    weight = block.module.get_submodule(name).weight
+    weight = block.module.get_parameter(f"{name}.weight")
     if weight.dim() == 1:
         yield from (Producer(block, inputs, name, offset) for offset in OFFSETS)
     elif len(weight) == k:
@@ -138,7 +138,7 @@ def _rows(block: Block, inputs: Inputs, name: str) -> Tensor | None:
 
     The rows whose number has a bit set are doubled, bit by bit: the channels that follow have that bit in their row's number.
     """
-    module = block.module.get_submodule(name)
+    module: Any = block.module.get_submodule(name)
     want = _read(block, inputs)
     number = torch.arange(len(module.weight), device=want.device)
     rows = torch.zeros(want.shape[-1], dtype=torch.int64, device=want.device)

@@ -67,7 +67,7 @@ def test_killed_in_the_middle_it_comes_to_the_same(tmp_path: Path, monkeypatch: 
     """SIGKILL in the second of three blocks, when its codes are chosen and not yet saved."""
     loaded = smollm2_off.load()
     model, data = loaded.model, text.token_ids(loaded.tokenizer, "python", 256).split(64, 1)
-    model.model.layers = model.model.layers[:3]
+    model.model.layers = model.model.layers[:3].eval()
     whole = lowbit.prepare(copy.deepcopy(model), RECIPE, data)
     apply = GPTQ.apply
 
