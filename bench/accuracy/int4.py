@@ -15,16 +15,16 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from int4_docs import Row, cells
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from subjects import FURTHER, SUBJECTS, UNCOUNTED, Sample, Subject
+from subjects import SUBJECTS, UNCOUNTED, Sample, Subject
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -42,7 +42,6 @@ UNFINISHED = Path(__file__).resolve().parents[2] / "build" / "int4"
 """Folder of what interrupted runs prepared, block by block."""
 ROOM = 1 << 30
 """Numbers of the float model's logits that are kept."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -168,36 +167,13 @@ def _bits(network: Any, modules: set[str], recipe: Recipe) -> float:
     return 8 * stored / sum(w.numel() for w in weights.values())
 
 
-def _cells(rows: dict[str, Row]) -> Iterator[list[str]]:
-    """Yield the head of a model's table and its rows."""
-    first = next(iter(rows.values()))
-    texts = [name for name, value in first.items() if isinstance(value, dict) and "perplexity" in value]
-    more = [name for name in first if name in FURTHER]
-    yield ["", "bits", "seconds", *(cell for name in texts for cell in (f"KL {name}", f"perplexity {name}, %")), *more]
-    for name, row in rows.items():
-        cells = [cell for text in texts for cell in (f"{row[text]['divergence x 100']:.2f}", f"{row[text]['change, percent']:+.2f}")]
-        yield [
-            name,
-            f"{row['bits']:.2f}",
-            f"{row['seconds']:.0f}" if row["seconds"] else "",
-            *cells,
-            *(f"{row[each]:.3f}" for each in more),
-        ]
-
-
-def markdown(rows: dict[str, Row]) -> str:
-    """Return the rows of one model as docs have them."""
-    head, *cells = _cells(rows)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *cells])
-
-
 def table(rows: dict[str, Row], title: str) -> Table:
     """Return the rows of one model as they are printed."""
     result = Table(title=title, title_justify="left")
-    head, *cells = _cells(rows)
+    head, *lines = cells(rows)
     for column in head:
         result.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for line in cells:
+    for line in lines:
         result.add_row(*line)
     return result
 
@@ -209,16 +185,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=6144)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="*", default=[], help="recipes whose name contains one of these")
-    parser.add_argument("--markdown", action="store_true", help="print the tables of the result file as docs/int4.md has them")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     console, path = Console(), common.RESULTS / FILE
     about = {key: value for key, value in common.about(tokens=args.tokens).items() if key != "date"}
     date = common.about()["date"]
     content: dict[str, dict[str, Row]] = json.loads(path.read_text()) if path.exists() else {}
-    if args.markdown:
-        print("\n\n".join(f"**{name}**\n\n{markdown(rows)}" for name, rows in content.items()))
-        return
     for name in args.models:
         rows = content.setdefault(name, {})
         schemes = [each for each in SCHEMES[name] if not args.only or any(word in each.name for word in args.only)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import calibration
 import torch
+from int4_docs import FURTHER
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -28,10 +29,6 @@ UNCOUNTED = -100
 """A label that counts for nothing, as in torch's cross_entropy."""
 HEARD = 12
 """Sentences that are written down word by word."""
-WORDS = "word error rate"
-IN_FLOAT = f"{WORDS} of the float model"
-FURTHER = (WORDS, IN_FLOAT)
-"""What rows may have beside divergence and perplexity."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def spoken(tokens: int, console: Console) -> Subject:
 
     def wrong(low: Any, options: dict[str, Any]) -> dict[str, float]:
         parts = [torch.compile(part, backend="lowbit", options=options) for part in (low.get_encoder(), low)]
-        return {WORDS: _words_wrong(parts, tokenizer, said[:HEARD]), IN_FLOAT: in_float()}
+        return dict(zip(FURTHER, (_words_wrong(parts, tokenizer, said[:HEARD]), in_float()), strict=True))
 
     return Subject(network, {"spoken": samples}, others, wrong)
 
