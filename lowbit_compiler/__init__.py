@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lowbit_compiler.compile.explaining import explain
     from lowbit_compiler.compile.history import last_report
+    from lowbit_compiler.compile.switching import switch_bits
     from lowbit_compiler.exits.onnx.export import export_onnx as export_onnx
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.exits.package import export_package
@@ -21,6 +22,7 @@ __all__ = [
     "export_package",
     "last_report",
     "prepare",
+    "switch_bits",
 ]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache transformers
 
 _HOMES = {
@@ -33,6 +35,7 @@ _HOMES = {
     "export_package": "exits.package",
     "last_report": "compile.history",
     "prepare": "preparing.prepare",
+    "switch_bits": "compile.switching",
     "verify_onnx": "exits.onnx.export",
 }
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from lowbit_compiler.runtime import chain
 from lowbit_compiler.runtime.exported_checks import EXPORTED_CHECKS
 from lowbit_compiler.runtime.format_checks import block_size, format_checks
-from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, MOST_ELEMENTS, require, result_dtype, same, tensors
@@ -71,8 +70,9 @@ def _packed(op: str, x: Tensor, w: Tensor, n: int, others: dict[str, Any]) -> No
     block_size(op, KEYS[op][1][1], others)
     require(op, n >= 0, "n of at least 0", n)
     require(op, w.dtype == torch.int8 and w.dim() == 2, "w packed as int8 [panels, bytes]", f"{w.dtype} of {w.dim()} dimensions")
-    require(op, w.shape[0] == -(-n // PANEL), f"{-(-n // PANEL)} panels for n = {n}", f"{w.shape[0]}")
-    size = weight_of(op, others).panel_bytes(k)
+    weight = weight_of(op, others)
+    panels, size = weight.packed_rows(n), weight.panel_bytes(k)
+    require(op, w.shape[0] == panels, f"{panels} panels for n = {n}", f"{w.shape[0]}")
     require(op, w.shape[1] == size, f"panels of {size} bytes for K = {k}", f"{w.shape[1]}")
 
 

@@ -1,5 +1,6 @@
 // All packed formats.
 #pragma once
+#include "formats/d8.h"
 #include "formats/lines.h"
 #include "formats/s4.h"
 #include "formats/s8.h"

@@ -28,6 +28,7 @@ struct Affine {
   typedef typename Lines::Minimum Minimum;
   static constexpr int kBits = kBitsOfCode, kLeast = 0, kMost = (1 << kBits) - 1;
   static constexpr bool kNested = Lines::kNested, kGrouped = true;
+  static constexpr int64_t kBehind = 0;
   static constexpr int64_t kBlockBytes = kBits * 2 * kLine;  // of the codes of 64 of K
 
   static LOWBIT_INLINE constexpr int64_t padded(int64_t k, int64_t group) { return round_up(k, group > kBlock ? group : kBlock); }

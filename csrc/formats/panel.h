@@ -24,6 +24,7 @@ template <int kCodesOfWord, bool kHasGroups, bool kHasSums>
 struct Panel {
   static constexpr int kCodes = kCodesOfWord;
   static constexpr bool kGrouped = kHasGroups, kSums = kHasSums;
+  static constexpr int64_t kBehind = 0;  // rows of a packed weight behind its panels
 
   static LOWBIT_INLINE constexpr int64_t padded(int64_t k, int64_t group = 0) { return round_up(k, kGrouped && group > kBlock ? group : kBlock); }
   static LOWBIT_INLINE constexpr int64_t span(int64_t kp, int64_t group) { return kGrouped ? group : kp; }

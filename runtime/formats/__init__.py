@@ -8,6 +8,7 @@ from lowbit_compiler.runtime.formats.scales import Groups, Row, Scale
 
 MODULES = (
     "s8",
+    "d8",
     "s4",
     "affine",
     "ternary",
@@ -20,6 +21,8 @@ KINDS = tuple((format, scale) for format in FORMATS for scale in format.scales)
 """What there are ops for: each format, with each kind of scale that it may have."""
 PACKED = tuple(kind for kind in KINDS if kind[0].panels is not None)
 """Those with a layout for kernels, and with kernels that quantize and pack."""
+SWITCHABLE = tuple(kind for kind in PACKED if kind[0].widths)
+"""Those whose packed weights can be read in fewer bits."""
 WORDS = tuple(word for format in FORMATS for word in format.words)
 """How recipes spell them."""
 
@@ -32,4 +35,4 @@ def operand(word: str, group: int) -> Operand | None:
     return None
 
 
-__all__ = ["FORMATS", "KINDS", "PACKED", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]
+__all__ = ["FORMATS", "KINDS", "PACKED", "SWITCHABLE", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]

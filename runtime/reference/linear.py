@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats import Format, Groups, Operand, Row
 from lowbit_compiler.runtime.formats.affine import U3, U4, U5, U6, U8
+from lowbit_compiler.runtime.formats.d8 import D8
 from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines, Lines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
@@ -55,6 +56,11 @@ def _int8(x: Tensor, w: Tensor, n: int) -> Codes:
     return q, scale
 
 
+def _narrow(x: Tensor, w: Tensor, n: int) -> Codes:
+    q, scale = Operand(D8(), Row()).unpack(w, n, x.shape[-1])
+    return q, scale
+
+
 def _nested(x: Tensor, w: Tensor, n: int, group: int) -> Codes:
     """Return the int8 codes that codes on integer lines stand for."""
     q, scale, minimum, outer = Operand(U4(), IntegerLines(group)).unpack(w, n, x.shape[-1])
@@ -92,6 +98,16 @@ def linear_s8u4_nested(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group:
 def linear_s8u4_nested_rotated(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
     """The same after a block-Hadamard rotation of ``x``; ``w`` holds the rotated weight."""
     return _s8s8(x, rotate(x), None, _nested(x, w, n, group), bias, dtype, rotated=True)
+
+
+def linear_s8d8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """``x`` [..., K] in int8 times int8 codes in the width that ``w`` says."""
+    return _s8s8(x, x, None, _narrow(x, w, n), bias, dtype)
+
+
+def linear_s8d8_rotated(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """The same after a block-Hadamard rotation of ``x``; ``w`` holds the rotated weight."""
+    return _s8s8(x, rotate(x), None, _narrow(x, w, n), bias, dtype, rotated=True)
 
 
 def linear_fs8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:

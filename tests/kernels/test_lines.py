@@ -5,24 +5,19 @@ import torch
 from torch import Tensor
 
 from helpers import bounds, operands
+from helpers.plain import reference
 from lowbit_compiler.runtime import kernels, library
 from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.formats.affine import FORMATS, U4
 from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines
 
 L = torch.ops.lowbit
-KEYS, KEY = torch._C.DispatchKeySet, torch._C.DispatchKey
 KINDS = [(format, scale) for format in FORMATS if format.panels for scale in format.scales]
 OPERANDS = [Operand(format(), scale(group)) for format, scale in KINDS for group in (32, 64, 128)]
 MS = (1, 2, 3, 4, 5, 9, 17, 40)
 
 pytestmark = pytest.mark.skipif(library.handle() is None, reason="no native library")
 every = pytest.mark.parametrize("one", OPERANDS, ids=lambda one: f"{one.format}{one.scale.suffix}-{one.scale.size}")
-
-
-def reference(op: str, *arguments: object) -> Tensor:
-    """Call ``op`` without its kernel."""
-    return getattr(L, op).default.redispatch(KEYS(KEY.PrivateUse1), *arguments)
 
 
 def linear(one: Operand) -> str:
