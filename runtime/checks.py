@@ -14,6 +14,7 @@ from torch import Tensor
 from lowbit_compiler.runtime import chain
 from lowbit_compiler.runtime.exported_checks import EXPORTED_CHECKS
 from lowbit_compiler.runtime.format_checks import block_size, format_checks
+from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, MOST_ELEMENTS, require, result_dtype, same, tensors
@@ -70,9 +71,10 @@ def _packed(op: str, x: Tensor, w: Tensor, n: int, others: dict[str, Any]) -> No
     block_size(op, KEYS[op][1][1], others)
     require(op, n >= 0, "n of at least 0", n)
     require(op, w.dtype == torch.int8 and w.dim() == 2, "w packed as int8 [panels, bytes]", f"{w.dtype} of {w.dim()} dimensions")
-    weight = weight_of(op, others)
-    panels, size = weight.packed_rows(n), weight.panel_bytes(k)
-    require(op, w.shape[0] == panels, f"{panels} panels for n = {n}", f"{w.shape[0]}")
+    weight, panels = weight_of(op, others), -(-n // PANEL)
+    got = w.shape[0] - weight.packed_rows(0)
+    require(op, got == panels, f"{panels} panels for n = {n}", f"{got}")
+    size = weight.panel_bytes(k)
     require(op, w.shape[1] == size, f"panels of {size} bytes for K = {k}", f"{w.shape[1]}")
 
 

@@ -63,7 +63,7 @@ def _padding(op: str, weight: Operand, w: Tensor, n: int, k: int, rotates: bool,
     what = "a weight" if where else "w"
     panels = -(-n // PANEL)
     if widths := weight.format.widths:
-        width = weight.format.panels.width(w)
+        width = weight.width(w)
         require(op, width in widths, f"a width in {widths} behind the panels", width)
     rows = n - (panels - 1) * PANEL
     _, *scales = weight.unpack(w[panels - 1 :], PANEL, k)

@@ -59,10 +59,10 @@ struct Ops {
     const int64_t k = x.size(x.dim() - 1);
     EXPECT(op, k >= 1 && (most == 0 || k <= most), "K from 1 to ", most ? std::to_string(most) : "any", ", got ", k);
     EXPECT(op, a.n >= 0, "n of at least 0, got ", a.n);
-    const int64_t panels = a.n / kPanel + (a.n % kPanel != 0) + F::kBehind, bytes = F::bytes(F::padded(k, a.group), a.group);
+    const int64_t panels = a.n / kPanel + (a.n % kPanel != 0), bytes = F::bytes(F::padded(k, a.group), a.group);
     EXPECT(op, w.scalar_type() == ScalarType::Char && w.dim() == 2, "w packed as int8 [panels, bytes], got ", name(w.scalar_type()), " of ",
            w.dim(), " dimensions");
-    EXPECT(op, w.size(0) == panels, panels, " panels for n = ", a.n, ", got ", w.size(0));
+    EXPECT(op, w.size(0) - F::kBehind == panels, panels, " panels for n = ", a.n, ", got ", w.size(0) - F::kBehind);
     EXPECT(op, w.size(1) == bytes, "panels of ", bytes, " bytes for K = ", k, ", got ", w.size(1));
     if (const auto& bias = a.bias) {
       EXPECT(op, bias->dim() == 1 && bias->size(0) == a.n, "bias of shape (", a.n, ",), got ", shape(*bias));

@@ -1,6 +1,7 @@
 """int8 weights that products can read in 8, 6 or 4 bits: one stored tensor, and how many bits count is said beside it, at run time."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class D8(S8):
     scales = (Row,)
     words = ("int8-switchable",)
     activations = False
-    panels = _Panels()
+    panels: ClassVar[Panels] = _Panels()
     widths = (4, 6, BITS)
 
     def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -81,6 +81,10 @@ class Operand:
         """Invert :meth:`pack`: codes [N, K padded] and scales [N, G padded]."""
         return self._panels.unpack(packed, n, k, self.scale)
 
+    def width(self, packed: Tensor) -> int:
+        """Return in how many bits products read ``packed``, of a format with ``widths``."""
+        return self._panels.width(packed)
+
     @property
     def _panels(self) -> Panels:
         assert self.format.panels is not None, f"{self.name} has no layout for kernels"

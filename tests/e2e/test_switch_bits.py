@@ -143,6 +143,6 @@ def test_a_package_has_the_width_in_force(model: Gated, tmp_path: Path) -> None:
     run, x = compiled(model, "int8-switchable"), torch.randn(7, K)
     run(x)
     lowbit.switch_bits(run, 4)
-    report = lowbit.export_package(model, x, tmp_path / "four.pt2", recipe="int8-switchable")
+    report = lowbit.export_package(model, x, tmp_path / "four.pt2", recipe="int8-switchable", plan="always")
     assert "2 weights are read in 4 bits (lowbit.switch_bits)" in report.notes
     assert torch.equal(torch._inductor.aoti_load_package(str(tmp_path / "four.pt2"))(x), expected(model, x, 4))
