@@ -32,10 +32,11 @@ def known() -> dict[Any, int]:
 
 def switch(model: nn.Module, bits: int) -> int:
     """Let products read the weights of ``model`` in ``bits`` bits from now on; returns how many of its weights are packed so that they can be."""
-    mine = {where(tensor) for module in model.modules() for tensor in _tensors(module)}
+    holders = [module for module in model.modules() if module._parameters or module._buffers]
+    mine = {where(tensor) for module in holders for tensor in _tensors(module)}
     packed = [found for found in STORE.made_of(mine) if (format := _format(found.computation)) and bits in format.widths]
-    for module in model.modules() if packed else ():
-        if module._parameters or module._buffers:
+    if packed:
+        for module in holders:
             Width(module, bits).attach()
     for found in packed:
         format = _format(found.computation)

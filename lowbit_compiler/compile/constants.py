@@ -9,15 +9,16 @@ from torch import Tensor, fx
 
 from lowbit_compiler.passes.graph import aten, calls
 from lowbit_compiler.passes.product import QUANTIZE
-from lowbit_compiler.runtime.formats import KINDS, PACKED
+from lowbit_compiler.runtime.formats import KINDS, PACKED, SWITCHABLE
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.runtime.treatments.treatment import packet
 
 QUANTIZERS = tuple(packet(op_name("quantize", *kind)) for kind in KINDS if kind[1].row_local)
-PACKERS = tuple(packet(op_name("pack", *kind)) for kind in PACKED if kind[1].row_local and not kind[0].panels.behind)
-AT_ONCE = tuple(packet(op_name("pack", *kind)) for kind in PACKED if kind[0].panels.behind)
+PACKERS = tuple(packet(op_name("pack", *kind)) for kind in PACKED if kind[1].row_local and kind not in SWITCHABLE)
+AT_ONCE = tuple(packet(op_name("pack", *kind)) for kind in SWITCHABLE)
+"""Those that write something behind the panels."""
 TREATERS = tuple(packet(op.name) for treatment in TREATMENTS.values() for op in treatment.ops if op.row_local)
 ROW_BY_ROW = (aten.to.dtype, *TREATERS, *QUANTIZERS, *PACKERS)
 CHUNK = 1 << 22
