@@ -32,7 +32,7 @@ def known() -> dict[Any, int]:
 
 def switch(model: nn.Module, bits: int) -> int:
     """Let products read the weights of ``model`` in ``bits`` bits from now on; returns how many of its weights are packed so that they can be."""
-    holders = [module for module in model.modules() if module._parameters or module._buffers]
+    holders = _holders(model)
     mine = {where(tensor) for module in holders for tensor in _tensors(module)}
     packed = [found for found in STORE.made_of(mine) if (format := _format(found.computation)) and bits in format.widths]
     if packed:
@@ -49,6 +49,17 @@ def switch(model: nn.Module, bits: int) -> int:
 def _format(computation: str) -> type[Format] | None:
     """Return the format that a constant is packed in, of those that can be switched."""
     return next((format for packer, format in _PACKERS.items() if packer in computation), None)
+
+
+def _holders(model: nn.Module) -> list[nn.Module]:
+    """Return the modules in ``model`` that hold tensors themselves; ``modules()`` takes longer than all else that a switch does."""
+    found = {id(model): model}
+    todo = [model]
+    while todo:
+        new = {id(child): child for child in todo.pop()._modules.values() if child is not None and id(child) not in found}
+        found |= new
+        todo += new.values()
+    return [module for module in found.values() if module._parameters or module._buffers]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
