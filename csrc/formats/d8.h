@@ -5,9 +5,10 @@
 namespace lowbit {
 
 struct D8 : S8 {
-  static constexpr int64_t kBehind = 1;
-
   static LOWBIT_INLINE int width(const int8_t* w, int64_t panels, int64_t kp) { return w[panels * bytes(kp)]; }
 };
+
+template <>
+constexpr int64_t kBehind<D8> = 1;
 
 }  // namespace lowbit

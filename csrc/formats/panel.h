@@ -19,12 +19,15 @@ constexpr int64_t kLine = 64;   // bytes: a word for each row of a panel
 
 static LOWBIT_INLINE constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
+// Rows of a packed weight behind its panels.
+template <class Format>
+constexpr int64_t kBehind = 0;
+
 // kCodes: of adjacent k in a word, a multiple of 4. kGrouped: a span is `group` elements of K, else all of K, and `group` counts for nothing.
 template <int kCodesOfWord, bool kHasGroups, bool kHasSums>
 struct Panel {
   static constexpr int kCodes = kCodesOfWord;
   static constexpr bool kGrouped = kHasGroups, kSums = kHasSums;
-  static constexpr int64_t kBehind = 0;  // rows of a packed weight behind its panels
 
   static LOWBIT_INLINE constexpr int64_t padded(int64_t k, int64_t group = 0) { return round_up(k, kGrouped && group > kBlock ? group : kBlock); }
   static LOWBIT_INLINE constexpr int64_t span(int64_t kp, int64_t group) { return kGrouped ? group : kp; }

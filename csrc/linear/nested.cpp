@@ -1,4 +1,5 @@
-// linear_s8u4_nested: few rows meet the 4-bit codes; for more, parts of the panels become those of S8 and meet the kernels of linear_s8s8.
+// Products of int8 rows with weights whose codes stand for int8 codes in fewer bits: few rows meet the codes as they are; for more, parts of the
+// panels become those of S8 and meet the kernels of linear_s8s8.
 #include "common/kernels.h"
 #include "linear/expanded.h"
 
@@ -8,11 +9,11 @@ namespace {
 constexpr int64_t kFewRows = 4;  // up to these, making int8 of a panel costs more than it saves (measured)
 
 struct NestedJob {
-  Job job;  // its op.w has panels of U4Nested
+  Job job;  // its op.w has panels of the format
   const NestedKernels& kernels;
-  int64_t group;
+  int64_t group, bytes;  // bytes of a panel
 
-  const int8_t* panel(int64_t index) const { return job.op.w + index * U4Nested::bytes(job.kp, group); }
+  const int8_t* panel(int64_t index) const { return job.op.w + index * bytes; }
   void operator()(int64_t index, int8_t* to) const { kernels.expand(panel(index), job.kp, group, to); }  // as S8
 };
 
@@ -43,20 +44,30 @@ void few_rows(const NestedJob& nested, int64_t tasks) {
     const NestedArgs args = {block.q, block.ldq, m, job.kp, nested.group, block.scale, sums, nested.panel(begin), end - begin, job.output(0, begin)};
     nested.kernels.product(&args);
     if (!special) return;
-    expanded(job, begin, end, qgemm_chunk(job.kp, 0, end - begin), nested,
-             [&](const Job& part, int64_t from, int64_t stop) { repair(part, block, 0, from, stop); });
+    expanded(job, begin, end, job.panels, nested, [&](const Job& part, int64_t from, int64_t stop) { repair(part, block, 0, from, stop); });
   });
+}
+
+template <Family family>
+void linear_nested(const Linear& op, Treatment treatment, int64_t kp, int64_t group, int64_t panel_bytes) {
+  const int64_t m = op.x.rows;
+  if (m == 0 || op.n == 0) return;
+  const NestedJob nested = {job_of(op, treatment, {nullptr, 0}, widened_bias(op), kp), chosen<family>(m, op.x.dtype), group, panel_bytes};
+  const int64_t bytes = nested.job.panels * panel_bytes, tasks = tasks_for(bytes + bytes / 8 * m);
+  if (m <= kFewRows) few_rows(nested, tasks);
+  else multiply_expanded(nested.job, tasks, nested.job.panels, nested);
 }
 
 }  // namespace
 
 void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group) {
-  const int64_t m = op.x.rows, kp = U4Nested::padded(op.x.columns, group);
-  if (m == 0 || op.n == 0) return;
-  const NestedJob nested = {job_of(op, treatment, {nullptr, 0}, widened_bias(op), kp), chosen<qgemm_u4>(m, op.x.dtype), group};
-  const int64_t bytes = nested.job.panels * U4Nested::bytes(kp, group), tasks = tasks_for(bytes + bytes / 8 * m);
-  if (m <= kFewRows) few_rows(nested, tasks);
-  else multiply_expanded(nested.job, tasks, nested.job.panels, nested);
+  const int64_t kp = U4Nested::padded(op.x.columns, group);
+  linear_nested<qgemm_u4>(op, treatment, kp, group, U4Nested::bytes(kp, group));
+}
+
+void linear_s8ternary(const Linear& op) {
+  const int64_t kp = Ternary::padded(op.x.columns);
+  linear_nested<qgemm_ternary>(op, kNone, kp, kp, Ternary::bytes(kp));
 }
 
 }  // namespace lowbit

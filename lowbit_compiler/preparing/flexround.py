@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit_compiler.preparing.block import Block
+from lowbit_compiler.preparing.hessian import treated
 from lowbit_compiler.preparing.layer import Layer, replaced
 from lowbit_compiler.preparing.learning import error, gradients, product, rounded, turns, wanted
 from lowbit_compiler.preparing.lines import lines_of, require_lines
@@ -34,9 +35,10 @@ class FlexRound(Method):
 
     def apply(self, block: Block) -> None:
         """Learn the codes of all linears of the block that read something."""
-        learned = [
-            _Learned.of(layer, inputs.treated(layer.plan.treatment).diagonal()) for inputs in block.inputs() for layer in inputs.layers
-        ]
+        learned = []
+        for inputs in block.inputs():
+            importance = treated(inputs.hessian, inputs.layers[0].plan.treatment).diagonal()
+            learned += [_Learned.of(layer, importance) for layer in inputs.layers]
         if not learned:
             return
         targets = wanted(block)

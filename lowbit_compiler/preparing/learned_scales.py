@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.preparing.block import Block
+from lowbit_compiler.preparing.hessian import treated
 from lowbit_compiler.preparing.layer import Layer, replaced
 from lowbit_compiler.preparing.learning import error, gradients, product, rounded, turns, wanted
 from lowbit_compiler.preparing.method import Method
@@ -55,7 +56,10 @@ class LearnedScales(Method):
     def apply(self, block: Block) -> None:
         """Learn the scales of all linears of the block that read something, and give them codes of the largest width."""
         traces = {
-            layer: float(inputs.treated(layer.plan.treatment).diagonal().mean()) for inputs in block.inputs() for layer in inputs.layers
+            layer: float(treated(inputs.hessian, layer.plan.treatment).diagonal().mean())
+            for inputs in block.inputs()
+            for layer in inputs.layers
+            if layer.plan.w.format.widths
         }
         if not traces:
             return
@@ -67,7 +71,10 @@ class LearnedScales(Method):
                 stack.enter_context(replaced(each.layer.module, each.forward))
             self._learn(block, targets, learned)
         for each in learned:
-            each.layer.give(each.parts(), self.name)
+            if bool(torch.isfinite(each.row).all() and torch.isfinite(each.weight).all()):
+                each.layer.give(each.parts(), self.name)
+            else:
+                block.say(f"{each.layer.name}: its inputs or its weight are not finite; rounded to nearest")
 
     def _learn(self, block: Block, targets: list[Tensor], learned: list["_Learned"]) -> None:
         chance = random.Random(0)
@@ -91,7 +98,7 @@ class _Learned:
     def __init__(self, layer: Layer, sensitive: bool) -> None:
         self.layer, self.sensitive = layer, sensitive
         self.weight = layer.treated
-        scale = layer.nearest()[1]
+        scale = layer.plan.w.quantize(self.weight)[1]
         self.scale = torch.where(scale > 0.0, scale, torch.ones_like(scale))
         self.row = nn.Parameter(torch.zeros_like(scale))
         self.widths = layer.plan.w.format.widths
@@ -114,4 +121,4 @@ class _Learned:
 
     def parts(self) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            return self.codes().to(self.layer.nearest()[0].dtype), self.scale * torch.exp(self.row)
+            return self.codes().to(self.layer.plan.w.parts[0].dtype), self.scale * torch.exp(self.row)

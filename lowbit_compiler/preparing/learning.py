@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lowbit_compiler.preparing.block import Block, Call
 from lowbit_compiler.preparing.chain import carried
 from lowbit_compiler.preparing.layer import Layer
+from lowbit_compiler.runtime.treatments.treatment import at_once
 
 
 class _Round(torch.autograd.Function):
@@ -31,7 +32,7 @@ def rounded(x: Tensor) -> Tensor:
 def product(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
     """Return what ``layer`` computes of ``x`` with ``weight`` float32 [N, K padded]; rows are rounded as its plan says, with the gradient of ``x``."""
     plan, bias = layer.plan, layer.module.bias
-    kept, exact = plan.treatment.activation(lambda op, *args: op(*args), x.float())
+    kept, exact = plan.treatment.activation(at_once, x.float())
     low = kept if plan.x is None else kept + (plan.x.dequantize(plan.x.quantize(kept.detach())) - kept).detach()
     y = nn.functional.linear(low, weight, None if bias is None else bias.float())
     return (y if exact is None else y + nn.functional.linear(exact, weight)).to(x.dtype)

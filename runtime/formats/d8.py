@@ -25,6 +25,7 @@ def narrowed(q: Tensor, width: Tensor | int) -> Tensor:
 class _Panels(Panels):
     codes = (-127, 127)
     behind = 1
+    quantizers = False
 
     def nbytes(self, k: int, scale: Scale) -> int:
         """As of ``s8``."""

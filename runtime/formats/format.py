@@ -88,6 +88,10 @@ class Format(ABC):
         """Return ``parts`` as products read them in ``width`` bits, one of ``widths``."""
         raise NotImplementedError
 
+    def start(self, scale: Scale, stored: tuple[Tensor, ...]) -> Tensor:
+        """Return what kernels count codes from, where it is not 0: [..., G], of the stored parts of ``scale``."""
+        return scale.start(*stored)
+
     def step(self, x: Tensor, scale: Scale, rounding: Rounding) -> Tensor:
         """Return the largest error of an element in each block of ``x`` [..., K]: float64 [..., G].
 
@@ -109,6 +113,10 @@ class Panels(ABC):
     """The codes that the layout holds, and that every kernel multiplies right."""
     behind: int = 0
     """Rows behind the panels of a packed weight, for what all of it has in common."""
+    planes: ClassVar[bool] = False
+    """Whether codes lie in planes of bits (csrc/formats/planes.h)."""
+    quantizers: ClassVar[bool] = True
+    """Whether kernels quantize to it too; else plain torch does."""
 
     @abstractmethod
     def nbytes(self, k: int, scale: Scale) -> int:
