@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from lowbit_compiler.bitnet import from_bitnet as from_bitnet
     from lowbit_compiler.compile.explaining import explain
     from lowbit_compiler.compile.history import last_report
+    from lowbit_compiler.compile.switching import switch_bits
     from lowbit_compiler.exits.onnx.export import export_onnx as export_onnx
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.exits.package import export_package
@@ -22,6 +23,7 @@ __all__ = [
     "export_package",
     "last_report",
     "prepare",
+    "switch_bits",
 ]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache and from_bitnet transformers
 
 _HOMES = {
@@ -35,6 +37,7 @@ _HOMES = {
     "from_bitnet": "bitnet",
     "last_report": "compile.history",
     "prepare": "preparing.prepare",
+    "switch_bits": "compile.switching",
     "verify_onnx": "exits.onnx.export",
 }
 

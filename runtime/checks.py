@@ -71,8 +71,10 @@ def _packed(op: str, x: Tensor, w: Tensor, n: int, others: dict[str, Any]) -> No
     block_size(op, KEYS[op][1][1], others)
     require(op, n >= 0, "n of at least 0", n)
     require(op, w.dtype == torch.int8 and w.dim() == 2, "w packed as int8 [panels, bytes]", f"{w.dtype} of {w.dim()} dimensions")
-    require(op, w.shape[0] == -(-n // PANEL), f"{-(-n // PANEL)} panels for n = {n}", f"{w.shape[0]}")
-    size = weight_of(op, others).panel_bytes(k)
+    weight, panels = weight_of(op, others), -(-n // PANEL)
+    got = w.shape[0] - weight.packed_rows(0)
+    require(op, got == panels, f"{panels} panels for n = {n}", f"{got}")
+    size = weight.panel_bytes(k)
     require(op, w.shape[1] == size, f"panels of {size} bytes for K = {k}", f"{w.shape[1]}")
 
 

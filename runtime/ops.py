@@ -15,7 +15,6 @@ from lowbit_compiler.runtime import chain, values
 from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
-from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import PRODUCTS, Product
 from lowbit_compiler.runtime.reference import blocks, exported, linear, softmax
 from lowbit_compiler.runtime.reference.prologue import prologue
@@ -110,7 +109,7 @@ def _define_format(format: type[Format], scale: type[Scale]) -> None:
 
     def packed(q: Tensor, *arguments: Any) -> Tensor:
         one = operand(arguments[count - 1 :])
-        return q.new_empty((-(-q.shape[0] // PANEL), one.panel_bytes(q.shape[1])), dtype=torch.int8)
+        return q.new_empty((one.packed_rows(q.shape[0]), one.panel_bytes(q.shape[1])), dtype=torch.int8)
 
     names = ["q", *(part.name for part in scale.parts)]
     count = len(names)

@@ -36,6 +36,8 @@ class Format(ABC):
     """The type of ONNX with these codes, and the opset from which DequantizeLinear takes it."""
     panels: ClassVar["Panels | None"] = None
     """How kernels want weights in memory; None: no kernel knows the format, and its products are emulated."""
+    widths: ClassVar[tuple[int, ...]] = ()
+    """The bits of a code among which products can be switched at run time; empty: a code has the bits of the grid."""
 
     @property
     @abstractmethod
@@ -82,6 +84,10 @@ class Format(ABC):
         blocks = scale.blocks(self.grid.decode(codes)) * scale.unit(*stored).unsqueeze(-1)
         return scale.rows(blocks, codes.shape[-1]).to(dtype)
 
+    def narrow(self, parts: tuple[Tensor, ...], width: int) -> tuple[Tensor, ...]:
+        """Return ``parts`` as products read them in ``width`` bits, one of ``widths``."""
+        raise NotImplementedError
+
     def start(self, scale: Scale, stored: tuple[Tensor, ...]) -> Tensor:
         """Return what kernels count codes from, where it is not 0: [..., G], of the stored parts of ``scale``."""
         return scale.start(*stored)
@@ -105,6 +111,8 @@ class Panels(ABC):
 
     codes: tuple[int, int]
     """The codes that the layout holds, and that every kernel multiplies right."""
+    behind: int = 0
+    """Rows behind the panels of a packed weight, for what all of it has in common."""
     planes: ClassVar[bool] = False
     """Whether codes lie in planes of bits (csrc/formats/planes.h)."""
     quantizers: ClassVar[bool] = True
@@ -116,11 +124,19 @@ class Panels(ABC):
 
     @abstractmethod
     def pack(self, parts: tuple[Tensor, ...], scale: Scale) -> Tensor:
-        """Return parts of [N, K] as int8 [ceil(N / 16), bytes]."""
+        """Return parts of [N, K] as int8 [ceil(N / 16) + behind, bytes]."""
 
     @abstractmethod
     def unpack(self, packed: Tensor, n: int, k: int, scale: Scale) -> tuple[Tensor, ...]:
         """Invert :meth:`pack`: codes [N, K padded] and scales [N, G padded]."""
+
+    def width(self, packed: Tensor) -> int:
+        """Return in how many bits products read ``packed``, of a format with ``widths``."""
+        raise NotImplementedError
+
+    def switch(self, packed: Tensor, width: int) -> None:
+        """Let products read ``packed`` in ``width`` bits from now on."""
+        raise NotImplementedError
 
 
 def largest_of(x: Tensor) -> Tensor:

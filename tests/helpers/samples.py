@@ -35,6 +35,8 @@ def samples(dtype=torch.bfloat16):
         "split_rows": (x,),
         "linear_s8s8": (x, packed, bias, N, None),
         "linear_s8s8_rotated": (x, L.pack_s8(*L.quantize_s8(L.rotate(w))), bias, N, torch.float32),
+        "linear_s8d8": (x, L.pack_d8(*q8), bias, N, None),
+        "linear_s8d8_rotated": (x, L.pack_d8(*L.quantize_s8(L.rotate(w))), bias, N, torch.float32),
         "linear_s8s8_columns": (x, packed, None, N, 6.0, None),
         "linear_s8s8_rows": (x, packed, None, N, None),
         "linear_fs8": (x, packed, bias, N, None),
