@@ -13,6 +13,7 @@ from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size
 from lowbit_compiler.recipes.recipe_file import SUFFIX, is_file_name
+from lowbit_compiler.recipes.training import TrainingRecipe, find_training
 from lowbit_compiler.runtime.files import replaceable
 from lowbit_compiler.runtime.timings_file import Timings, read
 
@@ -35,6 +36,8 @@ class Options:
     """What one compilation was asked for; ``parse`` builds it from a user's dictionary and the environment."""
 
     recipe: Recipe = field(default_factory=lambda: find_recipe(DEFAULT))
+    training: TrainingRecipe | None = None
+    """How graphs that need gradients are compiled; None: in float."""
     ignore: tuple[str, ...] = ()
     free_weights: bool = False
     weights: str = "checked"
@@ -83,8 +86,8 @@ EXPORTED = (*RECIPE_FIELDS, *IGNORE_NAMES, "buffers", "dump")
 """Options that say something about every export too."""
 
 
-def _recipe(name: str, value: Any) -> Recipe:
-    return find_recipe(value)
+def _recipe(name: str, value: Any) -> Recipe | TrainingRecipe:
+    return find_training(value) or find_recipe(value)
 
 
 def _threshold(name: str, value: Any) -> float:
@@ -263,8 +266,13 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
     values = _checked({} if given is None else given)
     if mode is not None:
         _require_mode(mode)
+    recipe = values.get("recipe", find_recipe(DEFAULT))
+    training = recipe if isinstance(recipe, TrainingRecipe) else None
+    if training is not None:
+        recipe = training.evaluation or find_recipe(DEFAULT)
     options = Options(
-        recipe=_adjusted(values.get("recipe", find_recipe(DEFAULT)), values),
+        recipe=_adjusted(recipe, values),
+        training=training,
         ignore=tuple(item for name in IGNORE_NAMES for item in values.get(name, ())),
         free_weights=values.get("free_weights", False),
         **{name: values.get(name, accepted[0]) for name, accepted in CHOICES.items()},
@@ -279,4 +287,7 @@ def parse_export(what: str, recipe: str | Recipe, given: Mapping[str, Any], acce
     for name in given:
         if name not in accepted:
             raise OptionError(f"option {name!r} does not apply to {what}; accepted: {', '.join(accepted)}")
-    return parse({"recipe": recipe, **given})
+    parsed = parse({"recipe": recipe, **given})
+    if parsed.training is not None and parsed.training.evaluation is None:
+        raise OptionError(f"recipe {recipe!r} is for training alone; for {what} take one of {', '.join(RECIPES)}")
+    return parsed

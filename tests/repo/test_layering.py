@@ -26,10 +26,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "runtime.formats": ("runtime.packing", "runtime.rounding"),
     "runtime.treatments": ("runtime.formats",),
     "runtime.products": ("runtime.formats", "runtime.treatments"),
+    "runtime.training": ("runtime.formats", "runtime.products", "runtime.rounding", "runtime.treatments", "torch_internals"),
     "runtime.reference": ("runtime.formats", "runtime.treatments"),
     "runtime": ("errors", "runtime.*", "torch_internals"),
     # From a captured graph to a rewritten one.
-    "recipes": ("errors", "recipe_names", "runtime.formats", "runtime.products", "runtime.treatments"),
+    "recipes": ("errors", "recipe_names", "runtime.formats", "runtime.products", "runtime.training", "runtime.treatments"),
     "passes": ("errors", "recipes", "runtime.chain", "runtime.formats", "runtime.ops", "runtime.products", "runtime.treatments", "torch_internals"),
     "capture": ("errors", "passes", "runtime", "torch_internals"),
     "pricing": ("passes", "runtime.*", "torch_internals"),
@@ -38,9 +39,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "report": ("passes",),
     "graph_text": ("passes", "torch_internals"),
     "dump": ("errors", "graph_text", "passes", "report", "runtime", "torch_internals"),
+    # From Dynamo's graph to one that trains.
+    "training": ("capture", "options", "passes", "recipes", "report", "runtime.training"),
     # From a rewritten graph to what runs, or to a file: an exit says how, compile does it.
     "exits": ("options", "passes", "pricing", "runtime"),
-    "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals"),
+    "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals", "training"),
     "exits.onnx": ("capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals"),
     "exits.package": (
         "capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime", "torch_internals",
