@@ -1,5 +1,6 @@
 """The plans that there are, by the names of the recipes that have them (lowbit_compiler/training/recipes.py says when to take which)."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.rounding import STOCHASTIC
 from lowbit_compiler.runtime.training.backward import Float, Folded, Requantized
 from lowbit_compiler.runtime.training.plan import TrainingPlan
-from lowbit_compiler.runtime.training.rotation import Signed
-from lowbit_compiler.runtime.training.scales import Covering, Gaussian, Latent, NestedCovering, WholePower
+from lowbit_compiler.runtime.training.rotation import InBlocks, Signed
+from lowbit_compiler.runtime.training.sampling import SampledInput, SampledWeight, Split
+from lowbit_compiler.runtime.training.scales import Covering, Gaussian, Latent, Mean, NestedCovering, Whole, WholePower
+from lowbit_compiler.runtime.treatments import Treatment
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,12 @@ def _folded(forward: Plan, gradient: Operand) -> TrainingPlan:
     return TrainingPlan(forward, Folded(gradient), Folded(gradient))
 
 
-def _requantized(forward: Plan, both: Operand, *treatment: Signed) -> TrainingPlan:
+def _requantized(forward: Plan, both: Operand, *treatment: Treatment) -> TrainingPlan:
     product = Requantized(both, both, *treatment)
     return TrainingPlan(forward, product, product)
 
 
-def _same(operand: Operand, *treatment: Signed) -> Plan:
+def _same(operand: Operand, *treatment: Treatment) -> Plan:
     """Both operands of the forward product in one format."""
     return Plan(operand, operand, *treatment)
 
@@ -68,6 +71,11 @@ PLANS: dict[str, TrainingPlan] = {
     "mxfp4-training": _requantized(_same(Operand(FP4(), Gaussian()), Signed(32)), _random(FP4(), Covering()), Signed(32)),
     "nvfp4-training": _requantized(_same(Operand(FP4(), Nested())), _random(FP4(), NestedCovering()), Signed(16)),
     "int16-training": _folded(_same(Operand(Whole16(), WholePower())), _random(Whole16(), WholePower())),
+    "int4-training-paper": TrainingPlan(
+        _same(Operand(S4(), Mean(2 * math.sqrt(7))), InBlocks(32)),
+        SampledInput(_random(Split(), Whole())),
+        SampledWeight(_random(Split(), Whole())),
+    ),
     "ternary-training": TrainingPlan(Plan(None, Operand(Ternary(), Latent(1.0))), Float(), Float()),
 }
 FLOAT = re.compile(r"float-training\((\d+), ?(\d+)\)")

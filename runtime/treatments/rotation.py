@@ -1,5 +1,6 @@
 """Rotation of both operands by a block Hadamard matrix, so that no element stands out (arXiv 2306.11987, section 3; here for inference)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ def rotate(x: Tensor) -> Tensor:
 
 def hadamard(x: Tensor, block: int) -> Tensor:
     """Multiply ``x`` float32 [..., K] by the orthogonal matrix of blocks of ``block``, a power of two that divides K."""
-    v = x * 2.0 ** (-0.5 * (block.bit_length() - 1))
+    v = x * math.sqrt(1 / block)
     half = 1
     while half < block:
         u = v.reshape(*x.shape[:-1], x.shape[-1] // (2 * half), 2, half)

@@ -39,15 +39,15 @@ def test_linears_become_ops_and_the_report_has_three_rows_of_each() -> None:
 def test_every_recipe_learns(recipe: str) -> None:
     model = Model()
     run = compiled(model, recipe)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
     losses = []
-    for _ in range(12):
+    for _ in range(5):
         loss = loss_of(run, text())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
-    assert losses[-1] < 0.6 * losses[0]
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_same_seed_same_bits() -> None:

@@ -11,7 +11,9 @@ from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.rounding import NEAREST
 from lowbit_compiler.runtime.training.backward import Backward, Draw, Float, Folded, Requantized
 from lowbit_compiler.runtime.training.matrix import Matrix, integer_product, shapes
+from lowbit_compiler.runtime.training.noise import Stream
 from lowbit_compiler.runtime.training.plans import PLANS, plan_of
+from lowbit_compiler.runtime.training.sampling import Sampled, halves, probabilities, systematic
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
 NAMES = (*PLANS, "float-training(3, 2)")
@@ -87,6 +89,8 @@ def test_backward_is_within_the_steps_of_its_formats(name: str, which: int) -> N
         case Folded():
             scaled = g * s.unit.reshape(1, -1)
             bound = _error(product.gradient, scaled) @ s.codes.double().abs()
+        case Sampled():
+            return  # any choice of rows is within nothing: its mean and its variance are what counts
         case Requantized():
             treatment = product.treatment.drawn(draw.stream(2))
             a, b = treatment.activation(at_once, g)[0], treatment.weight(at_once, value(s).float().t().contiguous())
@@ -146,3 +150,32 @@ def test_integer_product_is_exact(dtype: torch.dtype) -> None:
         or (integer_product(a, b).double() - torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64) * most**2 * 1100).abs().max()
         <= EPS * most**2 * 1100
     )
+
+
+def test_halves_are_the_whole() -> None:
+    u = torch.arange(-98, 99).reshape(1, -1)
+    high, low = halves(u).int()
+    assert torch.equal(14 * high + low, u[0].int())
+    assert halves(u).abs().max() == 7
+
+
+@pytest.mark.parametrize("budget", [1, 40, 64, 90, 200])
+def test_rows_are_chosen_with_their_probabilities(budget: int) -> None:
+    torch.manual_seed(0)
+    c = torch.randn(128).abs().double() * torch.randn(128).exp() ** 2
+    c[10:20] = 0
+    p = probabilities(c, budget)
+    assert abs(p.sum() - min(budget, 118)) < 1e-9
+    assert (p[10:20] == 0).all()
+    below = (p < 1) & (p > 0)
+    assert torch.allclose(p[below] / c[below], (p[below] / c[below]).mean()) or budget >= 118
+    counts = torch.zeros(128)
+    draws = 2000
+    for seed in range(draws):
+        chosen, weight = systematic(p, budget, Stream.of(torch.tensor([seed])))
+        assert len(chosen) == budget
+        taken = chosen[weight > 0]
+        assert len(taken.unique()) == len(taken)
+        counts[taken] += 1
+    error = (counts.double() / draws - p).abs()
+    assert (error <= 5 * (p * (1 - p) / draws).sqrt() + 1e-12).all()
