@@ -14,8 +14,6 @@ from lowbit_compiler.runtime.training.scales import Whole
 
 HIGH = 14
 """What a high half counts: 14 high + low with both from -7 to 7."""
-ROUNDS = 30
-"""Of the search for probabilities: as many as there may be rows that reach 1 one after the other; a few are enough."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,16 @@ def halves(u: Tensor) -> Tensor:
 
 
 def probabilities(c: Tensor, budget: int) -> Tensor:
-    """Return p <= 1 proportional to ``c`` float64 [R] where it is below 1, with the sum ``budget``; all ones where fewer rows are not 0."""
-    p = c * 0.0
-    full = p > 1
-    for _ in range(ROUNDS):
-        rest = torch.where(full, torch.zeros_like(c), c)
-        left = (budget - full.sum()).clamp(min=0)
-        p = torch.where(full, torch.ones_like(c), rest * (left / rest.sum().clamp(min=1e-300)))
-        full = full | (p >= 1)
-    return p.clamp(max=1.0)
+    """Return p = min(1, factor c) with the sum ``budget`` for ``c`` float64 [R]; 1 for all but zeros where these are no more.
+
+    The factor follows from how many of the largest are 1: the first number for which the next one is below 1.
+    """
+    falling = torch.nn.functional.pad(c.sort(descending=True).values, (0, 1))
+    rest = falling.flip(0).cumsum(0).flip(0).clamp(min=1e-300)
+    factor = (budget - torch.arange(len(falling), device=c.device)).clamp(min=0) / rest
+    full = (falling * factor < 1).int().argmax()
+    least = torch.nn.functional.pad(falling, (1, 0), value=torch.inf)[full]
+    return torch.where((c >= least) & (c > 0), torch.ones_like(c), (c * factor[full]).clamp(max=1.0))
 
 
 def systematic(p: Tensor, budget: int, stream: Stream) -> tuple[Tensor, Tensor]:

