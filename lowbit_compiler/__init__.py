@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lowbit_compiler.preparing.prepare import prepare
     from lowbit_compiler.recipes import RECIPES, Recipe
     from lowbit_compiler.report import Report
+    from lowbit_compiler.training.half import half_fine_tuning
+    from lowbit_compiler.training.projections import project
 
 __all__ = [
     "RECIPES",
@@ -19,8 +21,10 @@ __all__ = [
     "Report",
     "explain",
     "export_package",
+    "half_fine_tuning",
     "last_report",
     "prepare",
+    "project",
 ]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache transformers
 
 _HOMES = {
@@ -31,8 +35,10 @@ _HOMES = {
     "explain": "compile.explaining",
     "export_onnx": "exits.onnx.export",
     "export_package": "exits.package",
+    "half_fine_tuning": "training.half",
     "last_report": "compile.history",
     "prepare": "preparing.prepare",
+    "project": "training.projections",
     "verify_onnx": "exits.onnx.export",
 }
 

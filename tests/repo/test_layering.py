@@ -40,7 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "graph_text": ("passes", "torch_internals"),
     "dump": ("errors", "graph_text", "passes", "report", "runtime", "torch_internals"),
     # From Dynamo's graph to one that trains.
-    "training": ("capture", "options", "passes", "recipes", "report", "runtime.training"),
+    "training": ("capture", "errors", "options", "passes", "recipes", "report", "runtime.training"),
     # From a rewritten graph to what runs, or to a file: an exit says how, compile does it.
     "exits": ("options", "passes", "pricing", "runtime"),
     "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals", "training"),
@@ -62,7 +62,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "demo": ("compile", "errors", "options", "recipes", "report", "torch_internals"),
     # On top: the command line, and the names that users import.
     "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
-    "": ("compile", "exits.onnx", "exits.package", "int8_cache", "preparing", "recipes", "report"),
+    "": ("compile", "exits.onnx", "exits.package", "int8_cache", "preparing", "recipes", "report", "training"),
 }  # fmt: skip
 """Who may import what: the folders and files right below lowbit_compiler/, with passes/ and runtime/, which are installed there. A row holds
 for all that is inside but has no row of its own. So does an entry; with .* it holds for all."""
