@@ -61,7 +61,7 @@ def train_grad_input(
     forward, width = plan.forward, plan.forward.treatment.padded(k)
     product = plan.grad_input.product(_rows(dy), Matrix.saved(forward.w, w, width), Draw(seed, site, INPUT))
     product = _masked(product, forward.x, x, width)
-    return forward.treatment.transposed(product, k).to(dtype).reshape(*dy.shape[:-1], k)
+    return forward.treatment.transposed(product, k).to(dtype).contiguous().reshape(*dy.shape[:-1], k)
 
 
 def train_grad_weight(
