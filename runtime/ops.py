@@ -157,7 +157,7 @@ def _schema(product: Product) -> str:
 
 LINEAR_SCHEMAS = {product.op: _schema(product) for product in PRODUCTS.values()}
 for _name, _arguments in LINEAR_SCHEMAS.items():
-    _define(_name + _arguments, _before(getattr(linear, _name)), _linear_fake)
+    _define(_name + _arguments, _before(linear.reference_of(_name)), _linear_fake)
 
 
 def _softmax_fake(

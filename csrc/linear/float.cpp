@@ -129,6 +129,7 @@ constexpr Family kFamily = kFamilies;
   constexpr Family kFamily<Format> = fgemm_##name;
 LOWBIT_FORMATS(FAMILY)
 LOWBIT_LINES(FAMILY)
+LOWBIT_CODEBOOKS(FAMILY)
 
 }  // namespace
 
@@ -137,11 +138,13 @@ void linear_float(const Linear& op, int64_t group) {
   if (op.x.rows == 0 || op.n == 0) return;
   const int64_t kp = F::padded(op.x.columns, group);
   const Kernel& kernel = choose(kFamily<F>, op.x.rows, op.x.dtype);
-  run({op, kernel, &function_of<kFamily<F>>(kernel), kp, group, F::bytes(kp, group), widened_bias(op)}, round_up(op.n, kPanel) / kPanel);
+  const int64_t span = F::kGrouped ? group : kBlock;  // of x in fixed point
+  run({op, kernel, &function_of<kFamily<F>>(kernel), kp, span, F::bytes(kp, group), widened_bias(op)}, round_up(op.n, kPanel) / kPanel);
 }
 
 #define INSTANCE(name, Format) template void linear_float<Format>(const Linear& op, int64_t group);
 LOWBIT_FORMATS(INSTANCE)
 LOWBIT_LINES(INSTANCE)
+LOWBIT_CODEBOOKS(INSTANCE)
 
 }  // namespace lowbit

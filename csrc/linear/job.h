@@ -1,6 +1,7 @@
 // One product in integers: what is the same for all of its rows, and the work on some of its panels.
 #pragma once
 #include "common/kernels.h"
+#include "linear/parallel.h"
 #include "linear/prepare.h"
 
 namespace lowbit {
@@ -40,5 +41,20 @@ void repair(const Job& job, const Prepared& block, int64_t first, int64_t begin,
 
 // Rows a block: its codes take 1 MB of L2.
 int64_t block_rows(int64_t kp);
+
+// All rows of a block are quantized, then `work(block, tiles, first, begin, end)` multiplies them with parts of the panels.
+template <class F>
+void split_panels(const Job& job, int64_t tasks, const F& work) {
+  const int64_t m = job.op.x.rows, step = block_rows(job.kp);
+  for (int64_t first = 0; first < m; first += step) {
+    Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.layout, job.treatment, job.columns);
+    parallel_parts(tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2), block.m, kPanel, parts_for(block.m), [&](int64_t begin, int64_t end) {
+      prepare_rows(block, job.op.x, first, begin, end, job.treatment, job.columns);
+    });
+    join_exact(block, job.treatment, job.columns);
+    const ExactTiles tiles = exact_tiles(job, block);
+    parallel_parts(tasks, job.panels, job.unit(tasks), parts_for(block.m), [&](int64_t begin, int64_t end) { work(block, tiles, first, begin, end); });
+  }
+}
 
 }  // namespace lowbit

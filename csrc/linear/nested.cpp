@@ -1,7 +1,7 @@
-// linear_s8u4_nested: few rows meet the 4-bit codes; for more, parts of the panels become those of S8 and meet the kernels of linear_s8s8.
+// Products of int8 rows with weights whose codes stand for int8 codes in fewer bits: few rows meet the codes as they are; for more, parts of the
+// panels become those of S8 and meet the kernels of linear_s8s8.
 #include "common/kernels.h"
 #include "linear/job.h"
-#include "linear/parallel.h"
 #include "linear/scratch.h"
 
 namespace lowbit {
@@ -10,11 +10,11 @@ namespace {
 constexpr int64_t kFewRows = 4;  // up to these, making int8 of a panel costs more than it saves (measured)
 
 struct NestedJob {
-  Job job;  // its op.w has panels of U4Nested
+  Job job;  // its op.w has panels of the format
   const NestedKernels& kernels;
-  int64_t group;
+  int64_t group, bytes;  // bytes of a panel
 
-  const int8_t* panel(int64_t index) const { return job.op.w + index * U4Nested::bytes(job.kp, group); }
+  const int8_t* panel(int64_t index) const { return job.op.w + index * bytes; }
 };
 
 // Panels begin..end as S8, as many at a time as stay in L2.
@@ -62,29 +62,31 @@ void few_rows(const NestedJob& nested, int64_t tasks) {
 }
 
 void many_rows(const NestedJob& nested, int64_t tasks) {
-  const Job& job = nested.job;
-  const int64_t m = job.op.x.rows, step = block_rows(job.kp);
-  for (int64_t first = 0; first < m; first += step) {
-    Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.layout, job.treatment, job.columns);
-    parallel_parts(tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2), block.m, kPanel, parts_for(block.m), [&](int64_t begin, int64_t end) {
-      prepare_rows(block, job.op.x, first, begin, end, job.treatment, job.columns);
-    });
-    join_exact(block, job.treatment, job.columns);
-    parallel_parts(tasks, job.panels, job.unit(tasks), parts_for(block.m), [&](int64_t begin, int64_t end) {
-      expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { multiply(part, block, {}, first, from, to, {}); });
-    });
-  }
+  split_panels(nested.job, tasks, [&](const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end) {
+    expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { multiply(part, block, tiles, first, from, to, {}); });
+  });
+}
+
+template <Family family>
+void linear_nested(const Linear& op, Treatment treatment, int64_t kp, int64_t group, int64_t panel_bytes) {
+  const int64_t m = op.x.rows;
+  if (m == 0 || op.n == 0) return;
+  const NestedJob nested = {job_of(op, treatment, {nullptr, 0}, widened_bias(op), kp), chosen<family>(m, op.x.dtype), group, panel_bytes};
+  const int64_t bytes = nested.job.panels * panel_bytes, tasks = tasks_for(bytes + bytes / 8 * m);
+  if (m <= kFewRows) few_rows(nested, tasks);
+  else many_rows(nested, tasks);
 }
 
 }  // namespace
 
 void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group) {
-  const int64_t m = op.x.rows, kp = U4Nested::padded(op.x.columns, group);
-  if (m == 0 || op.n == 0) return;
-  const NestedJob nested = {job_of(op, treatment, {nullptr, 0}, widened_bias(op), kp), chosen<qgemm_u4>(m, op.x.dtype), group};
-  const int64_t bytes = nested.job.panels * U4Nested::bytes(kp, group), tasks = tasks_for(bytes + bytes / 8 * m);
-  if (m <= kFewRows) few_rows(nested, tasks);
-  else many_rows(nested, tasks);
+  const int64_t kp = U4Nested::padded(op.x.columns, group);
+  linear_nested<qgemm_u4>(op, treatment, kp, group, U4Nested::bytes(kp, group));
+}
+
+void linear_s8ternary(const Linear& op) {
+  const int64_t kp = Ternary::padded(op.x.columns);
+  linear_nested<qgemm_ternary>(op, kNone, kp, kp, Ternary::bytes(kp));
 }
 
 }  // namespace lowbit

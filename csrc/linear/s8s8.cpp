@@ -1,7 +1,6 @@
 // linear_s8s8: quantize rows, multiply integers, repair rows that int8 cannot hold.
 #include "common/convert.h"
 #include "linear/job.h"
-#include "linear/parallel.h"
 #include "linear/scratch.h"
 
 namespace lowbit {
@@ -18,22 +17,6 @@ void split_rows(const Job& job, int64_t tasks, int64_t unit) {
       multiply(job, block, exact_tiles(job, block), first, 0, job.panels, {});
     }
   });
-}
-
-// All rows of a block are quantized, then multiplied with parts of the panels.
-void split_panels(const Job& job, int64_t tasks) {
-  const int64_t m = job.op.x.rows, step = block_rows(job.kp);
-  for (int64_t first = 0; first < m; first += step) {
-    Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.layout, job.treatment, job.columns);
-    parallel_parts(tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2), block.m, kPanel, parts_for(block.m), [&](int64_t begin, int64_t end) {
-      prepare_rows(block, job.op.x, first, begin, end, job.treatment, job.columns);
-    });
-    join_exact(block, job.treatment, job.columns);
-    const ExactTiles tiles = exact_tiles(job, block);
-    parallel_parts(tasks, job.panels, job.unit(tasks), parts_for(block.m), [&](int64_t begin, int64_t end) {
-      multiply(job, block, tiles, first, begin, end, {true, nullptr});
-    });
-  }
 }
 
 }  // namespace
@@ -56,8 +39,10 @@ void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {
   const Job job = job_of(op, treatment, columns, widened_bias(op), S8::padded(op.x.columns));
   const int64_t bytes = job.bytes(), tasks = tasks_for(bytes + bytes / 16 * m);
   const int64_t unit = treatment == kColumns || treatment == kRows ? 64 : 32;  // rows that share the widening of exact columns
-  if (m >= unit * tasks && bytes <= (1 << 20)) split_rows(job, tasks, unit);
-  else split_panels(job, tasks);
+  if (m >= unit * tasks && bytes <= (1 << 20)) return split_rows(job, tasks, unit);
+  split_panels(job, tasks, [&](const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end) {
+    multiply(job, block, tiles, first, begin, end, {true, nullptr});
+  });
 }
 
 }  // namespace lowbit

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lowbit_compiler.passes.plan import MIN_K, MIN_N
+from lowbit_compiler.passes.plan import MIN_K, MIN_N, plan_of
 from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
 HEAD = 4096
 """From so many outputs on, four times the inputs, a linear beside the blocks is taken for an output head."""
+NEAREST = "nearest"
+"""Who made parts that no method made."""
 
 
 @dataclass(eq=False)
@@ -32,9 +34,12 @@ class Layer:
         weight: Tensor = self.plan.treatment.weight(at_once, self.module.weight.detach().float())
         return weight
 
-    def nearest(self) -> tuple[Tensor, ...]:
-        """Return the parts that compiling makes without any preparation."""
-        return self.plan.w.quantize(self.treated)
+    def settled(self) -> tuple[Tensor, ...]:
+        """Return the parts; where no method made any, from here on those that compiling makes without any preparation."""
+        if self.parts is None:
+            self.parts = self.plan.w.quantize(self.treated)
+            self.made_by.append(NEAREST)
+        return self.parts
 
     def give(self, parts: tuple[Tensor, ...], method: str) -> None:
         """Set the parts, which ``method`` made."""
@@ -52,7 +57,7 @@ def layers(model: nn.Module, recipe: Recipe) -> list[Layer]:
             seen.add(id(module.weight))
             n, k = module.weight.shape
             if k >= MIN_K and n >= MIN_N:
-                found.append(Layer(name, module, recipe.plan))
+                found.append(Layer(name, module, plan_of(recipe, (name, f"{name}.weight")) or recipe.plan))
     return found
 
 
