@@ -247,6 +247,13 @@ def _adjusted(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def _require_live_weights(training: TrainingRecipe, values: Mapping[str, Any]) -> None:
+    """Raise OptionError for options that take the weights for settled: training changes them."""
+    for name, settled in {"free_weights": True, "weights": "frozen"}.items():
+        if values.get(name) == settled:
+            raise OptionError(f"option {name!r}: recipe {training.name!r} trains, and its weights change; got {settled!r}")
+
+
 def _require_mode(mode: Any) -> None:
     from lowbit_compiler.torch_internals.inductor import modes  # the command line's help must not pay for torch
 
@@ -266,6 +273,7 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
     training = recipe if isinstance(recipe, TrainingRecipe) else None
     if training is not None:
         recipe = training.evaluation or find_recipe(DEFAULT)
+        _require_live_weights(training, values)
     options = Options(
         recipe=_adjusted(recipe, values),
         training=training,

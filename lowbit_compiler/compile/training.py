@@ -30,6 +30,8 @@ def compile_training(
     The seed comes from torch's default generator of the graph's device, so manual_seed, fork_rng and the generators that checkpoints restore hold for it.
     """
     rewritten, report = rewrite_training(gm, examples, recipe, options)
+    if options.dump:
+        report.notes.append("graphs that train are not dumped")
     seed = next(reversed(rewritten.graph.find_nodes(op="placeholder"))).meta["example_value"]
     inner = compile_remainder(rewritten, [*examples, seed], options.remainder, options.mode)
     device = seed.device

@@ -70,9 +70,9 @@ class Format(ABC):
 
     def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the parts of ``x`` [..., K], float of any dtype; ``importance`` [K] weighs the errors of columns where scales are fitted to them."""
-        return self.rounded(x, scale)
+        return self.encode(x, scale)
 
-    def rounded(self, x: Tensor, scale: Scale, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+    def encode(self, x: Tensor, scale: Scale, noise: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the parts of ``x`` [..., K] with codes next to its numbers: the nearest, or with ``noise`` [..., K] one that it draws."""
         blocks = scale.blocks(x.float())
         a = scale.reach(blocks)

@@ -57,7 +57,7 @@ class Operand:
 
     def draw(self, x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         """Return the parts of ``x`` [..., K] as its random rounding makes them of ``noise`` [..., K], uniform in (0, 1)."""
-        return self.format.rounded(x, self.scale, noise)
+        return self.format.encode(x, self.scale, noise)
 
     def dequantize(self, parts: tuple[Tensor, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return [..., K] of ``parts``."""

@@ -245,6 +245,9 @@ def test_ignore_and_bad_names() -> None:
     assert {site.module for site in report.rewritten} == {"blocks.1.up", "blocks.1.down"}
     with pytest.raises(Exception, match="OptionError: ignore 'nothing' matches no module"):
         gradients(model, compiled(model, RECIPE, ignore=["nothing"]))
+    for option in ({"free_weights": True}, {"weights": "frozen"}):
+        with pytest.raises(Exception, match=r"OptionError: option .* trains, and its weights change"):
+            gradients(model, compiled(model, RECIPE, **option))
     with pytest.raises(Exception, match="float-training"):
         gradients(model, compiled(model, "float-training(9, 9)"))
 

@@ -28,7 +28,7 @@ def work(rank, store, out):
         loss.backward()
         optimizer.step()
         dist.all_reduce(loss.detach())
-        losses.append(float(loss))
+        losses.append(loss.item())
     sums = [float(p.double().sum()) for p in model.parameters()]
     import lowbit_compiler
     open(out, "w").write(json.dumps([losses, sums, len(lowbit_compiler.last_report().rewritten)]))
@@ -81,5 +81,5 @@ def _alone() -> list[float]:
         loss = loss_of(model, text(4))
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
