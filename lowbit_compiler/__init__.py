@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lowbit_compiler.preparing.prepare import prepare
     from lowbit_compiler.recipes import RECIPES, Recipe
     from lowbit_compiler.report import Report
+    from lowbit_compiler.training.half import half_fine_tuning
+    from lowbit_compiler.training.projections import project
 
 __all__ = [
     "RECIPES",
@@ -21,8 +23,10 @@ __all__ = [
     "Report",
     "explain",
     "export_package",
+    "half_fine_tuning",
     "last_report",
     "prepare",
+    "project",
     "switch_bits",
 ]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache and from_bitnet transformers
 
@@ -35,8 +39,10 @@ _HOMES = {
     "export_onnx": "exits.onnx.export",
     "export_package": "exits.package",
     "from_bitnet": "bitnet",
+    "half_fine_tuning": "training.half",
     "last_report": "compile.history",
     "prepare": "preparing.prepare",
+    "project": "training.projections",
     "switch_bits": "compile.switching",
     "verify_onnx": "exits.onnx.export",
 }

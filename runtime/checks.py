@@ -18,6 +18,7 @@ from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, MOST_ELEMENTS, require, result_dtype, same, tensors
+from lowbit_compiler.runtime.training_checks import TRAINING_CHECKS
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals.shapes import guard_or_false, guard_or_true
 
@@ -165,5 +166,6 @@ CHECKS: dict[str, Callable[..., None]] = {
     chain.OP: chain.check,
     **format_checks(),
     **EXPORTED_CHECKS,
+    **TRAINING_CHECKS,
 }
 """The check of each op, which takes the op's own arguments by name."""

@@ -19,6 +19,8 @@ from lowbit_compiler.runtime.products import PRODUCTS, Product
 from lowbit_compiler.runtime.reference import blocks, exported, linear, softmax
 from lowbit_compiler.runtime.reference.prologue import prologue
 from lowbit_compiler.runtime.require import MOST_DIMS
+from lowbit_compiler.runtime.training import autograd
+from lowbit_compiler.runtime.training import linear as training
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals import autocast
 
@@ -213,3 +215,7 @@ _define(
     exported.dequantize_groups,
     lambda q, scale, group: q.new_empty(q.shape, dtype=torch.float32),
 )
+
+for _name, _arguments in training.SCHEMAS.items():
+    _define(_name + _arguments, getattr(training, _name), getattr(training, f"{_name}_shapes"))
+torch.library.register_autograd("lowbit::train_linear", autograd.backward, setup_context=autograd.keep, lib=LIBRARY)

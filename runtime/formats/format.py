@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats.grid import Grid
 from lowbit_compiler.runtime.formats.part import Part
-from lowbit_compiler.runtime.formats.scales import Scale
+from lowbit_compiler.runtime.formats.scales import Scale, largest
 from lowbit_compiler.runtime.rounding import Rounding
 
 EPS = 2.0**-24  # unit roundoff of float32
@@ -72,11 +72,16 @@ class Format(ABC):
 
     def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the parts of ``x`` [..., K], float of any dtype; ``importance`` [K] weighs the errors of columns where scales are fitted to them."""
+        return self.encode(x, scale)
+
+    def encode(self, x: Tensor, scale: Scale, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the parts of ``x`` [..., K] with codes next to its numbers: the nearest, or with ``noise`` [..., K] one that it draws."""
         blocks = scale.blocks(x.float())
-        a = largest_of(blocks)
-        inverse, stored = scale.fit(a.squeeze(-1), self.grid)
-        v = torch.where(torch.isfinite(a), blocks, torch.zeros_like(blocks)) * inverse.unsqueeze(-1)
-        return scale.rows(self.grid.encode(v), x.shape[-1]).contiguous(), *stored
+        a = scale.reach(blocks)
+        inverse, stored = scale.fit(a, self.grid)
+        v = torch.where(torch.isfinite(a.unsqueeze(-1)), blocks, torch.zeros_like(blocks)) * inverse.unsqueeze(-1)
+        codes = self.grid.encode(v, None if noise is None else scale.blocks(noise))
+        return scale.rows(codes, x.shape[-1]).contiguous(), *stored
 
     def dequantize(self, parts: tuple[Tensor, ...], scale: Scale, dtype: torch.dtype) -> Tensor:
         """Return [..., K] in ``dtype``."""
@@ -141,4 +146,4 @@ class Panels(ABC):
 
 def largest_of(x: Tensor) -> Tensor:
     """Return the largest magnitude of each row of ``x`` [..., K] as [..., 1]; 0 of a row without elements."""
-    return x.abs().amax(-1, keepdim=True) if x.shape[-1] else x.new_zeros((*x.shape[:-1], 1))
+    return largest(x).unsqueeze(-1)

@@ -56,6 +56,10 @@ class Operand:
         """Return the parts of ``x`` [..., K]; ``importance`` [K] as in :meth:`Format.quantize`."""
         return self.format.quantize(x, self.scale, importance)
 
+    def draw(self, x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts of ``x`` [..., K] as its random rounding makes them of ``noise`` [..., K], uniform in (0, 1)."""
+        return self.format.encode(x, self.scale, noise)
+
     def dequantize(self, parts: tuple[Tensor, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return [..., K] of ``parts``."""
         return self.format.dequantize(parts, self.scale, dtype)
