@@ -78,7 +78,7 @@ Tensor op_nested(const Tensor& x, const Tensor& w, const OptionalTensor& bias, i
   const PrologueArguments before = {prologue, times, plus, eps};
   const char* op = treatment == kRotation ? "linear_s8u4_nested_rotated" : "linear_s8u4_nested";
   const auto run = [](Cpu&, const Linear& call, const LinearArguments& a) { linear_s8u4_nested(call, treatment, a.group); };
-  return Ops<Cpu>::linear_with<U4Nested>({op, x, w, bias, n, group, dtype, 0, &before}, run, true, treatment == kRotation);
+  return Ops<Cpu>::linear_with<U4Nested>({op, x, w, bias, n, group, dtype, 0, before}, run, true, treatment == kRotation);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ namespace {
 #define OPERANDS "(Tensor x, Tensor w, Tensor? bias, int n, "
 #define PROLOGUE "ScalarType? dtype, *, str prologue=\"\", Tensor? times=None, Tensor? plus=None, float eps=0.0) -> Tensor"
 
-#define GROUPED "int group, ScalarType? dtype) -> Tensor"
+#define GROUPED "int group, " PROLOGUE
 #define QUANTIZE_LINES "(Tensor w, int group) -> (Tensor, Tensor, Tensor, Tensor)"
 #define PACK_LINES "(Tensor q, Tensor scale, Tensor minimum, Tensor outer, int group) -> Tensor"
 
@@ -16,9 +16,9 @@ const char* const kSchemas[] = {
     "linear_s8s8_rotated" OPERANDS PROLOGUE,
     "linear_s8s8_columns" OPERANDS "float threshold, " PROLOGUE,
     "linear_s8s8_rows" OPERANDS PROLOGUE,
-    "linear_s8u4_nested" OPERANDS "int group, " PROLOGUE,
-    "linear_s8u4_nested_rotated" OPERANDS "int group, " PROLOGUE,
-    "linear_fs8" OPERANDS "ScalarType? dtype) -> Tensor",
+    "linear_s8u4_nested" OPERANDS GROUPED,
+    "linear_s8u4_nested_rotated" OPERANDS GROUPED,
+    "linear_fs8" OPERANDS PROLOGUE,
     "linear_fs4" OPERANDS GROUPED,
     "linear_fu3" OPERANDS GROUPED,
     "linear_fu4" OPERANDS GROUPED,

@@ -16,7 +16,6 @@ struct Job {
   Layout layout;
   int64_t base = 0;  // the panel that op.w begins with
 
-  int64_t bytes() const { return panels * S8::bytes(kp); }
   // Panels that a kernel takes together, where `tasks` threads share them.
   int64_t unit(int64_t tasks) const { return layout.tiled || panels < 8 * tasks ? 2 : 4; }
   Output output(int64_t row, int64_t panel) const {
@@ -26,8 +25,8 @@ struct Job {
   const int8_t* panel(int64_t index) const { return op.w + (index - base) * S8::bytes(kp); }
 };
 
-// For the rows of op.x, padded to kp, and this machine's kernels. `bias` is op.bias in float32, padded to whole panels, or null.
-Job job_of(const Linear& op, Treatment treatment, const Columns& columns, const float* bias, int64_t kp);
+// Of rows padded to kp, with this machine's kernels for `rows` of them. `bias` is op.bias in float32, padded to whole panels, or null.
+Job job_of(const Linear& op, Treatment treatment, const Columns& columns, const float* bias, int64_t kp, int64_t rows);
 
 // The exact elements of a block as a dense product, where the kernel takes that and it is faster.
 ExactTiles exact_tiles(const Job& job, const Prepared& block);

@@ -1,7 +1,7 @@
 // linear_s8u4_nested: few rows meet the 4-bit codes; for more, parts of the panels become those of S8 and meet the kernels of linear_s8s8.
 #include "common/kernels.h"
 #include "linear/job.h"
-#include "linear/parallel.h"
+#include "linear/product.h"
 #include "linear/scratch.h"
 
 namespace lowbit {
@@ -9,82 +9,90 @@ namespace {
 
 constexpr int64_t kFewRows = 4;  // up to these, making int8 of a panel costs more than it saves (measured)
 
-struct NestedJob {
-  Job job;  // its op.w has panels of U4Nested
-  const NestedKernels& kernels;
-  int64_t group;
-
-  const int8_t* panel(int64_t index) const { return job.op.w + index * U4Nested::bytes(job.kp, group); }
-};
-
-// Panels begin..end as S8, as many at a time as stay in L2.
-template <class F>
-void expanded(const NestedJob& nested, int64_t begin, int64_t end, const F& work) {
-  const int64_t bytes = S8::bytes(nested.job.kp), chunk = qgemm_chunk(nested.job.kp, 0, end - begin);
-  int8_t* memory = scratch<int8_t>(kExpandedSlot, (chunk < end - begin ? chunk : end - begin) * bytes);
-  Job job = nested.job;
-  job.op.w = memory;
-  for (job.base = begin; job.base < end; job.base += chunk) {
-    const int64_t stop = job.base + chunk < end ? job.base + chunk : end;
-    for (int64_t p = job.base; p < stop; ++p) nested.kernels.expand(nested.panel(p), job.kp, nested.group, memory + (p - job.base) * bytes);
-    work(job, job.base, stop);
+class Nested : public Product {
+ public:
+  Nested(const Job& job, int64_t group, int64_t rows)
+      : Product(job.op.w, job.panels, U4Nested::bytes(job.kp, group)), job_(job), kernels_(chosen<qgemm_u4>(rows, job.op.x.dtype)), group_(group),
+        few_(rows <= kFewRows) {
+    if (few_) job_.layout = {0, false};
   }
-}
 
-// The sum of each group of a row's codes, [m][kp/group].
-const int32_t* sums_of(const Prepared& block, int64_t group) {
-  const int64_t groups = block.kp / group;
-  int32_t* sums = scratch<int32_t>(kTableSlot, block.m * groups);
-  for (int64_t i = 0; i < block.m; ++i) {
-    for (int64_t g = 0; g < groups; ++g) {
-      const int8_t* q = block.q + i * block.ldq + g * group;
-      int32_t sum = 0;
-      for (int64_t k = 0; k < group; ++k) sum += q[k];
-      sums[i * groups + g] = sum;
+  int64_t unit(int64_t tasks) const override { return few_ ? 2 : job_.unit(tasks); }
+  int64_t room(int64_t m) const override { return codes(m) + (few_ ? m * groups() * 4 : 0); }
+  void place(int64_t m, char* memory) override {
+    block_ = placed(m, job_.kp, job_.layout, memory);
+    sums_ = (int32_t*)(memory + codes(m));
+  }
+  void prepare(int64_t first, int64_t begin, int64_t end) const override {
+    prepare_rows(block_, job_.op.x, first, begin, end, job_.treatment, job_.columns);
+    if (few_) add_up(begin, end);
+  }
+  void multiply(int64_t first, int64_t begin, int64_t end, Fetch fetch) const override {
+    if (few_) return meet_codes(first, begin, end, fetch);
+    expanded(begin, end, [&](const Job& part, int64_t from, int64_t to) { lowbit::multiply(part, block_, {}, first, from, to, {}); });
+  }
+
+ private:
+  int64_t codes(int64_t m) const { return round_up(room_of(m, job_.kp, job_.layout), 4); }
+  int64_t groups() const { return job_.kp / group_; }
+
+  // The sum of each group of the codes of rows begin..end.
+  void add_up(int64_t begin, int64_t end) const {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t g = 0; g < groups(); ++g) {
+        const int8_t* q = block_.q + i * block_.ldq + g * group_;
+        int32_t sum = 0;
+        for (int64_t k = 0; k < group_; ++k) sum += q[k];
+        sums_[i * groups() + g] = sum;
+      }
     }
   }
-  return sums;
-}
 
-void few_rows(const NestedJob& nested, int64_t tasks) {
-  const Job& job = nested.job;
-  const int64_t m = job.op.x.rows;
-  Prepared block = reserve(m, job.kp, {0, false}, job.treatment, job.columns);
-  prepare_rows(block, job.op.x, 0, 0, m, job.treatment, job.columns);
-  const int32_t* sums = sums_of(block, nested.group);
-  bool special = false;
-  for (int64_t i = 0; i < m; ++i) special = special || block.special[i];
-  parallel_parts(tasks, job.panels, 2, parts_for(m), [&](int64_t begin, int64_t end) {
-    const NestedArgs args = {block.q, block.ldq, m, job.kp, nested.group, block.scale, sums, nested.panel(begin), end - begin, job.output(0, begin)};
-    nested.kernels.product(&args);
-    if (special) expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { repair(part, block, 0, from, to); });
-  });
-}
-
-void many_rows(const NestedJob& nested, int64_t tasks) {
-  const Job& job = nested.job;
-  const int64_t m = job.op.x.rows, step = block_rows(job.kp);
-  for (int64_t first = 0; first < m; first += step) {
-    Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.layout, job.treatment, job.columns);
-    parallel_parts(tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2), block.m, kPanel, parts_for(block.m), [&](int64_t begin, int64_t end) {
-      prepare_rows(block, job.op.x, first, begin, end, job.treatment, job.columns);
-    });
-    join_exact(block, job.treatment, job.columns);
-    parallel_parts(tasks, job.panels, job.unit(tasks), parts_for(block.m), [&](int64_t begin, int64_t end) {
-      expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { multiply(part, block, {}, first, from, to, {}); });
-    });
+  void meet_codes(int64_t first, int64_t begin, int64_t end, Fetch fetch) const {
+    const NestedArgs args = {block_.q, block_.ldq, block_.m, job_.kp, group_, block_.scale, sums_, panel(begin), end - begin,
+                             job_.output(first, begin), fetch};
+    kernels_.product(&args);
+    for (int64_t i = 0; i < block_.m; ++i) {
+      if (!block_.special[i]) continue;
+      return expanded(begin, end, [&](const Job& part, int64_t from, int64_t to) { repair(part, block_, first, from, to); });
+    }
   }
+
+  // Panels begin..end as S8, as many at a time as stay in L2.
+  template <class F>
+  void expanded(int64_t begin, int64_t end, const F& work) const {
+    const int64_t bytes = S8::bytes(job_.kp), chunk = qgemm_chunk(job_.kp, 0, end - begin);
+    int8_t* memory = scratch<int8_t>(kExpandedSlot, (chunk < end - begin ? chunk : end - begin) * bytes);
+    Job job = job_;
+    job.op.w = memory;
+    for (job.base = begin; job.base < end; job.base += chunk) {
+      const int64_t stop = job.base + chunk < end ? job.base + chunk : end;
+      for (int64_t p = job.base; p < stop; ++p) kernels_.expand(panel(p), job.kp, group_, memory + (p - job.base) * bytes);
+      work(job, job.base, stop);
+    }
+  }
+
+  Job job_;  // its op.w has panels of U4Nested
+  const NestedKernels& kernels_;
+  int64_t group_;
+  bool few_;
+  Prepared block_;
+  int32_t* sums_;  // [m][kp/group]
+};
+
+template <Treatment treatment>
+std::unique_ptr<Product> nested(const Linear& op, int64_t group, int64_t rows, const float* bias) {
+  return std::make_unique<Nested>(job_of(op, treatment, {nullptr, 0}, bias, U4Nested::padded(op.x.columns, group), rows), group, rows);
 }
 
 }  // namespace
 
+const LinearOp kS8U4Nested = linear_op<U4Nested>(false, kMaxK, 8, nested<kNone>);
+const LinearOp kS8U4NestedRotated = linear_op<U4Nested>(true, kMaxK, 8, nested<kRotation>);
+
 void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group) {
-  const int64_t m = op.x.rows, kp = U4Nested::padded(op.x.columns, group);
-  if (m == 0 || op.n == 0) return;
-  const NestedJob nested = {job_of(op, treatment, {nullptr, 0}, widened_bias(op), kp), chosen<qgemm_u4>(m, op.x.dtype), group};
-  const int64_t bytes = nested.job.panels * U4Nested::bytes(kp, group), tasks = tasks_for(bytes + bytes / 8 * m);
-  if (m <= kFewRows) few_rows(nested, tasks);
-  else many_rows(nested, tasks);
+  if (op.x.rows == 0 || op.n == 0) return;
+  run(treatment == kRotation ? kS8U4NestedRotated : kS8U4Nested, op, group, block_rows(U4Nested::padded(op.x.columns, group)));
 }
 
 }  // namespace lowbit

@@ -2,6 +2,7 @@
 #include "common/convert.h"
 #include "linear/job.h"
 #include "linear/parallel.h"
+#include "linear/product.h"
 #include "linear/scratch.h"
 
 namespace lowbit {
@@ -36,7 +37,35 @@ void split_panels(const Job& job, int64_t tasks) {
   }
 }
 
+// Without exact elements.
+class Integers : public Product {
+ public:
+  explicit Integers(const Job& job) : Product(job.op.w, job.panels, S8::bytes(job.kp)), job_(job) {}
+
+  int64_t unit(int64_t tasks) const override { return job_.unit(tasks); }
+  int64_t room(int64_t m) const override { return room_of(m, job_.kp, job_.layout); }
+  void place(int64_t m, char* memory) override { block_ = placed(m, job_.kp, job_.layout, memory); }
+  void prepare(int64_t first, int64_t begin, int64_t end) const override {
+    prepare_rows(block_, job_.op.x, first, begin, end, job_.treatment, job_.columns);
+  }
+  void multiply(int64_t first, int64_t begin, int64_t end, Fetch fetch) const override {
+    lowbit::multiply(job_, block_, {}, first, begin, end, fetch);
+  }
+
+ private:
+  Job job_;
+  Prepared block_;
+};
+
+template <Treatment treatment>
+std::unique_ptr<Product> integers(const Linear& op, int64_t, int64_t rows, const float* bias) {
+  return std::make_unique<Integers>(job_of(op, treatment, {nullptr, 0}, bias, S8::padded(op.x.columns), rows));
+}
+
 }  // namespace
+
+const LinearOp kS8S8 = linear_op<S8>(false, kMaxK, 16, integers<kNone>);
+const LinearOp kS8S8Rotated = linear_op<S8>(true, kMaxK, 16, integers<kRotation>);
 
 const float* widened(const void* bias, Dtype dtype, int64_t n, float* memory) {
   if (bias == nullptr || (dtype == kF32 && n % kPanel == 0)) return (const float*)bias;
@@ -53,10 +82,10 @@ void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {
   const int64_t m = op.x.rows;
   if (m == 0 || op.n == 0) return;
   const Columns columns = treatment == kColumns ? find_columns(op.x, threshold, S8::padded(op.x.columns)) : Columns{nullptr, 0};
-  const Job job = job_of(op, treatment, columns, widened_bias(op), S8::padded(op.x.columns));
-  const int64_t bytes = job.bytes(), tasks = tasks_for(bytes + bytes / 16 * m);
+  const Job job = job_of(op, treatment, columns, widened_bias(op), S8::padded(op.x.columns), m);
+  const int64_t tasks = tasks_for(kS8S8.work(op.n, op.x.columns, 0, m));
   const int64_t unit = treatment == kColumns || treatment == kRows ? 64 : 32;  // rows that share the widening of exact columns
-  if (m >= unit * tasks && bytes <= (1 << 20)) split_rows(job, tasks, unit);
+  if (m >= unit * tasks && job.panels * S8::bytes(job.kp) <= (1 << 20)) split_rows(job, tasks, unit);
   else split_panels(job, tasks);
 }
 
