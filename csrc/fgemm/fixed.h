@@ -24,6 +24,7 @@ template <class A, class S, int M>
 void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp, group = args->group, groups = kp / group;
   const int8_t* panel = args->w + p * A::bytes(kp, group);
+  const int8_t* next = next_panel(panel, A::bytes(kp, group), args->panels - p, args->fetch);
   const int16_t* x = (const int16_t*)args->x + row * args->ldx;
   const float* spans = args->spans + row * groups * 2;
   Vec result[M][kVecs];
@@ -33,10 +34,10 @@ void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
     for (int64_t g = 0; g < groups; ++g) {
       S sums[M];
       for (int64_t k = g * group; k < (g + 1) * group; k += kHalf) {
-        fetch_half<A>(panel + A::bytes(kp, group), k);
+        fetch_half<A>(next, k);
         add_half<A, S, M>(panel, k, v, x + k, args->ldx, sums);
       }
-      fetch_line<A>(panel + A::bytes(kp, group), kp, group, g);
+      fetch_line<A>(next, kp, group, g);
       const int64_t at = g * kPanel + v * Vec::kWidth;
       const Vec scale = numbers(A::scales(panel, kp) + at), minimum = numbers(A::minima(panel, kp, group) + at);
       for (int i = 0; i < M; ++i) {

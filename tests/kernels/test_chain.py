@@ -38,7 +38,15 @@ def layer(rows: int, dtype: torch.dtype, linears: tuple[int, int, int] = (ROTATE
     x, y = operands.rows(rows, K, dtype), operands.rows(rows, K, dtype)
     gain, shift = torch.rand(K).to(dtype) + 0.5, torch.randn(K)
     first, second, third = linears
-    constants = [weight(K, K, first), torch.randn(K).to(dtype), weight(WIDE, K, second), gain, shift, weight(K, GATED, third), weight(33, K, S8)]
+    constants = [
+        weight(K, K, first),
+        torch.randn(K).to(dtype),
+        weight(WIDE, K, second),
+        gain,
+        shift,
+        weight(K, GATED, third),
+        weight(33, K, S8),
+    ]
     d = FLOATS.index(dtype)
     steps = [
         step(first, K, weight=0, bias=1, dtype=d, columns=K),  # 2
@@ -69,12 +77,11 @@ def apart(rows: list[Tensor], c: list[Tensor], linears: tuple[int, int, int] = (
 
 
 @pytest.mark.parametrize("linears", [(number,) * 3 for number in range(1, len(LINEARS))] + [MIXED], ids=lambda numbers: LINEARS[numbers[0]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_bits_of_any_product(linears: tuple[int, int, int], dtype: torch.dtype, isa: str) -> None:
+def test_bits_of_any_product(linears: tuple[int, int, int], isa: str) -> None:
     """Whatever is multiplied: with the kernels of all rows also where the last block has few, and of rows that fixed point cannot hold."""
     with kernels.using(isa):
-        for rows in (1, 3, 5, 33, 515):
-            inputs, constants, steps = layer(rows, dtype, linears)
+        for rows in (1, 5, 515):
+            inputs, constants, steps = layer(rows, torch.bfloat16, linears)
             inputs[0][0] *= 2.0**100
             assert torch.equal(L.chain(inputs, constants, *encode(steps))[0], apart(inputs, constants, linears)[0])
 

@@ -174,13 +174,6 @@ def test_symbolic_rows_are_timed_at_the_example_and_at_one() -> None:
     assert ctx.sites[0].detail == "2.00x float (500 us, float 1.0 ms at 7 rows); 2.00x float (500 us, float 1.0 ms at 1 row)"
 
 
-@pytest.mark.parametrize(("gain", "op"), [(4e-6, "linear_s8s8_rotated"), (9e-6, "linear_fs8")])
-def test_what_leaves_a_chain_is_charged_for_its_call(gain: float, op: str) -> None:
-    costs = Costs(float=1e-4, linear_s8s8_rotated=3e-5, linear_fs8=3e-5 - gain)
-    ctx = plan(nn.Linear(64, 32), torch.randn(1, 64), costs)
-    assert ctx.sites[0].lowered_to == op
-
-
 @pytest.mark.parametrize(
     ("hinted", "few", "choice"),
     [
