@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -11,7 +10,7 @@ from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size
+from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size, pattern_error
 from lowbit_compiler.recipes.recipe_file import SUFFIX, is_file_name
 from lowbit_compiler.runtime.files import replaceable
 from lowbit_compiler.runtime.timings_file import Timings, read
@@ -100,11 +99,8 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in items):
         raise OptionError(f"option {name!r} takes a string or a list of strings, got {value!r}")
     for item in items:
-        if item.startswith("re:"):
-            try:
-                re.compile(item[3:])
-            except re.error as error:
-                raise OptionError(f"option {name!r}: {item!r} is not a valid regular expression: {error}") from None
+        if error := pattern_error(item):
+            raise OptionError(f"option {name!r}: {item!r} is not a valid regular expression: {error}")
     return tuple(items)
 
 

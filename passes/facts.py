@@ -94,8 +94,8 @@ def _packed(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
 
 
 def _opened(gm: fx.GraphModule, ctx: PassContext) -> Broken | None:
-    for node, plan in _with_ops(ctx).items():
-        if plan.product is not None and plan.product.opened and calls(node, aten.linear.default):
+    for node, plan in _planned(ctx).items():
+        if plan.opened and calls(node, aten.linear.default):
             return node, f"{node.format_node()} is a whole product of quantized operands"
     return None
 

@@ -107,10 +107,15 @@ def untreated(node: Any) -> Any:
     return node
 
 
+def quantization(graph: fx.Graph) -> fx.Node:
+    """Return the node of a weight's computation that quantizes it."""
+    (quantize,) = (node for node in graph.nodes if calls(node, *QUANTIZE))
+    return quantize  # type: ignore[no-any-return]
+
+
 def treated_weight(graph: fx.Graph) -> fx.Node:
     """Return the node of a weight's computation that is quantized."""
-    (quantize,) = (node for node in graph.nodes if calls(node, *QUANTIZE))
-    return quantize.args[0]  # type: ignore[no-any-return]
+    return quantization(graph).args[0]  # type: ignore[return-value]
 
 
 def float_weight(graph: fx.Graph) -> fx.Node:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import torch
 
-from lowbit_compiler.runtime.formats import PACKED
-from lowbit_compiler.runtime.formats.lines import Lines
+from lowbit_compiler.runtime.formats import ON_LINES, PACKED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.library import require_same_build
 from lowbit_compiler.runtime.products import KEYS
 
 FILE = "liblowbit_cuda.so"
-_WEIGHTS = tuple(kind for kind in PACKED if not issubclass(kind[1], Lines))  # codes on lines have kernels on the CPU alone
+_WEIGHTS = tuple(kind for kind in PACKED if kind not in ON_LINES)  # codes on lines have kernels on the CPU alone
 OPS = (
     *(op for op, (_, weight, _) in KEYS.items() if weight in _WEIGHTS),
     *(op_name(verb, *weight) for verb in ("pack", "quantize") for weight in _WEIGHTS),

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import Groups, Operand, Row
-from lowbit_compiler.runtime.formats.affine import U3, U4, U5, U6, U8, Affine
-from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines, Lines
+from lowbit_compiler.runtime.formats import ON_LINES, Format, Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats.affine import U4
+from lowbit_compiler.runtime.formats.lines import IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.treatments import Columns, Nothing, Rotation, Rows, Treatment
@@ -58,6 +58,11 @@ class Plan:
     def op(self) -> str:
         """Name of the ``lowbit::`` op that computes this plan; "" where none does."""
         return "" if self.product is None else self.product.op
+
+    @property
+    def opened(self) -> bool:
+        """Whether ONNX files have steps of their own for it."""
+        return self.product is not None and self.product.opened
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -112,10 +117,10 @@ _S8, _S4 = (S8, Row), (S4, Groups)
 _s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True)
 
 
-def _on_lines(format: type[Affine], scale: type[Lines]) -> Product:
+def _on_lines(format: type[Format], scale: type[Scale]) -> Product:
     """Float rows times codes on lines."""
     name = format.name + scale.suffix
-    rounded = 0.0 if scale is IntegerLines else BF16_ERROR
+    rounded = 0.0 if scale.integers else BF16_ERROR
     return Product(
         f"linear_f{name}", family=f"fgemm_{name}", schema="int group", fixed_error=FIXED_ERROR, weight_error=rounded, opened=False
     )
@@ -130,8 +135,7 @@ PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
     (_S8, (U4, IntegerLines), Rotation): _s8s8("linear_s8u4_nested_rotated", family="qgemm_u4", schema="int group", opened=False),
     (None, _S8, Nothing): Product("linear_fs8", family="fgemm_s8"),
     (None, _S4, Nothing): Product("linear_fs4", family="fgemm_s4", schema="int group", weight_error=BF16_ERROR),
-    **{(None, (format, HalfLines), Nothing): _on_lines(format, HalfLines) for format in (U3, U4, U5, U6, U8)},
-    (None, (U4, IntegerLines), Nothing): _on_lines(U4, IntegerLines),
+    **{(None, kind, Nothing): _on_lines(*kind) for kind in ON_LINES},
 }
 """By the kinds of x (None: float) and w, and the treatment."""
 

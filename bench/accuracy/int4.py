@@ -162,8 +162,6 @@ def main() -> None:
     date = common.about()["date"]
     content: dict[str, dict[str, Row]] = json.loads(path.read_text()) if path.exists() else {}
     schemes = [scheme for scheme in SCHEMES if not args.only or any(word in scheme.name for word in args.only)]
-    if not hasattr(lowbit_compiler, "prepare"):
-        schemes = [scheme for scheme in schemes if not scheme.data]
     for name in args.models:
         rows = content.setdefault(name, {})
         missing = [scheme for scheme in schemes if rows.get(scheme.name, {}).get("about") != about]

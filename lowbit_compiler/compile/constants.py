@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from lowbit_compiler.passes.graph import aten, calls
-from lowbit_compiler.passes.product import QUANTIZE
+from lowbit_compiler.passes.product import quantization
 from lowbit_compiler.runtime.formats import KINDS, PACKED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
@@ -36,7 +36,7 @@ def compute(graph: fx.Graph, *sources: Tensor) -> tuple[Tensor, ...]:
     if entry is None:
         _run(steps, values)
         return tuple(values[node] for node in outputs)
-    joined = calls(entry, aten.cat.default) and entry.args[1:] in ((), (0,))
+    joined = joins_rows(entry)
     _run((step for step in steps if step not in chain and not (joined and step is entry)), values)
     operands: Any = entry.args[0] if joined else [entry]
     return _in_chunks([step for step in steps if step in chain], outputs, entry, [values[operand] for operand in operands])
@@ -44,13 +44,18 @@ def compute(graph: fx.Graph, *sources: Tensor) -> tuple[Tensor, ...]:
 
 def go_on(graph: fx.Graph, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the outputs of ``graph``, which quantizes one weight, from the ``parts`` of that weight on."""
-    (quantize,) = (node for node in graph.nodes if calls(node, *QUANTIZE))
+    quantize = quantization(graph)
     values: dict[fx.Node, Any] = {quantize: parts}
     for node in graph.nodes:
         if node.op == "call_function" and node is not quantize and any(source in values for source in node.all_input_nodes):
             _run([node], values)
     outputs: Any = graph.output_node().args[0]
     return tuple(values[node] for node in outputs)
+
+
+def joins_rows(node: fx.Node) -> bool:
+    """Return whether ``node`` joins matrices along dim 0."""
+    return calls(node, aten.cat.default) and node.args[1:] in ((), (0,))
 
 
 def text_of(graph: fx.Graph) -> str:

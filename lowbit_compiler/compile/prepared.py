@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lowbit_compiler.compile.constants import compute, go_on
+from lowbit_compiler.compile.constants import compute, go_on, joins_rows
 from lowbit_compiler.passes.contract import Constant
-from lowbit_compiler.passes.graph import aten, calls
-from lowbit_compiler.passes.product import QUANTIZE, TREAT, below, float_weight
+from lowbit_compiler.passes.graph import calls
+from lowbit_compiler.passes.product import QUANTIZE, TREAT, below, float_weight, quantization
 from lowbit_compiler.runtime.prepared import Prepared
+from lowbit_compiler.runtime.treatments.treatment import at_once
 from lowbit_compiler.runtime.weights import where
 
 CHANGED = "the weight was changed since"
@@ -72,22 +73,21 @@ def notes(choices: Iterable[Choice]) -> list[str]:
 
 def _parts(one: Prepared | None, like: Prepared, weight: Tensor) -> tuple[Tensor, ...]:
     if one is None:
-        return like.operand.quantize(like.treatment.weight(lambda op, *args: op(*args), weight.float()))
+        return like.operand.quantize(like.treatment.weight(at_once, weight.float()))
     return tuple(part.to(weight.device) for part in one.parts)
 
 
 def _joined(weight: fx.Node) -> list[fx.Node]:
     """Return the weights that ``weight`` joins along N: itself, where it joins none."""
-    rows = calls(weight, aten.cat.default) and weight.args[1:] in ((), (0,))
-    return list(weight.args[0]) if rows else [weight]  # type: ignore[arg-type]
+    return list(weight.args[0]) if joins_rows(weight) else [weight]  # type: ignore[arg-type]
 
 
 def _unlike(graph: fx.Graph, prepared: Prepared) -> str:
     """Return how the quantization in ``graph`` differs from that of ``prepared``; "" where it does not."""
-    (quantize,) = (node for node in graph.nodes if calls(node, *QUANTIZE))
-    operand = prepared.operand
-    if (quantize.target, quantize.args[1:]) != (operand.op("quantize"), operand.arguments):
-        return f"they are {operand.name}, and this plan has {quantize.target.name().partition('::quantize_')[2]} {quantize.args[1:] or ''}".strip()
+    quantize, operand = quantization(graph), prepared.operand
+    target: Any = quantize.target
+    if (target, quantize.args[1:]) != (operand.op("quantize"), operand.arguments):
+        return f"they are {operand.name}, and this plan has {target.name().partition('::quantize_')[2]} {quantize.args[1:] or ''}".strip()
     wanted: list[Any] = []
     prepared.treatment.weight(lambda op, *args: wanted.append(op), None)
     return "" if _treatments(quantize.args[0]) == wanted[::-1] else "they are of another treatment than this plan's"

@@ -79,6 +79,25 @@ def compiled(model: Callable[..., Any], options: Options, use: Callable[[Callabl
     return used, joined(options.recipe.name, reports).fallback
 
 
+def float_outputs(take: Callable[[], T], again: Callable[[T], tuple[bool, str]]) -> T:
+    """Return what ``take`` makes of the float model's outputs; ``again`` returns whether another run has the same, and how far off it is.
+
+    Raises DebugError where the model raises, or has others.
+    """
+    try:
+        taken = take()
+        same, distance = again(taken)
+    except LowbitError:
+        raise
+    except Exception as error:
+        raise DebugError(f"the float model fails by itself, without lowbit: {describe(error)}") from error
+    if not same:
+        raise DebugError(
+            f"the float model gives other values when it is run again on the same inputs ({distance}): nothing can be told from its outputs"
+        )
+    return taken
+
+
 class Study:
     """A switched model with its float outputs as the reference. Use it without gradients.
 
@@ -93,18 +112,12 @@ class Study:
         self.running = self._switched.running
         """A context that the methods are called in."""
         self._restore = restorer(model)
-        try:
-            self.judge = Judge(self._run(model, "float model"), metric)
-            again = self.score_of(model, "float model again").change
-        except LowbitError:
-            raise
-        except Exception as error:
-            raise DebugError(f"the float model fails by itself, without lowbit: {describe(error)}") from error
-        if not abs(again) <= SAME:
-            raise DebugError(
-                f"the float model gives other values when it is run again on the same inputs ({self.judge.kind} {again:+.3%}): nothing can "
-                "be told from its outputs"
-            )
+
+        def again(judge: Judge) -> tuple[bool, str]:
+            change = judge.score(self._run(model, "float model again")).change
+            return abs(change) <= SAME, f"{judge.kind} {change:+.3%}"
+
+        self.judge = float_outputs(lambda: Judge(self._run(model, "float model"), metric), again)
         self.tallies: dict[Switch, Tally] = {}
         self.layers: list[Layer] = []
         self._effects: dict[Layer, float] = {}

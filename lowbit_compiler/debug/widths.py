@@ -10,12 +10,12 @@ import torch
 from lowbit_compiler.debug.choice import Candidate, Choices, cheapest
 from lowbit_compiler.debug.divergence import METRICS, Divergence
 from lowbit_compiler.debug.names import Layer, layers
-from lowbit_compiler.debug.study import SAME, Call, Progress, Samples, calls_of, compiled, run
+from lowbit_compiler.debug.study import SAME, Call, Progress, Samples, calls_of, compiled, float_outputs, run
 from lowbit_compiler.debug.switched import Switched
 from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.recipes import WIDTHS, WIDTHS_OF, Recipe, finite_positive, recipe_file
-from lowbit_compiler.rerun import describe, restorer
+from lowbit_compiler.rerun import restorer
 
 MOST_TRIES = 10
 """Compilations of the whole model."""
@@ -122,15 +122,15 @@ class _Search:
     def __init__(self, model: Callable[..., Any], calls: Sequence[Call], metric: type[Divergence], progress: Progress) -> None:
         self._model, self._calls, self._progress = model, calls, progress
         self._restore = restorer(model)
-        try:
-            self._divergence = metric(run(model, calls, self._restore, lambda done: progress("float model", done, len(calls))))
-            again = self._divergence.loss(run(model, calls, self._restore))
-        except OptionError:
-            raise
-        except Exception as error:
-            raise DebugError(f"the float model fails by itself, without lowbit: {describe(error)}") from error
-        if not again <= SAME**2:
-            raise DebugError(f"the float model gives other values when it is run again on the same inputs ({metric.words} {again:.2g})")
+
+        def take() -> Divergence:
+            return metric(run(model, calls, self._restore, lambda done: progress("float model", done, len(calls))))
+
+        def again(divergence: Divergence) -> tuple[bool, str]:
+            loss = divergence.loss(run(model, calls, self._restore))
+            return loss <= SAME**2, f"{metric.words} {loss:.2g}"
+
+        self._divergence = float_outputs(take, again)
         self.names: list[str] = []
         self.elements = 0
         self._options: Options | None = None

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.preparing.block import Block
-from lowbit_compiler.preparing.fold import producer_of
-from lowbit_compiler.preparing.hessian import Inputs
+from lowbit_compiler.preparing.fold import producers
+from lowbit_compiler.preparing.hessian import Inputs, treated
 from lowbit_compiler.preparing.method import Method
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
@@ -27,12 +27,8 @@ class AWQ(Method):
 
     def apply(self, block: Block) -> None:
         """Scale the channels of every input that can be."""
-        for inputs in list(block.inputs()):
-            producer = producer_of(block, inputs)
-            if producer is None:
-                block.say(f"awq: nothing before {inputs.layers[0].name} takes its scales exactly; left as it is")
-                continue
-            scale = best_scale(inputs)
+        for producer in producers(block, self.name):
+            scale = best_scale(producer.inputs)
             if scale is not None:
                 producer.fold(scale)
 
@@ -56,13 +52,12 @@ def best_scale(inputs: Inputs) -> Tensor | None:
 
 def _error(inputs: Inputs, hessian: Tensor, scale: Tensor) -> float:
     plan = inputs.layers[0].plan
-    half = plan.treatment.weight(at_once, hessian / scale / scale.unsqueeze(1))
-    treated = plan.treatment.weight(at_once, half.t().contiguous())
+    moved = treated(hessian / scale / scale.unsqueeze(1), plan.treatment)
     total = 0.0
     for layer in inputs.layers:
         weight = layer.module.weight
         rows = weight[:: max(len(weight) // ROWS, 1)].float() * scale
         wanted = plan.treatment.weight(at_once, rows)
         error = plan.w.dequantize(plan.w.quantize(wanted)) - wanted
-        total += float(((error @ treated) * error).sum()) * len(weight) / len(rows)
+        total += float(((error @ moved) * error).sum()) * len(weight) / len(rows)
     return total

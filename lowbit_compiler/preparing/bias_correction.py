@@ -15,15 +15,11 @@ class BiasCorrection(Method):
 
     def apply(self, block: Block) -> None:
         """Correct every linear that has a bias."""
-        names = {module: name for name, module in block.module.named_modules()}
         for inputs in list(block.inputs()):
             for layer in inputs.layers:
                 if layer.module.bias is None:
                     continue
-                if layer.parts is None:
-                    layer.give(layer.nearest(), "nearest")
-                    assert layer.parts is not None
                 mean = layer.plan.treatment.weight(at_once, inputs.mean.unsqueeze(0)).squeeze(0)
-                missing = (layer.treated - layer.plan.w.dequantize(layer.parts)) @ mean
-                block.replace(f"{names[layer.module]}.bias", layer.module.bias.float() + missing)
+                missing = (layer.treated - layer.plan.w.dequantize(layer.settled())) @ mean
+                block.replace(f"{block.name_of(layer.module)}.bias", layer.module.bias.float() + missing)
                 layer.made_by.append(self.name)

@@ -25,6 +25,11 @@ class Block:
         self.known: list[Inputs] | None = None
         """What was found out of the inputs of linears."""
 
+    def name_of(self, module: nn.Module) -> str:
+        """Return the name that ``module`` has in the block."""
+        names: dict[nn.Module, str] = {each: name for name, each in self.module.named_modules()}
+        return names[module]
+
     def say(self, note: str) -> None:
         """Note what users should know."""
         self.notes.append(note)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from lowbit_compiler.preparing.block import Block
 from lowbit_compiler.preparing.chain import carried
+from lowbit_compiler.preparing.hessian import treated
 from lowbit_compiler.preparing.layer import Layer, replaced
 from lowbit_compiler.preparing.lines import lines_of, require_lines
 from lowbit_compiler.preparing.method import Method
 from lowbit_compiler.recipes import Recipe
+from lowbit_compiler.runtime.treatments.treatment import at_once
 
 
 class _Round(torch.autograd.Function):
@@ -48,9 +50,10 @@ class FlexRound(Method):
 
     def apply(self, block: Block) -> None:
         """Learn the codes of all linears of the block that read something."""
-        learned = [
-            _Learned.of(layer, inputs.treated(layer.plan.treatment).diagonal()) for inputs in block.inputs() for layer in inputs.layers
-        ]
+        learned = []
+        for inputs in block.inputs():
+            importance = treated(inputs.hessian, inputs.layers[0].plan.treatment).diagonal()
+            learned += [_Learned.of(layer, importance) for layer in inputs.layers]
         if not learned:
             return
         wanted = [carried(output).float() for output in block.run()]
@@ -122,7 +125,7 @@ class _Learned:
 
     def forward(self, x: Tensor) -> Tensor:
         plan, bias = self.layer.plan, self.layer.module.bias
-        kept, exact = plan.treatment.activation(lambda op, *args: op(*args), x.float())
+        kept, exact = plan.treatment.activation(at_once, x.float())
         low = kept if plan.x is None else kept + (plan.x.dequantize(plan.x.quantize(kept.detach())) - kept).detach()
         weight = self.codes() * self.slope + self.minimum
         y = nn.functional.linear(low, weight, None if bias is None else bias.float())

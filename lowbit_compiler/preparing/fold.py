@@ -48,12 +48,20 @@ class Producer:
         if getattr(module, "bias", None) is not None:
             bias = module.bias.float() - (0.0 if shift is None else shift)
             self.block.replace(f"{self.name}.bias", bias / scale)
-        names = {each: name for name, each in self.block.module.named_modules()}
         for layer in self.inputs.layers:
-            reader, name = layer.module, names[layer.module]
+            reader, name = layer.module, self.block.name_of(layer.module)
             if shift is not None:
                 self.block.replace(f"{name}.bias", reader.bias.float() + reader.weight.float() @ shift)
             self.block.replace(f"{name}.weight", reader.weight.float() * scale)
+
+
+def producers(block: Block, method: str) -> Iterator[Producer]:
+    """Yield what the channels of each input of ``block`` can be scaled in; of the others ``method`` says that they are left."""
+    for inputs in list(block.inputs()):
+        if (producer := producer_of(block, inputs)) is not None:
+            yield producer
+        else:
+            block.say(f"{method}: nothing before {inputs.layers[0].name} takes its scales exactly; left as it is")
 
 
 def producer_of(block: Block, inputs: Inputs) -> Producer | None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.preparing.block import Block
+from lowbit_compiler.preparing.hessian import treated
 from lowbit_compiler.preparing.lines import lines_of, require_lines
 from lowbit_compiler.preparing.method import Method
 from lowbit_compiler.recipes import Recipe
@@ -35,7 +36,7 @@ class GPTQ(Method):
             plan = inputs.layers[0].plan
             weights = [layer.treated for layer in inputs.layers]
             joined = torch.cat(weights)
-            parts = gptq(joined, inputs.treated(plan.treatment), plan.w)
+            parts = gptq(joined, treated(inputs.hessian, plan.treatment), plan.w)
             if parts is None:
                 block.say(f"{inputs.layers[0].name}: its inputs or its weight are not finite; rounded to nearest")
                 continue

@@ -60,10 +60,11 @@ class Inputs:
         """[K, K]: the mean of x x^T."""
         return self.square / self.rows
 
-    def treated(self, treatment: Treatment) -> Tensor:
-        """Return the hessian of the treated inputs, [K padded, K padded]: R^T H R, where the treatment multiplies rows by an orthogonal R."""
-        half = treatment.weight(at_once, self.hessian)
-        return treatment.weight(at_once, half.t().contiguous())  # type: ignore[no-any-return]
+
+def treated(hessian: Tensor, treatment: Treatment) -> Tensor:
+    """Return the hessian [K, K] of treated inputs, [K padded, K padded]: R^T H R, where the treatment multiplies rows by an orthogonal R."""
+    half = treatment.weight(at_once, hessian)
+    return treatment.weight(at_once, half.t().contiguous())  # type: ignore[no-any-return]
 
 
 @dataclass

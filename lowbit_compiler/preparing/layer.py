@@ -14,6 +14,8 @@ from lowbit_compiler.runtime.treatments.treatment import at_once
 
 HEAD = 4096
 """From so many outputs on, four times the inputs, a linear beside the blocks is taken for an output head."""
+NEAREST = "nearest"
+"""Who made parts that no method made."""
 
 
 @dataclass(eq=False)
@@ -32,9 +34,12 @@ class Layer:
         weight: Tensor = self.plan.treatment.weight(at_once, self.module.weight.detach().float())
         return weight
 
-    def nearest(self) -> tuple[Tensor, ...]:
-        """Return the parts that compiling makes without any preparation."""
-        return self.plan.w.quantize(self.treated)
+    def settled(self) -> tuple[Tensor, ...]:
+        """Return the parts; where no method made any, from here on those that compiling makes without any preparation."""
+        if self.parts is None:
+            self.parts = self.plan.w.quantize(self.treated)
+            self.made_by.append(NEAREST)
+        return self.parts
 
     def give(self, parts: tuple[Tensor, ...], method: str) -> None:
         """Set the parts, which ``method`` made."""

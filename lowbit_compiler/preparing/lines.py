@@ -46,6 +46,5 @@ def lines_of(operand: Operand, parts: tuple[Tensor, ...], k: int) -> GroupLines:
     grid, scale, stored = operand.format.grid, operand.scale, parts[1:]
     assert isinstance(grid, Integers)
     slope = scale.unit(*stored)
-    minimum = scale.line(*stored)[1] if isinstance(scale, Lines) else torch.zeros_like(slope)
     group = torch.arange(k, device=slope.device) // max(scale.block(k), 1)
-    return GroupLines(slope, minimum, group, grid.codes)
+    return GroupLines(slope, scale.start(*stored), group, grid.codes)

@@ -4,7 +4,7 @@ import torch
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.preparing.block import Block
-from lowbit_compiler.preparing.fold import producer_of
+from lowbit_compiler.preparing.fold import producers
 from lowbit_compiler.preparing.method import Method
 from lowbit_compiler.recipes import Recipe
 
@@ -28,11 +28,8 @@ class OutlierTune(Method):
 
     def apply(self, block: Block) -> None:
         """Fold scales and shifts of every input that can be."""
-        for inputs in list(block.inputs()):
-            producer = producer_of(block, inputs)
-            if producer is None:
-                block.say(f"outlier_tune: nothing before {inputs.layers[0].name} takes its scales exactly; left as it is")
-                continue
+        for producer in producers(block, self.name):
+            inputs = producer.inputs
             shift = (inputs.high + inputs.low) / 2 if producer.shifts else None
             size = (inputs.high - inputs.low) / 2 if shift is not None else torch.maximum(inputs.high, -inputs.low)
             scale = torch.where(size > SMALLEST * size.max(), size, torch.ones_like(size))

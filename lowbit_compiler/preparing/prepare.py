@@ -25,8 +25,6 @@ from lowbit_compiler.runtime.prepared import Prepared, attach
 from lowbit_compiler.runtime.weights import any_freed
 
 log = logging.getLogger("lowbit_compiler")
-NEAREST = "nearest"
-"""Who made parts that no method made."""
 
 
 def prepare(
@@ -63,7 +61,7 @@ def prepare(
             raise OptionError(f"{type(model).__name__} has no nn.Linear that recipe {recipe.name!r} quantizes")
         if data is None:
             for layer in work:
-                layer.give(layer.nearest(), NEAREST)
+                layer.settled()
         else:
             calls = calls_of(model, data)
             settings = (recipe, chosen, sequential)
@@ -130,8 +128,7 @@ class _Preparation:
             for method in self._methods:
                 method.apply(block)
             for layer in block.layers:
-                if layer.parts is None:
-                    layer.give(layer.nearest(), NEAREST)
+                layer.settled()
             if self._saved is not None:
                 self._saved.save(self._number, block)
         for note in block.notes:

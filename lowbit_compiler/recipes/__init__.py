@@ -7,7 +7,7 @@ from pathlib import Path
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.recipe_names import DEFAULT, FILES
 from lowbit_compiler.recipes import recipe_file
-from lowbit_compiler.recipes.recipe import LOW_BIT_SQNR, Recipe, finite_positive, group_size
+from lowbit_compiler.recipes.recipe import LOW_BIT_SQNR, Recipe, finite_positive, group_size, pattern_error
 
 __all__ = [
     "DEFAULT",
@@ -20,6 +20,7 @@ __all__ = [
     "find_recipe",
     "finite_positive",
     "group_size",
+    "pattern_error",
 ]
 
 WIDTHS = ("int3", "int4", "int5", "int6", "int8")

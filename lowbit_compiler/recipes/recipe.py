@@ -33,6 +33,15 @@ def group_size(what: str, value: Any) -> int:
     return int(value)
 
 
+def pattern_error(pattern: str) -> str:
+    """Return what is wrong with a name or, after "re:", a regular expression for names; "" where nothing is."""
+    try:
+        re.compile(pattern[3:] if pattern.startswith("re:") else "")
+    except re.error as error:
+        return str(error)
+    return ""
+
+
 def site_words(what: str, value: Any) -> tuple[tuple[str, str], ...]:
     """Return ``value``, a mapping or pairs, as pairs of strings; raises OptionError, about ``what``, for all else."""
     pairs = list(value.items()) if isinstance(value, Mapping) else value
@@ -41,11 +50,8 @@ def site_words(what: str, value: Any) -> tuple[tuple[str, str], ...]:
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(each, str) and each for each in pair):
             raise OptionError(f"{what} takes pairs of a pattern and a word for weights, got {pair!r}")
-        if pair[0].startswith("re:"):
-            try:
-                re.compile(pair[0][3:])
-            except re.error as error:
-                raise OptionError(f"{what} takes names and valid regular expressions after 're:', got {pair[0]!r}: {error}") from None
+        if error := pattern_error(pair[0]):
+            raise OptionError(f"{what} takes names and valid regular expressions after 're:', got {pair[0]!r}: {error}")
     patterns = [pattern for pattern, _ in pairs]
     if twice := {pattern for pattern in patterns if patterns.count(pattern) > 1}:
         raise OptionError(f"{what} takes each pattern once, got {min(twice)!r} again")
@@ -104,8 +110,7 @@ class Recipe:
 
     def uses(self, field: str) -> bool:
         """Return whether ``threshold`` or ``group_size`` means something for these formats and this treatment."""
-        plans = (self.plan, *map(self.plan_with, self.words))
-        sized = any(len(one.scale.sizes) > 1 for plan in plans for one in (plan.x, plan.w) if one is not None)
+        sized = any(len(one.scale.sizes) > 1 for one in self._operands)
         return {"threshold": hasattr(self.plan.treatment, "threshold"), "group_size": sized}[field]
 
     @property
@@ -133,10 +138,15 @@ class Recipe:
         return replace(self, weights=weights, sites=()).plan
 
     @property
+    def _operands(self) -> list[Operand]:
+        """The operands of every plan."""
+        plans = (self.plan, *map(self.plan_with, self.words))
+        return [one for plan in plans for one in (plan.x, plan.w) if one is not None]
+
+    @property
     def least_sqnr(self) -> float:
         """What the outputs of a model have at least, in dB, against those in float: less with few bits, and less in both operands."""
-        plans = (self.plan, *map(self.plan_with, self.words))
-        bits = min(one.format.grid.bits for plan in plans for one in (plan.x, plan.w) if one is not None)
+        bits = min(one.format.grid.bits for one in self._operands)
         return min(LOW_BIT_SQNR, 6.0 * bits - 18.0 - (0.0 if self.plan.x is None else 3.0))
 
     @property

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from lowbit_compiler.runtime.formats.format import Format
+from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.formats.operand import Operand
 from lowbit_compiler.runtime.formats.scales import Groups, Row, Scale
 
@@ -20,6 +21,8 @@ KINDS = tuple((format, scale) for format in FORMATS for scale in format.scales)
 """What there are ops for: each format, with each kind of scale that it may have."""
 PACKED = tuple(kind for kind in KINDS if kind[0].panels is not None)
 """Those with a layout for kernels, and with kernels that quantize and pack."""
+ON_LINES = tuple(kind for kind in PACKED if issubclass(kind[1], Lines))
+"""Those of them that are codes on lines."""
 WORDS = tuple(word for format in FORMATS for word in format.words)
 """How recipes spell them."""
 
@@ -32,4 +35,4 @@ def operand(word: str, group: int) -> Operand | None:
     return None
 
 
-__all__ = ["FORMATS", "KINDS", "PACKED", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]
+__all__ = ["FORMATS", "KINDS", "ON_LINES", "PACKED", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]

@@ -9,41 +9,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats.format import EPS, Format, largest_of
+from lowbit_compiler.runtime.formats.fitted import Fitted, FittedScale, spread
+from lowbit_compiler.runtime.formats.format import EPS
 from lowbit_compiler.runtime.formats.grid import Integers
 from lowbit_compiler.runtime.formats.line_panels import LinePanels
-from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines, Lines, codes, fitted, spread
+from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines, Lines, codes, fitted
 from lowbit_compiler.runtime.formats.scales import Scale
 from lowbit_compiler.runtime.rounding import Rounding
 
-CHUNK = 1 << 18
-"""Elements that are fitted at a time: what there is beside them stays in a cache."""
 
-
-class Affine(Format):
+class Affine(Fitted):
     """q = clamp(rne((w / outer - minimum) / scale), 0, 2^bits - 1) and w ~ outer (scale q + minimum), fitted by least squares (lines.py)."""
 
     grid: Integers
     scales: ClassVar[tuple[type[Scale], ...]] = (HalfLines,)
-    activations = False
 
-    def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return codes, slopes, minima and outer scales of ``x`` [N, K]; ``importance`` [K] weighs the errors of columns."""
+    def fitted(self, v: Tensor, special: Tensor, scale: FittedScale, importance: Tensor | None) -> tuple[Tensor, ...]:
+        """Return codes, slopes and minima."""
         assert isinstance(scale, Lines)
-        rows = max(CHUNK // max(x.shape[1], 1), 1)
-        chunks = [self._rows(chunk.float(), scale, importance) for chunk in x.split(rows)]
-        return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True)) if len(chunks) > 1 else chunks[0]
-
-    def _rows(self, x: Tensor, scale: Lines, importance: Tensor | None) -> tuple[Tensor, ...]:
-        block, largest = scale.block(x.shape[1]), self.grid.most
-        blocks = spread(x, block)
-        most = largest_of(blocks)
-        special = ~torch.isfinite(most)
-        inverse, outer = scale.outer(most.squeeze(-1))
-        v = torch.where(special, torch.zeros_like(blocks), blocks) * inverse.unsqueeze(-1)
-        line = fitted(v, scale, largest, None if importance is None else spread(importance, block))
-        q = codes(v, line, largest).flatten(-2)[:, : x.shape[1]].to(self.grid.dtype)
-        return q.contiguous(), *scale.store((line[0].squeeze(-1), line[1].squeeze(-1)), special.squeeze(-1)), outer
+        line = fitted(v, scale, self.grid.most, importance)
+        slope, minimum = (number.squeeze(-1) for number in line)
+        return codes(v, line, self.grid.most).to(self.grid.dtype), *scale.store((slope, minimum), special.squeeze(-1))
 
     def dequantize(self, parts: tuple[Tensor, ...], scale: Scale, dtype: torch.dtype) -> Tensor:
         """Return [N, K] in ``dtype``."""

@@ -6,15 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats.format import EPS, Format, largest_of
-from lowbit_compiler.runtime.formats.grid import Grid
-from lowbit_compiler.runtime.formats.lines import power_of_two, spread
+from lowbit_compiler.runtime.formats.fitted import Fitted, FittedScale, spread
+from lowbit_compiler.runtime.formats.format import EPS
 from lowbit_compiler.runtime.formats.part import Part
-from lowbit_compiler.runtime.formats.scales import Blocks, Scale
+from lowbit_compiler.runtime.formats.scales import Scale
 from lowbit_compiler.runtime.rounding import Rounding
 
-CHUNK = 1 << 18
-"""Elements that are fitted at a time: what there is beside them stays in a cache."""
 SHRUNK = (1.0, 0.9, 0.8, 0.7)
 """Parts of a group's range that the search begins with: a few elements outside cost less than wider gaps for all."""
 
@@ -59,21 +56,10 @@ class Codebook:
 
 
 @dataclass(frozen=True)
-class HalfGroups(Blocks):
-    """A signed float16 scale for each block, of a size that recipes choose, under a power of two for each row, which changes no bit of them."""
+class HalfGroups(FittedScale):
+    """A signed float16 scale for each block."""
 
-    schema: ClassVar[str] = "int group"
-    sizes: ClassVar[tuple[int, ...]] = (32, 64, 128)
     parts: ClassVar[tuple[Part, ...]] = (Part("scale", torch.float16), Part("outer", torch.float32, "row"))
-
-    @property
-    def name(self) -> str:
-        """The size of a group."""
-        return f"g{self.size}"
-
-    def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Scales are fitted to the elements, not to their largest magnitude."""
-        raise NotImplementedError
 
     def unit(self, *stored: Tensor) -> Tensor:
         """Return the product of both."""
@@ -81,28 +67,16 @@ class HalfGroups(Blocks):
         return scale.float() * outer
 
 
-class Coded(Format):
+class Coded(Fitted):
     """q = the code nearest to w / s, w ~ s value(q); s by a search for the least squared error of each group."""
 
     grid: Codebook
     scales = (HalfGroups,)
-    activations = False
 
-    def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return codes, scales and outer scales of ``x`` [N, K]; ``importance`` [K] weighs the errors of columns."""
-        rows = max(CHUNK // max(x.shape[1], 1), 1)
-        chunks = [self._rows(chunk.float(), scale, importance) for chunk in x.split(rows)]
-        return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True)) if len(chunks) > 1 else chunks[0]
-
-    def _rows(self, x: Tensor, scale: Scale, importance: Tensor | None) -> tuple[Tensor, ...]:
-        blocks = spread(x, scale.block(x.shape[1]))
-        most = largest_of(blocks)
-        special = ~torch.isfinite(most)
-        inverse, outer = power_of_two(most.squeeze(-1))
-        v = torch.where(special, torch.zeros_like(blocks), blocks) * inverse.unsqueeze(-1)
-        s = fitted(v, self.grid, None if importance is None else spread(importance, scale.block(x.shape[1])))
-        q = self.grid.encode(v * inverse_of(s)).flatten(-2)[:, : x.shape[1]]
-        return q.contiguous(), torch.where(special, torch.full_like(s, torch.nan), s).squeeze(-1).half(), outer
+    def fitted(self, v: Tensor, special: Tensor, scale: FittedScale, importance: Tensor | None) -> tuple[Tensor, ...]:
+        """Return codes and scales."""
+        s = fitted(v, self.grid, importance)
+        return self.grid.encode(v * inverse_of(s)), torch.where(special, torch.full_like(s, torch.nan), s).squeeze(-1).half()
 
     def step(self, x: Tensor, scale: Scale, rounding: Rounding) -> Tensor:
         """Return the largest error of an element in each group of ``x`` [N, K]: float64 [N, G], with what lies beyond either end."""

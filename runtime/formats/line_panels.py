@@ -52,8 +52,7 @@ class LinePanels(Panels):
         number = q.shape[0] // PANEL
         columns = [slope, minimum, pad(outer, (0, 0, 0, -n % PANEL))]
         if isinstance(scale, IntegerLines):
-            steps, starts = slope.repeat_interleave(group, 1), minimum.repeat_interleave(group, 1)
-            columns.append((steps.to(torch.int32) * q + starts).sum(1, keepdim=True, dtype=torch.int32))
+            columns.append(scale.numbers(q, slope, minimum).sum(1, keepdim=True, dtype=torch.int32))
         behind = [part.reshape(number, PANEL, -1).transpose(1, 2).contiguous().view(number, -1).view(torch.int8) for part in columns]
         return torch.cat([self._codes(q, number), *behind], 1)
 

@@ -1,8 +1,4 @@
-"""Straight lines from codes to numbers, one for each group: ``outer (scale q + minimum)``, fitted by least squares.
-
-A row is first divided by ``outer``, a float32 number of its own that brings its largest magnitude into the range of the stored scales, so that
-weights of any size have the same codes.
-"""
+"""Straight lines from codes to numbers, one for each group: ``outer (scale q + minimum)``, fitted by least squares."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -12,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats.grid import Grid, exponent, power
+from lowbit_compiler.runtime.formats.fitted import FittedScale
 from lowbit_compiler.runtime.formats.part import Part
-from lowbit_compiler.runtime.formats.scales import EMPTY, Blocks, inverse_and_unit
+from lowbit_compiler.runtime.formats.scales import inverse_and_unit
 
 SHRUNK = (0.8, 0.9, 1.0)
 """Parts of a group's range that the search begins with: a few elements outside cost less than wider steps for all."""
@@ -23,15 +19,8 @@ Line = tuple[Tensor, Tensor]
 """Slope and value at code 0 in each group: float32 [..., G, 1]."""
 
 
-class Lines(Blocks):
-    """A line for each block of a size that recipes choose; a subclass says how slope and minimum are stored."""
-
-    schema: ClassVar[str] = "int group"
-    sizes: ClassVar[tuple[int, ...]] = (32, 64, 128)
-
-    @abstractmethod
-    def outer(self, a: Tensor) -> Line:
-        """Return what the elements of rows are multiplied by [..., 1], and its inverse, which is stored; ``a`` [..., G]: largest magnitudes."""
+class Lines(FittedScale):
+    """A line for each block; a subclass says how slope and minimum are stored."""
 
     @abstractmethod
     def representable(self, line: Line, largest: int) -> Line:
@@ -40,10 +29,6 @@ class Lines(Blocks):
     @abstractmethod
     def store(self, line: Line, special: Tensor) -> tuple[Tensor, ...]:
         """Return the parts between codes and outer of a line [..., G]; ``special``: groups that are NaN throughout."""
-
-    def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Lines are fitted to the elements, not to their largest magnitude."""
-        raise NotImplementedError
 
     def line(self, *stored: Tensor) -> Line:
         """Return slope and minimum [..., G] of stored parts."""
@@ -61,18 +46,9 @@ class Lines(Blocks):
 
 @dataclass(frozen=True)
 class HalfLines(Lines):
-    """Slope and minimum in float16; outer is a power of two, and changes no bit of them."""
+    """Slope and minimum in float16."""
 
     parts: ClassVar[tuple[Part, ...]] = (Part("scale", torch.float16), Part("minimum", torch.float16), Part("outer", torch.float32, "row"))
-
-    @property
-    def name(self) -> str:
-        """The size of a group."""
-        return f"g{self.size}"
-
-    def outer(self, a: Tensor) -> Line:
-        """Bring the largest magnitude to between 2^8 and 2^9: of float16's 40 binades 24 are left for smaller groups."""
-        return power_of_two(a)
 
     def representable(self, line: Line, largest: int) -> Line:
         """Round to float16."""
@@ -113,13 +89,10 @@ class IntegerLines(Lines):
         """Return both as integers."""
         return line[0].to(torch.uint8), line[1].to(torch.int8)
 
-
-def power_of_two(a: Tensor) -> Line:
-    """Return a power of two [..., 1] that brings the largest of ``a`` [..., G] to between 2^8 and 2^9, and its inverse; 0 and 0 where all are empty."""
-    most = torch.where(torch.isfinite(a), a, torch.zeros_like(a)).amax(-1, keepdim=True)
-    reach = exponent(most) - 8.0
-    empty = most < EMPTY
-    return torch.where(empty, torch.zeros_like(most), power(-reach)), torch.where(empty, torch.zeros_like(most), power(reach))
+    def numbers(self, q: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
+        """Return the integers that codes [N, K] of whole groups stand for, with scales and minima [N, G]: int16, of an operand's own codes within int8."""
+        slope, start = (part.to(torch.int16).repeat_interleave(self.size, 1) for part in (scale, minimum))
+        return slope * q + start
 
 
 def codes(v: Tensor, line: Line, largest: int) -> Tensor:
@@ -184,11 +157,3 @@ def _sum(terms: Tensor) -> Tensor:
         half = terms.shape[-1] // 2
         terms = terms[..., :half] + terms[..., half:]
     return terms
-
-
-def spread(v: Tensor, block: int) -> Tensor:
-    """Return ``v`` [..., K] in blocks [..., G, block], the last one filled up with its last element."""
-    short = -v.shape[-1] % block
-    if short:
-        v = torch.cat([v, v[..., -1:].expand(*v.shape[:-1], short)], -1)
-    return v.reshape(*v.shape[:-1], v.shape[-1] // block, block)

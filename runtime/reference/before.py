@@ -21,7 +21,7 @@ def call(
 
     Rows that are quantized are never rounded on the way; those that stay float are rounded to the dtype of ``x``, as a tensor of them would be.
     """
-    reference = getattr(linear, op)
+    reference = linear.reference_of(op)
     function, times, plus, eps = (fused.get(name, default) for name, default in PROLOGUE.items())
     if not function and times is None and plus is None:
         return reference(x, w, bias, n, *rest, dtype)  # type: ignore[no-any-return]

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import Format, Groups, Operand, Row
-from lowbit_compiler.runtime.formats.affine import U3, U4, U5, U6, U8
-from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines, Lines
+from lowbit_compiler.runtime.formats import ON_LINES, Format, Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats.affine import U4
+from lowbit_compiler.runtime.formats.lines import IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.treatments.columns import split_columns
@@ -57,9 +57,9 @@ def _int8(x: Tensor, w: Tensor, n: int) -> Codes:
 
 def _nested(x: Tensor, w: Tensor, n: int, group: int) -> Codes:
     """Return the int8 codes that codes on integer lines stand for."""
-    q, scale, minimum, outer = Operand(U4(), IntegerLines(group)).unpack(w, n, x.shape[-1])
-    slope, start = (part.to(torch.int16).repeat_interleave(group, 1) for part in (scale, minimum))
-    return (slope * q + start).to(torch.int8), outer
+    lines = IntegerLines(group)
+    *parts, outer = Operand(U4(), lines).unpack(w, n, x.shape[-1])
+    return lines.numbers(*parts).to(torch.int8), outer
 
 
 def linear_s8s8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
@@ -111,14 +111,18 @@ def _weight_only(operand: Operand, x: Tensor, w: Tensor, bias: Tensor | None, n:
     return _finish(x.reshape(-1, x.shape[-1]).float() @ weight.t(), x, bias, dtype)
 
 
-def _on_lines(format: Format, scale: type[Lines]) -> Callable[..., Tensor]:
+def _on_lines(format: type[Format], scale: type[Scale]) -> Callable[..., Tensor]:
     """Return the weight-only product with codes on a line for each ``group`` elements of K."""
 
     def linear(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
-        return _weight_only(Operand(format, scale(group)), x, w, bias, n, dtype)
+        return _weight_only(Operand(format(), scale.sized(group)), x, w, bias, n, dtype)
 
     return linear
 
 
-linear_fu3, linear_fu4, linear_fu5, linear_fu6, linear_fu8 = (_on_lines(format, HalfLines) for format in (U3(), U4(), U5(), U6(), U8()))
-linear_fu4_nested = _on_lines(U4(), IntegerLines)
+_ON_LINES = {f"linear_f{format.name}{scale.suffix}": _on_lines(format, scale) for format, scale in ON_LINES}
+
+
+def reference_of(op: str) -> Callable[..., Tensor]:
+    """Return the function of the product ``op``."""
+    return _ON_LINES[op] if op in _ON_LINES else globals()[op]

@@ -1,5 +1,7 @@
 """One call of every op, with arguments that it takes."""
 
+from functools import cache
+
 import torch
 
 from helpers import operands
@@ -12,8 +14,9 @@ L = torch.ops.lowbit
 K, N = 100, 33
 
 
+@cache
 def samples(dtype=torch.bfloat16):
-    """One call of every op."""
+    """One call of every op, made once: nobody writes to them."""
     x, w = operands.rows(5, K, dtype), operands.weight(N, K)
     q8, q4 = L.quantize_s8(w), L.quantize_s4(w, 32)
     packed, packed4, bias = L.pack_s8(*q8), L.pack_s4(*q4, 32), torch.randn(N)

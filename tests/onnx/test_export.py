@@ -83,7 +83,7 @@ def noise(model: TwoLinears, x: Tensor) -> list[float]:
 def check_stored(exported: Exported, model: TwoLinears, recipe: str, form: str) -> None:
     """Weights are stored as integers of the recipe's size, and no float tensor is as large as a weight."""
     stored, plan = exported.stored(), RECIPES[recipe].plan
-    opened = plan.product is not None and plan.product.opened
+    opened = plan.opened
     kind = plan.w.format.onnx[0] if opened or form == "qdq" else "UINT8"  # without steps of their own codes stay bytes there
     weights = {name: tensor for name, tensor in stored.items() if name.endswith("weight_q")}
     assert set(weights) == {"q+k.weight_q", "o.weight_q"}

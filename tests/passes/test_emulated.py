@@ -18,6 +18,7 @@ from lowbit_compiler.passes.product import FLOAT, products
 from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.products import PRODUCTS, Plan
+from lowbit_compiler.runtime.treatments.treatment import at_once
 
 X = torch.randn(3, 96, generator=torch.Generator().manual_seed(3))
 X[1, 5] = 30.0
@@ -71,7 +72,7 @@ def test_values_are_those_of_the_plan(recipe: Recipe) -> None:
 
     def product(x: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
         weight = torch.cat(rows)
-        treated = recipe.plan.treatment.weight(lambda op, *args: op(*args), weight)
+        treated = recipe.plan.treatment.weight(at_once, weight)
         return recipe.plan.emulate(x, recipe.plan.w.quantize(treated), None)
 
     q, k, o = weights

@@ -61,7 +61,7 @@ OPS: dict[str, tuple[Callable[..., Any], Make]] = {
     "softmax": (softmax.softmax, lambda shape, dtype: (rows(shape, dtype), -1, 1.0, torch.zeros(K, dtype=dtype), False, None)),
     **{
         name: (
-            _before(getattr(linear, name)),
+            _before(linear.reference_of(name)),
             lambda shape, dtype, name=name: (  # type: ignore[misc]
                 rows(shape, dtype), packed(name), torch.zeros(N), N, *EXTRA[name], None,
             ),

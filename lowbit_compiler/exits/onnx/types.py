@@ -76,9 +76,8 @@ def _typed(codes: Any, name: str) -> Any:
     return op.Cast(value, to=ir.DataType[name])
 
 
-def _groups(q: Any, type_name: str, opset: int, scale: Any, zero: Any = None, *, size: int) -> Any:
-    points = () if zero is None else (_typed(zero, type_name),)
-    return op.DequantizeLinear(_typed(q, type_name), scale, *points, axis=-1, block_size=size)
+def _groups(q: Any, type_name: str, opset: int, scale: Any, *, size: int) -> Any:
+    return op.DequantizeLinear(_typed(q, type_name), scale, axis=-1, block_size=size)
 
 
 def _powers_of_two(q: Any, type_name: str, opset: int, scale: Any, *, size: int) -> Any:

@@ -25,12 +25,6 @@ class Opened:
     sites: list[Site]
 
     @property
-    def possible(self) -> bool:
-        """Whether it is written anew, and not left as it is."""
-        op = self.product.plan.product
-        return op is not None and op.opened
-
-    @property
     def label(self) -> str:
         """The modules that the product computes."""
         return ", ".join(dict.fromkeys(site.module or site.found.op for site in self.sites))
@@ -100,7 +94,7 @@ def rewrite(gm: fx.GraphModule, ctx: PassContext, write: Callable[[Writer, Opene
     for product, sites in products(ctx):  # each is read once those before it are written
         opened = Opened(product, sites)
         _label(opened)
-        if opened.possible:
+        if product.plan.opened:
             _turn(writer, opened)
             writer.finish(opened, write(writer, opened))
             written += 1
@@ -111,7 +105,7 @@ def _label(opened: Opened) -> None:
     """Name the modules of the product on the nodes around it that passes made."""
     product = opened.product
     around = [product.x if product.exact is not None else product.kept, product.quantize, product.exact]
-    if not opened.possible:
+    if not product.plan.opened:
         around += [product.node, *product.node.all_input_nodes]
     for node in around:
         if isinstance(node, fx.Node) and notes(node).made_by:
