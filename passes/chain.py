@@ -288,7 +288,7 @@ def _step(link: _Link, values: dict[fx.Node, int], constants: dict[fx.Node, int]
         weight=weight,
         bias=bias,
         linear=NUMBERS[node.target] if product else 0,
-        group=node.args[4] if product and len(node.args) == 6 else 0,
+        group=int(node.args[4]) if product and len(node.args) == 6 else 0,  # type: ignore[arg-type]
         dtype=FLOATS.index(value(node).dtype),
         columns=int(value(node).shape[-1]),
         kept=int(kept),

@@ -24,6 +24,6 @@ def call(
     reference = linear.reference_of(op)
     function, times, plus, eps = (fused.get(name, default) for name, default in PROLOGUE.items())
     if not function and times is None and plus is None:
-        return reference(x, w, bias, n, *rest, dtype)  # type: ignore[no-any-return]
+        return reference(x, w, bias, n, *rest, dtype)
     read, quantized = prologue(x, function, times, plus, eps), KEYS[op][0] is not None
-    return reference(read if quantized else read.to(x.dtype), w, bias, n, *rest, dtype or x.dtype)  # type: ignore[no-any-return]
+    return reference(read if quantized else read.to(x.dtype), w, bias, n, *rest, dtype or x.dtype)

@@ -106,6 +106,19 @@ def test_bits_of_its_ops(dtype: torch.dtype, rows: int, isa: str) -> None:
         assert torch.equal(last, L.linear_s8s8(normed, constants[6], None, 33, torch.float32))
 
 
+@pytest.mark.parametrize("linear", range(LINEARS.index("linear_fs8"), len(LINEARS)), ids=lambda number: LINEARS[number])
+def test_float_rows_are_rounded_once(linear: int, isa: str) -> None:
+    """What is in front of a product of float rows gives what a tensor between the two would."""
+    op = getattr(L, LINEARS[linear])
+    w, own = weight(33, K, linear), weight_of(LINEARS[linear], {"group": GROUP}).arguments
+    with kernels.using(isa):
+        for rows in (2, 40):
+            x, y = (operands.rows(rows, K, torch.bfloat16) for _ in range(2))
+            alone = Step(Kind.APPLY, 0, 0, K, y=1, function=FUNCTION["silu"], dtype=1, columns=K, kept=1)
+            between = L.chain([x, y], [], *encode([alone]))[0]
+            assert torch.equal(op(x, w, None, 33, *own, None, prologue="silu", times=y), op(between, w, None, 33, *own, None))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_any_number_of_threads(threads: int) -> None:
     """Also more than there are cores, and inside a region of another op, where torch starts none."""
