@@ -13,9 +13,9 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from lowbit_compiler.runtime import before
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
-from lowbit_compiler.runtime.reference import before
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS, prologue
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, require, same, tensors
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime import chain
+from lowbit_compiler.runtime.before import PROLOGUE
 from lowbit_compiler.runtime.exported_checks import EXPORTED_CHECKS
 from lowbit_compiler.runtime.format_checks import block_size, format_checks
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
-from lowbit_compiler.runtime.reference.before import PROLOGUE
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, MOST_ELEMENTS, require, result_dtype, same, tensors
 from lowbit_compiler.runtime.treatments import TREATMENTS

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime import chain, values
+from lowbit_compiler.runtime import before, chain, values
 from lowbit_compiler.runtime.checks import CHECKS
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import PRODUCTS, Product
-from lowbit_compiler.runtime.reference import before, blocks, exported, softmax
+from lowbit_compiler.runtime.reference import blocks, exported, softmax
 from lowbit_compiler.runtime.require import MOST_DIMS
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals import autocast

@@ -18,7 +18,7 @@ from lowbit_compiler.runtime.chain import Kind, Step, decode
 
 K = 96
 torch.manual_seed(0)
-A, B, WIDE, NARROW = nn.Linear(K, K), nn.Linear(K, K), nn.Linear(K, 2 * K), nn.Linear(2 * K, K)
+A, B, WIDE, WIDER, NARROW = nn.Linear(K, K), nn.Linear(K, K), nn.Linear(K, 2 * K), nn.Linear(K, 2 * K), nn.Linear(2 * K, K)
 X, Y = torch.randn(2, 3, K), torch.randn(2, 3, K)
 GAIN, SHIFT = torch.rand(K) + 0.5, torch.randn(K)
 
@@ -94,10 +94,14 @@ def test_chains(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("recipe", ["int4-weight-only", "int4-int8", "int8-weight-only"])
 def test_any_product_is_a_step(recipe: str) -> None:
     """With the norm and the gate in front of it, whatever its weight is in."""
-    plain, chained, programs, gm, _ = run(block, recipe=recipe)
-    assert [[step.kind for step in program] for program in programs] == [
-        [Kind.PRODUCT, Kind.SUM, Kind.PRODUCT, Kind.PRODUCT, Kind.SUM, Kind.PRODUCT]
-    ]
+
+    def between(x: Tensor, y: Tensor) -> Tensor:
+        h = y + A(x)
+        n = F.rms_norm(h, (K,), GAIN, 1e-5)
+        return h + NARROW(F.silu(WIDE(n)) * WIDER(n))
+
+    plain, chained, programs, gm, _ = run(between, recipe=recipe)
+    assert [[step.kind for step in program] for program in programs] == [[Kind.PRODUCT, Kind.SUM, Kind.PRODUCT, Kind.PRODUCT, Kind.SUM]]
     assert all(map(torch.equal, plain, chained))
     assert not any(name.startswith("lowbit.linear") for name in calls(gm))
 
