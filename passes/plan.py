@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import networkx as nx
 from torch import fx
@@ -14,6 +14,7 @@ from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.price import price
 from lowbit_compiler.passes.site import Declined, Found, Reason, Site, Whole
 from lowbit_compiler.passes.whole import decide, read_attention, read_softmax
+from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.ops import MOST_DIMS
 from lowbit_compiler.runtime.products import Plan
 
@@ -64,7 +65,7 @@ def ignored(ctx: PassContext, *names: str) -> str | None:
 def _first(ctx: PassContext, patterns: Iterable[str], names: Iterable[str]) -> str | None:
     """Return the first of ``patterns`` that names one of ``names``, by any name that the model has for it."""
     every = [name for first in names for name in (first, *ctx.other_names.get(first, ()))]
-    return next((pattern for pattern in patterns if any(matches(pattern, name) for name in every)), None)
+    return first_match(patterns, every)
 
 
 def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined:
@@ -91,9 +92,8 @@ def _linear(ctx: PassContext, site: Found, head: bool) -> Plan | Declined:
 
 def _with_its_own_word(ctx: PassContext, site: Found) -> Plan | None:
     """Return the plan with the word that the recipe has for the weights of this product; None where it has none."""
-    words = dict(ctx.recipe.sites)
-    pattern = _first(ctx, words, (site.module, *site.parameters))
-    return None if pattern is None else ctx.recipe.plan_with(words[pattern])
+    names = [name for first in (site.module, *site.parameters) for name in (first, *ctx.other_names.get(first, ()))]
+    return plan_of(ctx.recipe, names)
 
 
 def _whole(ctx: PassContext, site: Site) -> Whole | Declined:
@@ -126,6 +126,18 @@ def _embedding_table(node: fx.Node) -> object:
     if node.op == "call_function" and getattr(node.target, "__name__", "") == "embedding":
         return node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
     return None
+
+
+def plan_of(recipe: Recipe, names: Sequence[str]) -> Plan | None:
+    """Return the plan with the word that ``sites`` of ``recipe`` has for the weights of a product of these names; None where it has none."""
+    words = dict(recipe.sites)
+    pattern = first_match(words, names)
+    return None if pattern is None else recipe.plan_with(words[pattern])
+
+
+def first_match(patterns: Iterable[str], names: Sequence[str]) -> str | None:
+    """Return the first of ``patterns`` that names one of ``names``."""
+    return next((pattern for pattern in patterns if any(matches(pattern, name) for name in names)), None)
 
 
 def matches(pattern: str, name: str) -> bool:

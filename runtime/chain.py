@@ -38,14 +38,19 @@ LINEARS = (
     "linear_s8s8_rotated",
     "linear_s8u4_nested",
     "linear_s8u4_nested_rotated",
+    "linear_s8ternary",
     "linear_fs8",
     "linear_fs4",
+    "linear_fternary",
+    "linear_fternary_grouped",
     "linear_fu3",
     "linear_fu4",
     "linear_fu5",
     "linear_fu6",
     "linear_fu8",
     "linear_fu4_nested",
+    "linear_fnf4",
+    "linear_fiq4",
 )
 """The linear ops that a step may be, by their place here; of those with arguments of their own, ``group``."""
 

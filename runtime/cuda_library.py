@@ -12,16 +12,17 @@ from pathlib import Path
 
 import torch
 
-from lowbit_compiler.runtime.formats import ON_LINES, PACKED
+from lowbit_compiler.runtime.formats import IN_PLANES, QUANTIZED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.library import require_same_build
 from lowbit_compiler.runtime.products import KEYS
 
 FILE = "liblowbit_cuda.so"
-_WEIGHTS = tuple(kind for kind in PACKED if kind not in ON_LINES)  # codes on lines have kernels on the CPU alone
+_MADE = tuple(kind for kind in QUANTIZED if kind not in IN_PLANES)
+"""Weights that are quantized and packed by kernels too; planes of bits are made on the CPU alone, and not all have kernels here."""
 OPS = (
-    *(op for op, (_, weight, _) in KEYS.items() if weight in _WEIGHTS),
-    *(op_name(verb, *weight) for verb in ("pack", "quantize") for weight in _WEIGHTS),
+    *(op for op, (_, weight, _) in KEYS.items() if weight in QUANTIZED),
+    *(op_name(verb, *weight) for verb in ("pack", "quantize") for weight in _MADE),
     "rotate",
     "softmax",
 )

@@ -9,13 +9,13 @@ from itertools import count, takewhile
 import torch
 
 from lowbit_compiler.runtime import chain, library
-from lowbit_compiler.runtime.formats import PACKED
+from lowbit_compiler.runtime.formats import QUANTIZED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.products import PRODUCTS
 
 FAMILIES = {
     **{product.op: product.family for product in PRODUCTS.values()},
-    **{op_name("quantize", *kind): "rows" for kind in PACKED},
+    **{op_name("quantize", *kind): "rows" for kind in QUANTIZED},
     "rotate": "rows",
     chain.OP: "qgemm",
     "sdpa": "attention",

@@ -28,7 +28,9 @@ LIBRARY = torch.library.Library("lowbit", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
 
-def _linear(op: str) -> Callable[..., Tensor]:
+def linear_reference(op: str) -> Callable[..., Tensor]:
+    """Return the reference of the linear op ``op``."""
+
     def call(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any, **fused: Any) -> Tensor:
         return before.call(op, x, w, bias, n, *rest[:-1], dtype=rest[-1], fused=fused)
 
@@ -149,7 +151,7 @@ def _schema(product: Product) -> str:
 
 LINEAR_SCHEMAS = {product.op: _schema(product) for product in PRODUCTS.values()}
 for _name, _arguments in LINEAR_SCHEMAS.items():
-    _define(_name + _arguments, _linear(_name), _linear_fake)
+    _define(_name + _arguments, linear_reference(_name), _linear_fake)
 
 
 def _softmax_fake(

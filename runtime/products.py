@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import ON_LINES, Format, Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats import IN_PLANES, Format, Groups, Operand, Row, Scale
 from lowbit_compiler.runtime.formats.affine import U4
 from lowbit_compiler.runtime.formats.lines import IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
+from lowbit_compiler.runtime.formats.ternary import Ternary
 from lowbit_compiler.runtime.treatments import Columns, Nothing, Rotation, Rows, Treatment
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
@@ -117,12 +118,12 @@ _S8, _S4 = (S8, Row), (S4, Groups)
 _s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True)
 
 
-def _on_lines(format: type[Format], scale: type[Scale]) -> Product:
-    """Float rows times codes on lines."""
+def _in_planes(format: type[Format], scale: type[Scale]) -> Product:
+    """Float rows, a few of which become 16-bit integers, times codes in planes of bits."""
     name = format.name + scale.suffix
-    rounded = 0.0 if scale.integers else BF16_ERROR
+    rounded = 0.0 if scale.integers or not scale.sizes else BF16_ERROR  # the integers of a row under one scale are exact
     return Product(
-        f"linear_f{name}", family=f"fgemm_{name}", schema="int group", fixed_error=FIXED_ERROR, weight_error=rounded, opened=False
+        f"linear_f{name}", family=f"fgemm_{name}", schema=scale.schema, fixed_error=FIXED_ERROR, weight_error=rounded, opened=False
     )
 
 
@@ -133,9 +134,10 @@ PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
     (_S8, _S8, Rows): _s8s8("linear_s8s8_rows"),
     (_S8, (U4, IntegerLines), Nothing): _s8s8("linear_s8u4_nested", family="qgemm_u4", schema="int group", opened=False),
     (_S8, (U4, IntegerLines), Rotation): _s8s8("linear_s8u4_nested_rotated", family="qgemm_u4", schema="int group", opened=False),
+    (_S8, (Ternary, Row), Nothing): _s8s8("linear_s8ternary", family="qgemm_ternary", opened=False),
     (None, _S8, Nothing): Product("linear_fs8", family="fgemm_s8"),
     (None, _S4, Nothing): Product("linear_fs4", family="fgemm_s4", schema="int group", weight_error=BF16_ERROR),
-    **{(None, kind, Nothing): _on_lines(*kind) for kind in ON_LINES},
+    **{(None, kind, Nothing): _in_planes(*kind) for kind in IN_PLANES},
 }
 """By the kinds of x (None: float) and w, and the treatment."""
 

@@ -25,7 +25,7 @@ WIDTHS = (4096, 768, 1024, 1536, 2048, 2560, 5120, 12288)
 ROWS = (1, 16, 512, 4096)
 SOFTMAX_ROWS = ((4096, 128), (4096, 1024), (4096, 4096), (512, 32000), (32, 1 << 20))
 RECIPES = ("int8", "llm-int8", "int8-weight-only", "int4-weight-only")
-SHOWN = ("s8s8", "s8s8_columns", "fs8", "fs4")
+SHOWN = ("s8s8", "s8s8_columns", "s8u4_nested", "fs8", "fs4", "fu4")
 PROMPT, CACHED = 512, 512
 ROUNDS, WARM_UP = 20, 5  # the first ones compile and record
 
@@ -60,6 +60,8 @@ def product_calls(x: Tensor, weights: list[Tensor]) -> Calls:
     packed = [ops.pack_s8(*pair) for pair in codes]
     rotated = [ops.pack_s8(*ops.quantize_s8(ops.rotate(w))) for w in weights]
     packed4 = [ops.pack_s4(*ops.quantize_s4(w, 64), 64) for w in weights]
+    lines = [ops.pack_u4(*ops.quantize_u4(w, 32), 32) for w in weights]
+    nested = [ops.pack_u4_nested(*ops.quantize_u4_nested(w, 128), 128) for w in weights]
     half = x.half()
     calls: Calls = {
         "bfloat16": in_turn(lambda w: torch.mm(x, w.t()), weights),
@@ -70,6 +72,9 @@ def product_calls(x: Tensor, weights: list[Tensor]) -> Calls:
         "s8s8_rows": in_turn(lambda w: ops.linear_s8s8_rows(x, w, None, n, None), packed),
         "fs8": in_turn(lambda w: ops.linear_fs8(x, w, None, n, None), packed),
         "fs4": in_turn(lambda w: ops.linear_fs4(x, w, None, n, 64, None), packed4),
+        "fu4": in_turn(lambda w: ops.linear_fu4(x, w, None, n, 32, None), lines),
+        "fu4_nested": in_turn(lambda w: ops.linear_fu4_nested(x, w, None, n, 128, None), nested),
+        "s8u4_nested": in_turn(lambda w: ops.linear_s8u4_nested(x, w, None, n, 128, None), nested),
     }
     if x.shape[0] > 16 and x.is_cuda:  # what torch._int_mm takes
         q_x, s_x = ops.quantize_s8(x)
@@ -239,7 +244,7 @@ def tables(device: str) -> dict[str, list[Step]]:
     models = [(part, recipe) for part in ("decode", "prefill") for recipe in (RECIPES if gpu else RECIPES[:1])]
     peers = sizes if installed_peers() else []
     return {
-        "products": [Step(size(*case), partial(product, device, *case), "products", expected=5) for case in sizes],
+        "products": [Step(size(*case), partial(product, device, *case), "products", expected=8) for case in sizes],
         "softmax": [Step(f"softmax {a} x {b}", partial(softmax, device, (a, b)), "softmax", expected=3) for a, b in shapes],
         "model": [Step(", ".join(case), partial(model, device, *case), "model", expected=60) for case in models],
         "peers": [Step(size(*case), partial(product, device, *case, peers=True), "peers", expected=10) for case in peers],

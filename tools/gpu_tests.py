@@ -1,5 +1,6 @@
 """What must hold on a GPU, as plain functions: no test framework is needed. Each yields what is wrong; nothing, where all is well."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 ROWS = (1, 8, 9, 33, 300)
 WIDTHS = ((576, 200), (2624, 64), (77, 37), (640, 3200))  # K, N; the last has tiles of 128 x 128 at 513 rows
-MANY_ROWS = 513
+MANY_ROWS, LARGE = 513, 1000
+LINES = ("u4_nested", "u4", "u3", "u5", "u6", "u8")  # formats of codes on lines; of a large weight the first two: plain torch is slow there
+ON_LINES, FIXED = tuple(f"linear_f{name}" for name in LINES), 2**-15  # the CPU multiplies few rows as 16-bit integers
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 COSINE = 0.99
 MODES = (None, "reduce-overhead")
@@ -18,14 +21,28 @@ MODES = (None, "reduce-overhead")
 Calls = dict[str, tuple[Any, ...]]
 
 
+@functools.cache
+def weights(k: int, n: int) -> Calls:
+    """A weight [n, k], and what the ops that take one quantized are given: packed by the name of the format; quantizing takes longer than all else."""
+    ops = torch.ops.lowbit
+    w = torch.randn(n, k) / k**0.5
+    turned, q8, q4 = ops.rotate(w), ops.quantize_s8(w), ops.quantize_s4(w, 64)
+    lines = {name: getattr(ops, f"quantize_{name}")(w, 32) for name in LINES[: len(LINES) if n < LARGE else 2]}
+    return {
+        "float": (w,),
+        "parts": (q8, q4, lines["u4"]),
+        "packed": (ops.pack_s8(*q8), ops.pack_s8(*ops.quantize_s8(turned)), ops.pack_s4(*q4, 64)),
+        "turned": (ops.pack_u4_nested(*ops.quantize_u4_nested(turned, 128), 128),),
+        **{name: (getattr(ops, f"pack_{name}")(*parts, 32),) for name, parts in lines.items()},
+    }
+
+
 def op_calls(rows: int, k: int, n: int, dtype: torch.dtype) -> Calls:
     """One call of every op, on the CPU; the weights are quantized by the ops themselves."""
-    ops = torch.ops.lowbit
-    x = torch.randn(rows, k)
+    made = weights(k, n)
+    (w,), (q8, q4, lines), (packed, rotated, packed4) = made["float"], made["parts"], made["packed"]
+    x, bias = torch.randn(rows, k), torch.randn(n)
     x[:, 7] *= 40
-    w, bias = torch.randn(n, k) / k**0.5, torch.randn(n)
-    q8, q4 = ops.quantize_s8(w), ops.quantize_s4(w, 64)
-    packed, rotated, packed4 = ops.pack_s8(*q8), ops.pack_s8(*ops.quantize_s8(ops.rotate(w))), ops.pack_s4(*q4, 64)
     x = x.to(dtype)
     return {
         "quantize_s8": (x,),
@@ -37,12 +54,16 @@ def op_calls(rows: int, k: int, n: int, dtype: torch.dtype) -> Calls:
         "split_rows": (x,),
         "pack_s8": q8,
         "pack_s4": (*q4, 64),
+        "pack_u4": (*lines, 32),
         "linear_s8s8": (x, packed, bias, n, None),
         "linear_s8s8_rotated": (x, rotated, bias, n, None),
         "linear_s8s8_columns": (x, packed, bias, n, 6.0, None),
         "linear_s8s8_rows": (x, packed, bias, n, None),
+        "linear_s8u4_nested": (x, *made["u4_nested"], bias, n, 32, None),
+        "linear_s8u4_nested_rotated": (x, *made["turned"], bias, n, 128, None),
         "linear_fs8": (x, packed, bias, n, None),
         "linear_fs4": (x, packed4, bias, n, 64, None),
+        **{f"linear_f{name}": (x, *made[name], bias, n, 32, None) for name in LINES if name in made},
         "softmax": (x, -1, 0.5, None, False, None),
     }
 
@@ -56,14 +77,14 @@ def _results(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     return (made,) if isinstance(made, Tensor) else tuple(made)
 
 
-def _agree(got: Tensor, want: Tensor, k: int = 0) -> bool:
-    """Whether they differ by a rounding, and by what ``k`` sums in another order make of float32."""
+def _agree(got: Tensor, want: Tensor, k: int = 0, least: float = 2**-18) -> bool:
+    """Whether they differ by a rounding, and by what ``k`` sums in another order make of float32, or by ``least``."""
     if got.dtype != want.dtype or got.shape != want.shape:
         return False
     if not want.is_floating_point():
         return torch.equal(got, want)
     error, size = (got.double() - want.double()).abs().max(), want.double().abs().max()
-    return bool(error <= size * max(torch.finfo(want.dtype).eps, 2**-18, k * 2**-24))
+    return bool(error <= size * max(torch.finfo(want.dtype).eps, least, k * 2**-24))
 
 
 def _wrong(calls: Calls, holds: Callable[[str, tuple[Any, ...]], bool]) -> Iterator[str]:
@@ -81,10 +102,11 @@ def ops_agree(device: str) -> Iterator[str]:
 
     def agrees(op: str, args: tuple[Any, ...]) -> bool:
         pairs = zip(_results(op, tuple(_moved(a, device) for a in args)), _results(op, args), strict=True)
-        return all(_agree(got.cpu(), want, k) for got, want in pairs)
+        least = FIXED if op in ON_LINES else 2**-18
+        return all(_agree(got.cpu(), want, k, least) for got, want in pairs)
 
     for k, n in WIDTHS:
-        for rows in (*ROWS, MANY_ROWS) if n > 1000 else ROWS:
+        for rows in (*ROWS, MANY_ROWS) if n > LARGE else ROWS:
             for dtype in DTYPES:
                 for op in _wrong(op_calls(rows, k, n, dtype), agrees):
                     yield f"{op} of {rows} x {k} x {n} in {dtype}"

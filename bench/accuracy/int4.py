@@ -2,22 +2,25 @@
 
     python bench/accuracy/int4.py [--models smollm2-off ...] [--only WORD ...] [--tokens 6144] [--threads 2]
 
-Each recipe is compiled by torch.compile(backend="lowbit"), the rest of the graph eager; the head stays in float. The divergence is the mean
-Kullback-Leibler divergence of the next token's distribution from the float model's, in nats times 100. Bits are those of codes, scales and
-whatever else is stored, over all weights that are in low precision. A run that was cut off goes on where it stopped: a row is kept with the
-machine and versions it was measured with, and measured anew where these differ.
+Each recipe is compiled by torch.compile(backend="lowbit") with the kernels of this machine, the rest of the graph eager; the head stays in
+float. The divergence is the mean Kullback-Leibler divergence of the next token's distribution from the float model's, in nats times 100. Bits
+are those of codes, scales and whatever else is stored, over all weights that are in low precision. A scheme with methods is prepared with 16
+texts of 512 tokens (calibration.py), none of them judged. A run that was cut off goes on where it stopped: a row is kept with the machine and
+versions it was measured with, and measured anew where these differ.
 """
 
 import argparse
+import copy
 import json
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from int4_docs import Row, cells
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -28,49 +31,70 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import common
 
 import lowbit_compiler
-from lowbit_compiler.recipes import Recipe
+from lowbit_compiler.passes.plan import plan_of
+from lowbit_compiler.preparing.flexround import FlexRound
+from lowbit_compiler.recipes import RECIPES, Recipe, find_recipe
 
 FILE = "int4.json"
+WIDTHS = common.RESULTS / "int4_widths.toml"
+"""Written by ``lowbit debug widths`` (bench/accuracy/widths.py)."""
+UNFINISHED = Path(__file__).resolve().parents[2] / "build" / "int4"
+"""Folder of what interrupted runs prepared, block by block."""
 ROOM = 1 << 30
 """Numbers of the float model's logits that are kept."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A recipe, and the name of the data it is prepared with; "" for none, "self" for text that the model writes."""
+    """A recipe, the methods it is prepared with, and "self" where the text for that is the model's own."""
 
     recipe: Recipe
+    methods: tuple[Any, ...] = ()
     data: str = ""
 
     @property
     def name(self) -> str:
         """As in the table."""
-        return f"{self.recipe.name}, {self.data}" if self.data else self.recipe.name
+        return ", ".join(
+            [self.recipe.name, *(getattr(method, "name", method) for method in self.methods), *([self.data] * bool(self.data))]
+        )
 
 
-def _weights(word: str, *groups: int) -> list[Scheme]:
-    names = {group: f"{word} g{group}" if len(groups) > 1 else word for group in groups}
-    return [Scheme(Recipe(name, weights=word, activations="float", group_size=group)) for group, name in names.items()]
+def _of(recipe: str, **changes: Any) -> Recipe:
+    """Return a recipe with its head in float, and other fields; ``g64`` and the like in its name where groups have another size."""
+    found = replace(RECIPES[recipe], head="float", **changes)
+    said = [f"g{found.group_size}"] * ("group_size" in changes) + [found.treatment] * ("treatment" in changes)
+    return replace(found, name=" ".join([changes.get("weights", recipe), *said]))
 
 
-SCHEMES = [
-    *_weights("int4", 32, 64, 128),
-    *_weights("int4-nested", 32, 64),
-    *_weights("int4-symmetric", 32, 64),
-    *(scheme for bits in (2, 3, 5, 6) for scheme in _weights(f"int{bits}", 32)),
-    *_weights("int8", 64),
-    Scheme(Recipe("int8 x int8", treatment="rotation")),
-    *_weights("mxfp4", 32),
-    *_weights("nvfp4", 32),
-]
+GPTQ = ("gptq",)
+FIRST = [Scheme(_of("int8")), Scheme(_of("int4-weight-only")), Scheme(_of("int4"), GPTQ)]
+SCHEMES = {
+    "smollm2-off": [
+        *FIRST,
+        Scheme(_of("int4-int8"), GPTQ),
+        Scheme(_of("int4", group_size=64), GPTQ),
+        Scheme(_of("int4", treatment="rotation"), GPTQ),
+        Scheme(_of("int4", weights="int5", group_size=64), GPTQ),
+        *([Scheme(replace(find_recipe(WIDTHS), name="widths", head="float"), GPTQ)] if WIDTHS.exists() else []),
+        Scheme(_of("int4", weights="int4-nested"), GPTQ),
+        Scheme(_of("int3"), GPTQ),
+        Scheme(_of("int4"), ("awq",)),
+        Scheme(_of("int4"), ("awq", "gptq")),
+        Scheme(_of("int4"), GPTQ, "self"),
+        Scheme(_of("int4"), (FlexRound(steps=64),)),
+    ],
+    "gemma-3-270m": [*FIRST, Scheme(_of("int4-int8"), GPTQ)],
+    "whisper-base": FIRST,
+}
+"""Of each model, what matters most first."""
 
 
 class Measure:
     """Runs a subject's model; every run is compared with the float model's logits, of which as many are kept as there is room for."""
 
-    def __init__(self, subject: Subject, progress: Progress) -> None:
-        self.subject, self.progress = subject, progress
+    def __init__(self, subject: Subject, folder: Path, progress: Progress) -> None:
+        self.subject, self.folder, self.progress = subject, folder, progress
         self.total = sum(len(samples) for samples in subject.texts.values())
         self._kept: dict[int, Tensor] = {}
         self._room = ROOM
@@ -89,12 +113,9 @@ class Measure:
     def row(self, scheme: Scheme) -> Row:
         """Return one row of the result file."""
         torch._dynamo.reset()
-        network, seconds = self.subject.network, 0.0
-        if scheme.data:
-            start = time.perf_counter()
-            network = lowbit_compiler.prepare(network, scheme.recipe, "self" if scheme.data == "self" else self.subject.calibration)
-            seconds = time.perf_counter() - start
-        low = torch.compile(network, backend="lowbit", dynamic=False, options={"recipe": scheme.recipe, "remainder": "eager"})
+        network, seconds = prepared(self.subject, scheme, self.folder)
+        options = {"recipe": scheme.recipe, "remainder": "eager", "plan": "always"}
+        low = torch.compile(network, backend="lowbit", dynamic=False, options=options)
         task = self.progress.add_task(scheme.name, total=self.total)
         sums: dict[str, Tensor] = {}
         for index, (name, sample) in enumerate(self.subject.each()):
@@ -105,9 +126,19 @@ class Measure:
         self.progress.remove_task(task)
         report = lowbit_compiler.last_report()
         modules = {site.module for site in report.sites if site.kind == "linear" and site.decision != "declined"}
-        return {"bits": _bits(network, modules, scheme.recipe), "layers": len(modules), "seconds": seconds} | {
-            name: _summary(total) for name, total in sums.items()
-        }
+        about = {"bits": _bits(network, modules, scheme.recipe), "layers": len(modules), "seconds": seconds}
+        return about | {name: _summary(total) for name, total in sums.items()} | self.subject.further(network, options)
+
+
+def prepared(subject: Subject, scheme: Scheme, folder: Path) -> tuple[Any, float]:
+    """Return the subject's network, or a copy that is prepared, and the seconds that took: 0 where ``folder`` has blocks of an interrupted run."""
+    if not scheme.methods:
+        return subject.network, 0.0
+    network = copy.deepcopy(subject.network)  # the next scheme is to find it as it was
+    data, checkpoint = scheme.data or subject.calibration, folder / scheme.name.replace(", ", "-").replace(" ", "-")
+    start, begun = time.process_time(), checkpoint.exists()
+    network = lowbit_compiler.prepare(network, scheme.recipe, data, methods=scheme.methods, checkpoint=checkpoint)
+    return network, 0.0 if begun else time.process_time() - start
 
 
 def _compared(wanted: Tensor, got: Tensor, labels: Tensor) -> Tensor:
@@ -131,20 +162,19 @@ def _summary(total: Tensor) -> dict[str, float]:
 
 
 def _bits(network: Any, modules: set[str], recipe: Recipe) -> float:
-    shapes = [network.get_submodule(name).weight.shape for name in sorted(modules)]
-    operand = recipe.plan.w
-    return 8 * sum(n * operand.row_bytes(k) for n, k in shapes) / sum(n * k for n, k in shapes)
+    weights = {name: network.get_submodule(name).weight for name in modules}
+    stored = sum(len(w) * (plan_of(recipe, [name]) or recipe.plan).w.row_bytes(w[0].numel()) for name, w in weights.items())
+    return 8 * stored / sum(w.numel() for w in weights.values())
 
 
 def table(rows: dict[str, Row], title: str) -> Table:
     """Return the rows of one model as they are printed."""
     result = Table(title=title, title_justify="left")
-    texts = [name for name, value in next(iter(rows.values())).items() if isinstance(value, dict) and "perplexity" in value]
-    for column in ("", "bits", "seconds", *(cell for name in texts for cell in (f"KL {name}", f"perplexity {name}, %"))):
+    head, *lines = cells(rows)
+    for column in head:
         result.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for name, row in rows.items():
-        cells = [cell for text in texts for cell in (f"{row[text]['divergence x 100']:.2f}", f"{row[text]['change, percent']:+.2f}")]
-        result.add_row(name, f"{row['bits']:.2f}", f"{row['seconds']:.0f}" if row["seconds"] else "", *cells)
+    for line in lines:
+        result.add_row(*line)
     return result
 
 
@@ -161,18 +191,18 @@ def main() -> None:
     about = {key: value for key, value in common.about(tokens=args.tokens).items() if key != "date"}
     date = common.about()["date"]
     content: dict[str, dict[str, Row]] = json.loads(path.read_text()) if path.exists() else {}
-    schemes = [scheme for scheme in SCHEMES if not args.only or any(word in scheme.name for word in args.only)]
     for name in args.models:
         rows = content.setdefault(name, {})
+        schemes = [each for each in SCHEMES[name] if not args.only or any(word in each.name for word in args.only)]
         missing = [scheme for scheme in schemes if rows.get(scheme.name, {}).get("about") != about]
         if missing:
             subject = SUBJECTS[name](args.tokens, console)
             with Progress(console=console, transient=True) as progress:
-                measure = Measure(subject, progress)
+                measure = Measure(subject, UNFINISHED / name, progress)
                 for scheme in missing:
                     rows[scheme.name] = {**measure.row(scheme), "date": date, "about": about}
                     common.write(FILE, content)
-        order = {scheme.name: index for index, scheme in enumerate(SCHEMES)}
+        order = {scheme.name: index for index, scheme in enumerate(SCHEMES[name])}
         content[name] = dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order))))
         common.write(FILE, content)
         console.print(table(content[name], f"{name}, head in float; KL in nats x 100"))

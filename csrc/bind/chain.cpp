@@ -13,7 +13,8 @@ enum Field { kKind, kX, kXFirst, kXCount, kY, kYFirst, kFunction, kTimes, kPlus,
 constexpr int64_t kMostSteps = 256;
 // In the order of LINEARS of runtime/chain.py.
 #define LINES(name, Format) &float_op<Format>(),
-const LinearOp* const kLinears[] = {&kS8S8, &kS8S8Rotated, &kS8U4Nested, &kS8U4NestedRotated, LOWBIT_FORMATS(LINES) LOWBIT_LINES(LINES)};
+const LinearOp* const kLinears[] = {&kS8S8, &kS8S8Rotated, &kS8U4Nested, &kS8U4NestedRotated, &kS8Ternary,
+                                    LOWBIT_FORMATS(LINES) LOWBIT_LINES(LINES) LOWBIT_CODEBOOKS(LINES)};
 #undef LINES
 constexpr int64_t kLinearCount = sizeof(kLinears) / sizeof(kLinears[0]);
 constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};  // in the order of Dtype

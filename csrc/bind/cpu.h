@@ -27,6 +27,7 @@ struct Cpu {
   }
   Tensor allocate(const Tensor& x, int64_t last, ScalarType type) const { return lowbit::allocate(x, last, type); }
   void linear_s8s8(const Linear& op, Treatment treatment, float threshold) const { lowbit::linear_s8s8(op, treatment, threshold); }
+  void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group) const { lowbit::linear_s8u4_nested(op, treatment, group); }
   template <class F>
   void linear_float(const Linear& op, int64_t group) const { lowbit::linear_float<F>(op, group); }
   void quantize_s8(const Matrix& x, int8_t* q, float* scale) const { lowbit::quantize_s8(x, q, scale); }

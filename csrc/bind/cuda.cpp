@@ -63,6 +63,11 @@ class Gpu {
     cuda::linear_s8s8(op, treatment, threshold, workspace.mutable_data_ptr(), stream_);
     check("linear_s8s8");
   }
+  void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group) const {
+    const Tensor workspace = bytes(cuda::nested_workspace(op.x.rows, op.x.columns, group, treatment));
+    cuda::linear_s8u4_nested(op, treatment, group, workspace.mutable_data_ptr(), stream_);
+    check("linear_s8u4_nested");
+  }
   template <class F>
   void linear_float(const Linear& op, int64_t group) const {
     const Tensor workspace = bytes(cuda::float_workspace(op.x));
@@ -119,7 +124,7 @@ STABLE_TORCH_LIBRARY_IMPL(lowbit, CUDA, m) {
 // For runtime/cuda_library.py (ctypes): the kernel that m rows of an op with n outputs get, or null.
 LOWBIT_EXPORT const char* lowbit_cuda_kernel(const char* op, int64_t m, int64_t n) {
   const std::string name = op;
-  if (name.rfind("linear_s8s8", 0) == 0) return lowbit::cuda::s8s8_kernel(m, n);
+  if (name.rfind("linear_s8", 0) == 0) return lowbit::cuda::s8s8_kernel(m, n);
   if (name.rfind("linear_f", 0) == 0) return lowbit::cuda::float_kernel(m);
   return name == "softmax" ? "softmax_rows" : "rows";
 }

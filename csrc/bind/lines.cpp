@@ -1,15 +1,9 @@
-// The ops of formats whose codes are on lines (csrc/formats/lines.h): on the CPU alone. Checks and their words are those of runtime/format_checks.py.
+// Quantizing and packing of formats whose codes are on lines (csrc/formats/lines.h): on the CPU alone. Checks and their words are those of runtime/format_checks.py.
 #include "bind/cpu.h"
+#include "bind/parts.h"
 
 namespace lowbit {
 namespace {
-
-// A number for each group, or for each row.
-void check_part(const char* op, const char* part, const Tensor& t, ScalarType type, int64_t n, int64_t columns) {
-  const int64_t sizes[2] = {n, columns};
-  const bool fits = t.scalar_type() == type && t.dim() == 2 && t.size(0) == n && t.size(1) == columns;
-  EXPECT(op, fits, part, " in ", name(type).substr(sizeof("torch.") - 1), " of shape ", shape(sizes, 2), ", got ", name(t.scalar_type()), " of ", shape(t));
-}
 
 template <class A>
 constexpr const char* kQuantize = "";
@@ -23,12 +17,6 @@ template <class A>
 constexpr ScalarType kScaleType = A::kNested ? ScalarType::Byte : ScalarType::Half;
 template <class A>
 constexpr ScalarType kMinimumType = A::kNested ? ScalarType::Char : ScalarType::Half;
-
-void check_codes(const char* op, const uint8_t* q, int64_t count, int most) {
-  int largest = 0;
-  for (int64_t i = 0; i < count; ++i) largest = q[i] > largest ? q[i] : largest;
-  EXPECT(op, largest <= most, "codes from 0 to ", most, ", got ", largest);
-}
 
 template <class A>
 Tensor op_pack(const Tensor& q, const Tensor& scale, const Tensor& minimum, const Tensor& outer, int64_t group) {
@@ -72,26 +60,14 @@ auto op_quantize(const Tensor& w, int64_t group) {
   return std::make_tuple(q, scale, minimum, outer);
 }
 
-template <Treatment treatment>
-Tensor op_nested(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype,
-                 const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
-  const PrologueArguments before = {prologue, times, plus, eps};
-  const char* op = treatment == kRotation ? "linear_s8u4_nested_rotated" : "linear_s8u4_nested";
-  const auto run = [](Cpu&, const Linear& call, const LinearArguments& a) { linear_s8u4_nested(call, treatment, a.group); };
-  return Ops<Cpu>::linear_with<U4Nested>({op, x, w, bias, n, group, dtype, 0, before}, run, true, treatment == kRotation);
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(lowbit, CPU, m) {
-#define LOWBIT_REGISTER(name, Format)                                             \
-  m.impl(NamesOf<Format>::linear, TORCH_BOX(&Ops<Cpu>::op_float_grouped<Format>)); \
-  m.impl(kQuantize<Format>, TORCH_BOX(&op_quantize<Format>));                     \
+#define LOWBIT_REGISTER(name, Format)                         \
+  m.impl(kQuantize<Format>, TORCH_BOX(&op_quantize<Format>)); \
   m.impl(NamesOf<Format>::pack, TORCH_BOX(&op_pack<Format>));
   LOWBIT_LINES(LOWBIT_REGISTER)
 #undef LOWBIT_REGISTER
-  m.impl("linear_s8u4_nested", TORCH_BOX(&op_nested<kNone>));
-  m.impl("linear_s8u4_nested_rotated", TORCH_BOX(&op_nested<kRotation>));
 }
 
 }  // namespace lowbit

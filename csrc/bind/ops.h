@@ -24,6 +24,7 @@ struct NamesOf;
   };
 LOWBIT_FORMATS(LOWBIT_NAMES)
 LOWBIT_LINES(LOWBIT_NAMES)
+LOWBIT_CODEBOOKS(LOWBIT_NAMES)
 #undef LOWBIT_NAMES
 
 // Those of a product with a packed weight.
@@ -105,6 +106,15 @@ struct Ops {
     const PrologueArguments before = {prologue, times, plus, eps};
     return linear_with<S8>({kNames[treatment], x, w, bias, n, 0, dtype, (float)threshold, before}, integers<treatment>, true,
                            treatment == kRotation);
+  }
+  template <Treatment treatment>
+  static void nested(Device& device, const Linear& call, const LinearArguments& a) { device.linear_s8u4_nested(call, treatment, a.group); }
+  template <Treatment treatment>
+  static Tensor op_nested(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype,
+                          const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+    const PrologueArguments before = {prologue, times, plus, eps};
+    const char* op = treatment == kRotation ? "linear_s8u4_nested_rotated" : "linear_s8u4_nested";
+    return linear_with<U4Nested>({op, x, w, bias, n, group, dtype, 0, before}, nested<treatment>, true, treatment == kRotation);
   }
   template <class F>
   static Tensor op_float(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
@@ -205,11 +215,16 @@ struct Ops {
     m.impl("linear_s8s8_rotated", TORCH_BOX(&Ops::op_s8s8<kRotation>));
     m.impl("linear_s8s8_columns", TORCH_BOX(&Ops::op_split<kColumns>));
     m.impl("linear_s8s8_rows", TORCH_BOX(&Ops::op_s8s8<kRows>));
+    m.impl("linear_s8u4_nested", TORCH_BOX(&Ops::op_nested<kNone>));
+    m.impl("linear_s8u4_nested_rotated", TORCH_BOX(&Ops::op_nested<kRotation>));
     m.impl("quantize_s8", TORCH_BOX(&Ops::op_quantize_s8));
     m.impl("quantize_s4", TORCH_BOX(&Ops::op_quantize_s4));
     m.impl("rotate", TORCH_BOX(&Ops::op_rotate));
 #define LOWBIT_REGISTER(name, Format) register_format<Format>(m);
     LOWBIT_FORMATS(LOWBIT_REGISTER)
+#undef LOWBIT_REGISTER
+#define LOWBIT_REGISTER(name, Format) m.impl(NamesOf<Format>::linear, TORCH_BOX(&Ops::op_float_grouped<Format>));
+    LOWBIT_LINES(LOWBIT_REGISTER)
 #undef LOWBIT_REGISTER
   }
 };

@@ -9,6 +9,8 @@ namespace {
 
 #define GROUPED "int group, " PROLOGUE
 #define QUANTIZE_LINES "(Tensor w, int group) -> (Tensor, Tensor, Tensor, Tensor)"
+#define QUANTIZE_CODES "(Tensor w, int group) -> (Tensor, Tensor, Tensor)"
+#define PACK_CODES "(Tensor q, Tensor scale, Tensor outer, int group) -> Tensor"
 #define PACK_LINES "(Tensor q, Tensor scale, Tensor minimum, Tensor outer, int group) -> Tensor"
 
 const char* const kSchemas[] = {
@@ -18,6 +20,7 @@ const char* const kSchemas[] = {
     "linear_s8s8_rows" OPERANDS PROLOGUE,
     "linear_s8u4_nested" OPERANDS GROUPED,
     "linear_s8u4_nested_rotated" OPERANDS GROUPED,
+    "linear_s8ternary" OPERANDS PROLOGUE,
     "linear_fs8" OPERANDS PROLOGUE,
     "linear_fs4" OPERANDS GROUPED,
     "linear_fu3" OPERANDS GROUPED,
@@ -26,6 +29,10 @@ const char* const kSchemas[] = {
     "linear_fu5" OPERANDS GROUPED,
     "linear_fu6" OPERANDS GROUPED,
     "linear_fu8" OPERANDS GROUPED,
+    "linear_fternary" OPERANDS PROLOGUE,
+    "linear_fternary_grouped" OPERANDS GROUPED,
+    "linear_fnf4" OPERANDS GROUPED,
+    "linear_fiq4" OPERANDS GROUPED,
     "chain(Tensor[] rows, Tensor[] constants, int[] program, float[] eps) -> (Tensor, Tensor)",
     "quantize_s8(Tensor x) -> (Tensor, Tensor)",
     "quantize_s4(Tensor w, int group) -> (Tensor, Tensor)",
@@ -35,6 +42,10 @@ const char* const kSchemas[] = {
     "quantize_u5" QUANTIZE_LINES,
     "quantize_u6" QUANTIZE_LINES,
     "quantize_u8" QUANTIZE_LINES,
+    "quantize_ternary(Tensor w) -> (Tensor, Tensor)",
+    "quantize_ternary_grouped(Tensor w, int group) -> (Tensor, Tensor)",
+    "quantize_nf4" QUANTIZE_CODES,
+    "quantize_iq4" QUANTIZE_CODES,
     "pack_s8(Tensor q, Tensor scale) -> Tensor",
     "pack_s4(Tensor q, Tensor scale, int group) -> Tensor",
     "pack_u3" PACK_LINES,
@@ -43,6 +54,10 @@ const char* const kSchemas[] = {
     "pack_u5" PACK_LINES,
     "pack_u6" PACK_LINES,
     "pack_u8" PACK_LINES,
+    "pack_ternary(Tensor q, Tensor scale) -> Tensor",
+    "pack_ternary_grouped(Tensor q, Tensor scale, int group) -> Tensor",
+    "pack_nf4" PACK_CODES,
+    "pack_iq4" PACK_CODES,
     "rotate(Tensor x) -> Tensor",
     "softmax(Tensor x, int dim, float scale=1.0, Tensor? mask=None, bool log=False, ScalarType? dtype=None) -> Tensor",
     "sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor",

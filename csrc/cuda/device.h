@@ -50,12 +50,20 @@ LOWBIT_DEVICE float bf16_to_float(uint16_t h) { return __uint_as_float((uint32_t
 LOWBIT_DEVICE float f16_to_float(uint16_t h) { return __half2float(__ushort_as_half(h)); }
 LOWBIT_DEVICE uint16_t float_to_bf16(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 LOWBIT_DEVICE uint16_t float_to_f16(float x) { return __half_as_ushort(__float2half_rn(x)); }
-LOWBIT_DEVICE uint32_t floats_to_f16(float low, float high) {
-  const __half2 both = __floats2half2_rn(low, high);
-  return *(const uint32_t*)&both;
-}
 // 2^23 plus byte `i` of a word: exact, and one instruction.
 LOWBIT_DEVICE float biased_byte(uint32_t word, int i) { return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + i)); }
+
+// Byte i of the result is byte `selector >> 4 i & 7` of the 8 bytes of low and high.
+LOWBIT_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) { return __byte_perm(low, high, selector); }
+// Both numbers of a word less those of another.
+LOWBIT_DEVICE uint32_t subtract_f16(uint32_t a, uint32_t b) {
+  const __half2 both = __hsub2(*(const __half2*)&a, *(const __half2*)&b);
+  return *(const uint32_t*)&both;
+}
+LOWBIT_DEVICE uint32_t subtract_bf16(uint32_t a, uint32_t b) {
+  const __nv_bfloat162 both = __hsub2(*(const __nv_bfloat162*)&a, *(const __nv_bfloat162*)&b);
+  return *(const uint32_t*)&both;
+}
 
 // All 32 threads of a warp take part in what follows.
 LOWBIT_DEVICE uint32_t shuffle_xor(uint32_t x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }

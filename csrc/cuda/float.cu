@@ -49,7 +49,8 @@ void linear_float(const Linear& op, int64_t group, void* workspace, Stream strea
 
 #define INSTANCE(name, Format) template void linear_float<Format>(const Linear& op, int64_t group, void* workspace, Stream stream);
 LOWBIT_FORMATS(INSTANCE)
+LOWBIT_LINES(INSTANCE)
 
-const char* float_kernel(int64_t m) { return m <= kFewFloatRows ? "fma_few_rows" : m <= kSomeFloatRows ? "mma_narrow" : "mma_64x128"; }
+const char* float_kernel(int64_t m) { return m <= kFewFloatRows ? "mma_few_rows" : m <= kSomeFloatRows ? "mma_narrow" : "mma_64x128"; }
 
 }  // namespace lowbit::cuda

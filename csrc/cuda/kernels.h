@@ -16,6 +16,8 @@ void pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t gro
 // `workspace`: as many bytes as the function above it says, aligned to 16. Weights are aligned to 16 as well.
 int64_t s8s8_workspace(int64_t m, int64_t k, Treatment treatment);
 void linear_s8s8(const Linear& op, Treatment treatment, float threshold, void* workspace, Stream stream);
+int64_t nested_workspace(int64_t m, int64_t k, int64_t group, Treatment treatment);
+void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group, void* workspace, Stream stream);
 int64_t float_workspace(const Matrix& x);
 template <class F>
 void linear_float(const Linear& op, int64_t group, void* workspace, Stream stream);

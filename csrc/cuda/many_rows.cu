@@ -1,6 +1,7 @@
 // Float rows times packed weights on tensor cores: weights are widened on their way from shared memory, where they are exact in either
 // 16-bit format; float32 activations are three bfloat16 numbers each. 32 elements of K are a step: thread t of four has the k-groups
-// 8 i + 2 t and 8 i + 2 t + 1, which are a word of int4 codes and 16 adjacent bytes of 16-bit activations.
+// 8 i + 2 t and 8 i + 2 t + 1, which are a word of int4 codes and 16 adjacent bytes of 16-bit activations. Where weights have minima, the sums
+// of x that these multiply are one more product, with ones.
 #include <type_traits>
 
 #include "cuda/fgemm.h"
@@ -11,13 +12,8 @@ namespace {
 
 template <Dtype dtype>
 struct Elements {  // of x
-  static constexpr int kSize = dtype == kF32 ? 4 : 2, kParts = dtype == kF32 ? 3 : 1;
-  static constexpr int kRowBytes = kSlice * kSize, kChunks = kRowBytes / 16;
+  static constexpr int kSize = dtype == kF32 ? 4 : 2, kRowBytes = kSlice * kSize, kChunks = kRowBytes / 16;
 };
-template <Dtype dtype>
-struct Numbers : Bfloat {};
-template <>
-struct Numbers<kF16> : Half {};
 
 // Chunks of a row swap places so that the rows read together use all banks; float32 rows are read every other chunk.
 template <Dtype dtype>
@@ -39,98 +35,91 @@ LOWBIT_DEVICE void fetch_rows(char* stage, const TileSource& x, int64_t columns,
 
 // What the thread has of a row's 32 k: the four k of one k-group for each half of them, as two words for each part of the numbers.
 template <Dtype dtype>
-LOWBIT_DEVICE void load_row(const char* rows, int row, int step, uint32_t (*a)[Elements<dtype>::kParts][2]) {
-  typedef Elements<dtype> E;
+LOWBIT_DEVICE void load_row(const char* rows, int row, int step, uint32_t (*a)[kParts<dtype>][2]) {
+  const char* from = rows + row * Elements<dtype>::kRowBytes;
   const int t = thread_index() % 4;
   if (dtype == kF32) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      Four<float> x = load_wide<Four<float>>(rows + row * E::kRowBytes + placed<dtype>(row, 8 * step + 2 * t + half) * 16);
-#pragma unroll
-      for (int part = 0; part < E::kParts; ++part) {
-        const uint32_t first = take_leading(&x.of[0]), second = take_leading(&x.of[1]);
-        const uint32_t third = take_leading(&x.of[2]), fourth = take_leading(&x.of[3]);
-        a[half][part][0] = first | second << 16;
-        a[half][part][1] = third | fourth << 16;
-      }
+      const Words x = load_wide<Words>(from + placed<dtype>(row, 8 * step + 2 * t + half) * 16);
+      split_four<dtype>(x.w, a[half]);
     }
   } else {
-    const Words x = load_wide<Words>(rows + row * E::kRowBytes + placed<dtype>(row, 4 * step + t) * 16);
+    const Words x = load_wide<Words>(from + placed<dtype>(row, 4 * step + t) * 16);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) a[half][0][0] = x.w[2 * half], a[half][0][1] = x.w[2 * half + 1];
+    for (int half = 0; half < 2; ++half) split_four<dtype>(x.w + 2 * half, a[half]);
+  }
+}
+
+// The weights of the thread: 4 adjacent outputs of the panel of its slice.
+template <Dtype dtype, class F>
+LOWBIT_DEVICE void load_weights(const char* slice, int step, uint32_t (*b)[4][2]) {
+  typedef Quads<F> Q;
+  const int chunk = thread_index() % 16 / 4, quad = 8 * step + 2 * (thread_index() % 4);
+  Words lines[Q::kLines];
+#pragma unroll
+  for (int i = 0; i < Q::kLines; ++i) lines[i] = Staged<F>::chunk(slice, Q::line(i, quad), chunk);
+  Span<F> span = {};
+  if (!Span<F>::kOnSums) span = Staged<F>::span(slice, step, chunk);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) Numbers<dtype>::template pairs<Q>(span.bytes(Q::bytes(lines, quad, half, j), j), b[half][j]);
   }
 }
 
 template <class S, Dtype dtype, class F>
-LOWBIT_DEVICE void multiply_step(const char* rows, const char* panel, int step, float (*c)[4][4]) {
-  constexpr int kParts = Elements<dtype>::kParts, kQuads = F::kCodes / 4;  // fours of codes in a word
-  const int lane = thread_index() % 32, g = lane / 4, t = lane % 4;
-  Words codes = {};
+LOWBIT_DEVICE void multiply_step(const char* rows, const char* slice, int step, float (*c)[4][4], float (*sums)[4]) {
+  typedef Numbers<dtype> N;
+  const int g = thread_index() % 32 / 4;
   uint32_t b[2][4][2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int line = 8 / kQuads * step + (2 * t + half) / kQuads;
-    if (half % kQuads == 0) codes = load_wide<Words>(panel + swizzled(line * 4 + g % 4) * 16);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      float v[4];
-      widen(F{}, codes.w[j], (2 * t + half) % kQuads, v);
-      b[half][j][0] = Numbers<dtype>::pair(v[0], v[1]);
-      b[half][j][1] = Numbers<dtype>::pair(v[2], v[3]);
-    }
-  }
+  load_weights<dtype, F>(slice, step, b);
 #pragma unroll
   for (int m = 0; m < S::kTilesM; ++m) {
-    uint32_t upper[2][kParts][2], lower[2][kParts][2];
+    uint32_t upper[2][kParts<dtype>][2], lower[2][kParts<dtype>][2];
     load_row<dtype>(rows, 16 * m + g, step, upper);
     load_row<dtype>(rows, 16 * m + g + 8, step, lower);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) {
+      for (int part = 0; part < kParts<dtype>; ++part) {
         const uint32_t a[4] = {upper[half][part][0], lower[half][part][0], upper[half][part][1], lower[half][part][1]};
 #pragma unroll
-        for (int j = 0; j < 4; ++j) Numbers<dtype>::mma(c[m][j], a, b[half][j][0], b[half][j][1]);
+        for (int j = 0; j < 4; ++j) N::mma(c[m][j], a, b[half][j][0], b[half][j][1]);
+        if (Span<F>::kOnSums && Span<F>::kMinima) N::mma(sums[m], a, N::kOnes, N::kOnes);
       }
     }
   }
 }
 
-// 8 adjacent outputs of the thread times their scales of the group that has element k.
+// The sums of a step times what belongs to the 8 adjacent outputs that the thread has of them; `slices`: those of the warp's two panels.
 template <class S, class F>
-LOWBIT_DEVICE void add_scaled(const Floats& job, int64_t panel, int64_t k, const float (*part)[4][4], float (*c)[4][4]) {
+LOWBIT_DEVICE void add_step(const char* slices, int step, const float (*part)[4][4], const float (*sums)[4], float (*c)[4][4]) {
   const int t = thread_index() % 4;
-  const int64_t own = panel + S::warp_column() / kPanel + t / 2;
-  float scale[8] = {};
-  if (own < job.w.count && k < job.kp) {
-    const float* from = scales_of<F>(job, own) + (k >> job.group_bits) * kPanel + t % 2 * 8;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const Four<float> four = load_wide<Four<float>>(from + 4 * half);
+  for (int column = 0; column < 2; ++column) {
+    const Span<F> span = Staged<F>::span(slices + t / 2 * Staged<F>::kBytes, step, t % 2 * 2 + column);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) scale[4 * half + j] = four.of[j];
-    }
-  }
+    for (int m = 0; m < S::kTilesM; ++m) {
 #pragma unroll
-  for (int m = 0; m < S::kTilesM; ++m) {
+      for (int j = 0; j < 4; ++j) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) c[m][j][i] = fmaf(scale[i % 2 * 4 + j], part[m][j][i], c[m][j][i]);
+        for (int i = column; i < 4; i += 2) c[m][j][i] = span.add(j, part[m][j][i], sums[m][i], c[m][j][i]);
+      }
     }
   }
 }
 
 template <class S, Dtype dtype, class F>
 struct Memory {
-  static constexpr int kPanelBytes = (int)F::code_bytes(kSlice), kRows = S::kWarpsK * S::kRows * Elements<dtype>::kRowBytes;
-  static constexpr int kStage = kRows + S::kWarpsK * S::kPanels * kPanelBytes;
+  static constexpr int kRows = S::kWarpsK * S::kRows * Elements<dtype>::kRowBytes;
+  static constexpr int kStage = kRows + S::kWarpsK * S::kPanels * Staged<F>::kBytes;
   static constexpr int kBytes = S::kStages * kStage > S::kStashBytes ? S::kStages * kStage : S::kStashBytes;
 };
 
 // Blocks that a multiprocessor shall hold: one where sums of a group or parts of numbers take many registers.
 template <Dtype dtype, class F>
-constexpr int kResident = F::kGrouped || dtype == kF32 ? 1 : 2;
+constexpr int kResident = Span<F>::kOnSums || dtype == kF32 ? 1 : 2;
 
 template <class S, Dtype dtype, class F>
 LOWBIT_KERNEL(S::kThreads, (kResident<dtype, F>)) float_product(Floats job) {
@@ -143,27 +132,22 @@ LOWBIT_KERNEL(S::kThreads, (kResident<dtype, F>)) float_product(Floats job) {
   const TileSource x = tile_source(job.x.data, job.x.stride * Elements<dtype>::kSize, row, job.x.rows, S::kRows, slices);
   const TileSource weights = tile_source(job.w.first, job.w.stride, panel, job.w.count, S::kPanels, slices);
   float c[S::kTilesM][4][4] = {};
-  int64_t k = S::warp_slice() * kSlice;
   stream_slices<S>(
       memory, M::kStage, slices,
       [&](char* stage, int slice) {
         fetch_rows<S, dtype>(stage, x, job.x.columns, slice);
-        fetch_panels<S, M::kPanelBytes>(stage + M::kRows, weights, slice);
+        fetch_panels<S, F>(stage + M::kRows, weights, job.group_bits, slice);
       },
       [&](const char* stage) {
         const char* rows = stage + (S::warp_slice() * S::kRows + S::warp_row()) * Elements<dtype>::kRowBytes;
-        const char* own = stage + M::kRows + (S::warp_slice() * S::kPanels + S::warp_column() / kPanel + thread_index() % 32 / 16) * M::kPanelBytes;
-#pragma unroll(dtype == kF32 && F::kGrouped ? 1 : 2)  // parts of numbers and sums of groups of both steps: too many registers
+        const char* panels = stage + M::kRows + (S::warp_slice() * S::kPanels + S::warp_column() / kPanel) * Staged<F>::kBytes;
+        const char* own = panels + thread_index() % 32 / 16 * Staged<F>::kBytes;
+#pragma unroll(dtype == kF32 && Span<F>::kOnSums ? 1 : 2)  // parts of numbers and sums of groups of both steps: too many registers
         for (int step = 0; step < 2; ++step) {
-          if (F::kGrouped) {
-            float part[S::kTilesM][4][4] = {};
-            multiply_step<S, dtype, F>(rows, own, step, part);
-            add_scaled<S, F>(job, panel, k + 32 * step, part, c);
-          } else {
-            multiply_step<S, dtype, F>(rows, own, step, c);
-          }
+          float part[S::kTilesM][4][4] = {}, sums[S::kTilesM][4] = {};
+          multiply_step<S, dtype, F>(rows, own, step, Span<F>::kOnSums ? part : c, sums);
+          if (Span<F>::kOnSums) add_step<S, F>(panels, step, part, sums, c);
         }
-        k += S::kWarpsK * kSlice;
       });
   float* results = (float*)memory;
   stash<S>(results, c);
@@ -200,5 +184,6 @@ void many_rows(const Floats& job, Stream stream) {
 
 #define INSTANCE(name, Format) template void many_rows<Format>(const Floats& job, Stream stream);
 LOWBIT_FORMATS(INSTANCE)
+LOWBIT_LINES(INSTANCE)
 
 }  // namespace lowbit::cuda

@@ -1,7 +1,7 @@
 // Tiles of products on tensor cores: their shape, how operands lie in shared memory, and the loop over K that streams them in.
 //
-// K advances in slices of 64. A slice of a panel is lines (formats/panel.h) as they lie in memory: 1024 bytes of int8 weights, 512 of int4.
-// 16 bytes of it are 4 adjacent outputs of one k-group (int4: of two): a thread loads them at once and has the b word of 4 products, so column
+// K advances in slices of 64. A slice of a panel is lines (formats/panel.h) as they lie in memory, 128 bytes for each bit of a code, and what
+// belongs to them (spans.h). 16 bytes of a line are 4 adjacent outputs of a few k-groups: a thread loads them at once and has the b word of 4 products, so column
 // x of product j stands for output 4x + j of the warp's 32, and the 8 results a thread has of a row are adjacent outputs. Activations are plain
 // rows, 64 elements a slice. The swizzles keep the 8 threads that access shared memory together on different banks.
 #pragma once
@@ -45,19 +45,6 @@ constexpr int64_t kMostTiledK = 1 << 22;  // 16 panels of this many codes are 2^
 
 LOWBIT_DEVICE TileSource tile_source(const void* first, int64_t stride, int64_t begin, int64_t count, int most, int64_t slices) {
   return {(const char*)first + begin * stride, (uint32_t)stride, (int)(count - begin < most ? count - begin : most), (int)slices};
-}
-
-// Starts the copies of one stage: slices `slice`, `slice` + 1, ... of the panels. kBytes: a slice of a panel.
-template <class S, int kBytes>
-LOWBIT_DEVICE void fetch_panels(char* stage, const TileSource& w, int slice) {
-  constexpr int kChunks = kBytes / 16, kTotal = S::kWarpsK * S::kPanels * kChunks;
-#pragma unroll 1  // addresses of all copies at once would take the registers that sums need
-  for (int i = thread_index(); i < kTotal; i += S::kThreads) {
-    const int chunk = i % kChunks, p = i / kChunks % S::kPanels, s = i / kChunks / S::kPanels;
-    const bool valid = p < w.count && slice + s < w.slices;
-    const uint32_t offset = valid ? p * w.stride + (uint32_t)(slice + s) * kBytes + chunk * 16 : 0;
-    copy_async(stage + (s * S::kPanels + p) * kBytes + swizzled(chunk) * 16, w.first + offset, valid);
-  }
 }
 
 // Streams all slices through kStages stages: fetch(stage, slice) starts copies, multiply(stage) uses the slice of the own warp.

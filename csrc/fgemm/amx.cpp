@@ -99,5 +99,6 @@ LOWBIT_FORMATS(DEFINE)
     product(args, {Format::bytes(args->kp, args->group), outer, widen_lines<Format>});                   \
   }
 LOWBIT_LINES(LINES)
+LOWBIT_CODEBOOKS(LINES)
 
 }  // namespace lowbit

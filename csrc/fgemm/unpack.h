@@ -50,6 +50,15 @@ struct Line<IntegerLines> {
   Vec number(Words codes, int i) const { return signed_bits(codes, 8 * i, 8) * outer; }
 };
 
+template <class Book>
+struct Line<Lookup<Book>> {
+  Vec scale;
+  Line(const uint16_t* scales) : scale(load_as<kF16>(scales, 0)) {}
+  void times(Vec outer) { scale = scale * outer; }
+  Words codes(Words quad) const { return quad; }
+  Vec number(Words codes, int i) const { return number_at(Book::kNumbers.of, shifted(codes, 8 * i)) * scale; }
+};
+
 // 32 of K lie in one group, and are half of a block.
 constexpr int64_t kHalf = 32;
 
@@ -83,15 +92,16 @@ inline void fetch_half(const int8_t* next, int64_t k) {
 }
 template <class A>
 inline void fetch_line(const int8_t* next, int64_t kp, int64_t group, int64_t g) {
-  __builtin_prefetch(A::scales(next, kp) + g * kPanel, 0, 2);
-  __builtin_prefetch(A::minima(next, kp, group) + g * kPanel, 0, 2);
+  if constexpr (A::kGrouped) __builtin_prefetch(A::scales(next, kp) + g * kPanel, 0, 2);
+  if constexpr (A::kMinima) __builtin_prefetch(A::minima(next, kp, group) + g * kPanel, 0, 2);
 }
 
 // The line of the group of k in vector v.
 template <class A>
 inline Line<typename A::Lines> line_at(const int8_t* panel, int64_t kp, int64_t group, int64_t k, int64_t v) {
   const int64_t at = k / group * kPanel + v * Vec::kWidth;
-  return {A::scales(panel, kp) + at, A::minima(panel, kp, group) + at};
+  if constexpr (A::kMinima) return {A::scales(panel, kp) + at, A::minima(panel, kp, group) + at};
+  else return {A::scales(panel, kp) + at};
 }
 
 template <class A>

@@ -85,7 +85,7 @@ void few_rows(const FgemmArgs* args) {
 }
 
 // The high and the low bytes of four numbers, one after the other.
-struct Bytes {
+struct Halves {
   Words high = no_words(), low = no_words();
   void add(Words codes, const int16_t* x) {
     high = add_dots(high, codes, splat_word(x));
@@ -101,9 +101,13 @@ struct Bytes {
   void fgemm_f32##name##_12x16_vnni(const FgemmArgs* args) { product<12, 4, 1>(args, Format::bytes(args->kp, args->group), unpack<Format>); }
 LOWBIT_FORMATS(DEFINE)
 
-#define LINES(name, Format)                                                                \
-  void fgemm_s16##name##_4x16_vnni(const FgemmArgs* args) { fixed_product<Format, Bytes>(args); } \
+#define LINES(name, Format) \
   void fgemm_f32##name##_12x16_vnni(const FgemmArgs* args) { product<12, 4, 1>(args, Format::bytes(args->kp, args->group), unpack_lines<Format>); }
 LOWBIT_LINES(LINES)
+LOWBIT_CODEBOOKS(LINES)
+
+#define FIXED(name, Format) \
+  void fgemm_s16##name##_4x16_vnni(const FgemmArgs* args) { fixed_product<Format, Halves>(args); }
+LOWBIT_FIXED(FIXED)
 
 }  // namespace lowbit

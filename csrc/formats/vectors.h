@@ -16,6 +16,10 @@ inline Vec code(F, Words words, int i) {
 }
 
 inline Vec code(S8, Words words, int i) { return signed_bits(words, 8 * i, 8); }
+template <bool kHasGroups>
+inline Vec code(Ternaries<kHasGroups>, Words words, int i) {
+  return as_floats(masked(shifted(words, Ternaries<kHasGroups>::shift(i)), 3)) - splat(1.0f);
+}
 inline Vec code(S4, Words words, int i) { return four_bits(words, S4::shift(i), 8); }
 
 }  // namespace

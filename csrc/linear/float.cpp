@@ -110,12 +110,14 @@ constexpr Family kFamily = kFamilies;
   constexpr Family kFamily<Format> = fgemm_##name;
 LOWBIT_FORMATS(FAMILY)
 LOWBIT_LINES(FAMILY)
+LOWBIT_CODEBOOKS(FAMILY)
 
 template <class F>
 std::unique_ptr<Product> floats(const Linear& op, int64_t group, int64_t rows, const float* bias) {
   const int64_t kp = F::padded(op.x.columns, group);
   const Kernel& kernel = choose(kFamily<F>, rows, op.x.dtype);
-  return std::make_unique<Floats>(op, kernel, &function_of<kFamily<F>>(kernel), kp, group, F::bytes(kp, group), bias);
+  const int64_t span = F::kGrouped ? group : kBlock;  // of x in fixed point
+  return std::make_unique<Floats>(op, kernel, &function_of<kFamily<F>>(kernel), kp, span, F::bytes(kp, group), bias);
 }
 
 }  // namespace
@@ -136,5 +138,6 @@ void linear_float(const Linear& op, int64_t group) {
   template void linear_float<Format>(const Linear& op, int64_t group);
 LOWBIT_FORMATS(INSTANCE)
 LOWBIT_LINES(INSTANCE)
+LOWBIT_CODEBOOKS(INSTANCE)
 
 }  // namespace lowbit

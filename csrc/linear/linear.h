@@ -43,10 +43,10 @@ void linear_float(const Linear& op, int64_t group);
 // Codes [n, k] and their scales ([n], or [n, groups]) to panels.
 template <class F>
 void pack(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out);
-// Of codes on lines.
+// Of codes on lines, or of a codebook.
 struct LineParts {
   const uint8_t* q;     // [n, k]
-  const void *scale, *minimum;  // [n, groups], in the dtypes of the format
+  const void *scale, *minimum;  // [n, groups], in the dtypes of the format; a codebook has no minima
   const float* outer;   // [n]
 };
 template <class A>
@@ -55,6 +55,7 @@ template <class A>
 void quantize_lines(const Matrix& x, int64_t group, uint8_t* q, void* scale, void* minimum, float* outer);
 // linear_s8s8 of the int8 codes that U4Nested stands for; treatment: kNone or kRotation.
 void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group);
+void linear_s8ternary(const Linear& op);  // of those of Ternary
 // Whether panels hold zeros where a weight [n, k], n > 0, is padded: the scales of the last panel, the codes of the first. A weight of more
 // rows or columns does not, unless those are zero themselves.
 template <class F>

@@ -1,4 +1,5 @@
-// linear_s8u4_nested: few rows meet the 4-bit codes; for more, parts of the panels become those of S8 and meet the kernels of linear_s8s8.
+// Products of int8 rows with weights whose codes stand for int8 codes in fewer bits: few rows meet the codes as they are; for more, parts of the
+// panels become those of S8 and meet the kernels of linear_s8s8.
 #include "common/kernels.h"
 #include "linear/job.h"
 #include "linear/product.h"
@@ -11,9 +12,8 @@ constexpr int64_t kFewRows = 4;  // up to these, making int8 of a panel costs mo
 
 class Nested : public Product {
  public:
-  Nested(const Job& job, int64_t group, int64_t rows)
-      : Product(job.op.w, job.panels, U4Nested::bytes(job.kp, group)), job_(job), kernels_(chosen<qgemm_u4>(rows, job.op.x.dtype)), group_(group),
-        few_(rows <= kFewRows) {
+  Nested(const Job& job, const NestedKernels& kernels, int64_t group, int64_t panel_bytes, int64_t rows)
+      : Product(job.op.w, job.panels, panel_bytes), job_(job), kernels_(kernels), group_(group), few_(rows <= kFewRows) {
     if (few_) job_.layout = {0, false};
   }
 
@@ -72,7 +72,7 @@ class Nested : public Product {
     }
   }
 
-  Job job_;  // its op.w has panels of U4Nested
+  Job job_;  // its op.w has panels of the format
   const NestedKernels& kernels_;
   int64_t group_;
   bool few_;
@@ -80,19 +80,26 @@ class Nested : public Product {
   int32_t* sums_;  // [m][kp/group]
 };
 
-template <Treatment treatment>
+template <class F, Family family, Treatment treatment>
 std::unique_ptr<Product> nested(const Linear& op, int64_t group, int64_t rows, const float* bias) {
-  return std::make_unique<Nested>(job_of(op, treatment, {nullptr, 0}, bias, U4Nested::padded(op.x.columns, group), rows), group, rows);
+  const int64_t kp = F::padded(op.x.columns, group), span = F::kGrouped ? group : kp;
+  return std::make_unique<Nested>(job_of(op, treatment, {nullptr, 0}, bias, kp, rows), chosen<family>(rows, op.x.dtype), span, F::bytes(kp, group), rows);
+}
+
+void run_nested(const LinearOp& kind, const Linear& op, int64_t group) {
+  if (op.x.rows > 0 && op.n > 0) run(kind, op, group, block_rows(kind.padded(op.x.columns, group)));
 }
 
 }  // namespace
 
-const LinearOp kS8U4Nested = linear_op<U4Nested>(false, kMaxK, 8, nested<kNone>);
-const LinearOp kS8U4NestedRotated = linear_op<U4Nested>(true, kMaxK, 8, nested<kRotation>);
+const LinearOp kS8U4Nested = linear_op<U4Nested>(false, kMaxK, 8, nested<U4Nested, qgemm_u4, kNone>);
+const LinearOp kS8U4NestedRotated = linear_op<U4Nested>(true, kMaxK, 8, nested<U4Nested, qgemm_u4, kRotation>);
+const LinearOp kS8Ternary = linear_op<Ternary>(false, kMaxK, 8, nested<Ternary, qgemm_ternary, kNone>);
 
 void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group) {
-  if (op.x.rows == 0 || op.n == 0) return;
-  run(treatment == kRotation ? kS8U4NestedRotated : kS8U4Nested, op, group, block_rows(U4Nested::padded(op.x.columns, group)));
+  run_nested(treatment == kRotation ? kS8U4NestedRotated : kS8U4Nested, op, group);
 }
+
+void linear_s8ternary(const Linear& op) { run_nested(kS8Ternary, op, 0); }
 
 }  // namespace lowbit

@@ -1,4 +1,4 @@
-// Codes on lines to the panels of docs/arithmetic.md.
+// Codes on lines and of codebooks to the panels of docs/arithmetic.md.
 #include <string.h>
 
 #include "linear/linear.h"
@@ -11,17 +11,17 @@ namespace {
 template <class A>
 void pack_row(const LineParts& parts, int64_t row, int64_t k, int64_t group, int64_t r, int8_t* panel) {
   typedef typename A::Scale Scale;
-  typedef typename A::Minimum Minimum;
   const int64_t kp = A::padded(k, group), groups = (k + group - 1) / group;
   const Scale* scale = (const Scale*)parts.scale + row * groups;
-  const Minimum* minimum = (const Minimum*)parts.minimum + row * groups;
   for (int64_t i = 0; i < k; ++i) A::set_code(panel, i, r, parts.q[row * k + i]);
-  for (int64_t g = 0; g < groups; ++g) {
-    ((Scale*)A::scales(panel, kp))[g * kPanel + r] = scale[g];
-    ((Minimum*)A::minima(panel, kp, group))[g * kPanel + r] = minimum[g];
-  }
+  for (int64_t g = 0; g < groups; ++g) ((Scale*)A::scales(panel, kp))[g * kPanel + r] = scale[g];
   ((float*)A::outer(panel, kp, group))[r] = parts.outer[row];
+  if constexpr (A::kMinima) {
+    typedef typename A::Minimum Minimum;
+    for (int64_t g = 0; g < groups; ++g) ((Minimum*)A::minima(panel, kp, group))[g * kPanel + r] = ((const Minimum*)parts.minimum)[row * groups + g];
+  }
   if constexpr (A::kNested) {
+    const int8_t* minimum = (const int8_t*)parts.minimum + row * groups;
     int32_t sum = 0;
     for (int64_t g = 0; g < groups; ++g) sum += (int32_t)group * minimum[g];
     for (int64_t i = 0; i < k; ++i) sum += (int32_t)scale[i / group] * parts.q[row * k + i];
@@ -56,8 +56,10 @@ bool lines_rows_end(const int8_t* w, int64_t n, int64_t k, int64_t group) {
   const int64_t kp = A::padded(k, group), last = (n - 1) / kPanel;
   const int8_t* panel = w + last * A::bytes(kp, group);
   for (int64_t r = n - last * kPanel; r < kPanel; ++r) {
-    const bool empty = is_zero(A::scales(panel, kp) + r, kp / group) && is_zero(A::minima(panel, kp, group) + r, kp / group);
-    if (!empty || A::outer(panel, kp, group)[r] != 0) return false;
+    if (!is_zero(A::scales(panel, kp) + r, kp / group) || A::outer(panel, kp, group)[r] != 0) return false;
+    if constexpr (A::kMinima) {
+      if (!is_zero(A::minima(panel, kp, group) + r, kp / group)) return false;
+    }
   }
   return true;
 }
@@ -79,5 +81,6 @@ bool lines_columns_end(const int8_t* w, int64_t k, int64_t group) {
   template <>                                                                                                                     \
   bool columns_end<Format>(const int8_t* w, int64_t k, int64_t group) { return lines_columns_end<Format>(w, k, group); }
 LOWBIT_LINES(INSTANCES)
+LOWBIT_CODEBOOKS(INSTANCES)
 
 }  // namespace lowbit

@@ -56,7 +56,7 @@ constexpr LinearOp linear_op(bool rotated, int64_t most_k, int64_t rows_a_read, 
           [](int64_t kp, int64_t group) { return F::bytes(kp, group); }, rows_end<F>, columns_end<F>, product};
 }
 
-extern const LinearOp kS8S8, kS8S8Rotated, kS8U4Nested, kS8U4NestedRotated;
+extern const LinearOp kS8S8, kS8S8Rotated, kS8U4Nested, kS8U4NestedRotated, kS8Ternary;
 template <class F>
 const LinearOp& float_op();
 

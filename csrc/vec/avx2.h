@@ -38,13 +38,21 @@ inline Words splat_word(const void* p) { return {_mm256_set1_epi32(*(const int*)
 inline Vec as_floats(Words w) { return {_mm256_cvtepi32_ps(w.r)}; }
 // Products of 16-bit numbers, added in pairs to 32 bits; and the bytes of words by halves: 0 and 2, 1 and 3.
 inline Words add_pairs(Words sum, Words x, Words w) { return {_mm256_add_epi32(sum.r, _mm256_madd_epi16(x.r, w.r))}; }
-// Of bytes below 16, whose products with two signed ones fit in 16 bits.
+// Of bytes up to 128, whose products with two signed ones fit in 16 bits.
 inline Words add_dots(Words sum, Words bytes, Words x) {
   return {_mm256_add_epi32(sum.r, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes.r, x.r), _mm256_set1_epi16(1)))};
 }
 inline Words operator+(Words a, Words b) { return {_mm256_add_epi32(a.r, b.r)}; }
 inline Words operator*(Words a, Words b) { return {_mm256_mullo_epi32(a.r, b.r)}; }
 inline Words signed_words(const int8_t* p) { return {_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))}; }
+inline Words signed_shift(Words w, int right) { return {_mm256_srai_epi32(w.r, right)}; }
+inline Words looked_up(const uint8_t* table, Words w) {
+  return {_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), w.r)};
+}
+inline Vec number_at(const float* table, Words w) {
+  const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), w.r), high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), w.r);
+  return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(w.r, 28)))};
+}
 inline void store_words(void* p, Words w) { _mm256_storeu_si256((__m256i*)p, w.r); }
 inline Words even_bytes(Words w) { return masked(w, 0x00ff00ffu); }
 inline Words odd_bytes(Words w) { return {_mm256_srli_epi16(w.r, 8)}; }

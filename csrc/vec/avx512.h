@@ -46,6 +46,13 @@ inline Words add_dots(Words sum, Words bytes, Words x) {
 inline Words operator+(Words a, Words b) { return {_mm512_add_epi32(a.r, b.r)}; }
 inline Words operator*(Words a, Words b) { return {_mm512_mullo_epi32(a.r, b.r)}; }
 inline Words signed_words(const int8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
+// The 32 bits as a signed number, divided by a power of two.
+inline Words signed_shift(Words w, int right) { return {_mm512_srai_epi32(w.r, right)}; }
+// Bytes of a table of 16 for bytes below 16; floats of one for the low byte of words, the others of whose bits count for nothing.
+inline Words looked_up(const uint8_t* table, Words w) {
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), w.r)};
+}
+inline Vec number_at(const float* table, Words w) { return {_mm512_permutexvar_ps(w.r, _mm512_loadu_ps(table))}; }
 inline void store_words(void* p, Words w) { _mm512_storeu_si512(p, w.r); }
 // Each byte times a small number, whose product is below 256, plus another; and kWidth such numbers, for all bytes of a word.
 inline Words lines_of(Words bytes, Words scale, Words minimum) { return {_mm512_add_epi8(_mm512_mullo_epi16(bytes.r, scale.r), minimum.r)}; }

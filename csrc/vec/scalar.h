@@ -59,6 +59,8 @@ inline Words add_dots(Words sum, Words bytes, Words x) {
 inline Words operator+(Words a, Words b) { return words([&](int j) { return a.r[j] + b.r[j]; }); }
 inline Words operator*(Words a, Words b) { return words([&](int j) { return a.r[j] * b.r[j]; }); }
 inline Words signed_words(const int8_t* p) { return words([&](int j) { return (uint32_t)(int32_t)p[j]; }); }
+inline Words signed_shift(Words w, int right) { return words([&](int j) { return (uint32_t)((int32_t)w.r[j] >> right); }); }
+inline Vec number_at(const float* table, Words w) { return lanes([&](int j) { return table[w.r[j] & 15]; }); }
 inline void store_words(void* p, Words w) { memcpy(p, w.r, sizeof(w.r)); }
 // Bytes added one by one: their lower 7 bits, then the eighth without a carry.
 inline Words lines_of(Words bytes, Words scale, Words minimum) {

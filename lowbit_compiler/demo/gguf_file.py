@@ -1,12 +1,12 @@
 """Reads a GGUF file: metadata, and tensors unpacked to float32.
 
 The gguf package needs 8 seconds for one reading of this file and transformers reads it four times; this needs half a second.
-Only what the demo's file holds is known: format version 3; tensors in F32, Q4_1 and Q8_0.
+Only what the demo's file holds is known by itself: format version 3; tensors in F32, Q4_1 and Q8_0.
 """
 
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
+Kind = tuple[int, int, Callable[[npt.NDArray[np.uint8]], Array]]
+"""Values and bytes of a block, and what unpacks blocks [n, bytes] to [n, values]."""
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -28,7 +30,9 @@ class TensorEntry:
 
 
 class GGUFFile:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, more: Mapping[int, Kind] | None = None) -> None:
+        """``more``: tensor types beside those that are known."""
+        self._kinds = {**_KINDS, **(more or {})}
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._at = 0
@@ -44,9 +48,9 @@ class GGUFFile:
     def read(self, name: str) -> Array:
         """The tensor as float32, in PyTorch's order of dimensions."""
         entry = self.tensors[name]
-        if entry.kind not in _KINDS:
-            raise ValueError(f"{name}: tensor type {entry.kind} is not one of {sorted(_KINDS)}")
-        block, size, unpack = _KINDS[entry.kind]
+        if entry.kind not in self._kinds:
+            raise ValueError(f"{name}: tensor type {entry.kind} is not one of {sorted(self._kinds)}")
+        block, size, unpack = self._kinds[entry.kind]
         blocks = int(np.prod(entry.shape)) // block
         raw = np.frombuffer(self._data, np.uint8, blocks * size, entry.start).reshape(blocks, size)
         return unpack(raw).reshape(entry.shape)
@@ -94,7 +98,7 @@ def _unpack_q8_0(raw: npt.NDArray[np.uint8]) -> Array:
     return raw[:, 2:].view(np.int8).astype(np.float32) * _halves(raw[:, 0:2])
 
 
-_KINDS: dict[int, tuple[int, int, Callable[[npt.NDArray[np.uint8]], Array]]] = {
+_KINDS: dict[int, Kind] = {
     0: (1, 4, _unpack_f32),
     3: (32, 20, _unpack_q4_1),
     8: (32, 34, _unpack_q8_0),

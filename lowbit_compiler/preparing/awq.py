@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.preparing.block import Block
-from lowbit_compiler.preparing.fold import producers
+from lowbit_compiler.preparing.fold import Producer, producers
 from lowbit_compiler.preparing.hessian import Inputs, treated
 from lowbit_compiler.preparing.method import Method
 from lowbit_compiler.runtime.treatments.treatment import at_once
@@ -28,21 +28,21 @@ class AWQ(Method):
     def apply(self, block: Block) -> None:
         """Scale the channels of every input that can be."""
         for producer in producers(block, self.name):
-            scale = best_scale(producer.inputs)
+            scale = best_scale(producer)
             if scale is not None:
                 producer.fold(scale)
 
 
-def best_scale(inputs: Inputs) -> Tensor | None:
+def best_scale(producer: Producer) -> Tensor | None:
     """Return the factors [K] of the weights' columns with the least squared error of outputs over the calibration rows; None: all 1.
 
     Magnitudes are root mean squares, which H has on its diagonal; errors are E H E^T, of H too.
     """
-    hessian = inputs.hessian
+    inputs, hessian = producer.inputs, producer.inputs.hessian
     size = hessian.diagonal().sqrt().clamp(min=SMALLEST)
     best, least = None, _error(inputs, hessian, torch.ones_like(size))
     for step in range(1, POWERS):
-        scale = size ** (step / POWERS)
+        scale = producer.taken(size ** (step / POWERS))
         scale = scale / (scale.max() * scale.min()).sqrt()
         error = _error(inputs, hessian, scale)
         if error < least:
@@ -51,11 +51,10 @@ def best_scale(inputs: Inputs) -> Tensor | None:
 
 
 def _error(inputs: Inputs, hessian: Tensor, scale: Tensor) -> float:
-    plan = inputs.layers[0].plan
-    moved = treated(hessian / scale / scale.unsqueeze(1), plan.treatment)
+    moved = treated(hessian / scale / scale.unsqueeze(1), inputs.layers[0].plan.treatment)
     total = 0.0
     for layer in inputs.layers:
-        weight = layer.module.weight
+        plan, weight = layer.plan, layer.module.weight
         rows = weight[:: max(len(weight) // ROWS, 1)].float() * scale
         wanted = plan.treatment.weight(at_once, rows)
         error = plan.w.dequantize(plan.w.quantize(wanted)) - wanted

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lowbit_compiler.passes.plan import MIN_K, MIN_N
+from lowbit_compiler.passes.plan import MIN_K, MIN_N, plan_of
 from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.treatments.treatment import at_once
@@ -57,7 +57,7 @@ def layers(model: nn.Module, recipe: Recipe) -> list[Layer]:
             seen.add(id(module.weight))
             n, k = module.weight.shape
             if k >= MIN_K and n >= MIN_N:
-                found.append(Layer(name, module, recipe.plan))
+                found.append(Layer(name, module, plan_of(recipe, (name, f"{name}.weight")) or recipe.plan))
     return found
 
 

@@ -33,12 +33,12 @@ class GroupLines:
 
 
 def require_lines(recipe: Recipe, methods: str) -> None:
-    """Raise OptionError where the weights of ``recipe`` are no such format."""
-    operand = recipe.plan.w
-    if not isinstance(operand.format.grid, Integers) or not isinstance(operand.scale, Lines | Plain):
-        raise OptionError(
-            f"{methods} takes weights of integers with a scale for each row or group, and recipe {recipe.name!r} has {operand.name}"
-        )
+    """Raise OptionError where weights of ``recipe`` are of no such format."""
+    for operand in (plan.w for plan in (recipe.plan, *map(recipe.plan_with, recipe.words))):
+        if not isinstance(operand.format.grid, Integers) or not isinstance(operand.scale, Lines | Plain):
+            raise OptionError(
+                f"{methods} takes weights of integers with a scale for each row or group, and recipe {recipe.name!r} has {operand.name}"
+            )
 
 
 def lines_of(operand: Operand, parts: tuple[Tensor, ...], k: int) -> GroupLines:

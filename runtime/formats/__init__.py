@@ -3,7 +3,6 @@
 from importlib import import_module
 
 from lowbit_compiler.runtime.formats.format import Format
-from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.formats.operand import Operand
 from lowbit_compiler.runtime.formats.scales import Groups, Row, Scale
 
@@ -20,9 +19,11 @@ FORMATS: tuple[type[Format], ...] = tuple(format for module in MODULES for forma
 KINDS = tuple((format, scale) for format in FORMATS for scale in format.scales)
 """What there are ops for: each format, with each kind of scale that it may have."""
 PACKED = tuple(kind for kind in KINDS if kind[0].panels is not None)
-"""Those with a layout for kernels, and with kernels that quantize and pack."""
-ON_LINES = tuple(kind for kind in PACKED if issubclass(kind[1], Lines))
-"""Those of them that are codes on lines."""
+"""Those with a layout for kernels."""
+IN_PLANES = tuple(kind for kind in PACKED if kind[0].panels is not None and kind[0].panels.planes)
+"""Those of them whose codes lie in planes of bits: few rows in fixed point meet them."""
+QUANTIZED = tuple(kind for kind in PACKED if kind[0].panels is not None and kind[0].panels.quantizers)
+"""Those of them that kernels quantize to."""
 WORDS = tuple(word for format in FORMATS for word in format.words)
 """How recipes spell them."""
 
@@ -35,4 +36,4 @@ def operand(word: str, group: int) -> Operand | None:
     return None
 
 
-__all__ = ["FORMATS", "KINDS", "ON_LINES", "PACKED", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]
+__all__ = ["FORMATS", "IN_PLANES", "KINDS", "PACKED", "QUANTIZED", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats.fitted import Fitted, FittedScale, spread
 from lowbit_compiler.runtime.formats.format import EPS
+from lowbit_compiler.runtime.formats.line_panels import LinePanels
 from lowbit_compiler.runtime.formats.part import Part
 from lowbit_compiler.runtime.formats.scales import Scale
 from lowbit_compiler.runtime.rounding import Rounding
@@ -67,24 +68,41 @@ class HalfGroups(FittedScale):
         return scale.float() * outer
 
 
+@dataclass(frozen=True)
+class _Panels(LinePanels):
+    quantizers = False
+
+
 class Coded(Fitted):
     """q = the code nearest to w / s, w ~ s value(q); s by a search for the least squared error of each group."""
 
     grid: Codebook
     scales = (HalfGroups,)
+    panels = _Panels(4)
+    least: ClassVar[float]
+    """Kernels for a few rows take the numbers as unsigned integers; what 0 counts for (csrc/formats/codebook.h)."""
+    rounded: ClassVar[float] = 0.0
+    """How far these integers are from the numbers at most."""
 
     def fitted(self, v: Tensor, special: Tensor, scale: FittedScale, importance: Tensor | None) -> tuple[Tensor, ...]:
         """Return codes and scales."""
         s = fitted(v, self.grid, importance)
         return self.grid.encode(v * inverse_of(s)), torch.where(special, torch.full_like(s, torch.nan), s).squeeze(-1).half()
 
+    def start(self, scale: Scale, stored: tuple[Tensor, ...]) -> Tensor:
+        """Return what the integer 0 counts for."""
+        return scale.unit(*stored) * self.least
+
     def step(self, x: Tensor, scale: Scale, rounding: Rounding) -> Tensor:
-        """Return the largest error of an element in each group of ``x`` [N, K]: float64 [N, G], with what lies beyond either end."""
+        """Return the largest error of an element in each group of ``x`` [N, K]: float64 [N, G], with what lies beyond either end.
+
+        What kernels round the numbers of the codebook by is in it.
+        """
         blocks = spread(x.float(), scale.block(x.shape[1])).double()
         s = scale.unit(*self.quantize(x, scale)[1:]).double()
         ends = [s * value for value in (self.grid.values[0], self.grid.values[-1])]
         beyond = torch.maximum(blocks.amax(-1) - torch.maximum(*ends), torch.minimum(*ends) - blocks.amin(-1)).clamp(min=0.0)
-        return torch.maximum(rounding.share * self.grid.gap * s.abs(), beyond) + 8 * EPS * blocks.abs().amax(-1)
+        return torch.maximum(rounding.share * self.grid.gap * s.abs(), beyond) + self.rounded * s.abs() + 8 * EPS * blocks.abs().amax(-1)
 
 
 def fitted(v: Tensor, grid: Codebook, importance: Tensor | None = None) -> Tensor:
@@ -130,6 +148,7 @@ class NF4(Coded):
             0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
         )
     )  # fmt: skip
+    least, rounded = -32768 / 32767, 1 / 65534
 
 
 @dataclass(frozen=True)
@@ -139,6 +158,7 @@ class IQ4(Coded):
     name = "iq4"
     words = ("iq4",)
     grid = Codebook((-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0))
+    least = -128.0
 
 
 FORMATS = (NF4, IQ4)

@@ -82,6 +82,10 @@ class Format(ABC):
         blocks = scale.blocks(self.grid.decode(codes)) * scale.unit(*stored).unsqueeze(-1)
         return scale.rows(blocks, codes.shape[-1]).to(dtype)
 
+    def start(self, scale: Scale, stored: tuple[Tensor, ...]) -> Tensor:
+        """Return what kernels count codes from, where it is not 0: [..., G], of the stored parts of ``scale``."""
+        return scale.start(*stored)
+
     def step(self, x: Tensor, scale: Scale, rounding: Rounding) -> Tensor:
         """Return the largest error of an element in each block of ``x`` [..., K]: float64 [..., G].
 
@@ -101,6 +105,10 @@ class Panels(ABC):
 
     codes: tuple[int, int]
     """The codes that the layout holds, and that every kernel multiplies right."""
+    planes: ClassVar[bool] = False
+    """Whether codes lie in planes of bits (csrc/formats/planes.h)."""
+    quantizers: ClassVar[bool] = True
+    """Whether kernels quantize to it too; else plain torch does."""
 
     @abstractmethod
     def nbytes(self, k: int, scale: Scale) -> int:

@@ -1,4 +1,4 @@
-"""The packed layout of codes on lines: planes of bits, then lines and outer scales (docs/arithmetic.md, "Packed weights")."""
+"""The packed layout of unsigned codes: planes of bits, then what is there for groups and rows (docs/arithmetic.md, "Packed weights")."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ class LinePanels(Panels):
 
     bits: int
 
+    planes = True
+
     @property
     def codes(self) -> tuple[int, int]:  # type: ignore[override]
         """All of that many bits."""
@@ -35,7 +37,7 @@ class LinePanels(Panels):
                 below += width
 
     def nbytes(self, k: int, scale: Scale) -> int:
-        """Codes, a scale and a minimum for each group, the outer scale of a row; of integers the sums of its int8 codes."""
+        """Codes, the parts of each group and row; of lines of integers the sums of a row's int8 codes."""
         kp = padded_k(k, scale.block(k))
         each = {"block": kp // scale.block(k), "row": 1}
         parts = sum(each[part.each] * part.dtype.itemsize for part in scale.parts)
@@ -43,16 +45,16 @@ class LinePanels(Panels):
 
     def pack(self, parts: tuple[Tensor, ...], scale: Scale) -> Tensor:
         """Return the parts of [N, K] as int8 [ceil(N / 16), bytes]."""
-        q, slope, minimum, outer = parts
+        q, *stored = parts
         n, k = q.shape
         kp, group = padded_k(k, scale.block(k)), scale.block(k)
         pad = torch.nn.functional.pad
         q = pad(q, (0, kp - k, 0, -n % PANEL))
-        slope, minimum = (pad(part, (0, kp // group - part.shape[1], 0, -n % PANEL)) for part in (slope, minimum))
+        counts = [kp // group if part.each == "block" else 1 for part in scale.parts]
+        columns = [pad(part, (0, count - part.shape[1], 0, -n % PANEL)) for part, count in zip(stored, counts, strict=True)]
         number = q.shape[0] // PANEL
-        columns = [slope, minimum, pad(outer, (0, 0, 0, -n % PANEL))]
         if isinstance(scale, IntegerLines):
-            columns.append(scale.numbers(q, slope, minimum).sum(1, keepdim=True, dtype=torch.int32))
+            columns.append(scale.numbers(q, columns[0], columns[1]).sum(1, keepdim=True, dtype=torch.int32))
         behind = [part.reshape(number, PANEL, -1).transpose(1, 2).contiguous().view(number, -1).view(torch.int8) for part in columns]
         return torch.cat([self._codes(q, number), *behind], 1)
 
@@ -68,7 +70,7 @@ class LinePanels(Panels):
         return torch.cat(lines, 2).reshape(number, -1).view(torch.int8)
 
     def unpack(self, packed: Tensor, n: int, k: int, scale: Scale) -> tuple[Tensor, ...]:
-        """Return uint8 [N, Kp], scales and minima [N, Kp / group] and outer [N, 1]."""
+        """Return uint8 [N, Kp], the parts of groups [N, Kp / group] and those of rows [N, 1]."""
         kp = padded_k(k, scale.block(k))
         number, blocks, groups = packed.shape[0], kp // K_BLOCK, kp // scale.block(k)
         size = PANEL * kp * self.bits // 8

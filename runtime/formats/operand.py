@@ -90,8 +90,8 @@ class Operand:
         return self.scale.unit(*self.quantize(x)[1 : 1 + len(self.scale.parts)]).double()
 
     def start(self, x: Tensor) -> Tensor:
-        """Return what code 0 stands for in each block of ``x``, where the grid's number 0 would be 0: float64 [..., G]."""
-        return self.scale.start(*self.quantize(x)[1 : 1 + len(self.scale.parts)]).double()
+        """Return what kernels count the codes of each block of ``x`` from, where it is not 0: float64 [..., G]."""
+        return self.format.start(self.scale, self.quantize(x)[1 : 1 + len(self.scale.parts)]).double()
 
 
 def op_name(verb: str, format: type[Format], scale: type[Scale]) -> str:

@@ -1,20 +1,23 @@
 """Products with packed weights: int8 x int8 with a treatment of outliers, and weight-only."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import ON_LINES, Format, Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats import IN_PLANES, Format, Groups, Operand, Row, Scale
 from lowbit_compiler.runtime.formats.affine import U4
 from lowbit_compiler.runtime.formats.lines import IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
+from lowbit_compiler.runtime.formats.ternary import Ternary
 from lowbit_compiler.runtime.treatments.columns import split_columns
 from lowbit_compiler.runtime.treatments.rotation import rotate
 from lowbit_compiler.runtime.treatments.rows import split_rows
 
 INT8 = Operand(S8(), Row())
+TERNARY = Operand(Ternary(), Row())
 
 
 def _pad(x: Tensor, kp: int) -> Tensor:
@@ -50,8 +53,8 @@ def _s8s8(
     return _finish(y, x, bias, dtype)
 
 
-def _int8(x: Tensor, w: Tensor, n: int) -> Codes:
-    q, scale = INT8.unpack(w, n, x.shape[-1])
+def _int8(x: Tensor, w: Tensor, n: int, operand: Operand = INT8) -> Codes:
+    q, scale = operand.unpack(w, n, x.shape[-1])
     return q, scale
 
 
@@ -94,6 +97,11 @@ def linear_s8u4_nested_rotated(x: Tensor, w: Tensor, bias: Tensor | None, n: int
     return _s8s8(x, rotate(x), None, _nested(x, w, n, group), bias, dtype, rotated=True)
 
 
+def linear_s8ternary(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """``x`` [..., K] in int8 times ternary codes with a scale for each row."""
+    return _s8s8(x, x, None, _int8(x, w, n, TERNARY), bias, dtype)
+
+
 def linear_fs8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
     """Weight-only int8: ``x`` [..., K] stays in float."""
     q, scale = INT8.unpack(w, n, x.shape[-1])
@@ -111,18 +119,19 @@ def _weight_only(operand: Operand, x: Tensor, w: Tensor, bias: Tensor | None, n:
     return _finish(x.reshape(-1, x.shape[-1]).float() @ weight.t(), x, bias, dtype)
 
 
-def _on_lines(format: type[Format], scale: type[Scale]) -> Callable[..., Tensor]:
-    """Return the weight-only product with codes on a line for each ``group`` elements of K."""
+def _in_planes(format: type[Format], scale: type[Scale]) -> Callable[..., Tensor]:
+    """Return the weight-only product with codes in planes of bits; ``rest``: the size of a group where there are groups, and the dtype."""
 
-    def linear(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
-        return _weight_only(Operand(format(), scale.sized(group)), x, w, bias, n, dtype)
+    def linear(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any) -> Tensor:
+        *group, dtype = rest
+        return _weight_only(Operand(format(), scale(*group)), x, w, bias, n, dtype)
 
     return linear
 
 
-_ON_LINES = {f"linear_f{format.name}{scale.suffix}": _on_lines(format, scale) for format, scale in ON_LINES}
+_IN_PLANES = {f"linear_f{format.name}{scale.suffix}": _in_planes(format, scale) for format, scale in IN_PLANES}
 
 
 def reference_of(op: str) -> Callable[..., Tensor]:
     """Return the function of the product ``op``."""
-    return _ON_LINES[op] if op in _ON_LINES else globals()[op]
+    return _IN_PLANES[op] if op in _IN_PLANES else globals()[op]

@@ -36,22 +36,32 @@ ENTRY const char* linear_s8s8(const void* x, int64_t stride, int64_t rows, int64
   cuda::linear_s8s8(op, (Treatment)treatment, threshold, workspace, nullptr);
   return cuda::launch_error();
 }
+ENTRY int64_t nested_workspace(int64_t m, int64_t k, int64_t group, int treatment) { return cuda::nested_workspace(m, k, group, (Treatment)treatment); }
+ENTRY const char* linear_s8u4_nested(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype, const int8_t* w, int64_t n,
+                                     const void* bias, int bias_dtype, void* out, int out_dtype, int64_t group, int treatment, void* workspace) {
+  const Linear op = {matrix(x, stride, rows, columns, dtype), w, n, bias, (Dtype)bias_dtype, out, (Dtype)out_dtype};
+  cuda::linear_s8u4_nested(op, (Treatment)treatment, group, workspace, nullptr);
+  return cuda::launch_error();
+}
 ENTRY int64_t float_workspace(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype) {
   return cuda::float_workspace(matrix(x, stride, rows, columns, dtype));
 }
-// linear_f<name> and pack_<name> of every packed format.
-#define FORMAT(name, Format)                                                                                                               \
+// linear_f<name> of every packed format, and pack_<name> of those that the GPU packs.
+#define PRODUCT(name, Format)                                                                                                              \
   ENTRY const char* linear_f##name(const void* x, int64_t stride, int64_t rows, int64_t columns, int dtype, const int8_t* w, int64_t n,    \
                                    const void* bias, int bias_dtype, void* out, int out_dtype, int64_t group, void* workspace) {           \
     const Linear op = {matrix(x, stride, rows, columns, dtype), w, n, bias, (Dtype)bias_dtype, out, (Dtype)out_dtype};                     \
     cuda::linear_float<Format>(op, group, workspace, nullptr);                                                                             \
     return cuda::launch_error();                                                                                                           \
-  }                                                                                                                                        \
+  }
+#define PACK(name, Format)                                                                                                                 \
   ENTRY const char* pack_##name(const int8_t* q, const float* scale, int64_t n, int64_t k, int64_t group, int8_t* out) {                   \
     cuda::pack<Format>(q, scale, n, k, group, out, nullptr);                                                                               \
     return cuda::launch_error();                                                                                                           \
   }
-LOWBIT_FORMATS(FORMAT)
+LOWBIT_FORMATS(PRODUCT)
+LOWBIT_LINES(PRODUCT)
+LOWBIT_FORMATS(PACK)
 // Strides are lists for x, mask and out: of each outer dimension, then of the summed one. All are in elements, those of a mask 0 where it
 // broadcasts; `splat`: also along adjacent elements. With more than one column the last dimension has stride 1.
 ENTRY const char* softmax(const void* x, int64_t n, int64_t columns, int64_t dims, const int64_t* sizes, const int64_t* x_strides,

@@ -46,7 +46,20 @@ inline double bits_double(uint64_t u) {
   memcpy(&x, &u, 8);
   return x;
 }
-inline uint32_t floats_to_f16(float low, float high) { return float_to_f16(low) | (uint32_t)float_to_f16(high) << 16; }
+inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  const uint64_t both = low | (uint64_t)high << 32;
+  uint32_t made = 0;
+  for (int i = 0; i < 4; ++i) made |= (uint32_t)(both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return made;
+}
+inline uint32_t subtract_f16(uint32_t a, uint32_t b) {
+  const auto less = [&](int i) { return (uint32_t)float_to_f16(f16_to_float((uint16_t)(a >> i)) - f16_to_float((uint16_t)(b >> i))) << i; };
+  return less(0) | less(16);
+}
+inline uint32_t subtract_bf16(uint32_t a, uint32_t b) {
+  const auto less = [&](int i) { return (uint32_t)float_to_bf16(bf16_to_float((uint16_t)(a >> i)) - bf16_to_float((uint16_t)(b >> i))) << i; };
+  return less(0) | less(16);
+}
 inline float biased_byte(uint32_t word, int i) { return bits_float(0x4b000000u | (word >> 8 * i & 255)); }
 inline int32_t round_even(float x) { return x != x ? 0 : (int32_t)nearbyintf(x); }
 

@@ -11,7 +11,7 @@ from helpers.spoiled import spoiled
 from lowbit_compiler.debug import accuracy, measure
 from lowbit_compiler.demo import model as demo
 from lowbit_compiler.demo import text
-from lowbit_compiler.recipes import WITH_KERNELS, Recipe
+from lowbit_compiler.recipes import WITH_KERNELS, Recipe, find_recipe
 
 pytestmark = [
     pytest.mark.model,
@@ -42,7 +42,7 @@ def test_certificates_hold_on_real_data(slice_of_two: tuple[nn.Module, torch.Ten
     for site in rows:
         assert site.measured is not None
         assert 0 < (site.measured.tightness or 0) <= 1, site
-        assert (site.measured.sqnr or 0) > 10, site
+        assert (site.measured.sqnr or 0) > find_recipe(recipe).least_sqnr, site
     assert "bound" in str(report)
 
 

@@ -129,7 +129,7 @@ def test_recurrent_layer_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dynamic"), [("attention-padding", None), ("encoder", True), ("einsum", None), ("cells", True), ("opt", None)]
+    ("name", "dynamic"), [("attention-padding", None), ("encoder", True), ("einsum", None), ("cells", True), ("opt", None), ("vit", True)]
 )
 def test_dynamic_shapes(name: str, dynamic: bool | None) -> None:
     """Fused forwards are taken apart with symbolic sizes too."""

@@ -70,22 +70,44 @@ def linear_float(x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype, 
     return y, rounding(y, (2 * EPS * (k + 2) + narrow * unit(torch.bfloat16)) * size + 2 * EPS * offset.abs() + flushed, dtype)
 
 
-def on_lines(x: Tensor, one: Operand, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return float64 y [M, N] of float rows ``x`` and a weight on lines, and the bound on its error, whatever the kernel.
+def weight_of(one: Operand, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a stored weight in float64 [N, K], what kernels count it from, and what they round it by at most."""
+    q, scale, *others = (part.double() for part in parts)
+    outer = others.pop() if others else torch.ones(1, dtype=torch.float64)
+    size = one.scale.block(q.shape[1])
+    unit, *minimum = ((part * outer).repeat_interleave(size, 1)[:, : q.shape[1]] for part in (scale, *others))
+    if minimum:
+        return unit * q + minimum[0], minimum[0], torch.zeros_like(q)
+    least, rounded = (getattr(one.format, name, default) for name, default in {"least": -1.0, "rounded": 0.0}.items())
+    return unit * one.format.grid.decode(parts[0]).double(), unit * least, unit.abs() * rounded
 
-    Few rows are 16-bit integers in each group; the weight is rounded to bfloat16 where it meets bfloat16 rows in tiles.
+
+def on_lines(x: Tensor, one: Operand, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return float64 y [M, N] of float rows ``x`` and a weight in planes of bits, and the bound on its error, whatever the kernel.
+
+    Few rows are 16-bit integers in each group, and the weight what is counted from ``start``, an integer that stands for a number within
+    ``rounded``; the weight is rounded to bfloat16 where it meets bfloat16 rows in tiles, and has more than one scale in a row.
     """
-    q, scale, minimum, outer = (part.double() for part in parts)
-    k, size = x.shape[1], one.scale.block(x.shape[1])
-    slope, start = ((part * outer).repeat_interleave(size, 1)[:, :k] for part in (scale, minimum))
-    above, w = slope * q, slope * q + start
-    wide = x.double()
-    most = torch.nn.functional.pad(wide.abs(), (0, -k % size)).reshape(len(x), -1, size).amax(-1).repeat_interleave(size, 1)[:, :k]
-    y, offset = wide @ w.t(), torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
-    error = 2 * EPS * (k + 4) * (wide.abs() @ (above + start.abs()).t()) + 2 * EPS * offset.abs() + FIXED * (most @ above.t())
-    if x.dtype is torch.bfloat16 and one.scale.suffix == "":
-        error = error + unit(torch.bfloat16) * (wide.abs() @ w.abs().t())
-    y, flushed = y + offset, FLUSHED * (w.abs().sum(1) + k * w.abs().amax(1))
+    w, start, rounded = weight_of(one, parts)
+    k, size = x.shape[1], one.scale.block(x.shape[1]) if one.scale.sizes else 64
+    wide = x.double().abs()
+    most = torch.nn.functional.pad(wide, (0, -k % size)).reshape(len(x), -1, size).amax(-1).repeat_interleave(size, 1)[:, :k]
+    error = FIXED * (most @ ((w - start).abs() + rounded).t()) + wide @ rounded.t()
+    if x.dtype is torch.bfloat16 and one.scale.sizes and not one.scale.integers:
+        error = error + unit(torch.bfloat16) * (wide @ w.abs().t())
+    return exact_lines(x, one, parts, bias, dtype, error)
+
+
+def exact_lines(
+    x: Tensor, one: Operand, parts: tuple[Tensor, ...], bias: Tensor | None, dtype: torch.dtype, more: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The same where rows and codes are multiplied as they are; ``more`` is added to the bound."""
+    w, start, rounded = weight_of(one, parts)
+    above = (w - start).abs() + rounded
+    k, wide = x.shape[1], x.double()
+    offset = torch.zeros(1, dtype=torch.float64) if bias is None else bias.double()
+    error = 2 * EPS * (k + 4) * (wide.abs() @ (above + start.abs()).t()) + 2 * EPS * offset.abs() + more
+    y, flushed = wide @ w.t() + offset, FLUSHED * (w.abs().sum(1) + k * w.abs().amax(1))
     return y, rounding(y, error + flushed, dtype)
 
 

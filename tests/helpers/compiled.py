@@ -64,7 +64,10 @@ def changed(run: Callable[..., Any], model: Any, x: Tensor, change: Callable[[An
 
 
 class Products(TorchDispatchMode):
-    """Lists what an eager run multiplies: ``work``, the scalar products of each call; and counts softmaxes and convolutions."""
+    """Lists what an eager run multiplies: ``work``, the scalar products of each call; and counts softmaxes and convolutions.
+
+    A convolution whose windows lie side by side is a product.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,8 +80,13 @@ class Products(TorchDispatchMode):
             first = FACTORS[name]
             self.work.append(multiplications(args[first].shape, args[first + 1].shape))
         self.softmax += name in SOFTMAX
-        self.convolution += name == "convolution"
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name == "convolution":
+            if list(args[3]) == list(args[1].shape[2:]) and not any(args[4]):
+                self.work.append(result.numel() * args[1][0].numel())
+            else:
+                self.convolution += 1
+        return result
 
 
 def eager(model: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Any, Products]:

@@ -110,7 +110,7 @@ class Emulated:
         return out.checked()
 
     def linear(self, op: str, x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: object) -> Tensor:
-        """Return what ``op``, one of the six linears, makes of ``x`` [M, K]; ``rest`` as in the op."""
+        """Return what ``op``, a linear with a kernel, makes of ``x`` [M, K]; ``rest`` as in the op."""
         dtype = rest[-1] if isinstance(rest[-1], torch.dtype) else x.dtype
         out = Result((x.shape[0], n), dtype)
         common = (*_matrix(x), w, n, bias, DTYPES[bias.dtype] if bias is not None else 0, out.tensor, DTYPES[dtype])
@@ -120,6 +120,10 @@ class Emulated:
             workspace = _poisoned(size)
             threshold = ctypes.c_float(float(rest[0]) if len(rest) == 2 else 0.0)  # type: ignore[arg-type]
             self._call("linear_s8s8", *common, treatment, threshold, workspace, memory=(x, w, bias, out.tensor, workspace))
+        elif op.startswith("linear_s8u4_nested"):
+            treatment = TREATMENTS[op.removeprefix("linear_s8u4_nested")]
+            workspace = _poisoned(self._size("nested_workspace", *x.shape, rest[0], treatment))
+            self._call("linear_s8u4_nested", *common, rest[0], treatment, workspace, memory=(x, w, bias, out.tensor, workspace))
         else:
             workspace = _poisoned(self._size("float_workspace", *_matrix(x)))
             group = rest[0] if len(rest) == 2 else 0

@@ -40,7 +40,7 @@ class OnGpu:
         return torch.as_tensor(packed.cpu())
 
     def linear(self, op: str, x: Tensor, *rest: Any) -> Tensor:
-        """Return what ``op``, one of the six linears, makes of ``x`` [M, K]; ``rest`` as in the op."""
+        """Return what ``op``, a linear with a kernel, makes of ``x`` [M, K]; ``rest`` as in the op."""
         return torch.as_tensor(getattr(L, op)(moved(x), *map(moved, rest)).cpu())
 
     def softmax(self, x: Tensor, scale: float, mask: Tensor | None, log: bool, dtype: torch.dtype | None, dim: int = 1) -> Tensor:

@@ -4,7 +4,6 @@ from lowbit_compiler.recipes import Recipe
 
 EMULATED = {
     "int2": Recipe("int2", "int2", "float", group_size=32),
-    "iq4": Recipe("iq4", "iq4", "float", group_size=32),
     "mxfp4-weights": Recipe("mxfp4-weights", "mxfp4", "float"),
     "nvfp4-weights": Recipe("nvfp4-weights", "nvfp4", "float"),
     "e4m3-weights": Recipe("e4m3-weights", "e4m3", "float"),

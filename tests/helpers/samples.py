@@ -7,8 +7,9 @@ import torch
 from helpers import operands
 from lowbit_compiler.runtime.chain import FUNCTION, Kind, Step, encode
 from lowbit_compiler.runtime.formats import WORDS, operand
-from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.formats.operand import op_name
+from lowbit_compiler.runtime.products import PRODUCTS
+from lowbit_compiler.runtime.treatments import Nothing
 
 L = torch.ops.lowbit
 K, N = 100, 33
@@ -38,7 +39,7 @@ def samples(dtype=torch.bfloat16):
         "linear_s8s8_rows": (x, packed, None, N, None),
         "linear_fs8": (x, packed, bias, N, None),
         "linear_fs4": (x, packed4, None, N, 32, None),
-        **_on_lines(x, w),
+        **_in_fixed_point(x, w),
         "quantize_unsigned": (x,),
         "product_u8s8": (u8[0], turned),
         "product_fs8": (x.float(), turned),
@@ -54,13 +55,15 @@ def samples(dtype=torch.bfloat16):
     }
 
 
-def _on_lines(x, w):
-    """One call of each product with codes on lines."""
+def _in_fixed_point(x, w):
+    """One call of each product with codes in planes of bits."""
     calls = {}
     for one in (operand(word, 32) for word in WORDS):
-        if one.format.panels is not None and isinstance(one.scale, Lines):
-            calls[f"linear_f{one.format.name}{one.scale.suffix}"] = (x, one.pack(one.quantize(w)), None, N, 32, None)
-    nested = operand("int4-nested", 32)
+        product = PRODUCTS.get((None, one.kind, Nothing))
+        if product is not None and product.fixed_error:
+            calls[product.op] = (x, one.pack(one.quantize(w)), None, N, *one.arguments, None)
+    nested, ternary = operand("int4-nested", 32), operand("ternary", 32)
+    calls["linear_s8ternary"] = (x, ternary.pack(ternary.quantize(w)), None, N, None)
     calls["linear_s8u4_nested"] = (x, nested.pack(nested.quantize(w)), None, N, 32, None)
     calls["linear_s8u4_nested_rotated"] = (x, nested.pack(nested.quantize(L.rotate(w))), None, N, 32, torch.float32)
     return calls

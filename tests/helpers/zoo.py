@@ -146,7 +146,7 @@ CASES = [
     Case("opt", opt, 12),
     Case("bert", bert, 12),
     Case("t5", t5, 32),
-    Case("vit", vit, 13),
+    Case("vit", vit, 14),
     Case("whisper", whisper, 32),
     Case("llama", causal("Llama"), 15),
     Case("mistral", causal("Mistral", sliding_window=8), 15),
@@ -175,6 +175,6 @@ CASES = [
         causal("Qwen3Moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48, head_dim=16, decoder_sparse_step=1),
         9,
     ),
-    Case("clip", clip, 26),
+    Case("clip", clip, 27),
     *MODULES,
 ]

@@ -210,7 +210,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no weight": (changed(0, weight=-1), "a constant from 0 to 6 in step 0, got -1"),
     "another weight": (changed(0, weight=2), "a weight of 7 panels of 2176 bytes in step 0, got torch.int8 of (10, 2176)"),
     "no packed weight": (changed(0, weight=3), "a weight of 7 panels of 2176 bytes in step 0, got torch.bfloat16 of (100,)"),
-    "no such op": (changed(0, linear=12), "a linear op from 0 to 11 in step 0, got 12"),
+    "no such op": (changed(0, linear=17), "a linear op from 0 to 16 in step 0, got 17"),
     "no such group": (changed(0, linear=2, group=48), "group in (32, 64, 128) in step 0, got 48"),
     "no such dtype": (changed(0, dtype=3), "a dtype from 0 to 2 in step 0, got 3"),
     "no results": (changed(6, columns=0), "at least one column in step 6, got 0"),

@@ -1,4 +1,4 @@
-"""Codes on lines: panels, quantizers and products of every kernel of this machine."""
+"""Codes in planes of bits, on lines, ternary or of a codebook: panels, quantizers and products of every kernel of this machine."""
 
 import pytest
 import torch
@@ -7,17 +7,22 @@ from torch import Tensor
 from helpers import bounds, operands
 from lowbit_compiler.runtime import kernels, library
 from lowbit_compiler.runtime.formats import Operand
-from lowbit_compiler.runtime.formats.affine import FORMATS, U4
+from lowbit_compiler.runtime.formats.affine import U4
 from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines
+from lowbit_compiler.runtime.formats.scales import Row
+from lowbit_compiler.runtime.formats.ternary import Shards, Ternary
+from lowbit_compiler.runtime.products import PRODUCTS
 
 L = torch.ops.lowbit
 KEYS, KEY = torch._C.DispatchKeySet, torch._C.DispatchKey
-KINDS = [(format, scale) for format in FORMATS if format.panels for scale in format.scales]
-OPERANDS = [Operand(format(), scale(group)) for format, scale in KINDS for group in (32, 64, 128)]
+KINDS = [weight for (_, weight, _), product in PRODUCTS.items() if product.fixed_error]
+OPERANDS = [Operand(format(), scale.sized(group)) for format, scale in KINDS for group in scale.sizes or (64,)]
 MS = (1, 2, 3, 4, 5, 9, 17, 40)
 
 pytestmark = pytest.mark.skipif(library.handle() is None, reason="no native library")
-every = pytest.mark.parametrize("one", OPERANDS, ids=lambda one: f"{one.format}{one.scale.suffix}-{one.scale.size}")
+every = pytest.mark.parametrize(
+    "one", OPERANDS, ids=lambda one: "-".join(map(str, (f"{one.format}{one.scale.suffix}", *one.scale.arguments)))
+)
 
 
 def reference(op: str, *arguments: object) -> Tensor:
@@ -54,20 +59,20 @@ def test_panels(one, n, k):
     packed = one.op("pack")(*parts, *one.arguments)
     assert torch.equal(packed, one.pack(parts))
     assert packed.shape[1] == one.panel_bytes(k)
-    q, scale, minimum, outer = one.unpack(packed, n, k)
-    assert torch.equal(q[:, :k], parts[0])
-    assert not q[:, k:].any()
-    assert torch.equal(scale[:, : parts[1].shape[1]], parts[1])
-    assert torch.equal(minimum[:, : parts[2].shape[1]], parts[2])
-    assert torch.equal(outer, parts[3])
+    unpacked = one.unpack(packed, n, k)
+    assert not unpacked[0][:, k:].any()
+    for whole, part in zip(unpacked, parts, strict=True):
+        assert torch.equal(whole[:, : part.shape[1]], part)
 
 
 def test_bits_of_a_weight():
-    """4.5 of them with groups of 64, beside one number for a row."""
+    """4.5 of them with groups of 64, beside one number for a row; 2 of ternary ones, beside two."""
     assert Operand(U4(), HalfLines(64)).panel_bytes(4096) * 8 == 16 * (4096 * 4.5 + 32)
+    assert Operand(Ternary(), Row()).panel_bytes(4096) * 8 == 16 * (4096 * 2 + 64)
+    assert Operand(Ternary(), Shards(128)).panel_bytes(4096) * 8 == 16 * (4096 * 2.25)
 
 
-@every
+@pytest.mark.parametrize("one", [one for one in OPERANDS if one.format.panels.quantizers], ids=str)
 @pytest.mark.parametrize("size", [1.0, 2.0**-100, 2.0**100])
 def test_quantizers_are_the_reference(isa, one, size):
     w = lopsided(9, 300) * size
@@ -111,6 +116,39 @@ def test_rows_that_integers_cannot_hold(one):
         bounds.assert_within(y[:5], bound[0][:5], bound[1][:5])
         assert y[5].isnan().all()
         assert torch.equal(y[6][w[:, 5] != 0], w[:, 5][w[:, 5] != 0].sign() * float("inf"))
+
+
+def test_ternary_integers():
+    """The bits of the reference, with prologues too, for rows that are quantized; the others are not finite where the reference is not."""
+    one = Operand(Ternary(), Row())
+    for n, k in [(1, 1), (17, 65), (64, 512), (100, 1000)]:
+        packed, bias = one.pack(one.quantize(lopsided(n, k))), torch.randn(n, generator=operands.generator(3))
+        for m in (*MS, 130):
+            x = operands.rows(m, k, torch.bfloat16)
+            if m > 3:
+                x[1, 0], x[2, k // 2] = float("nan"), float("inf")
+            fine = torch.isfinite(x).all(1)
+            want = reference("linear_s8ternary", x, packed, bias, n, torch.float32)
+            for kernel in kernels_of("qgemm", "qgemm_ternary"):
+                with kernels.using(kernel=kernel):
+                    got = L.linear_s8ternary(x, packed, bias, n, torch.float32)
+                    turned = L.linear_s8ternary(x, packed, bias, n, torch.float32, prologue="relu")
+                assert torch.equal(got[fine], want[fine])
+                assert not got[~fine].isfinite().any()
+                assert torch.equal(turned[fine], L.linear_s8ternary(x[fine].relu(), packed, bias, n, torch.float32))
+
+
+def test_ternary_extremes():
+    """Sums that 16 bits would not hold, at the greatest and the least of both operands."""
+    one, n, k = Operand(Ternary(), Row()), 16, 8192
+    sign = torch.where(torch.arange(k) % 2 == 0, 1.0, -1.0)
+    for w in (torch.ones(n, k), -torch.ones(n, k), sign.expand(n, k), torch.zeros(n, k)):
+        packed = one.pack(one.quantize(w))
+        for x in (torch.ones(3, k), sign.expand(3, k).contiguous(), -torch.ones(9, k)):
+            want = (x * 127).double() @ w.double().t() * (torch.tensor(1.0) / 127).double()
+            for kernel in kernels_of("qgemm", "qgemm_ternary"):
+                with kernels.using(kernel=kernel):
+                    assert torch.equal(L.linear_s8ternary(x, packed, None, n, None), want.float())
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])

@@ -84,7 +84,8 @@ def check_stored(exported: Exported, model: TwoLinears, recipe: str, form: str) 
     """Weights are stored as integers of the recipe's size, and no float tensor is as large as a weight."""
     stored, plan = exported.stored(), RECIPES[recipe].plan
     opened = plan.opened
-    kind = plan.w.format.onnx[0] if opened or form == "qdq" else "UINT8"  # without steps of their own codes stay bytes there
+    codes = str(plan.w.format.grid.dtype).removeprefix("torch.").upper()
+    kind = plan.w.format.onnx[0] if opened or form == "qdq" else codes  # without steps of their own codes stay bytes there
     weights = {name: tensor for name, tensor in stored.items() if name.endswith("weight_q")}
     assert set(weights) == {"q+k.weight_q", "o.weight_q"}
     assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in weights.values()} == {kind}

@@ -23,6 +23,7 @@ RECIPES = {
     "rotated": replace(INT4, name="rotated", treatment="rotation"),
     "nested, int8 activations": Recipe("w4a8", weights="int4-nested", activations="int8", group_size=32, treatment="rotation"),
     "int8": Recipe("w8a8", weights="int8", activations="int8", treatment="rotation"),
+    "several widths": replace(INT4, name="widths", sites=(("up", "int5"), ("re:blocks\\.[01]\\.gate", "int3"), ("last", "int6"))),
     "symmetric": Recipe("sym", weights="int4-symmetric", activations="float", group_size=32),
 }
 
@@ -50,8 +51,8 @@ def dequantized(model: nn.Module, recipe: Recipe) -> nn.Module:
     """A copy whose linears multiply with what the parts stand for."""
     plain = copy.deepcopy(model)
     for name, prepared in parts_of(model).items():
-        layer, parts = plain.get_submodule(name), prepared.parts
-        layer.forward = lambda x, layer=layer, parts=parts: recipe.plan.emulate(x, parts, layer.bias)  # type: ignore[method-assign, misc]
+        layer, parts, plan = plain.get_submodule(name), prepared.parts, replace(recipe.plan, w=prepared.operand)
+        layer.forward = lambda x, layer=layer, parts=parts, plan=plan: plan.emulate(x, parts, layer.bias)  # type: ignore[method-assign, misc]
     return plain
 
 

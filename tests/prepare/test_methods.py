@@ -68,6 +68,51 @@ class Attention(nn.Module):
         return x + self.o(nn.functional.scaled_dot_product_attention(self.q(h), self.k(h), self.v(h)))
 
 
+class Grouped(nn.Module):
+    """Gemma's and Llama's kinds: a norm that multiplies by 1 + weight, and value heads that two query heads share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = AddsOne()
+        self.q, self.k, self.v, self.o = (nn.Linear(64, n, bias=n == 32) for n in (64, 32, 32, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (each(h).unflatten(-1, (-1, 16)).transpose(1, 2) for each in (self.q, self.k, self.v))
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return x + self.o(attended.transpose(1, 2).flatten(2))
+
+
+class AddsOne(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(64) - 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, (64,)) * (1.0 + self.weight)
+
+
+def test_norms_that_add_one_and_shared_value_heads() -> None:
+    torch.manual_seed(0)
+    block, x = block_of(Grouped()), rows()[0]
+    first, second = (producer_of(block, each) for each in block.inputs())
+    assert first is not None
+    assert second is not None
+    assert (first.name, first.offset, first.rows) == ("norm", 1.0, None)
+    assert (second.name, second.offset) == ("v", 0.0)
+    channel = torch.arange(64)
+    assert torch.equal(second.rows, channel // 32 * 16 + channel % 16)  # type: ignore[arg-type]
+    want, wanted = block.module(x), torch.rand(64) + 0.5
+    taken = second.taken(wanted)
+    assert torch.equal(taken[:16], taken[16:32])
+    assert torch.allclose(taken[:16], (wanted[:16] * wanted[16:32]).sqrt())
+    for producer in (first, second):
+        before = producer.module.weight.clone()
+        producer.fold(wanted)
+        assert not torch.equal(producer.module.weight, before)
+        assert (block.module(x) - want).abs().max() < CLOSE * want.abs().max()
+
+
 def test_what_takes_the_scales_exactly() -> None:
     torch.manual_seed(0)
     assert found(Gated()) == {"up gate": "norm", "down": "up"}
@@ -81,7 +126,7 @@ def test_what_takes_the_scales_exactly() -> None:
 
 def test_looking_for_it_changes_nothing() -> None:
     torch.manual_seed(0)
-    for module in (Gated(), PostNorm(), Attention()):
+    for module in (Gated(), PostNorm(), Attention(), Grouped()):
         before = copy.deepcopy(module.state_dict())
         found(module)
         assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

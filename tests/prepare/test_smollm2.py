@@ -1,6 +1,10 @@
-"""A real model: what calibration is worth on text that it has not seen."""
+"""A real model: what calibration is worth on text that it has not seen, and a preparation that is killed and goes on."""
 
+import copy
 import importlib.util
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
-from lowbit_compiler.demo import model as demo
+from helpers import smollm2_off
+from helpers.prepared import equal
 from lowbit_compiler.demo import text
+from lowbit_compiler.preparing.block import Block
+from lowbit_compiler.preparing.gptq import GPTQ
 from lowbit_compiler.preparing.layer import layers, low_bit
 from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.prepared import attached
@@ -23,28 +30,6 @@ pytestmark = [
 ]
 RECIPE = Recipe("int4 g32", weights="int4", activations="float", group_size=32)
 WINDOW, CALIBRATION, SEEN = 512, 8, 2
-
-
-def off_its_grid(model: Any) -> None:
-    """Scale channels at random, exactly compensated: the weights come from 4 bits with a minimum, and would suit the format too well."""
-    generator = torch.Generator().manual_seed(1)
-
-    def scales(n: int) -> Tensor:
-        return (torch.rand(n, generator=generator) * 0.446 - 0.223).exp()
-
-    for layer in model.model.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        for norm, readers in (
-            (layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
-            (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
-        ):
-            by = scales(len(norm.weight))
-            norm.weight.div_(by)
-            for reader in readers:
-                reader.weight.mul_(by)
-        by = scales(mlp.up_proj.out_features)
-        mlp.up_proj.weight.mul_(by[:, None])
-        mlp.down_proj.weight.div_(by)
 
 
 def divergence(model: Any, windows: list[Tensor], reference: list[Tensor]) -> float:
@@ -67,13 +52,35 @@ def low_bit_divergence(model: nn.Module, windows: list[Tensor], reference: list[
 
 
 def test_half_of_what_is_lost_without_data() -> None:
-    loaded = demo.load(torch.float32)
+    loaded = smollm2_off.load()
     model, tokenizer = loaded.model, loaded.tokenizer
     with torch.no_grad():
-        off_its_grid(model)
         english, python = (text.token_ids(tokenizer, name, WINDOW * (CALIBRATION // 2 + SEEN)).split(WINDOW, 1) for name in text.TEXTS)
         seen = [*english[:SEEN], *python[:SEEN]]
         reference = [torch.log_softmax(model(ids).logits[0].float(), -1) for ids in seen]
         without = low_bit_divergence(lowbit.prepare(model, RECIPE), seen, reference)
         prepared = low_bit_divergence(lowbit.prepare(model, RECIPE, [*english[SEEN:], *python[SEEN:]]), seen, reference)
     assert prepared < 0.5 * without
+
+
+def test_killed_in_the_middle_it_comes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL in the second of three blocks, when its codes are chosen and not yet saved."""
+    loaded = smollm2_off.load()
+    model, data = loaded.model, text.token_ids(loaded.tokenizer, "python", 256).split(64, 1)
+    model.model.layers = model.model.layers[:3].eval()
+    whole = lowbit.prepare(copy.deepcopy(model), RECIPE, data)
+    apply = GPTQ.apply
+
+    def killed(self: GPTQ, block: Block) -> None:
+        apply(self, block)
+        if block.name.endswith("1"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(GPTQ, "apply", killed)
+        lowbit.prepare(model, RECIPE, data, checkpoint=tmp_path)
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert [path.name for path in tmp_path.glob("block-*.pt")] == ["block-0000.pt"]
+    assert equal(lowbit.prepare(model, RECIPE, data, checkpoint=tmp_path), whole)
