@@ -26,10 +26,10 @@ from lowbit_compiler.passes.layout import laid_out
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.prologue import Prologue, activation, normalization
 from lowbit_compiler.passes.spell import cast, idle_dropout, name_of
-from lowbit_compiler.runtime.chain import FUNCTION, MOST_KEPT, MOST_STEPS, NONE, PRODUCTS, Kind, Step, encode
+from lowbit_compiler.runtime.chain import FUNCTION, LINEARS, MOST_KEPT, MOST_STEPS, NONE, Kind, Step, encode
 
 ops = torch.ops.lowbit
-LINEARS = {getattr(ops, name).default: number for name, number in PRODUCTS.items()}
+NUMBERS = {getattr(ops, name).default: number for number, name in enumerate(LINEARS)}
 
 
 class ChainSteps(Pass):
@@ -124,7 +124,7 @@ def _link(node: fx.Node) -> _Link | None:
 
 
 def _product(node: fx.Node) -> _Link | None:
-    if not calls(node, *LINEARS):
+    if not calls(node, *NUMBERS):
         return None
     x, given = node.args[0], node.kwargs
     assert isinstance(x, fx.Node)
@@ -287,7 +287,8 @@ def _step(link: _Link, values: dict[fx.Node, int], constants: dict[fx.Node, int]
         plus=constant(found.plus),
         weight=weight,
         bias=bias,
-        treatment=LINEARS[node.target] if product else 0,
+        linear=NUMBERS[node.target] if product else 0,
+        group=int(node.args[4]) if product and len(node.args) == 6 else 0,  # type: ignore[arg-type]
         dtype=FLOATS.index(value(node).dtype),
         columns=int(value(node).shape[-1]),
         kept=int(kept),

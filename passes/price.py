@@ -14,7 +14,6 @@ EXACT_ROWS = 64  # more rows are timed as the next power of two, so that few tim
 MIN_SWITCH = 1.05  # another op than the recipe's, and with it perhaps a second packed copy of the weight, must gain this much
 MIN_FEW_ROWS = 0.97  # of float's speed, at one row of a symbolic number
 NEAR = 1 << 20  # bytes of float weights that stay in a cache from one call of the model to the next
-STEP = 5e-6  # seconds of a call, and of the loop in front of it, that a step of a chain is spared (passes/chain.py)
 CALL, PER_WEIGHT = 1e-5, 1e-6  # seconds that a call of a rewritten graph takes beside its kernels (lowbit_compiler/compile/executable.py)
 
 Seconds = dict[str, float]
@@ -59,7 +58,7 @@ def _choice(ctx: PassContext, sites: list[Site], near: bool) -> tuple[Plan | Rea
     call = replace(linear_call(sites), near=near)
     symbolic = not isinstance(numel(value(sites[0].node.args[0]).shape[:-1]), int)
     try:
-        times = {rows: _charged(ctx, call, rows) for rows in ([call.rows, 1] if symbolic else [call.rows])}
+        times = {rows: dict(ctx.linear_costs(replace(call, rows=rows))) for rows in ([call.rows, 1] if symbolic else [call.rows])}
     except Exception as error:  # out of memory, or whatever a kernel or torch's own op says
         return Reason.NO_KERNEL, f"not timed: {type(error).__name__}: {error}", 0.0
     plan = fastest(call.plans, times[call.rows], times.get(1, times[call.rows]))
@@ -67,16 +66,6 @@ def _choice(ctx: PassContext, sites: list[Site], near: bool) -> tuple[Plan | Rea
         return Reason.SLOWER, _all_times(times[call.rows], call.rows), 0.0
     why = "; ".join(_gain(plan, call.plans[0], seconds, rows) for rows, seconds in times.items())
     return plan, why, (times[call.rows]["float"] - times[call.rows][plan.op]) * _rows(sites[0]) / call.rows
-
-
-def _charged(ctx: PassContext, call: LinearCall, rows: int) -> Seconds:
-    """Return the seconds of every candidate at ``rows``; those of the call that a step of a chain is spared count for what could be none."""
-    assert ctx.linear_costs is not None
-    seconds = dict(ctx.linear_costs(replace(call, rows=rows)))
-    for plan in call.plans[1:]:
-        if ctx.target.device == "cpu" and plan.product is not None and not plan.product.prologue:
-            seconds[plan.op] += STEP
-    return seconds
 
 
 def linear_call(sites: list[Site]) -> LinearCall:

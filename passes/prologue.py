@@ -13,11 +13,11 @@ from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
 from lowbit_compiler.runtime.products import PRODUCTS
 
 ops = torch.ops.lowbit
-LINEARS = tuple(getattr(ops, product.op).default for product in PRODUCTS.values() if product.prologue)
+LINEARS = tuple(getattr(ops, product.op).default for product in PRODUCTS.values())
 
 
 class FusePrologue(Pass):
-    """Let a product of quantized rows read what its input is computed from.
+    """Let a product read what its input is computed from.
 
     Before::
 
@@ -32,8 +32,8 @@ class FusePrologue(Pass):
         %y = lowbit.linear_s8s8_rotated(%gate, %w, None, 576, None, prologue="silu", times=%up)
         %z = lowbit.linear_s8s8_rotated(%r, %v, None, 960, None, prologue="layer_norm", times=%gain, plus=%shift, eps=1e-5)
 
-    Nothing between may have another reader; the site says what stood in the way of an input that looks like one of these. What lay between
-    is no longer rounded to its dtype, nor does it overflow in float16.
+    Nothing between may have another reader; the site says what stood in the way of an input that looks like one of these. What lies between is
+    rounded to the dtype of x where the product takes float rows; where it quantizes them it is not, nor does it overflow in float16.
     """
 
     name = "prologue"

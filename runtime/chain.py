@@ -13,9 +13,9 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from lowbit_compiler.runtime import before
 from lowbit_compiler.runtime.packing import PANEL
-from lowbit_compiler.runtime.products import MAX_K
-from lowbit_compiler.runtime.reference import linear
+from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS, prologue
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, require, same, tensors
 
@@ -33,8 +33,26 @@ class Kind(IntEnum):
     APPLY = 2
 
 
-PRODUCTS = {"linear_s8s8": 0, "linear_s8s8_rotated": 1}
-"""The ops that a step may be, by their number in a program."""
+LINEARS = (
+    "linear_s8s8",
+    "linear_s8s8_rotated",
+    "linear_s8u4_nested",
+    "linear_s8u4_nested_rotated",
+    "linear_s8ternary",
+    "linear_fs8",
+    "linear_fs4",
+    "linear_fternary",
+    "linear_fternary_grouped",
+    "linear_fu3",
+    "linear_fu4",
+    "linear_fu5",
+    "linear_fu6",
+    "linear_fu8",
+    "linear_fu4_nested",
+    "linear_fnf4",
+    "linear_fiq4",
+)
+"""The linear ops that a step may be, by their place here; of those with arguments of their own, ``group``."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +72,9 @@ class Step:
     plus: int = NONE
     weight: int = NONE
     bias: int = NONE
-    treatment: int = 0
+    linear: int = 0
+    group: int = 0
+    """Of the weight, where it has groups."""
     dtype: int = 0
     """Of the result, in the order of FLOATS."""
     columns: int = 0
@@ -121,7 +141,7 @@ def _check_step(number: int, step: Step, columns: Sequence[int], constants: Sequ
     _row(number, step.plus, step.x_count, constants)
     plain = step.function == 0 and step.times == NONE and step.plus == NONE
     require(OP, step.kind != Kind.SUM or plain, f"a sum without a prologue in step {number}", "one with")
-    _within(number, "a treatment", step.treatment, len(PRODUCTS))
+    _within(number, "a linear op", step.linear, len(LINEARS))
     _within(number, "a dtype", step.dtype, len(FLOATS))
     if step.kind != Kind.PRODUCT:
         require(OP, step.columns == step.x_count, f"as many columns as it reads in step {number}", step.columns)
@@ -149,8 +169,12 @@ def _row(number: int, index: int, count: int, constants: Sequence[Tensor]) -> No
 def _weight(number: int, step: Step, constants: Sequence[Tensor]) -> None:
     _within(number, "a constant", step.weight, len(constants))
     w, k, n = constants[step.weight], step.x_count, step.columns
-    require(OP, k <= MAX_K, f"K from 1 to {MAX_K} in step {number}", k)
-    panels, size = -(-n // PANEL), linear.INT8.panel_bytes(k)
+    (_, (_, scale), _), largest = (key := KEYS[LINEARS[step.linear]]), PRODUCTS[key].largest_k
+    if scale.sizes:
+        require(OP, step.group in scale.sizes, f"group in {scale.sizes} in step {number}", step.group)
+    require(OP, largest is None or k <= largest, f"K from 1 to {largest} in step {number}", k)
+    weight = weight_of(LINEARS[step.linear], {"group": step.group})
+    panels, size = -(-n // PANEL), weight.panel_bytes(k)
     fits = w.dtype is torch.int8 and same(w, (panels, size))
     require(OP, fits, f"a weight of {panels} panels of {size} bytes in step {number}", f"{w.dtype} of {tuple(w.shape)}")
 
@@ -182,9 +206,10 @@ def _run(step: Step, values: Sequence[Tensor], constants: Sequence[Tensor]) -> T
         assert y is not None
         return (x.float() + y.float()).to(dtype)
     times, plus, bias = (None if i == NONE else constants[i] for i in (step.times, step.plus, step.bias))
-    plain = step.function == 0 and y is None and times is None and plus is None
-    read = x if plain else prologue(x, _FUNCTIONS[step.function], times if y is None else y, plus, step.eps)
+    function, factor = _FUNCTIONS[step.function], times if y is None else y
     if step.kind == Kind.APPLY:
-        return read.to(dtype)
-    op = linear.linear_s8s8_rotated if step.treatment else linear.linear_s8s8
-    return op(read, constants[step.weight], bias, step.columns, dtype)
+        return prologue(x, function, factor, plus, step.eps).to(dtype)
+    op = LINEARS[step.linear]
+    own = (step.group,) if PRODUCTS[KEYS[op]].schema else ()
+    fused = {"prologue": function, "times": factor, "plus": plus, "eps": step.eps}
+    return before.call(op, x, constants[step.weight], bias, step.columns, *own, dtype=dtype, fused=fused)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime import chain
+from lowbit_compiler.runtime.before import PROLOGUE
 from lowbit_compiler.runtime.exported_checks import EXPORTED_CHECKS
 from lowbit_compiler.runtime.format_checks import block_size, format_checks
 from lowbit_compiler.runtime.packing import PANEL
@@ -21,8 +22,6 @@ from lowbit_compiler.runtime.require import FLOAT, FLOATS, MOST_ELEMENTS, requir
 from lowbit_compiler.runtime.training_checks import TRAINING_CHECKS
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals.shapes import guard_or_false, guard_or_true
-
-PROLOGUE: dict[str, Any] = {"prologue": "", "times": None, "plus": None, "eps": 0.0}
 
 
 def _rows(op: str, x: Tensor) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime import chain, values
-from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
+from lowbit_compiler.runtime import before, chain, values
+from lowbit_compiler.runtime.checks import CHECKS
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.products import PRODUCTS, Product
-from lowbit_compiler.runtime.reference import blocks, exported, linear, softmax
-from lowbit_compiler.runtime.reference.prologue import prologue
+from lowbit_compiler.runtime.reference import blocks, exported, softmax
 from lowbit_compiler.runtime.require import MOST_DIMS
 from lowbit_compiler.runtime.training import autograd
 from lowbit_compiler.runtime.training import linear as training
@@ -30,14 +29,11 @@ LIBRARY = torch.library.Library("lowbit", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
 
-def _before(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The product of what the prologue makes of x."""
+def linear_reference(op: str) -> Callable[..., Tensor]:
+    """Return the reference of the linear op ``op``."""
 
     def call(x: Tensor, w: Tensor, bias: Tensor | None, n: int, *rest: Any, **fused: Any) -> Tensor:
-        if not fused:
-            return reference(x, w, bias, n, *rest)
-        function, times, plus, eps = (fused.get(name, default) for name, default in PROLOGUE.items())
-        return reference(prologue(x, function, times, plus, eps), w, bias, n, *rest[:-1], rest[-1] or x.dtype)
+        return before.call(op, x, w, bias, n, *rest[:-1], dtype=rest[-1], fused=fused)
 
     return call
 
@@ -151,12 +147,12 @@ _PROLOGUE = ', *, str prologue="", Tensor? times=None, Tensor? plus=None, float 
 
 def _schema(product: Product) -> str:
     own = f", {product.schema}" if product.schema else ""
-    return f"(Tensor x, Tensor w, Tensor? bias, int n{own}, ScalarType? dtype{_PROLOGUE if product.prologue else ''}) -> Tensor"
+    return f"(Tensor x, Tensor w, Tensor? bias, int n{own}, ScalarType? dtype{_PROLOGUE}) -> Tensor"
 
 
 LINEAR_SCHEMAS = {product.op: _schema(product) for product in PRODUCTS.values()}
 for _name, _arguments in LINEAR_SCHEMAS.items():
-    _define(_name + _arguments, _before(linear.reference_of(_name)), _linear_fake)
+    _define(_name + _arguments, linear_reference(_name), _linear_fake)
 
 
 def _softmax_fake(

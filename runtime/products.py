@@ -112,14 +112,12 @@ class Product:
     """Of the largest magnitude of a group of float x, where few rows become 16-bit integers: error of its elements."""
     weight_error: float = 0.0
     """Of an element of the weight, where bfloat16 rows meet it rounded to bfloat16."""
-    prologue: bool = False
-    """Whether it takes an activation or normalization in front."""
     opened: bool = True
     """Whether ONNX files have steps of their own for it; else they multiply its dequantized operands."""
 
 
 _S8, _S4 = (S8, Row), (S4, Groups)
-_s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True, prologue=True)
+_s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True)
 
 
 def _in_planes(format: type[Format], scale: type[Scale]) -> Product:

@@ -13,7 +13,6 @@ from lowbit_compiler.runtime.formats import KINDS, Operand
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, weight_of
-from lowbit_compiler.runtime.reference.linear import INT8
 from lowbit_compiler.runtime.require import require
 
 CODES = {op_name("pack", format, scale): format.panels.codes for format, scale in KINDS if format.panels}
@@ -35,8 +34,9 @@ def check(op: str, arguments: dict[str, Any]) -> None:
     if op == chain.OP:
         for number, step in enumerate(chain.decode(arguments["program"], arguments["eps"])):
             if step.kind == chain.Kind.PRODUCT:
-                w, rotates = arguments["constants"][step.weight], bool(step.treatment)
-                _padding(op, INT8, w, step.columns, step.x_count, rotates, f" in step {number}")
+                linear = chain.LINEARS[step.linear]
+                w, weight = arguments["constants"][step.weight], weight_of(linear, {"group": step.group})
+                _padding(op, weight, w, step.columns, step.x_count, KEYS[linear][2].rotates, f" in step {number}")
 
 
 def _memory(op: str, name: str, tensor: Tensor) -> None:

@@ -43,14 +43,17 @@ def _float(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
     return inductor.compile_graph(gm, examples, None)
 
 
+FROZEN = {"plan": "always", "modules": "frozen", "weights": "frozen"}
 # Each with the passes that are left out; plan="always" so that the planner's noise makes no difference.
 VARIANTS: dict[str, tuple[Callable[..., Any], str]] = {
     "Inductor": (_float, ""),
     "a call a product": (partial(lowbit, options={"plan": "always"}), "chain"),
     "chains": (partial(lowbit, options={"plan": "always"}), ""),
-    "chains frozen": (partial(lowbit, options={"plan": "always", "modules": "frozen", "weights": "frozen"}), ""),
+    "chains frozen": (partial(lowbit, options=FROZEN), ""),
+    "int4-weight-only frozen": (partial(lowbit, options={**FROZEN, "recipe": "int4-weight-only"}), ""),
+    "int4-int8 frozen": (partial(lowbit, options={**FROZEN, "recipe": "int4-int8"}), ""),
     "chains frozen in C++": (
-        partial(lowbit, mode="reduce-overhead", options={"plan": "always", "modules": "frozen", "weights": "frozen"}),
+        partial(lowbit, mode="reduce-overhead", options=FROZEN),
         "",
     ),
 }

@@ -58,6 +58,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "lowbit-llm-int8": _lowbit("llm-int8"),
     "lowbit-int8-weight-only": _lowbit("int8-weight-only"),
     "lowbit-int4-weight-only": _lowbit("int4-weight-only"),
+    "lowbit-int4-int8": _lowbit("int4-int8"),
     "eager-bf16": Contestant("torch_models", options={"backend": "eager"}),
     "inductor-f32": _inductor("float32"),
     "inductor-bf16-frozen": _inductor(freezing=True),

@@ -9,8 +9,14 @@ namespace lowbit {
 namespace {
 
 constexpr const char* kOp = "chain";
-enum Field { kKind, kX, kXFirst, kXCount, kY, kYFirst, kFunction, kTimes, kPlus, kWeight, kBias, kTreatment, kDtype, kColumns, kKept, kFields };
+enum Field { kKind, kX, kXFirst, kXCount, kY, kYFirst, kFunction, kTimes, kPlus, kWeight, kBias, kLinear, kGroup, kDtype, kColumns, kKept, kFields };
 constexpr int64_t kMostSteps = 256;
+// In the order of LINEARS of runtime/chain.py.
+#define LINES(name, Format) &float_op<Format>(),
+const LinearOp* const kLinears[] = {&kS8S8, &kS8S8Rotated, &kS8U4Nested, &kS8U4NestedRotated, &kS8Ternary,
+                                    LOWBIT_FORMATS(LINES) LOWBIT_LINES(LINES) LOWBIT_CODEBOOKS(LINES)};
+#undef LINES
+constexpr int64_t kLinearCount = sizeof(kLinears) / sizeof(kLinears[0]);
 constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};  // in the order of Dtype
 
 // Reads the program into steps, and owns what these point to.
@@ -88,17 +94,18 @@ class Program {
     return {held_.back().const_data_ptr(), dtype_of(given.scalar_type())};
   }
 
-  const int8_t* weight(int64_t step, int64_t k, int64_t n, bool rotated) {
+  const int8_t* weight(int64_t step, const LinearOp& op, int64_t group, int64_t k, int64_t n) {
     const Tensor& w = constant(step, field(step, kWeight));
-    const int64_t panels = n / kPanel + (n % kPanel != 0), bytes = S8::bytes(S8::padded(k));
-    EXPECT(kOp, k <= kMaxK, "K from 1 to ", kMaxK, " in step ", step, ", got ", k);
+    EXPECT(kOp, !op.grouped || group == 32 || group == 64 || group == 128, "group in (32, 64, 128) in step ", step, ", got ", group);
+    EXPECT(kOp, op.most_k == 0 || k <= op.most_k, "K from 1 to ", op.most_k, " in step ", step, ", got ", k);
+    const int64_t panels = n / kPanel + (n % kPanel != 0), bytes = op.bytes(op.padded(k, group), group);
     EXPECT(kOp, w.scalar_type() == ScalarType::Char && w.dim() == 2 && w.size(0) == panels && w.size(1) == bytes, "a weight of ", panels,
            " panels of ", bytes, " bytes in step ", step, ", got ", name(w.scalar_type()), " of ", shape(w));
     held_.push_back(dense(w));
     if ((uintptr_t)held_.back().const_data_ptr() % 4) held_.back() = torch::stable::clone(held_.back());  // for the sums and scales in it
     const int8_t* data = (const int8_t*)held_.back().const_data_ptr();
-    EXPECT(kOp, rows_end<S8>(data, n, k, 0), "a weight packed for n = ", n, " in step ", step, ", got one of more rows");
-    EXPECT(kOp, rotated || columns_end<S8>(data, k, 0), "a weight packed for K = ", k, " in step ", step, ", got one of more columns");
+    EXPECT(kOp, op.rows_end(data, n, k, group), "a weight packed for n = ", n, " in step ", step, ", got one of more rows");
+    EXPECT(kOp, op.rotated || op.columns_end(data, k, group), "a weight packed for K = ", k, " in step ", step, ", got one of more columns");
     return data;
   }
 
@@ -115,13 +122,15 @@ class Program {
     made.prologue.plus = row(step, kPlus, count);
     const bool plain = made.prologue.function == kIdentity && !made.prologue.times.data && !made.prologue.plus.data;
     EXPECT(kOp, made.kind != kSum || plain, "a sum without a prologue in step ", step, ", got one with");
-    made.treatment = (Treatment)within(step, "a treatment", field(step, kTreatment), 0, kRotation + 1);
+    const int64_t op = within(step, "a linear op", field(step, kLinear), 0, kLinearCount);
     const int64_t n = field(step, kColumns), type = within(step, "a dtype", field(step, kDtype), 0, 3);
     EXPECT(kOp, n >= 1 && (made.kind == kProduct || n == count), made.kind == kProduct ? "at least one column" : "as many columns as it reads",
            " in step ", step, ", got ", n);
     check_result(kOp, count_, n);
     if (made.kind == kProduct) {
-      made.w = weight(step, count, n, made.treatment == kRotation);
+      made.op = kLinears[op];
+      made.group = field(step, kGroup);
+      made.w = weight(step, *made.op, made.group, count, n);
       const Row bias = row(step, kBias, n);
       made.bias = bias.data;
       made.bias_dtype = bias.dtype;

@@ -11,10 +11,10 @@ Tensor op_narrow(const Tensor& x, const Tensor& w, const OptionalTensor& bias, i
   const auto run = [](Cpu&, const Linear& call, const LinearArguments& a) {
     const int width = D8::width(call.w, round_up(call.n, kPanel) / kPanel, D8::padded(call.x.columns));
     EXPECT(a.op, width == 4 || width == 6 || width == 8, "a width in (4, 6, 8) behind the panels, got ", width);
-    linear_s8d8(call, treatment, width);
+    linear_s8d8(call, treatment);
   };
   const char* op = treatment == kRotation ? "linear_s8d8_rotated" : "linear_s8d8";
-  return Ops<Cpu>::linear_with<D8>({op, x, w, bias, n, 0, dtype, 0, &before}, run, kMaxKNarrow, treatment == kRotation);
+  return Ops<Cpu>::linear_with<D8>({op, x, w, bias, n, 0, dtype, 0, before}, run, kMaxKNarrow, treatment == kRotation);
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ struct LinearArguments {
   int64_t n, group;  // group: of a format that has groups
   OptionalType dtype;
   float threshold;
-  const PrologueArguments* prologue;  // or null
+  const PrologueArguments& prologue;
 
   ScalarType out_type() const { return dtype ? *dtype : x.scalar_type(); }
 };
@@ -77,13 +77,11 @@ struct Ops {
 
   template <class F>
   static Tensor linear_with(const LinearArguments& a, Run* run, int64_t most, bool rotated) {
-    const OptionalTensor none;
-    check_linear<F>(a, {{"x", a.x}, {"w", a.w}, {"bias", a.bias}, {"times", a.prologue ? a.prologue->times : none},
-                        {"plus", a.prologue ? a.prologue->plus : none}}, most);
+    check_linear<F>(a, {{"x", a.x}, {"w", a.w}, {"bias", a.bias}, {"times", a.prologue.times}, {"plus", a.prologue.plus}}, most);
     Device device(a.x);
     if (a.x.numel() == 0 || a.n == 0) return device.allocate(a.x, a.n, a.out_type());
     Rows rows = rows_of(a.x);
-    const PrologueOwner owner = a.prologue ? set_prologue(a.op, a.x, *a.prologue, rows.matrix) : PrologueOwner{};
+    const PrologueOwner owner = set_prologue(a.op, a.x, a.prologue, rows.matrix);
     EXPECT(a.op, Device::kPrologue || is_plain(rows.matrix), "no prologue on this device, got one");
     const Tensor weight = device.aligned(a.w.is_contiguous() ? a.w : made_contiguous(a.w));
     const int8_t* panels = (const int8_t*)weight.const_data_ptr();
@@ -107,7 +105,7 @@ struct Ops {
                          const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
     constexpr const char* kNames[] = {"linear_s8s8", "linear_s8s8_rotated", "linear_s8s8_columns", "linear_s8s8_rows"};
     const PrologueArguments before = {prologue, times, plus, eps};
-    return linear_with<S8>({kNames[treatment], x, w, bias, n, 0, dtype, (float)threshold, &before}, integers<treatment>, kMaxK,
+    return linear_with<S8>({kNames[treatment], x, w, bias, n, 0, dtype, (float)threshold, before}, integers<treatment>, kMaxK,
                            treatment == kRotation);
   }
   template <Treatment treatment>
@@ -117,15 +115,18 @@ struct Ops {
                           const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
     const PrologueArguments before = {prologue, times, plus, eps};
     const char* op = treatment == kRotation ? "linear_s8u4_nested_rotated" : "linear_s8u4_nested";
-    return linear_with<U4Nested>({op, x, w, bias, n, group, dtype, 0, &before}, nested<treatment>, kMaxK, treatment == kRotation);
+    return linear_with<U4Nested>({op, x, w, bias, n, group, dtype, 0, before}, nested<treatment>, kMaxK, treatment == kRotation);
   }
   template <class F>
-  static Tensor op_float(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
-    return op_float_grouped<F>(x, w, bias, n, 0, dtype);
+  static Tensor op_float(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype,
+                         const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+    return op_float_grouped<F>(x, w, bias, n, 0, dtype, prologue, times, plus, eps);
   }
   template <class F>
-  static Tensor op_float_grouped(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype) {
-    return linear_with<F>({NamesOf<F>::linear, x, w, bias, n, group, dtype, 0, nullptr}, floats<F>, 0, false);
+  static Tensor op_float_grouped(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype,
+                                 const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+    const PrologueArguments before = {prologue, times, plus, eps};
+    return linear_with<F>({NamesOf<F>::linear, x, w, bias, n, group, dtype, 0, before}, floats<F>, 0, false);
   }
 
   static Rows checked_rows(const char* op, const Tensor& x) {

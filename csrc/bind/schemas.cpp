@@ -7,7 +7,7 @@ namespace {
 #define OPERANDS "(Tensor x, Tensor w, Tensor? bias, int n, "
 #define PROLOGUE "ScalarType? dtype, *, str prologue=\"\", Tensor? times=None, Tensor? plus=None, float eps=0.0) -> Tensor"
 
-#define GROUPED "int group, ScalarType? dtype) -> Tensor"
+#define GROUPED "int group, " PROLOGUE
 #define QUANTIZE_LINES "(Tensor w, int group) -> (Tensor, Tensor, Tensor, Tensor)"
 #define QUANTIZE_CODES "(Tensor w, int group) -> (Tensor, Tensor, Tensor)"
 #define PACK_CODES "(Tensor q, Tensor scale, Tensor outer, int group) -> Tensor"
@@ -18,12 +18,12 @@ const char* const kSchemas[] = {
     "linear_s8s8_rotated" OPERANDS PROLOGUE,
     "linear_s8s8_columns" OPERANDS "float threshold, " PROLOGUE,
     "linear_s8s8_rows" OPERANDS PROLOGUE,
-    "linear_s8u4_nested" OPERANDS "int group, " PROLOGUE,
-    "linear_s8u4_nested_rotated" OPERANDS "int group, " PROLOGUE,
+    "linear_s8u4_nested" OPERANDS GROUPED,
+    "linear_s8u4_nested_rotated" OPERANDS GROUPED,
     "linear_s8d8" OPERANDS PROLOGUE,
     "linear_s8d8_rotated" OPERANDS PROLOGUE,
     "linear_s8ternary" OPERANDS PROLOGUE,
-    "linear_fs8" OPERANDS "ScalarType? dtype) -> Tensor",
+    "linear_fs8" OPERANDS PROLOGUE,
     "linear_fs4" OPERANDS GROUPED,
     "linear_fu3" OPERANDS GROUPED,
     "linear_fu4" OPERANDS GROUPED,
@@ -31,7 +31,7 @@ const char* const kSchemas[] = {
     "linear_fu5" OPERANDS GROUPED,
     "linear_fu6" OPERANDS GROUPED,
     "linear_fu8" OPERANDS GROUPED,
-    "linear_fternary" OPERANDS "ScalarType? dtype) -> Tensor",
+    "linear_fternary" OPERANDS PROLOGUE,
     "linear_fternary_grouped" OPERANDS GROUPED,
     "linear_fnf4" OPERANDS GROUPED,
     "linear_fiq4" OPERANDS GROUPED,

@@ -125,6 +125,7 @@ struct FgemmArgs {
   void* scratch;         // fgemm_scratch() bytes, 64-byte aligned
   Output out;
   const float* spans;    // of fixed-point rows: [m][kp/group][2], or null
+  Fetch fetch;
 };
 typedef void FgemmFn(const FgemmArgs* args);
 
@@ -137,6 +138,7 @@ struct NestedArgs {
   const int8_t* w;       // first panel
   int64_t panels;
   Output out;
+  Fetch fetch;
 };
 struct NestedKernels {
   void (*product)(const NestedArgs* args);

@@ -62,6 +62,7 @@ template <class A, class S, int M>
 void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp, group = args->group, groups = kp / group;
   const int8_t* panel = args->w + p * A::bytes(kp, group);
+  const int8_t* next = next_panel(panel, A::bytes(kp, group), args->panels - p, args->fetch);
   const int16_t* x = (const int16_t*)args->x + row * args->ldx;
   const float* spans = args->spans + row * groups * 2;
   Vec result[M][kVecs];
@@ -71,10 +72,10 @@ void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
     for (int64_t g = 0; g < groups; ++g) {
       Sums<A, S> sums[M];
       for (int64_t k = g * group; k < (g + 1) * group; k += kHalf) {
-        fetch_half<A>(panel + A::bytes(kp, group), k);
+        fetch_half<A>(next, k);
         add_half<A, M>(panel, k, v, x + k, args->ldx, sums);
       }
-      fetch_line<A>(panel + A::bytes(kp, group), kp, group, g);
+      fetch_line<A>(next, kp, group, g);
       const Slope slope = slope_at(A{}, panel, kp, group, g * kPanel + v * Vec::kWidth);
       for (int i = 0; i < M; ++i) {
         const float* span = spans + (i * groups + g) * 2;

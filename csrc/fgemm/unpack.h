@@ -1,5 +1,6 @@
 // Packed panels as floats [kp][16]. Include one of the vectors of csrc/vec first. Everything has internal linkage.
 #pragma once
+#include "common/types.h"
 #include "formats/vectors.h"
 
 namespace lowbit {
@@ -76,6 +77,11 @@ inline Words quad_of(const int8_t* panel, int64_t k, int quad, int64_t v) {
     made = below ? joined(made, bits) : bits;
   }
   return made;
+}
+
+// What is read after a panel, the first of `left`: the next one, or what follows the last where that is known.
+inline const int8_t* next_panel(const int8_t* panel, int64_t bytes, int64_t left, const Fetch& fetch) {
+  return left > 1 || !fetch.after ? panel + bytes : (const int8_t*)fetch.after;
 }
 
 // Asks for what lies at the same place of the next panel: it comes to L2 while this one is read.

@@ -1,5 +1,7 @@
 #include "linear/chain.h"
 
+#include <vector>
+
 #include "linear/job.h"
 #include "linear/scratch.h"
 #include "linear/team.h"
@@ -12,8 +14,7 @@ constexpr int64_t kMostRows = 512;  // of a block: weights come from memory once
 // What a step works on in one block of rows.
 struct Work {
   StepKind kind;
-  Job job;  // of a product
-  Prepared rows;
+  std::unique_ptr<Product> product;
   Matrix x, y;  // of the other kinds; y: of a sum
   void* out;
   int64_t out_stride;
@@ -100,49 +101,47 @@ struct Ahead {
   static constexpr int64_t kTurn = 8 * kLine, kMost = 1 << 18;  // a quarter of an L2 of 1 MB
 };
 
-int64_t shares_of(const Job& job, int64_t rows, int64_t tasks) {
-  const int64_t unit = job.unit(tasks), most = (job.panels + unit - 1) / unit, wanted = tasks == 1 ? 1 : tasks * parts_for(rows);
+int64_t shares_of(const Product& product, int64_t rows, int64_t tasks) {
+  const int64_t unit = product.unit(tasks), most = (product.panels() + unit - 1) / unit, wanted = tasks == 1 ? 1 : tasks * parts_for(rows);
   return most < wanted ? most : wanted;
 }
 
 // Weights are read once where there are few rows; later parts of the panels are fetched by the kernels.
-Ahead ahead_of(const Job& job, int64_t rows, int64_t tasks, const Member& member) {
-  const int64_t shares = shares_of(job, rows, tasks), first = member.own(shares, 1).begin;
+Ahead ahead_of(const Product& product, int64_t rows, int64_t tasks, const Member& member) {
+  const int64_t shares = shares_of(product, rows, tasks), first = member.own(shares, 1).begin;
   if (parts_for(rows) > 1 || first == shares) return {nullptr, 0};
-  const Range range = share(job.panels, shares, first, job.unit(tasks));
-  const int64_t bytes = (range.end - range.begin) * S8::bytes(job.kp);
-  return {(const char*)job.panel(range.begin), bytes < Ahead::kMost ? bytes : Ahead::kMost};
+  const Range range = share(product.panels(), shares, first, product.unit(tasks));
+  const int64_t bytes = (range.end - range.begin) * product.panel_bytes();
+  return {(const char*)product.panel(range.begin), bytes < Ahead::kMost ? bytes : Ahead::kMost};
 }
 
 // One thread's way through a block: rows up to and into the codes of a product, then panels of the product, and so on.
-void go_through(const Chain& chain, const Work* works, int64_t rows, int64_t tasks, Member& member) {
+void go_through(const Chain& chain, const std::vector<Work>& works, int64_t rows, int64_t tasks, Member& member) {
   for (int64_t step = 0; step < chain.step_count;) {
     const int64_t product = next_product(chain, step);
     const bool last = product == chain.step_count;
     const int64_t parts = parts_of_rows(rows, tasks);
-    const Ahead ahead = last ? Ahead{nullptr, 0} : ahead_of(works[product].job, rows, tasks, member);
+    const Ahead ahead = last ? Ahead{nullptr, 0} : ahead_of(*works[product].product, rows, tasks, member);
     member.each(parts, [&](int64_t part) {
       const Range range = share(rows, parts, part, 1);
       for (int64_t i = step; i < product; ++i) apply(works[i], range.begin, range.end);
-      if (last) return;
-      const Work& work = works[product];
-      prepare_rows(work.rows, work.job.op.x, 0, range.begin, range.end, work.job.treatment, work.job.columns);
+      if (!last) works[product].product->prepare(0, range.begin, range.end);
     }, ahead);
     step = product + 1;
     if (last) return;
-    const Job& job = works[product].job;
-    const int64_t shares = shares_of(job, rows, tasks), after = next_product(chain, step);
-    const Ahead later = after == chain.step_count ? Ahead{nullptr, 0} : ahead_of(works[after].job, rows, tasks, member);
+    const Product& multiplied = *works[product].product;
+    const int64_t shares = shares_of(multiplied, rows, tasks), after = next_product(chain, step);
+    const Ahead later = after == chain.step_count ? Ahead{nullptr, 0} : ahead_of(*works[after].product, rows, tasks, member);
     member.each(shares, [&](int64_t part) {
-      const Range range = share(job.panels, shares, part, job.unit(tasks));
-      if (range.begin < range.end) multiply(job, works[product].rows, {}, 0, range.begin, range.end, {true, later.begin});
+      const Range range = share(multiplied.panels(), shares, part, multiplied.unit(tasks));
+      if (range.begin < range.end) multiplied.multiply(0, range.begin, range.end, {true, later.begin});
     }, later);
   }
 }
 
 struct Size {
   int64_t kp;      // the largest of any product
-  int64_t bytes;   // of all weights
+  int64_t work;    // of all products
   int64_t bias;    // numbers of all biases, padded to panels
   int64_t phases;  // two a product, and one for what follows the last
 };
@@ -152,21 +151,23 @@ Size size_of(const Chain& chain) {
   for (int64_t i = 0; i < chain.step_count; ++i) {
     const Step& step = chain.steps[i];
     if (step.kind != kProduct) continue;
-    const int64_t kp = S8::padded(step.x.count), n = round_up(chain.values[step.out].columns, kPanel);
+    const int64_t kp = step.op->padded(step.x.count, step.group), n = chain.values[step.out].columns;
     size.kp = kp > size.kp ? kp : size.kp;
-    size.bytes += n / kPanel * S8::bytes(kp);
-    size.bias += n;
+    size.work += step.op->work(n, step.x.count, step.group, chain.rows);
+    size.bias += round_up(n, kPanel);
     size.phases += 2;
   }
   return size;
 }
 
-void fill(const Chain& chain, const Block& block, float* bias, Work* works) {
+// `bias`: memory for all of them.
+std::vector<Work> works_of(const Chain& chain, const Block& block, float* bias) {
+  std::vector<Work> works((size_t)chain.step_count);
+  int64_t room = 0;
   for (int64_t i = 0; i < chain.step_count; ++i) {
     const Step& step = chain.steps[i];
     const Value& out = chain.values[step.out];
     Work& work = works[i];
-    work = {};
     work.kind = step.kind;
     work.x = block.input(step);
     if (step.kind == kSum) work.y = block.matrix(step.y);
@@ -175,26 +176,30 @@ void fill(const Chain& chain, const Block& block, float* bias, Work* works) {
     work.out_dtype = out.dtype;
     if (step.kind != kProduct) continue;
     const Linear op = {work.x, step.w, out.columns, nullptr, kF32, work.out, out.dtype};
-    work.job = job_of(op, step.treatment, {nullptr, 0}, widened(step.bias, step.bias_dtype, out.columns, bias), S8::padded(op.x.columns));
+    work.product = step.op->product(op, step.group, chain.rows, widened(step.bias, step.bias_dtype, out.columns, bias));
     bias += round_up(out.columns, kPanel);
-    work.rows = reserve(block.rows(), work.job.kp, work.job.layout, step.treatment, {nullptr, 0});
+    const int64_t needed = work.product->room(block.rows());
+    room = needed > room ? needed : room;
   }
+  char* memory = scratch<char>(kCodesSlot, room);  // of one product after the other
+  for (const Work& work : works) {
+    if (work.product) work.product->place(block.rows(), memory);
+  }
+  return works;
 }
 
 }  // namespace
 
 void run_chain(const Chain& chain) {
   const Size size = size_of(chain);
-  const int64_t tasks = tasks_for(size.bytes + size.bytes / 16 * chain.rows);
+  const int64_t tasks = tasks_for(size.work);
   const int64_t fit = block_rows(size.kp), most = fit < kMostRows ? fit : kMostRows, step = chain.rows < most ? chain.rows : most;
-  scratch<int8_t>(kCodesSlot, round_up(step, 16) * (size.kp + kBlock));  // so that the products' codes, one after the other, are one memory
-  Work* works = scratch<Work>(kWorkSlot, chain.step_count);
   PhaseCounts* counts = scratch<PhaseCounts>(kPhaseSlot, size.phases * tasks);
   float* bias = scratch<float>(kBiasSlot, size.bias);
   char* memory = scratch<char>(kChainSlot, Block::bytes(chain, step));
   for (int64_t first = 0; first < chain.rows; first += step) {
     const Block block(chain, first, chain.rows - first < step ? chain.rows - first : step, memory);
-    fill(chain, block, bias, works);
+    const std::vector<Work> works = works_of(chain, block, bias);
     together(tasks, size.phases, counts, [&](Member& member) { go_through(chain, works, block.rows(), tasks, member); });
   }
 }

@@ -1,6 +1,6 @@
 // Rows that go through several steps in one parallel region: what lies between two products is neither a call nor a tensor.
 #pragma once
-#include "linear/linear.h"
+#include "linear/product.h"
 
 namespace lowbit {
 
@@ -19,16 +19,17 @@ struct Slice {
 
 enum StepKind { kProduct, kSum, kApply };
 
-// kProduct: prologue(x), quantized, times a packed weight. kSum: x + y. kApply: prologue(x). Results are rounded to the dtype of `out`.
+// kProduct: prologue(x) times a packed weight. kSum: x + y. kApply: prologue(x). Results are rounded to the dtype of `out`.
 struct Step {
   StepKind kind;
   Slice x, y;         // y: the other summand, or what the prologue multiplies by where that is a value; y.value < 0: none
   Prologue prologue;  // with constants
+  const LinearOp* op;  // of a product, with what follows
   const int8_t* w;
-  const void* bias;   // [columns of out] or null
+  int64_t group;
+  const void* bias;    // [columns of out] or null
   Dtype bias_dtype;
-  Treatment treatment;  // kNone or kRotation
-  int64_t out;        // the value that this step makes
+  int64_t out;         // the value that this step makes
 };
 
 struct Chain {

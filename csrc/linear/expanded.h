@@ -20,12 +20,4 @@ void expanded(const Job& job, int64_t begin, int64_t end, int64_t most, const Ex
   }
 }
 
-// All rows against all panels.
-template <class Expand>
-void multiply_expanded(const Job& job, int64_t tasks, int64_t most, const Expand& expand) {
-  split_panels(job, tasks, [&](const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end) {
-    expanded(job, begin, end, most, expand, [&](const Job& part, int64_t from, int64_t stop) { multiply(part, block, tiles, first, from, stop, {}); });
-  });
-}
-
 }  // namespace lowbit

@@ -2,125 +2,106 @@
 #include <string.h>
 
 #include "common/kernels.h"
-#include "linear/parallel.h"
 #include "linear/prepare.h"
+#include "linear/product.h"
 #include "linear/scratch.h"
 
 namespace lowbit {
 namespace {
 
-// Rows as a kernel wants them.
-struct Operand {
-  const void* data;
-  int64_t stride;
-  const float* spans;      // of fixed-point numbers
-  const uint8_t* special;  // [m]: rows that these cannot hold; null without
-};
+constexpr int64_t kMostRows = 512;  // of a block
 
 // One row into tiles of 16 by 32, padded with zeros to kp.
 void tile_row(const char* row, int64_t k, int64_t kp, char* to) {
-  constexpr int64_t kLine = 64, kTile = 16 * kLine;
+  constexpr int64_t kTile = 16 * kLine;
   const int64_t whole = k / 32, rest = k % 32 * 2;
   for (int64_t b = 0; b < whole; ++b) memcpy(to + b * kTile, row + b * kLine, kLine);
   for (int64_t b = whole; b < kp / 32; ++b) memset(to + b * kTile, 0, kLine);
   if (rest) memcpy(to + whole * kTile, row + whole * kLine, (size_t)rest);
 }
 
-// What is the same for all rows and panels.
-struct Product {
-  const Linear& op;
-  const Kernel& kernel;
-  FgemmFn* multiply;
-  int64_t kp, group, bytes;  // bytes of a panel
-  const float* bias;
+// What an op of its own would have made of the row: rounded to the dtype of x where there is a prologue; and widened, in v.
+const char* read_row(const Matrix& x, int64_t row, int64_t kp, float* v) {
+  const RowKernels& kernels = row_kernels();
+  load_row(kernels, x, row, kp, v);
+  if (is_plain(x)) return row_of(x, row);
+  char* rounded = scratch<char>(kRoundedSlot, kp * 4);
+  kernels.save(v, x.columns, x.dtype, rounded);
+  if (x.dtype != kF32) kernels.load(rounded, x.dtype, x.columns, kp, v);
+  return rounded;
+}
+
+class Floats : public Product {
+ public:
+  Floats(const Linear& op, const Kernel& kernel, FgemmFn* product, int64_t kp, int64_t group, int64_t panel_bytes, const float* bias)
+      : Product(op.w, round_up(op.n, kPanel) / kPanel, panel_bytes), op_(op), kernel_(kernel), product_(product), bias_(bias), kp_(kp),
+        stride_(kp % 512 || tiled() ? kp : kp + 32), group_(group) {}  // strides: see linear/prepare.cpp
+
+  int64_t room(int64_t m) const override {
+    return fixed() ? m * (stride_ * 2 + numbers() * 4 + 1) : round_up(m, kPanel) * stride_ * (tiled() ? 2 : 4);
+  }
+  void place(int64_t m, char* memory) override {
+    m_ = m;
+    rows_ = memory;
+    if (!fixed()) return;
+    spans_ = (float*)(memory + m * stride_ * 2);
+    special_ = (uint8_t*)(spans_ + m * numbers());
+  }
+  void prepare(int64_t first, int64_t begin, int64_t end) const override {
+    float* v = scratch<float>(kRowSlot, kp_);
+    for (int64_t i = begin; i < end; ++i) {
+      if (!tiled() && !fixed()) {
+        read_row(op_.x, first + i, kp_, (float*)rows_ + i * stride_);
+        continue;
+      }
+      const char* row = read_row(op_.x, first + i, kp_, v);
+      if (tiled()) tile_row(row, op_.x.columns, kp_, rows_ + (i / 16 * 16 * kp_ + i % 16 * 32) * 2);
+      else fix(i, v);
+    }
+  }
+  void multiply(int64_t first, int64_t begin, int64_t end, Fetch fetch) const override {
+    meet(product_, rows_, m_, spans_, first, begin, end, fetch);
+    for (int64_t i = 0; special_ && i < m_; ++i) {
+      if (special_[i]) repair(first + i, begin, end);
+    }
+  }
+
+ private:
+  bool tiled() const { return kernel_.needs == kBF16Only; }
+  bool fixed() const { return kernel_.needs == kPairs || kernel_.needs == kBytes; }
+  int64_t numbers() const { return kp_ / group_ * 2; }
+
+  // A row in fixed point, unless it cannot hold it.
+  void fix(int64_t i, const float* v) const {
+    float* spans = spans_ + i * numbers();
+    special_[i] = !row_kernels().fixed(v, kp_, group_, kernel_.needs == kBytes, (int16_t*)rows_ + i * stride_, spans);
+    if (special_[i]) memset(spans, 0, (size_t)numbers() * 4);
+  }
+
+  void meet(FgemmFn* product, const void* x, int64_t m, const float* spans, int64_t first, int64_t begin, int64_t end, Fetch fetch) const {
+    char* out = (char*)op_.out + (first * op_.n + begin * kPanel) * element_size(op_.out_dtype);
+    const FgemmArgs args = {x, stride_, m, kp_, panel(begin), end - begin, group_, false, scratch<char>(kPanelSlot, fgemm_scratch(kp_)),
+                            {out, op_.n, op_.n - begin * kPanel, op_.out_dtype, bias_ ? bias_ + begin * kPanel : nullptr}, spans, fetch};
+    product(&args);
+  }
+
+  // A row that fixed-point numbers cannot hold, as floats.
+  void repair(int64_t row, int64_t begin, int64_t end) const {
+    float* v = scratch<float>(kRowSlot, kp_);
+    read_row(op_.x, row, kp_, v);
+    const Kernel& kernel = select_kernel(kernel_.family, active_isa(), INT64_MAX, kF32);
+    meet((FgemmFn*)kernel.function, v, 1, nullptr, row, begin, end, {});
+  }
+
+  Linear op_;
+  const Kernel& kernel_;
+  FgemmFn* product_;
+  const float* bias_;
+  int64_t kp_, stride_, group_, m_ = 0;
+  char* rows_ = nullptr;         // as the kernel wants them
+  float* spans_ = nullptr;       // of fixed-point numbers
+  uint8_t* special_ = nullptr;   // [m]: rows that these cannot hold
 };
-
-int64_t stride_of(int64_t kp) { return kp % 512 ? kp : kp + 32; }  // see reserve() in linear/prepare.cpp
-
-// Calls row(i) for each of m rows, in parallel where there is more than one task.
-template <class F>
-void each_row(int64_t m, int64_t kp, int64_t tasks, const F& row) {
-  const int64_t workers = tasks == 1 ? 1 : tasks_for(m * kp * 2);
-  parallel(workers, [&](int64_t task) {
-    const Range range = share(m, workers, task, 1);
-    for (int64_t i = range.begin; i < range.end; ++i) row(i);
-  });
-}
-
-Operand in_tiles(const Product& product, int64_t first, int64_t m, int64_t tasks) {
-  const Matrix& x = product.op.x;
-  const int64_t kp = product.kp;
-  char* memory = scratch<char>(kFloatSlot, round_up(m, kPanel) * kp * 2);
-  each_row(m, kp, tasks, [&](int64_t i) { tile_row(row_of(x, first + i), x.columns, kp, memory + (i / 16 * 16 * kp + i % 16 * 32) * 2); });
-  return {memory, kp, nullptr, nullptr};
-}
-
-Operand in_floats(const Product& product, int64_t first, int64_t m, int64_t tasks) {
-  const Matrix& x = product.op.x;
-  const int64_t kp = product.kp, stride = stride_of(kp);
-  float* memory = scratch<float>(kFloatSlot, round_up(m, kPanel) * stride);
-  const RowKernels& kernels = row_kernels();
-  each_row(m, kp, tasks, [&](int64_t i) { kernels.load(row_of(x, first + i), x.dtype, x.columns, kp, memory + i * stride); });
-  return {memory, stride, nullptr, nullptr};
-}
-
-Operand in_fixed_point(const Product& product, int64_t first, int64_t m, int64_t tasks) {
-  const Matrix& x = product.op.x;
-  const int64_t kp = product.kp, stride = stride_of(kp), numbers = kp / product.group * 2;
-  int16_t* memory = scratch<int16_t>(kCodesSlot, m * stride);
-  float* spans = (float*)scratch<char>(kScaleSlot, m * (numbers * 4 + 1));
-  uint8_t* special = (uint8_t*)(spans + m * numbers);
-  const RowKernels& kernels = row_kernels();
-  each_row(m, kp, tasks, [&](int64_t i) {
-    float* v = scratch<float>(kRowSlot, kp);
-    kernels.load(row_of(x, first + i), x.dtype, x.columns, kp, v);
-    special[i] = !kernels.fixed(v, kp, product.group, product.kernel.needs == kBytes, memory + i * stride, spans + i * numbers);
-    if (special[i]) memset(spans + i * numbers, 0, (size_t)numbers * 4);
-  });
-  return {memory, stride, spans, special};
-}
-
-Operand operand(const Product& product, int64_t first, int64_t m, int64_t tasks) {
-  switch (product.kernel.needs) {
-    case kBF16Only: return in_tiles(product, first, m, tasks);
-    case kPairs:
-    case kBytes: return in_fixed_point(product, first, m, tasks);
-    default: return in_floats(product, first, m, tasks);
-  }
-}
-
-void multiply(const Product& product, FgemmFn* kernel, const Operand& x, int64_t first, int64_t m, int64_t begin, int64_t end) {
-  const Linear& op = product.op;
-  char* out = (char*)op.out + (first * op.n + begin * kPanel) * element_size(op.out_dtype);
-  const FgemmArgs args = {x.data, x.stride, m, product.kp, op.w + begin * product.bytes, end - begin, product.group, false,
-                          scratch<char>(kPanelSlot, fgemm_scratch(product.kp)),
-                          {out, op.n, op.n - begin * kPanel, op.out_dtype, product.bias ? product.bias + begin * kPanel : nullptr}, x.spans};
-  kernel(&args);
-}
-
-// Rows that fixed-point numbers cannot hold, one by one as floats.
-void repair(const Product& product, const Operand& x, int64_t first, int64_t m, int64_t begin, int64_t end) {
-  for (int64_t i = 0; x.special && i < m; ++i) {
-    if (!x.special[i]) continue;
-    const Matrix& rows = product.op.x;
-    float* v = scratch<float>(kRowSlot, product.kp);
-    row_kernels().load(row_of(rows, first + i), rows.dtype, rows.columns, product.kp, v);
-    const Kernel& kernel = select_kernel(product.kernel.family, active_isa(), INT64_MAX, kF32);
-    multiply(product, (FgemmFn*)kernel.function, {v, product.kp, nullptr, nullptr}, first + i, 1, begin, end);
-  }
-}
-
-void run(const Product& product, int64_t panels) {
-  const int64_t rows = product.op.x.rows, tasks = tasks_for(panels * (product.bytes + product.bytes / 4 * rows)), step = 512;
-  for (int64_t first = 0; first < rows; first += step) {
-    const int64_t m = rows - first < step ? rows - first : step;
-    const Operand x = operand(product, first, m, tasks);
-    parallel_parts(tasks, panels, 2, parts_for(m), [&](int64_t begin, int64_t end) {
-      multiply(product, product.multiply, x, first, m, begin, end);
-      repair(product, x, first, m, begin, end);
-    });
-  }
-}
 
 template <class F>
 constexpr Family kFamily = kFamilies;
@@ -131,18 +112,30 @@ LOWBIT_FORMATS(FAMILY)
 LOWBIT_LINES(FAMILY)
 LOWBIT_CODEBOOKS(FAMILY)
 
+template <class F>
+std::unique_ptr<Product> floats(const Linear& op, int64_t group, int64_t rows, const float* bias) {
+  const int64_t kp = F::padded(op.x.columns, group);
+  const Kernel& kernel = choose(kFamily<F>, rows, op.x.dtype);
+  const int64_t span = F::kGrouped ? group : kBlock;  // of x in fixed point
+  return std::make_unique<Floats>(op, kernel, &function_of<kFamily<F>>(kernel), kp, span, F::bytes(kp, group), bias);
+}
+
 }  // namespace
 
 template <class F>
-void linear_float(const Linear& op, int64_t group) {
-  if (op.x.rows == 0 || op.n == 0) return;
-  const int64_t kp = F::padded(op.x.columns, group);
-  const Kernel& kernel = choose(kFamily<F>, op.x.rows, op.x.dtype);
-  const int64_t span = F::kGrouped ? group : kBlock;  // of x in fixed point
-  run({op, kernel, &function_of<kFamily<F>>(kernel), kp, span, F::bytes(kp, group), widened_bias(op)}, round_up(op.n, kPanel) / kPanel);
+const LinearOp& float_op() {
+  static constexpr LinearOp kOp = linear_op<F>(false, 0, 4, floats<F>);
+  return kOp;
 }
 
-#define INSTANCE(name, Format) template void linear_float<Format>(const Linear& op, int64_t group);
+template <class F>
+void linear_float(const Linear& op, int64_t group) {
+  if (op.x.rows > 0 && op.n > 0) run(float_op<F>(), op, group, kMostRows);
+}
+
+#define INSTANCE(name, Format)                  \
+  template const LinearOp& float_op<Format>();  \
+  template void linear_float<Format>(const Linear& op, int64_t group);
 LOWBIT_FORMATS(INSTANCE)
 LOWBIT_LINES(INSTANCE)
 LOWBIT_CODEBOOKS(INSTANCE)

@@ -29,11 +29,10 @@ void products(const Job& job, const Prepared& block, ExactTiles tiles, int64_t f
 
 }  // namespace
 
-Job job_of(const Linear& op, Treatment treatment, const Columns& columns, const float* bias, int64_t kp) {
-  const int64_t m = op.x.rows;
-  const Kernel& kernel = choose(qgemm, m, op.x.dtype);
+Job job_of(const Linear& op, Treatment treatment, const Columns& columns, const float* bias, int64_t kp, int64_t rows) {
+  const Kernel& kernel = choose(qgemm, rows, op.x.dtype);
   return {op, treatment, columns, kp, round_up(op.n, kPanel) / kPanel, bias, function_of<qgemm>(kernel),
-          chosen<exact>(m, kF32), Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
+          chosen<exact>(rows, kF32), Layout{(uint8_t)(kernel.isa == kVnni ? 0x80 : 0), kernel.isa == kAmx}};
 }
 
 // Special rows, in runs of at most 64: the float product with the dequantized weight.

@@ -2,72 +2,95 @@
 // panels become those of S8 and meet the kernels of linear_s8s8.
 #include "common/kernels.h"
 #include "linear/expanded.h"
+#include "linear/product.h"
 
 namespace lowbit {
 namespace {
 
 constexpr int64_t kFewRows = 4;  // up to these, making int8 of a panel costs more than it saves (measured)
 
-struct NestedJob {
-  Job job;  // its op.w has panels of the format
-  const NestedKernels& kernels;
-  int64_t group, bytes;  // bytes of a panel
+class Nested : public Product {
+ public:
+  Nested(const Job& job, const NestedKernels& kernels, int64_t group, int64_t panel_bytes, int64_t rows)
+      : Product(job.op.w, job.panels, panel_bytes), job_(job), kernels_(kernels), group_(group), few_(rows <= kFewRows) {
+    if (few_) job_.layout = {0, false};
+  }
 
-  const int8_t* panel(int64_t index) const { return job.op.w + index * bytes; }
-  void operator()(int64_t index, int8_t* to) const { kernels.expand(panel(index), job.kp, group, to); }  // as S8
-};
+  int64_t unit(int64_t tasks) const override { return few_ ? 2 : job_.unit(tasks); }
+  int64_t room(int64_t m) const override { return codes(m) + (few_ ? m * groups() * 4 : 0); }
+  void place(int64_t m, char* memory) override {
+    block_ = placed(m, job_.kp, job_.layout, memory);
+    sums_ = (int32_t*)(memory + codes(m));
+  }
+  void prepare(int64_t first, int64_t begin, int64_t end) const override {
+    prepare_rows(block_, job_.op.x, first, begin, end, job_.treatment, job_.columns);
+    if (few_) add_up(begin, end);
+  }
+  void multiply(int64_t first, int64_t begin, int64_t end, Fetch fetch) const override {
+    if (few_) return meet_codes(first, begin, end, fetch);
+    expanded(begin, end, [&](const Job& part, int64_t from, int64_t to) { lowbit::multiply(part, block_, {}, first, from, to, {}); });
+  }
 
-// The sum of each group of a row's codes, [m][kp/group].
-const int32_t* sums_of(const Prepared& block, int64_t group) {
-  const int64_t groups = block.kp / group;
-  int32_t* sums = scratch<int32_t>(kTableSlot, block.m * groups);
-  for (int64_t i = 0; i < block.m; ++i) {
-    for (int64_t g = 0; g < groups; ++g) {
-      const int8_t* q = block.q + i * block.ldq + g * group;
-      int32_t sum = 0;
-      for (int64_t k = 0; k < group; ++k) sum += q[k];
-      sums[i * groups + g] = sum;
+ private:
+  int64_t codes(int64_t m) const { return round_up(room_of(m, job_.kp, job_.layout), 4); }
+  int64_t groups() const { return job_.kp / group_; }
+
+  // The sum of each group of the codes of rows begin..end.
+  void add_up(int64_t begin, int64_t end) const {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t g = 0; g < groups(); ++g) {
+        const int8_t* q = block_.q + i * block_.ldq + g * group_;
+        int32_t sum = 0;
+        for (int64_t k = 0; k < group_; ++k) sum += q[k];
+        sums_[i * groups() + g] = sum;
+      }
     }
   }
-  return sums;
+
+  void meet_codes(int64_t first, int64_t begin, int64_t end, Fetch fetch) const {
+    const NestedArgs args = {block_.q, block_.ldq, block_.m, job_.kp, group_, block_.scale, sums_, panel(begin), end - begin,
+                             job_.output(first, begin), fetch};
+    kernels_.product(&args);
+    for (int64_t i = 0; i < block_.m; ++i) {
+      if (!block_.special[i]) continue;
+      return expanded(begin, end, [&](const Job& part, int64_t from, int64_t to) { repair(part, block_, first, from, to); });
+    }
+  }
+
+  template <class F>
+  void expanded(int64_t begin, int64_t end, const F& work) const {
+    const auto expand = [&](int64_t p, int8_t* to) { kernels_.expand(panel(p), job_.kp, group_, to); };
+    lowbit::expanded(job_, begin, end, job_.panels, expand, work);
+  }
+
+  Job job_;  // its op.w has panels of the format
+  const NestedKernels& kernels_;
+  int64_t group_;
+  bool few_;
+  Prepared block_;
+  int32_t* sums_;  // [m][kp/group]
+};
+
+template <class F, Family family, Treatment treatment>
+std::unique_ptr<Product> nested(const Linear& op, int64_t group, int64_t rows, const float* bias) {
+  const int64_t kp = F::padded(op.x.columns, group), span = F::kGrouped ? group : kp;
+  return std::make_unique<Nested>(job_of(op, treatment, {nullptr, 0}, bias, kp, rows), chosen<family>(rows, op.x.dtype), span, F::bytes(kp, group), rows);
 }
 
-void few_rows(const NestedJob& nested, int64_t tasks) {
-  const Job& job = nested.job;
-  const int64_t m = job.op.x.rows;
-  Prepared block = reserve(m, job.kp, {0, false}, job.treatment, job.columns);
-  prepare_rows(block, job.op.x, 0, 0, m, job.treatment, job.columns);
-  const int32_t* sums = sums_of(block, nested.group);
-  bool special = false;
-  for (int64_t i = 0; i < m; ++i) special = special || block.special[i];
-  parallel_parts(tasks, job.panels, 2, parts_for(m), [&](int64_t begin, int64_t end) {
-    const NestedArgs args = {block.q, block.ldq, m, job.kp, nested.group, block.scale, sums, nested.panel(begin), end - begin, job.output(0, begin)};
-    nested.kernels.product(&args);
-    if (!special) return;
-    expanded(job, begin, end, job.panels, nested, [&](const Job& part, int64_t from, int64_t stop) { repair(part, block, 0, from, stop); });
-  });
-}
-
-template <Family family>
-void linear_nested(const Linear& op, Treatment treatment, int64_t kp, int64_t group, int64_t panel_bytes) {
-  const int64_t m = op.x.rows;
-  if (m == 0 || op.n == 0) return;
-  const NestedJob nested = {job_of(op, treatment, {nullptr, 0}, widened_bias(op), kp), chosen<family>(m, op.x.dtype), group, panel_bytes};
-  const int64_t bytes = nested.job.panels * panel_bytes, tasks = tasks_for(bytes + bytes / 8 * m);
-  if (m <= kFewRows) few_rows(nested, tasks);
-  else multiply_expanded(nested.job, tasks, nested.job.panels, nested);
+void run_nested(const LinearOp& kind, const Linear& op, int64_t group) {
+  if (op.x.rows > 0 && op.n > 0) run(kind, op, group, block_rows(kind.padded(op.x.columns, group)));
 }
 
 }  // namespace
 
+const LinearOp kS8U4Nested = linear_op<U4Nested>(false, kMaxK, 8, nested<U4Nested, qgemm_u4, kNone>);
+const LinearOp kS8U4NestedRotated = linear_op<U4Nested>(true, kMaxK, 8, nested<U4Nested, qgemm_u4, kRotation>);
+const LinearOp kS8Ternary = linear_op<Ternary>(false, kMaxK, 8, nested<Ternary, qgemm_ternary, kNone>);
+
 void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group) {
-  const int64_t kp = U4Nested::padded(op.x.columns, group);
-  linear_nested<qgemm_u4>(op, treatment, kp, group, U4Nested::bytes(kp, group));
+  run_nested(treatment == kRotation ? kS8U4NestedRotated : kS8U4Nested, op, group);
 }
 
-void linear_s8ternary(const Linear& op) {
-  const int64_t kp = Ternary::padded(op.x.columns);
-  linear_nested<qgemm_ternary>(op, kNone, kp, kp, Ternary::bytes(kp));
-}
+void linear_s8ternary(const Linear& op) { run_nested(kS8Ternary, op, 0); }
 
 }  // namespace lowbit

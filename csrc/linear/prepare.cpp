@@ -55,15 +55,25 @@ Columns find_columns(const Matrix& x, float threshold, int64_t kp) {
   return {index, count};
 }
 
-Prepared reserve(int64_t m, int64_t kp, Layout layout, Treatment treatment, const Columns& columns) {
+// Rows a multiple of 4096 bytes apart would share their cache sets.
+static int64_t stride_of(int64_t kp, Layout layout) { return layout.tiled || kp % 512 ? kp : kp + kBlock; }
+
+int64_t room_of(int64_t m, int64_t kp, Layout layout) { return round_up(m, 16) * stride_of(kp, layout) + m * 5; }
+
+Prepared placed(int64_t m, int64_t kp, Layout layout, char* memory) {
   Prepared block = {};
   block.m = m;
   block.kp = kp;
   block.layout = layout;
-  block.ldq = layout.tiled || kp % 512 ? kp : kp + kBlock;  // rows a multiple of 4096 apart would share their cache sets
-  block.q = scratch<int8_t>(kCodesSlot, round_up(m, 16) * block.ldq);
-  block.scale = (float*)scratch<char>(kScaleSlot, m * 5);
+  block.ldq = stride_of(kp, layout);
+  block.q = (int8_t*)memory;
+  block.scale = (float*)(memory + round_up(m, 16) * block.ldq);
   block.special = (uint8_t*)(block.scale + m);
+  return block;
+}
+
+Prepared reserve(int64_t m, int64_t kp, Layout layout, Treatment treatment, const Columns& columns) {
+  Prepared block = placed(m, kp, layout, scratch<char>(kCodesSlot, room_of(m, kp, layout)));
   const int64_t capacity = treatment == kRows ? kRowCapacity : treatment == kColumns ? columns.count : 0;
   if (capacity) {
     char* memory = scratch<char>(kExactSlot, m * capacity * 8 + m * 4 + kp * 4);

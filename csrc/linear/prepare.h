@@ -36,6 +36,9 @@ const RowKernels& row_kernels();  // those of this machine
 // Columns of x in which a row without NaN and Inf reaches the threshold, into scratch of the calling thread.
 Columns find_columns(const Matrix& x, float threshold, int64_t kp);
 
+// Bytes that the codes of m rows take, with their scales; and m rows there, aligned to 64, without exact elements.
+int64_t room_of(int64_t m, int64_t kp, Layout layout);
+Prepared placed(int64_t m, int64_t kp, Layout layout, char* memory);
 // Storage for m rows in scratch of the calling thread.
 Prepared reserve(int64_t m, int64_t kp, Layout layout, Treatment treatment, const Columns& columns);
 // Quantizes rows begin..end of the block that starts at row `first` of x.

@@ -1,6 +1,8 @@
 // linear_s8s8: quantize rows, multiply integers, repair rows that int8 cannot hold.
 #include "common/convert.h"
 #include "linear/job.h"
+#include "linear/parallel.h"
+#include "linear/product.h"
 #include "linear/scratch.h"
 
 namespace lowbit {
@@ -19,7 +21,51 @@ void split_rows(const Job& job, int64_t tasks, int64_t unit) {
   });
 }
 
+// All rows of a block are quantized, then multiplied with parts of the panels.
+void split_panels(const Job& job, int64_t tasks) {
+  const int64_t m = job.op.x.rows, step = block_rows(job.kp);
+  for (int64_t first = 0; first < m; first += step) {
+    Prepared block = reserve(m - first < step ? m - first : step, job.kp, job.layout, job.treatment, job.columns);
+    parallel_parts(tasks == 1 ? 1 : tasks_for(block.m * job.kp * 2), block.m, kPanel, parts_for(block.m), [&](int64_t begin, int64_t end) {
+      prepare_rows(block, job.op.x, first, begin, end, job.treatment, job.columns);
+    });
+    join_exact(block, job.treatment, job.columns);
+    const ExactTiles tiles = exact_tiles(job, block);
+    parallel_parts(tasks, job.panels, job.unit(tasks), parts_for(block.m), [&](int64_t begin, int64_t end) {
+      multiply(job, block, tiles, first, begin, end, {true, nullptr});
+    });
+  }
+}
+
+// Without exact elements.
+class Integers : public Product {
+ public:
+  explicit Integers(const Job& job) : Product(job.op.w, job.panels, S8::bytes(job.kp)), job_(job) {}
+
+  int64_t unit(int64_t tasks) const override { return job_.unit(tasks); }
+  int64_t room(int64_t m) const override { return room_of(m, job_.kp, job_.layout); }
+  void place(int64_t m, char* memory) override { block_ = placed(m, job_.kp, job_.layout, memory); }
+  void prepare(int64_t first, int64_t begin, int64_t end) const override {
+    prepare_rows(block_, job_.op.x, first, begin, end, job_.treatment, job_.columns);
+  }
+  void multiply(int64_t first, int64_t begin, int64_t end, Fetch fetch) const override {
+    lowbit::multiply(job_, block_, {}, first, begin, end, fetch);
+  }
+
+ private:
+  Job job_;
+  Prepared block_;
+};
+
+template <Treatment treatment>
+std::unique_ptr<Product> integers(const Linear& op, int64_t, int64_t rows, const float* bias) {
+  return std::make_unique<Integers>(job_of(op, treatment, {nullptr, 0}, bias, S8::padded(op.x.columns), rows));
+}
+
 }  // namespace
+
+const LinearOp kS8S8 = linear_op<S8>(false, kMaxK, 16, integers<kNone>);
+const LinearOp kS8S8Rotated = linear_op<S8>(true, kMaxK, 16, integers<kRotation>);
 
 const float* widened(const void* bias, Dtype dtype, int64_t n, float* memory) {
   if (bias == nullptr || (dtype == kF32 && n % kPanel == 0)) return (const float*)bias;
@@ -36,13 +82,11 @@ void linear_s8s8(const Linear& op, Treatment treatment, float threshold) {
   const int64_t m = op.x.rows;
   if (m == 0 || op.n == 0) return;
   const Columns columns = treatment == kColumns ? find_columns(op.x, threshold, S8::padded(op.x.columns)) : Columns{nullptr, 0};
-  const Job job = job_of(op, treatment, columns, widened_bias(op), S8::padded(op.x.columns));
-  const int64_t bytes = job.bytes(), tasks = tasks_for(bytes + bytes / 16 * m);
+  const Job job = job_of(op, treatment, columns, widened_bias(op), S8::padded(op.x.columns), m);
+  const int64_t tasks = tasks_for(kS8S8.work(op.n, op.x.columns, 0, m));
   const int64_t unit = treatment == kColumns || treatment == kRows ? 64 : 32;  // rows that share the widening of exact columns
-  if (m >= unit * tasks && bytes <= (1 << 20)) return split_rows(job, tasks, unit);
-  split_panels(job, tasks, [&](const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end) {
-    multiply(job, block, tiles, first, begin, end, {true, nullptr});
-  });
+  if (m >= unit * tasks && job.panels * S8::bytes(job.kp) <= (1 << 20)) split_rows(job, tasks, unit);
+  else split_panels(job, tasks);
 }
 
 }  // namespace lowbit

@@ -8,7 +8,7 @@
 namespace lowbit {
 
 enum Slot { kRowSlot, kCodesSlot, kScaleSlot, kExactSlot, kExactOutSlot, kTableSlot, kTilesSlot, kHitSlot, kBiasSlot, kFloatSlot, kPanelSlot,
-            kSoftmaxSlot, kPackedKeysSlot, kWideKeysSlot, kAttentionSlot, kPartialSlot, kChainSlot, kWorkSlot, kPhaseSlot, kSeenSlot, kExpandedSlot,
+            kSoftmaxSlot, kPackedKeysSlot, kWideKeysSlot, kAttentionSlot, kPartialSlot, kChainSlot, kPhaseSlot, kSeenSlot, kExpandedSlot, kRoundedSlot,
             kSlots };
 
 class Scratch {

@@ -12,6 +12,7 @@ void nested_tile(const NestedArgs* args, int64_t row, int64_t p) {
   typedef U4Nested A;
   const int64_t kp = args->kp, group = args->group, groups = kp / group;
   const int8_t* panel = args->w + p * A::bytes(kp, group);
+  const int8_t* next = next_panel(panel, A::bytes(kp, group), args->panels - p, args->fetch);
   const int8_t* q = args->q + row * args->ldq;
   for (int64_t v = 0; v < kVecs; ++v) {
     Words total[M];
@@ -20,14 +21,14 @@ void nested_tile(const NestedArgs* args, int64_t row, int64_t p) {
       Words sums[M];
       for (int i = 0; i < M; ++i) sums[i] = no_words();
       for (int64_t k = g * group; k < (g + 1) * group; k += kHalf) {
-        fetch_half<A>(panel + A::bytes(kp, group), k);
+        fetch_half<A>(next, k);
 #pragma GCC unroll 8
         for (int quad = 0; quad < 8; ++quad) {
           const Words codes = quad_of<A>(panel, k, quad, v);
           for (int i = 0; i < M; ++i) sums[i] = add_dots(sums[i], codes, splat_word(q + i * args->ldq + k + 4 * quad));
         }
       }
-      fetch_line<A>(panel + A::bytes(kp, group), kp, group, g);
+      fetch_line<A>(next, kp, group, g);
       const int64_t at = g * kPanel + v * Vec::kWidth;
       const Words scale = signed_words((const int8_t*)A::scales(panel, kp) + at), minimum = signed_words(A::minima(panel, kp, group) + at);
       for (int i = 0; i < M; ++i) total[i] = total[i] + scale * sums[i] + minimum * splat_word(args->sums + (row + i) * groups + g);

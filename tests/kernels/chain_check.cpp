@@ -49,7 +49,7 @@ static std::vector<int8_t> weight(int64_t n, int64_t k) {
 }
 
 // What follows an attention: r + o(a), its norm, gate and up, the activation times up, down, the sum, the next norm and product.
-static uint32_t layer(int64_t rows, int64_t width, int64_t inner, Treatment treatment) {
+static uint32_t layer(int64_t rows, int64_t width, int64_t inner, const LinearOp& op) {
   const auto a = numbers(rows * width), r = numbers(rows * width), norm = numbers(width), bias = numbers(width);
   const auto o = weight(width, width), up = weight(2 * inner, width), down = weight(width, inner), q = weight(3, width);
   std::vector<float> sum((size_t)(rows * width)), last((size_t)(rows * 3));
@@ -59,9 +59,9 @@ static uint32_t layer(int64_t rows, int64_t width, int64_t inner, Treatment trea
   const Prologue none = {kIdentity, 0, {}, {}}, rms = {kRmsNorm, 1e-6f, {norm.data(), kF32}, {}}, silu = {kSilu, 0, {}, {}};
   const Slice no = {-1, 0, 0};
   const auto product = [&](Slice x, Slice y, Prologue with, const std::vector<int8_t>& w, const float* plus, int64_t out) {
-    return Step{kProduct, x, y, with, w.data(), plus, kF32, treatment, out};
+    return Step{kProduct, x, y, with, &op, w.data(), 0, plus, kF32, out};
   };
-  const auto add = [&](Slice x, Slice y, int64_t out) { return Step{kSum, x, y, none, nullptr, nullptr, kF32, kNone, out}; };
+  const auto add = [&](Slice x, Slice y, int64_t out) { return Step{kSum, x, y, none, nullptr, nullptr, 0, nullptr, kF32, out}; };
   const Step steps[] = {product({0, 0, width}, no, none, o, nullptr, 2),
                         add({1, 0, width}, {2, 0, width}, 3),
                         product({3, 0, width}, no, rms, up, nullptr, 4),
@@ -84,9 +84,9 @@ static std::vector<uint32_t> all_layers(uint32_t isa) {
   set_active_isa(isa);
   state = 1;
   std::vector<uint32_t> found;
-  for (const Treatment treatment : {kNone, kRotation}) {
-    for (const int64_t rows : {1, 2, 7, 33, 600}) found.push_back(layer(rows, 80, 192, treatment));
-    found.push_back(layer(5, 576, 1536, treatment));
+  for (const LinearOp* op : {&kS8S8, &kS8S8Rotated}) {
+    for (const int64_t rows : {1, 2, 7, 33, 600}) found.push_back(layer(rows, 80, 192, *op));
+    found.push_back(layer(5, 576, 1536, *op));
   }
   return found;
 }

@@ -10,7 +10,8 @@ from torch import Tensor
 from helpers import operands
 from helpers.children import outcomes
 from lowbit_compiler.runtime import chain, kernels
-from lowbit_compiler.runtime.chain import FUNCTION, Kind, Step, decode, encode
+from lowbit_compiler.runtime.chain import FUNCTION, LINEARS, Kind, Step, decode, encode
+from lowbit_compiler.runtime.products import KEYS, weight_of
 from lowbit_compiler.runtime.require import FLOATS
 
 L = torch.ops.lowbit
@@ -18,38 +19,71 @@ K, WIDE = 100, 150  # neither is a multiple of a block or a panel
 GATED, UP = 40, 60
 
 
-def weight(n: int, k: int, rotated: bool = True) -> Tensor:
-    w = operands.weight(n, k)
-    return L.pack_s8(*L.quantize_s8(L.rotate(w) if rotated else w))
+GROUP = 32
+S8, ROTATED = LINEARS.index("linear_s8s8"), LINEARS.index("linear_s8s8_rotated")
+MIXED = (ROTATED, LINEARS.index("linear_fu4"), LINEARS.index("linear_s8u4_nested"))
 
 
-def layer(rows: int, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], list[Step]]:
+def weight(n: int, k: int, linear: int = ROTATED) -> Tensor:
+    w, packed = operands.weight(n, k), weight_of(LINEARS[linear], {"group": GROUP})
+    return packed.pack(packed.quantize(L.rotate(w) if KEYS[LINEARS[linear]][2].rotates else w))
+
+
+def step(linear: int, k: int, **fields: Any) -> Step:
+    return Step(Kind.PRODUCT, **{"x": 0, "x_first": 0, "x_count": k, "linear": linear, "group": GROUP, **fields})
+
+
+def layer(rows: int, dtype: torch.dtype, linears: tuple[int, int, int] = (ROTATED,) * 3) -> tuple[list[Tensor], list[Tensor], list[Step]]:
     """A product with a bias, a sum, a gated one with a norm before it, another sum, a norm alone, and a product without rotation."""
     x, y = operands.rows(rows, K, dtype), operands.rows(rows, K, dtype)
     gain, shift = torch.rand(K).to(dtype) + 0.5, torch.randn(K)
-    constants = [weight(K, K), torch.randn(K).to(dtype), weight(WIDE, K), gain, shift, weight(K, GATED), weight(33, K, rotated=False)]
+    first, second, third = linears
+    constants = [
+        weight(K, K, first),
+        torch.randn(K).to(dtype),
+        weight(WIDE, K, second),
+        gain,
+        shift,
+        weight(K, GATED, third),
+        weight(33, K, S8),
+    ]
     d = FLOATS.index(dtype)
-    product = Step(Kind.PRODUCT, 0, 0, K, treatment=1, dtype=d, columns=K)
     steps = [
-        replace(product, weight=0, bias=1),  # 2
+        step(first, K, weight=0, bias=1, dtype=d, columns=K),  # 2
         Step(Kind.SUM, 1, 0, K, y=2, dtype=d, columns=K),  # 3
-        replace(product, x=3, weight=2, function=FUNCTION["layer_norm"], times=3, plus=4, eps=1e-5, columns=WIDE),  # 4
-        replace(product, x=4, x_first=10, x_count=GATED, function=FUNCTION["silu"], y=4, y_first=UP, weight=5),  # 5
+        step(second, K, x=3, weight=2, function=FUNCTION["layer_norm"], times=3, plus=4, eps=1e-5, dtype=d, columns=WIDE),  # 4
+        step(third, GATED, x=4, x_first=10, function=FUNCTION["silu"], y=4, y_first=UP, weight=5, dtype=d, columns=K),  # 5
         Step(Kind.SUM, 5, 0, K, y=3, dtype=d, columns=K, kept=1),  # 6
         Step(Kind.APPLY, 6, 0, K, function=FUNCTION["rms_norm"], times=3, eps=1e-6, dtype=d, columns=K),  # 7
-        replace(product, x=7, weight=6, treatment=0, dtype=0, columns=33, kept=1),
+        step(S8, K, x=7, weight=6, dtype=0, columns=33, kept=1),
     ]
     return [x, y], constants, steps
 
 
-def apart(rows: list[Tensor], c: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def apart(rows: list[Tensor], c: list[Tensor], linears: tuple[int, int, int] = (ROTATED,) * 3) -> list[Tensor]:
     """The same in ops of their own."""
+
+    def product(linear: int, x: Tensor, w: Tensor, bias: Tensor | None, n: int, **before: Any) -> Tensor:
+        op = LINEARS[linear]
+        return getattr(L, op)(x, w, bias, n, *weight_of(op, {"group": GROUP}).arguments, None, **before)  # type: ignore[no-any-return]
+
     x, y = rows
-    h = y + L.linear_s8s8_rotated(x, c[0], c[1], K, None)
-    wide = L.linear_s8s8_rotated(h, c[2], None, WIDE, None, prologue="layer_norm", times=c[3], plus=c[4], eps=1e-5)
+    first, second, third = linears
+    h = y + product(first, x, c[0], c[1], K)
+    wide = product(second, h, c[2], None, WIDE, prologue="layer_norm", times=c[3], plus=c[4], eps=1e-5)
     gate, up = wide[..., 10 : 10 + GATED], wide[..., UP : UP + GATED]
-    h = L.linear_s8s8_rotated(gate, c[5], None, K, None, prologue="silu", times=up) + h
+    h = product(third, gate, c[5], None, K, prologue="silu", times=up) + h
     return [h]
+
+
+@pytest.mark.parametrize("linears", [(number,) * 3 for number in range(1, len(LINEARS))] + [MIXED], ids=lambda numbers: LINEARS[numbers[0]])
+def test_bits_of_any_product(linears: tuple[int, int, int], isa: str) -> None:
+    """Whatever is multiplied: with the kernels of all rows also where the last block has few, and of rows that fixed point cannot hold."""
+    with kernels.using(isa):
+        for rows in (1, 5, 515):
+            inputs, constants, steps = layer(rows, torch.bfloat16, linears)
+            inputs[0][0] *= 2.0**100
+            assert torch.equal(L.chain(inputs, constants, *encode(steps))[0], apart(inputs, constants, linears)[0])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 17, 700])
@@ -59,7 +93,7 @@ def test_bits_of_its_ops(dtype: torch.dtype, rows: int, isa: str) -> None:
     program = encode(steps)
     with kernels.using(isa):
         h, last = L.chain(inputs, constants, *program)
-        assert torch.equal(h, apart(inputs, constants, dtype)[0])
+        assert torch.equal(h, apart(inputs, constants)[0])
         # The norm alone: one rounding of what float64 gives; then integers of its rows.
         v = h.double()
         want = v * torch.rsqrt(v.square().mean(-1, keepdim=True) + 1e-6) * constants[3].double()
@@ -72,21 +106,34 @@ def test_bits_of_its_ops(dtype: torch.dtype, rows: int, isa: str) -> None:
         assert torch.equal(last, L.linear_s8s8(normed, constants[6], None, 33, torch.float32))
 
 
+@pytest.mark.parametrize("linear", range(LINEARS.index("linear_fs8"), len(LINEARS)), ids=lambda number: LINEARS[number])
+def test_float_rows_are_rounded_once(linear: int, isa: str) -> None:
+    """What is in front of a product of float rows gives what a tensor between the two would."""
+    op = getattr(L, LINEARS[linear])
+    w, own = weight(33, K, linear), weight_of(LINEARS[linear], {"group": GROUP}).arguments
+    with kernels.using(isa):
+        for rows in (2, 40):
+            x, y = (operands.rows(rows, K, torch.bfloat16) for _ in range(2))
+            alone = Step(Kind.APPLY, 0, 0, K, y=1, function=FUNCTION["silu"], dtype=1, columns=K, kept=1)
+            between = L.chain([x, y], [], *encode([alone]))[0]
+            assert torch.equal(op(x, w, None, 33, *own, None, prologue="silu", times=y), op(between, w, None, 33, *own, None))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_any_number_of_threads(threads: int) -> None:
     """Also more than there are cores, and inside a region of another op, where torch starts none."""
     inputs, constants, steps = layer(3, torch.bfloat16)
     big = [weight(4096, 512), weight(512, 4096)]
     two = [
-        Step(Kind.PRODUCT, 0, 0, 512, weight=0, treatment=1, columns=4096),
-        Step(Kind.PRODUCT, 1, 0, 4096, weight=1, treatment=1, columns=512, kept=1),
+        step(ROTATED, 512, weight=0, columns=4096),
+        step(ROTATED, 4096, x=1, weight=1, columns=512, kept=1),
     ]
     x, before = torch.randn(2, 512), torch.get_num_threads()
     want = L.linear_s8s8_rotated(L.linear_s8s8_rotated(x, big[0], None, 4096, None), big[1], None, 512, None)
     try:
         torch.set_num_threads(threads)
         for _ in range(20):
-            assert torch.equal(L.chain(inputs, constants, *encode(steps))[0], apart(inputs, constants, torch.bfloat16)[0])
+            assert torch.equal(L.chain(inputs, constants, *encode(steps))[0], apart(inputs, constants)[0])
             assert torch.equal(L.chain([x], big, *encode(two))[0], want)
     finally:
         torch.set_num_threads(before)
@@ -112,7 +159,7 @@ def test_rows_that_int8_cannot_hold(bad: float) -> None:
     """They stay in float, and touch no other row."""
     (x, y), constants, steps = layer(5, torch.float32)
     x[2, 7] = bad
-    got, want = L.chain([x, y], constants, *encode(steps)), apart([x, y], constants, torch.float32)
+    got, want = L.chain([x, y], constants, *encode(steps)), apart([x, y], constants)
     assert torch.equal(got[0][[0, 1, 3, 4]], want[0][[0, 1, 3, 4]])
     torch.testing.assert_close(got[0][2], want[0][2], equal_nan=True)
 
@@ -138,9 +185,9 @@ def changed(number: int, **fields: Any) -> Any:
 
 WRONG: dict[str, tuple[Any, str]] = {
     "no rows": (lambda r, c, s: ([], c, *encode(s)), "at least one tensor of rows, got none"),
-    "half a step": (lambda r, c, s: (r, c, encode(s)[0][:-1], encode(s)[1]), "a program of 1 to 256 steps of 15 numbers, got 104 numbers"),
-    "nothing": (lambda r, c, s: (r, c, [], []), "a program of 1 to 256 steps of 15 numbers, got 0 numbers"),
-    "too long": (lambda r, c, s: (r, c, *encode(s * 40)), "a program of 1 to 256 steps of 15 numbers, got 4200 numbers"),
+    "half a step": (lambda r, c, s: (r, c, encode(s)[0][:-1], encode(s)[1]), "a program of 1 to 256 steps of 16 numbers, got 111 numbers"),
+    "nothing": (lambda r, c, s: (r, c, [], []), "a program of 1 to 256 steps of 16 numbers, got 0 numbers"),
+    "too long": (lambda r, c, s: (r, c, *encode(s * 40)), "a program of 1 to 256 steps of 16 numbers, got 4480 numbers"),
     "eps missing": (lambda r, c, s: (r, c, encode(s)[0], encode(s)[1][1:]), "an eps for each of 7 steps, got 6"),
     "int rows": (lambda r, c, s: ([r[0], r[1].int()], c, *encode(s)), "rows in float32, bfloat16 or float16, got torch.int32"),
     "other rows": (lambda r, c, s: ([r[0], r[1][:2]], c, *encode(s)), "rows of the leading sizes of the first, (4, 100), got (2, 100)"),
@@ -163,7 +210,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no weight": (changed(0, weight=-1), "a constant from 0 to 6 in step 0, got -1"),
     "another weight": (changed(0, weight=2), "a weight of 7 panels of 2176 bytes in step 0, got torch.int8 of (10, 2176)"),
     "no packed weight": (changed(0, weight=3), "a weight of 7 panels of 2176 bytes in step 0, got torch.bfloat16 of (100,)"),
-    "no such treatment": (changed(0, treatment=2), "a treatment from 0 to 1 in step 0, got 2"),
+    "no such op": (changed(0, linear=17), "a linear op from 0 to 16 in step 0, got 17"),
+    "no such group": (changed(0, linear=2, group=48), "group in (32, 64, 128) in step 0, got 48"),
     "no such dtype": (changed(0, dtype=3), "a dtype from 0 to 2 in step 0, got 3"),
     "no results": (changed(6, columns=0), "at least one column in step 6, got 0"),
     "a wider sum": (changed(1, columns=101), "as many columns as it reads in step 1, got 101"),

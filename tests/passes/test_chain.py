@@ -18,7 +18,7 @@ from lowbit_compiler.runtime.chain import Kind, Step, decode
 
 K = 96
 torch.manual_seed(0)
-A, B, WIDE, NARROW = nn.Linear(K, K), nn.Linear(K, K), nn.Linear(K, 2 * K), nn.Linear(2 * K, K)
+A, B, WIDE, WIDER, NARROW = nn.Linear(K, K), nn.Linear(K, K), nn.Linear(K, 2 * K), nn.Linear(K, 2 * K), nn.Linear(2 * K, K)
 X, Y = torch.randn(2, 3, K), torch.randn(2, 3, K)
 GAIN, SHIFT = torch.rand(K) + 0.5, torch.randn(K)
 
@@ -49,11 +49,11 @@ def _leaves(values: Any) -> list[Tensor]:
     return tree_leaves(values)  # type: ignore[no-any-return]
 
 
-def run(fn: Function, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, list[list[Step]], Any, list[Site]]:
+def run(fn: Function, dtype: torch.dtype = torch.float32, recipe: str = "int8") -> tuple[Any, Any, list[list[Step]], Any, list[Site]]:
     """Return the outputs without and with the pass, the programs of the chains, the graph, and the sites."""
     inputs = X.to(dtype), Y.to(dtype)
-    *_, plain = before_and_after(fn, inputs, "prologue")
-    captured, ctx, _, chained = before_and_after(fn, inputs, "chain")
+    *_, plain = before_and_after(fn, inputs, "prologue", recipe)
+    captured, ctx, _, chained = before_and_after(fn, inputs, "chain", recipe)
     found = [node for node in captured.gm.graph.nodes if node.target is torch.ops.lowbit.chain.default]
     assert rerun(ChainSteps(), captured, ctx) == 0
     return _leaves(plain), _leaves(chained), [decode(*node.args[2:]) for node in found], captured.gm, ctx.sites
@@ -89,6 +89,21 @@ def test_chains(name: str, dtype: torch.dtype) -> None:
         assert (got.float() - want.float()).abs().max() <= limit
     assert not any(name.startswith("lowbit.linear") for name in calls(gm))
     assert {site.call for site in sites if site.plan} == {node for node in gm.graph.nodes if node.target is torch.ops.lowbit.chain.default}
+
+
+@pytest.mark.parametrize("recipe", ["int4-weight-only", "int4-int8", "int8-weight-only"])
+def test_any_product_is_a_step(recipe: str) -> None:
+    """With the norm and the gate in front of it, whatever its weight is in."""
+
+    def between(x: Tensor, y: Tensor) -> Tensor:
+        h = y + A(x)
+        n = F.rms_norm(h, (K,), GAIN, 1e-5)
+        return h + NARROW(F.silu(WIDE(n)) * WIDER(n))
+
+    plain, chained, programs, gm, _ = run(between, recipe=recipe)
+    assert [[step.kind for step in program] for program in programs] == [[Kind.PRODUCT, Kind.SUM, Kind.PRODUCT, Kind.PRODUCT, Kind.SUM]]
+    assert all(map(torch.equal, plain, chained))
+    assert not any(name.startswith("lowbit.linear") for name in calls(gm))
 
 
 def lowered(fn: Function, dtype: torch.dtype) -> Function:

@@ -17,10 +17,10 @@ import lowbit_compiler as lowbit
 from helpers import plain
 from helpers.plain import pack_s4, pack_s8, unpack_s4, unpack_s8
 from lowbit_compiler.recipes import RECIPES, Recipe
-from lowbit_compiler.runtime.checks import PROLOGUE
-from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS, _before
+from lowbit_compiler.runtime.before import PROLOGUE
+from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS, linear_reference
 from lowbit_compiler.runtime.products import PRODUCTS, weight_of
-from lowbit_compiler.runtime.reference import exported, linear, softmax
+from lowbit_compiler.runtime.reference import exported, softmax
 from lowbit_compiler.runtime.require import FLOATS
 
 K, N, GROUP = 70, 20, 32
@@ -63,7 +63,7 @@ OPS: dict[str, tuple[Callable[..., Any], Make]] = {
     "softmax": (softmax.softmax, lambda shape, dtype: (rows(shape, dtype), -1, 1.0, torch.zeros(K, dtype=dtype), False, None)),
     **{
         name: (
-            _before(linear.reference_of(name)),
+            linear_reference(name),
             lambda shape, dtype, name=name: (  # type: ignore[misc]
                 rows(shape, dtype), packed(name), torch.zeros(N), N, *EXTRA[name], None,
             ),
