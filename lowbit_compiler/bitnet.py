@@ -25,7 +25,9 @@ def from_bitnet(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: there is no such layer, or a packed weight has a code that is none of 0, 1 and 2.
     """
-    found = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, (BitLinear, AutoBitLinear))]
+    found = [
+        (name, module) for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, (BitLinear, AutoBitLinear))
+    ]
     if not found:
         raise ValueError(f"from_bitnet takes a model with BitNet layers of transformers, got {type(model).__name__} without one")
     plain: dict[nn.Module, nn.Module] = {}  # a layer may have several places
