@@ -25,15 +25,18 @@ def from_bitnet(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: there is no such layer, or a packed weight has a code that is none of 0, 1 and 2.
     """
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, (BitLinear, AutoBitLinear))]
+    found = [
+        (name, module) for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, (BitLinear, AutoBitLinear))
+    ]
     if not found:
         raise ValueError(f"from_bitnet takes a model with BitNet layers of transformers, got {type(model).__name__} without one")
+    plain: dict[nn.Module, nn.Module] = {}  # a layer may have several places
     for name, module in found:
-        linear = _linear(module, _packed(name, module) if isinstance(module, BitLinear) else _floats(module))
-        plain = linear if module.rms_norm is None else nn.Sequential(module.rms_norm, linear)
+        if module not in plain:
+            plain[module] = _plain(name, module)
         if name == "":
-            return plain
-        model.set_submodule(name, plain)
+            return plain[module]
+        model.set_submodule(name, plain[module])
     return model
 
 
@@ -42,28 +45,29 @@ def unpack(packed: Tensor) -> Tensor:
     return torch.cat([packed >> 2 * place & 3 for place in range(PLACES)]).to(torch.int8) - 1
 
 
-def _packed(name: str, module: Any) -> Tensor:
+def _plain(name: str, module: Any) -> nn.Module:
+    packed = isinstance(module, BitLinear)
+    weight, bias = _packed(name, module) if packed else _floats(module)
+    dtype = (module.dtype if packed else module.weight.dtype) or torch.float32
+    with torch.device("meta"):
+        linear = nn.Linear(module.in_features, module.out_features, bias=bias is not None)
+    linear.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
+    return linear if module.rms_norm is None else nn.Sequential(module.rms_norm, linear)
+
+
+def _packed(name: str, module: Any) -> tuple[Tensor, Tensor | None]:
     codes = unpack(module.weight)
     if codes.numel() and int(codes.max()) > 1:
         raise ValueError(f"from_bitnet takes packed weights of the codes 0, 1 and 2, got 3 in {name or type(module).__name__}")
-    scale: Tensor = module.weight_scale.float()  # what it divides its results by
-    return codes / scale
+    return codes / module.weight_scale.float(), module.bias  # the scale is what it divides its results by, before the bias
 
 
-def _floats(module: Any) -> Tensor:
-    weight: Tensor = module.weight.detach().float()
+def _floats(module: Any) -> tuple[Tensor, Tensor | None]:
+    weight, bias = module.weight.detach().float(), module.bias
     if not module.online_quant:
-        given: Tensor = module.weight_scale.float()
-        return weight * given
+        scale = module.weight_scale.float()  # of its results, bias and all
+        return weight * scale, None if bias is None else bias.float() * scale
     scale = 1.0 / weight.abs().mean().clamp(min=1e-5)
-    return (weight * scale).round().clamp(-1, 1) / scale
-
-
-def _linear(module: Any, weight: Tensor) -> nn.Linear:
-    dtype = module.dtype if isinstance(module, BitLinear) else module.weight.dtype
-    with torch.device("meta"):
-        linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-    linear.weight = nn.Parameter(weight.to(dtype or torch.float32), requires_grad=False)
-    if module.bias is not None:
-        linear.bias = nn.Parameter(module.bias.detach().to(linear.weight.dtype), requires_grad=False)
-    return linear
+    return (weight * scale).round().clamp(-1, 1) / scale, bias

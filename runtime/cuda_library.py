@@ -12,21 +12,10 @@ from pathlib import Path
 
 import torch
 
-from lowbit_compiler.runtime.formats import IN_PLANES, QUANTIZED
-from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.library import require_same_build
-from lowbit_compiler.runtime.products import KEYS
+from lowbit_compiler.torch_internals.dispatch import has_kernel
 
 FILE = "liblowbit_cuda.so"
-_MADE = tuple(kind for kind in QUANTIZED if kind not in IN_PLANES)
-"""Weights that are quantized and packed by kernels too; planes of bits are made on the CPU alone, and not all have kernels here."""
-OPS = (
-    *(op for op, (_, weight, _) in KEYS.items() if weight in QUANTIZED),
-    *(op_name(verb, *weight) for verb in ("pack", "quantize") for weight in _MADE),
-    "rotate",
-    "softmax",
-)
-"""The ops with a CUDA kernel; the others run in plain torch."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +75,7 @@ def status() -> Status:
 
 def kernel_for(op: str, m: int, n: int) -> str:
     """Return the kernel that ``op`` gets on a GPU for ``m`` rows and ``n`` outputs; "reference" if none."""
-    if _handle is None or op not in OPS:
+    if _handle is None or not has_kernel(getattr(torch.ops.lowbit, op).default, "cuda"):
         return "reference"
     _handle.lowbit_cuda_kernel.restype = ctypes.c_char_p
     name: bytes | None = _handle.lowbit_cuda_kernel(op.encode(), ctypes.c_int64(m), ctypes.c_int64(n))

@@ -126,7 +126,8 @@ def _candidates(block: Block, inputs: Inputs, k: int) -> list[str]:
         weight = module._parameters.get("weight")
         if weight is None or module in readers:
             continue
-        if len(weight) == k or (isinstance(module, nn.Linear) and k % len(weight) == 0):
+        rows = weight.shape[0] if weight.dim() else 0
+        if rows == k or (isinstance(module, nn.Linear) and rows and k % rows == 0):
             hooks.append(module.register_forward_hook(lambda module, args, output, name=name: after(module, args, output, name)))
     try:
         _first(block)

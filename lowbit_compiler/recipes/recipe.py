@@ -104,6 +104,12 @@ class Recipe:
                 f"recipe {self.name!r}: {self.activations} is a format of weights alone, got activations={self.activations!r}"
             )
         if x is not None and not (w.format.activations or w.scale.integers or self.plan.product):
+            bare = replace(self.plan, treatment=TREATMENTS["none"].of(**asdict(self)))
+            if bare.product:
+                raise OptionError(
+                    f"recipe {self.name!r}: {self.weights} weights with {self.activations} activations take treatment='none' alone, "
+                    f"got {self.treatment!r}"
+                )
             raise OptionError(f"recipe {self.name!r}: {self.weights} weights need activations='float', got {self.activations!r}")
         if x is None and self.plan.treatment.splits:
             raise OptionError(f"recipe {self.name!r}: float activations need no exact elements, got treatment={self.treatment!r}")

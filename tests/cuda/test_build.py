@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lowbit_compiler.runtime.cuda_library import OPS
+from lowbit_compiler.runtime.products import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -17,6 +17,11 @@ import build_cuda
 
 NVCC = build_cuda.find_nvcc()
 TARGETS = build_cuda.known_targets(NVCC, build_cuda.TARGETS) if NVCC else ()
+OPS = {
+    *(KEYS.keys() - {"linear_s8ternary", "linear_fnf4", "linear_fiq4"}),
+    "pack_s8", "pack_s4", "pack_ternary", "pack_ternary_grouped", "quantize_s8", "quantize_s4", "rotate", "softmax",
+}  # fmt: skip
+"""The ops with a CUDA kernel; the others run in plain torch."""
 SHIMS = ("stable/c", "inductor/aoti_torch/c")
 
 
@@ -29,10 +34,10 @@ PROGRAM = """
 import torch
 from lowbit_compiler import runtime
 assert runtime.cuda_library.status().path is not None, runtime.cuda_library.status().reason
-for op in runtime.cuda_library.OPS:
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"lowbit::{op}", "CUDA"), op
+names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("lowbit::")]
+print(*(name.removeprefix("lowbit::") for name in names if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")))
 print(runtime.cuda_library.kernel_for("linear_s8s8", 1, 4096), runtime.cuda_library.kernel_for("linear_s8s8_rows", 4096, 4096))
-print(runtime.cuda_library.kernel_for("linear_fs4", 1, 4096), runtime.cuda_library.kernel_for("sdpa", 1, 1))
+print(runtime.cuda_library.kernel_for("linear_fternary", 1, 4096), runtime.cuda_library.kernel_for("linear_s8ternary", 1, 4096))
 """
 
 
@@ -51,7 +56,9 @@ def test_it_loads_and_registers_every_op(built):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LOWBIT_")} | {"LOWBIT_CUDA_LIBRARY": str(built[0])}
     done = subprocess.run([sys.executable, "-c", PROGRAM], check=False, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["mma_s8_16x32_k8", "mma_s8_128x128", "mma_few_rows", "reference"]
+    ops, *kernels = done.stdout.splitlines()
+    assert set(ops.split()) == OPS
+    assert kernels == ["mma_s8_16x32_k8 mma_s8_128x128", "mma_few_rows reference"]
 
 
 @needs_nvcc

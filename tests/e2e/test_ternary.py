@@ -97,6 +97,18 @@ def test_floats_of_bitnet():
     assert type(lowbit_compiler.from_bitnet(offline)) is nn.Linear
 
 
+def test_a_bias_that_the_layer_scales_and_a_layer_in_two_places():
+    """A layer of ternary floats multiplies its whole result by the scale, a packed one only the product."""
+    torch.manual_seed(0)
+    offline, (packed, _) = bitnet.AutoBitLinear(64, 32, online_quant=False), packed_layer(32, 64, True)
+    offline.weight.data, offline.weight_scale = ternary(32, 64), torch.tensor([0.25])
+    biases = offline.bias.detach() * 0.25, packed.bias
+    model = lowbit_compiler.from_bitnet(nn.ModuleList([offline, packed, packed]))
+    assert all(torch.equal(linear.bias, bias) for linear, bias in zip(model, biases, strict=False))
+    assert type(model[2]) is nn.Linear
+    assert model[2] is model[1]
+
+
 def test_what_is_no_bitnet():
     with pytest.raises(ValueError, match="takes a model with BitNet layers of transformers, got Linear without one"):
         lowbit_compiler.from_bitnet(nn.Linear(4, 4))

@@ -85,6 +85,17 @@ class Grouped(nn.Module):
         return x + self.o(attended.transpose(1, 2).flatten(2))
 
 
+class Temperature(nn.Module):
+    """Its weight is a number and has no rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
 class AddsOne(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -119,6 +130,7 @@ def test_what_takes_the_scales_exactly() -> None:
     torch.manual_seed(0)
     assert found(Gated()) == {"up gate": "norm", "down": "up"}
     assert found(PostNorm()) == {"up": "", "down": ""}
+    assert found(nn.Sequential(Temperature(), nn.RMSNorm(64), nn.Linear(64, 64))) == {"2": "1"}
     assert found(Attention()) == {"v q k": "norm", "o": "v"} or found(Attention()) == {"q k v": "norm", "o": "v"}
     assert {name: producer is not None and producer.shifts for name, producer in producers(Gated()).items()} == {
         "up gate": True,

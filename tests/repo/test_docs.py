@@ -26,6 +26,12 @@ def test_paths_exist(document: Path) -> None:
             assert (ROOT / path).exists(), f"{document.name} names {path}"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_merges_are_whole(document: Path) -> None:
+    """No parser reads these files, so nothing else stumbles over what git leaves of two versions."""
+    assert not re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", document.read_text(), re.MULTILINE)
+
+
 def test_options_are_documented() -> None:
     text = (ROOT / "docs" / "options.md").read_text()
     for name in (*DESCRIPTIONS, *ENVIRONMENT, *RECIPES, *WORDS, *TREATMENTS):

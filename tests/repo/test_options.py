@@ -53,6 +53,9 @@ def test_no_word_of_a_recipe(field: str, value: Any) -> None:
 
 def test_recipes_that_do_not_fit_together() -> None:
     refuses(lambda: Recipe(3), "a recipe's name is a string")  # type: ignore[arg-type]
+    refuses(
+        lambda: Recipe("mine", weights="ternary", treatment="rotation"), "with int8 activations take treatment='none' alone, got 'rotation'"
+    )
     refuses(lambda: Recipe("mine", weights="int4"), "int4 weights need activations='float'")
     refuses(lambda: Recipe("mine", activations="float", treatment="rows"), "float activations need no exact elements")
 
