@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from lowbit_compiler.bitnet import from_bitnet as from_bitnet
     from lowbit_compiler.compile.explaining import explain
     from lowbit_compiler.compile.history import last_report
+    from lowbit_compiler.compile.switching import switch_bits
     from lowbit_compiler.exits.onnx.export import export_onnx as export_onnx
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.exits.package import export_package
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from lowbit_compiler.preparing.prepare import prepare
     from lowbit_compiler.recipes import RECIPES, Recipe
     from lowbit_compiler.report import Report
+    from lowbit_compiler.training.half import half_fine_tuning
+    from lowbit_compiler.training.projections import project
 
 __all__ = [
     "RECIPES",
@@ -20,8 +23,11 @@ __all__ = [
     "Report",
     "explain",
     "export_package",
+    "half_fine_tuning",
     "last_report",
     "prepare",
+    "project",
+    "switch_bits",
 ]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache and from_bitnet transformers
 
 _HOMES = {
@@ -33,8 +39,11 @@ _HOMES = {
     "export_onnx": "exits.onnx.export",
     "export_package": "exits.package",
     "from_bitnet": "bitnet",
+    "half_fine_tuning": "training.half",
     "last_report": "compile.history",
     "prepare": "preparing.prepare",
+    "project": "training.projections",
+    "switch_bits": "compile.switching",
     "verify_onnx": "exits.onnx.export",
 }
 

@@ -12,6 +12,7 @@ from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size, pattern_error
 from lowbit_compiler.recipes.recipe_file import SUFFIX, is_file_name
+from lowbit_compiler.recipes.training import TrainingRecipe, find_training
 from lowbit_compiler.runtime.files import replaceable
 from lowbit_compiler.runtime.timings_file import Timings, read
 
@@ -34,6 +35,8 @@ class Options:
     """What one compilation was asked for; ``parse`` builds it from a user's dictionary and the environment."""
 
     recipe: Recipe = field(default_factory=lambda: find_recipe(DEFAULT))
+    training: TrainingRecipe | None = None
+    """How graphs that need gradients are compiled; None: in float."""
     ignore: tuple[str, ...] = ()
     free_weights: bool = False
     weights: str = "checked"
@@ -82,8 +85,8 @@ EXPORTED = (*RECIPE_FIELDS, *IGNORE_NAMES, "buffers", "dump")
 """Options that say something about every export too."""
 
 
-def _recipe(name: str, value: Any) -> Recipe:
-    return find_recipe(value)
+def _recipe(name: str, value: Any) -> Recipe | TrainingRecipe:
+    return find_training(value) or find_recipe(value)
 
 
 def _threshold(name: str, value: Any) -> float:
@@ -244,6 +247,13 @@ def _adjusted(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def _require_live_weights(training: TrainingRecipe, values: Mapping[str, Any]) -> None:
+    """Raise OptionError for options that take the weights for settled: training changes them."""
+    for name, settled in {"free_weights": True, "weights": "frozen"}.items():
+        if values.get(name) == settled:
+            raise OptionError(f"option {name!r}: recipe {training.name!r} trains, and its weights change; got {settled!r}")
+
+
 def _require_mode(mode: Any) -> None:
     from lowbit_compiler.torch_internals.inductor import modes  # the command line's help must not pay for torch
 
@@ -259,8 +269,14 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
     values = _checked({} if given is None else given)
     if mode is not None:
         _require_mode(mode)
+    recipe = values.get("recipe", find_recipe(DEFAULT))
+    training = recipe if isinstance(recipe, TrainingRecipe) else None
+    if training is not None:
+        recipe = training.evaluation or find_recipe(DEFAULT)
+        _require_live_weights(training, values)
     options = Options(
-        recipe=_adjusted(values.get("recipe", find_recipe(DEFAULT)), values),
+        recipe=_adjusted(recipe, values),
+        training=training,
         ignore=tuple(item for name in IGNORE_NAMES for item in values.get(name, ())),
         free_weights=values.get("free_weights", False),
         **{name: values.get(name, accepted[0]) for name, accepted in CHOICES.items()},
@@ -275,4 +291,7 @@ def parse_export(what: str, recipe: str | Recipe, given: Mapping[str, Any], acce
     for name in given:
         if name not in accepted:
             raise OptionError(f"option {name!r} does not apply to {what}; accepted: {', '.join(accepted)}")
-    return parse({"recipe": recipe, **given})
+    parsed = parse({"recipe": recipe, **given})
+    if parsed.training is not None and parsed.training.evaluation is None:
+        raise OptionError(f"recipe {recipe!r} is for training alone; for {what} take one of {', '.join(RECIPES)}")
+    return parsed

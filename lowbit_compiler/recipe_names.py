@@ -5,6 +5,7 @@ FILES = (
     "llm_int8",
     "int8_vector",
     "int8_weight_only",
+    "int8_switchable",
     "int4",
     "int4_int8",
     "int4_weight_only",

@@ -36,9 +36,9 @@ class PlanSites(Pass):
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> int:
         """Set ``plan`` or ``reason`` of every site; rewrites nothing."""
-        _check_patterns(ctx)
+        check_patterns(ctx)
         candidates = [site for site in ctx.sites if site.reason is None]
-        head = _output_head(gm, [site for site in candidates if site.kind == "linear"])
+        head = output_head(gm, [site for site in candidates if site.kind == "linear"])
         for site in candidates:
             ctx.at = site.node
             plan = _decide(ctx, site, site in head)
@@ -81,13 +81,20 @@ def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined
 def _linear(ctx: PassContext, site: Found, head: bool) -> Plan | Declined:
     if site.table and not ctx.quantize_tables:
         return Reason.TABLE, f"{', '.join(site.parameters)}: no nn.Parameter; options={{'buffers': 'quantized'}} takes it for a weight"
-    if site.k < MIN_K or site.n < MIN_N:
-        return Reason.TOO_SMALL, f"K = {site.k}, N = {site.n}; from K = {MIN_K}, N = {MIN_N} on"
+    if (small := too_small(site)) is not None:
+        return small
     plan = _with_its_own_word(ctx, site) or (ctx.recipe.head_plan if head else ctx.recipe.plan)
     longest = (plan or ctx.recipe.plan).product
     if longest is not None and longest.largest_k is not None and site.k > longest.largest_k:
         return Reason.TOO_LONG, f"K = {site.k}; up to {longest.largest_k}"
     return plan or (Reason.OUTPUT_HEAD, f"recipe {ctx.recipe.name!r} has head='float'")
+
+
+def too_small(site: Found) -> Declined | None:
+    """Return why a linear is left alone that is not worth the call."""
+    if site.k < MIN_K or site.n < MIN_N:
+        return Reason.TOO_SMALL, f"K = {site.k}, N = {site.n}; from K = {MIN_K}, N = {MIN_N} on"
+    return None
 
 
 def _with_its_own_word(ctx: PassContext, site: Found) -> Plan | None:
@@ -103,7 +110,7 @@ def _whole(ctx: PassContext, site: Site) -> Whole | Declined:
     return found if isinstance(found, tuple) else decide(ctx, found.call())
 
 
-def _output_head(gm: fx.GraphModule, candidates: list[Site]) -> list[Site]:
+def output_head(gm: fx.GraphModule, candidates: list[Site]) -> list[Site]:
     """Return the linears that map hidden states to a vocabulary: tied to an embedding, or wide and last.
 
     As in transformers, the head is what shares its weight with an embedding table; where nothing is tied, a product from which no
@@ -148,7 +155,8 @@ def matches(pattern: str, name: str) -> bool:
     return any(parts[i : i + len(wanted)] == wanted for i in range(len(parts) - len(wanted) + 1))
 
 
-def _check_patterns(ctx: PassContext) -> None:
+def check_patterns(ctx: PassContext) -> None:
+    """Raise OptionError where a pattern names nothing in the model, as far as that can be told."""
     asked = [("ignore", pattern) for pattern in ctx.ignore]
     asked += [(f"recipe {ctx.recipe.name!r}: sites:", pattern) for pattern, _ in ctx.recipe.sites]
     if not ctx.all_known or not asked:

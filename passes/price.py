@@ -106,8 +106,8 @@ def _rows(site: Site) -> int:
 
 
 def _more_accurate(plan: Plan) -> list[Plan]:
-    """Return the plan that rounds least, for all but itself."""
-    return [ACCURATE] if ACCURATE.op != plan.op else []
+    """Return the plan that rounds least, for all but itself and those whose weights are to be read in several widths."""
+    return [] if ACCURATE.op == plan.op or plan.w.format.widths else [ACCURATE]
 
 
 def fastest(plans: tuple[Plan, ...], hinted: Seconds, few: Seconds) -> Plan | None:

@@ -18,6 +18,7 @@ from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, MOST_ELEMENTS, require, result_dtype, same, tensors
+from lowbit_compiler.runtime.training_checks import TRAINING_CHECKS
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals.shapes import guard_or_false, guard_or_true
 
@@ -71,8 +72,10 @@ def _packed(op: str, x: Tensor, w: Tensor, n: int, others: dict[str, Any]) -> No
     block_size(op, KEYS[op][1][1], others)
     require(op, n >= 0, "n of at least 0", n)
     require(op, w.dtype == torch.int8 and w.dim() == 2, "w packed as int8 [panels, bytes]", f"{w.dtype} of {w.dim()} dimensions")
-    require(op, w.shape[0] == -(-n // PANEL), f"{-(-n // PANEL)} panels for n = {n}", f"{w.shape[0]}")
-    size = weight_of(op, others).panel_bytes(k)
+    weight, panels = weight_of(op, others), -(-n // PANEL)
+    got = w.shape[0] - weight.packed_rows(0)
+    require(op, got == panels, f"{panels} panels for n = {n}", f"{got}")
+    size = weight.panel_bytes(k)
     require(op, w.shape[1] == size, f"panels of {size} bytes for K = {k}", f"{w.shape[1]}")
 
 
@@ -163,5 +166,6 @@ CHECKS: dict[str, Callable[..., None]] = {
     chain.OP: chain.check,
     **format_checks(),
     **EXPORTED_CHECKS,
+    **TRAINING_CHECKS,
 }
 """The check of each op, which takes the op's own arguments by name."""

@@ -15,11 +15,12 @@ from lowbit_compiler.runtime import chain, values
 from lowbit_compiler.runtime.checks import CHECKS, PROLOGUE
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
-from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import PRODUCTS, Product
 from lowbit_compiler.runtime.reference import blocks, exported, linear, softmax
 from lowbit_compiler.runtime.reference.prologue import prologue
 from lowbit_compiler.runtime.require import MOST_DIMS
+from lowbit_compiler.runtime.training import autograd
+from lowbit_compiler.runtime.training import linear as training
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals import autocast
 
@@ -110,7 +111,7 @@ def _define_format(format: type[Format], scale: type[Scale]) -> None:
 
     def packed(q: Tensor, *arguments: Any) -> Tensor:
         one = operand(arguments[count - 1 :])
-        return q.new_empty((-(-q.shape[0] // PANEL), one.panel_bytes(q.shape[1])), dtype=torch.int8)
+        return q.new_empty((one.packed_rows(q.shape[0]), one.panel_bytes(q.shape[1])), dtype=torch.int8)
 
     names = ["q", *(part.name for part in scale.parts)]
     count = len(names)
@@ -214,3 +215,7 @@ _define(
     exported.dequantize_groups,
     lambda q, scale, group: q.new_empty(q.shape, dtype=torch.float32),
 )
+
+for _name, _arguments in training.SCHEMAS.items():
+    _define(_name + _arguments, getattr(training, _name), getattr(training, f"{_name}_shapes"))
+torch.library.register_autograd("lowbit::train_linear", autograd.backward, setup_context=autograd.keep, lib=LIBRARY)

@@ -1,80 +1,58 @@
 """Quantized weights that were made beforehand, with more than the weight in view: a compiled model takes them in place of its own.
 
-They are kept at the module whose weight they are of, as a plain attribute: copies and pickles of the model have them too, a state dict has not.
+They are kept at the module whose weight they are of (runtime/attached.py).
 """
 
-import itertools
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lowbit_compiler.runtime.attached import Attached
 from lowbit_compiler.runtime.fingerprint import can_read, content
 from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.treatments import Treatment
 from lowbit_compiler.runtime.weights import is_freed, where
 
-ATTRIBUTE = "_lowbit_prepared"
-_serials = itertools.count()
-_all: weakref.WeakSet["Prepared"] = weakref.WeakSet()
 
-
-class Prepared:
+class Prepared(Attached):
     """The parts of one module's ``weight`` [N, K] in ``operand``, after ``treatment``: codes [N, K padded] and what belongs to them.
 
     ``method`` says who made them. They hold for the weight as it was then; whether it still is, :meth:`is_of` tells.
     """
 
+    attribute = "_lowbit_prepared"
+
     def __init__(self, module: nn.Module, operand: Operand, treatment: Treatment, parts: tuple[Tensor, ...], method: str) -> None:
         self.operand, self.treatment, self.method = operand, treatment, method
         self.parts = tuple(part.detach().cpu() for part in parts)
-        self._module = weakref.ref(module)
+        super().__init__(module)
         weight = _weight(module)
         assert weight is not None
         self._content = fingerprint(weight)
-        self._enter()
-
-    def _enter(self) -> None:
-        self.serial = next(_serials)
-        """Another one for every object, copies too."""
-        _all.add(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_module": self._module()}  # whoever copies the module makes of this its copy
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._module = weakref.ref(state["_module"])
-        self._enter()
 
     @property
     def weight(self) -> Tensor | None:
         """The weight of the module; None where that has gone, or has other prepared tensors by now."""
-        module = self._module()
-        return None if module is None or vars(module).get(ATTRIBUTE) is not self else _weight(module)
+        module = self.module
+        return None if module is None else _weight(module)
 
     def is_of(self, weight: Tensor) -> bool:
         """Return whether ``weight`` has the bytes that the parts were made of (what was freed cannot change)."""
         return is_freed(weight) or fingerprint(weight) == self._content
 
 
-def attach(module: nn.Module, prepared: Prepared) -> None:
-    """Let ``prepared`` be what compiled models take for the weight of ``module``."""
-    setattr(module, ATTRIBUTE, prepared)
-
-
 def attached(model: nn.Module) -> Iterator[tuple[str, Prepared]]:
     """Yield the prepared tensors in ``model``, with the names of their modules."""
     for name, module in model.named_modules():
-        if isinstance(found := vars(module).get(ATTRIBUTE), Prepared):
+        if isinstance(found := vars(module).get(Prepared.attribute), Prepared):
             yield name, found
 
 
 def known() -> dict[Any, Prepared]:
     """Return all there are in this process, by where the weight is in memory (``weights.where``)."""
-    found = ((prepared, prepared.weight) for prepared in list(_all))
+    found = ((prepared, prepared.weight) for prepared in Prepared.everywhere())
     return {where(weight): prepared for prepared, weight in found if weight is not None}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats import IN_PLANES, Format, Groups, Operand, Row, Scale
 from lowbit_compiler.runtime.formats.affine import U4
+from lowbit_compiler.runtime.formats.d8 import D8
 from lowbit_compiler.runtime.formats.lines import IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
@@ -21,6 +22,7 @@ from lowbit_compiler.runtime.treatments import Columns, Nothing, Rotation, Rows,
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
 MAX_K = 133_144  # largest K whose int8 products cannot overflow int32: floor((2^31 - 1) / 127^2)
+MAX_K_NARROW = 132_104  # of codes down to -128
 
 
 FIXED_ERROR = (
@@ -136,6 +138,8 @@ PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
     (_S8, _S8, Rows): _s8s8("linear_s8s8_rows"),
     (_S8, (U4, IntegerLines), Nothing): _s8s8("linear_s8u4_nested", family="qgemm_u4", schema="int group", opened=False),
     (_S8, (U4, IntegerLines), Rotation): _s8s8("linear_s8u4_nested_rotated", family="qgemm_u4", schema="int group", opened=False),
+    (_S8, (D8, Row), Nothing): _s8s8("linear_s8d8", largest_k=MAX_K_NARROW),
+    (_S8, (D8, Row), Rotation): _s8s8("linear_s8d8_rotated", largest_k=MAX_K_NARROW),
     (_S8, (Ternary, Row), Nothing): _s8s8("linear_s8ternary", family="qgemm_ternary", opened=False),
     (None, _S8, Nothing): Product("linear_fs8", family="fgemm_s8"),
     (None, _S4, Nothing): Product("linear_fs4", family="fgemm_s4", schema="int group", weight_error=BF16_ERROR),

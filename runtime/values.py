@@ -5,6 +5,7 @@ Asked where values are there to be read at once: on the CPU, by csrc/bind (in th
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime import chain
@@ -60,8 +61,13 @@ def _padding(op: str, weight: Operand, w: Tensor, n: int, k: int, rotates: bool,
     if n == 0:
         return
     what = "a weight" if where else "w"
-    rows = n - (w.shape[0] - 1) * PANEL
-    _, *scales = weight.unpack(w[-1:], PANEL, k)
+    panels = -(-n // PANEL)
+    if widths := weight.format.widths:
+        width = weight.width(w)
+        require(op, width in widths, f"a width in {widths} behind the panels", width)
+    rows = n - (panels - 1) * PANEL
+    _, *scales = weight.unpack(w[panels - 1 :], PANEL, k)
     require(op, not any(scale[rows:].any() for scale in scales), f"{what} packed for n = {n}{where}", "one of more rows")
+    first = torch.cat([w[:1], w[panels:]])
     if not rotates:  # a rotation leaves no padding
-        require(op, not weight.unpack(w[:1], PANEL, k)[0][:, k:].any(), f"{what} packed for K = {k}{where}", "one of more columns")
+        require(op, not weight.unpack(first, PANEL, k)[0][:, k:].any(), f"{what} packed for K = {k}{where}", "one of more columns")

@@ -5,7 +5,7 @@ import ctypes
 import operator
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,15 @@ def where(tensor: Tensor) -> tuple[Any, ...]:
     return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
 
 
+@dataclass(frozen=True)
+class Made:
+    """Values in a store: the text of what computed them, where its sources are (:func:`where`), and the values themselves."""
+
+    computation: str
+    sources: tuple[Any, ...]
+    values: tuple[Tensor, ...]
+
+
 @dataclass
 class _Entry:
     memory: tuple[weakref.ref[torch.UntypedStorage], ...]
@@ -143,6 +152,11 @@ class WeightStore:
         self._entries[key] = _Entry(tuple(weakref.ref(source.untyped_storage(), drop) for source in sources), before, values)
         _count_for_trim(sum(source.nbytes for source in sources))
         return values
+
+    def made_of(self, places: Container[Any]) -> list[Made]:
+        """Return all values whose every source is at one of ``places``."""
+        found = [Made(key[0], key[1:], entry.values) for key, entry in list(self._entries.items())]
+        return [made for made in found if all(source in places for source in made.sources)]
 
     def nbytes(self) -> int:
         """Return the bytes of all values kept."""

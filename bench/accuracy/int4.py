@@ -131,14 +131,14 @@ class Measure:
 
 
 def prepared(subject: Subject, scheme: Scheme, folder: Path) -> tuple[Any, float]:
-    """Return the subject's network, or a copy that is prepared, and the seconds that took; blocks that an interrupted run finished are in ``folder``."""
+    """Return the subject's network, or a copy that is prepared, and the seconds that took: 0 where ``folder`` has blocks of an interrupted run."""
     if not scheme.methods:
         return subject.network, 0.0
     network = copy.deepcopy(subject.network)  # the next scheme is to find it as it was
     data, checkpoint = scheme.data or subject.calibration, folder / scheme.name.replace(", ", "-").replace(" ", "-")
-    start = time.process_time()
+    start, begun = time.process_time(), checkpoint.exists()
     network = lowbit_compiler.prepare(network, scheme.recipe, data, methods=scheme.methods, checkpoint=checkpoint)
-    return network, time.process_time() - start
+    return network, 0.0 if begun else time.process_time() - start
 
 
 def _compared(wanted: Tensor, got: Tensor, labels: Tensor) -> Tensor:

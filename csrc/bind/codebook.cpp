@@ -31,7 +31,7 @@ Tensor op_s8ternary(const Tensor& x, const Tensor& w, const OptionalTensor& bias
                     const OptionalTensor& times, const OptionalTensor& plus, double eps) {
   const PrologueArguments before = {prologue, times, plus, eps};
   const auto run = [](Cpu&, const Linear& call, const LinearArguments&) { linear_s8ternary(call); };
-  return Ops<Cpu>::linear_with<Ternary>({"linear_s8ternary", x, w, bias, n, 0, dtype, 0, &before}, run, true, false);
+  return Ops<Cpu>::linear_with<Ternary>({"linear_s8ternary", x, w, bias, n, 0, dtype, 0, &before}, run, kMaxK, false);
 }
 
 }  // namespace

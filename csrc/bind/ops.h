@@ -48,8 +48,9 @@ struct Ops {
   template <Treatment treatment>
   static void integers(Device& device, const Linear& call, const LinearArguments& a) { device.linear_s8s8(call, treatment, a.threshold); }
 
+  // most: the largest K; 0: any.
   template <class F>
-  static void check_linear(const LinearArguments& a, const Arguments& arguments, bool integer) {
+  static void check_linear(const LinearArguments& a, const Arguments& arguments, int64_t most) {
     const char* op = a.op;
     const Tensor &x = a.x, &w = a.w;
     check_tensors(op, Device::type(), arguments);
@@ -57,12 +58,12 @@ struct Ops {
     EXPECT(op, x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
     EXPECT(op, !F::kGrouped || is_group(a.group), "group in (32, 64, 128), got ", a.group);
     const int64_t k = x.size(x.dim() - 1);
-    EXPECT(op, k >= 1 && (!integer || k <= kMaxK), "K from 1 to ", integer ? std::to_string(kMaxK) : "any", ", got ", k);
+    EXPECT(op, k >= 1 && (most == 0 || k <= most), "K from 1 to ", most ? std::to_string(most) : "any", ", got ", k);
     EXPECT(op, a.n >= 0, "n of at least 0, got ", a.n);
     const int64_t panels = a.n / kPanel + (a.n % kPanel != 0), bytes = F::bytes(F::padded(k, a.group), a.group);
     EXPECT(op, w.scalar_type() == ScalarType::Char && w.dim() == 2, "w packed as int8 [panels, bytes], got ", name(w.scalar_type()), " of ",
            w.dim(), " dimensions");
-    EXPECT(op, w.size(0) == panels, panels, " panels for n = ", a.n, ", got ", w.size(0));
+    EXPECT(op, w.size(0) - kBehind<F> == panels, panels, " panels for n = ", a.n, ", got ", w.size(0) - kBehind<F>);
     EXPECT(op, w.size(1) == bytes, "panels of ", bytes, " bytes for K = ", k, ", got ", w.size(1));
     if (const auto& bias = a.bias) {
       EXPECT(op, bias->dim() == 1 && bias->size(0) == a.n, "bias of shape (", a.n, ",), got ", shape(*bias));
@@ -75,10 +76,10 @@ struct Ops {
   }
 
   template <class F>
-  static Tensor linear_with(const LinearArguments& a, Run* run, bool integer, bool rotated) {
+  static Tensor linear_with(const LinearArguments& a, Run* run, int64_t most, bool rotated) {
     const OptionalTensor none;
     check_linear<F>(a, {{"x", a.x}, {"w", a.w}, {"bias", a.bias}, {"times", a.prologue ? a.prologue->times : none},
-                        {"plus", a.prologue ? a.prologue->plus : none}}, integer);
+                        {"plus", a.prologue ? a.prologue->plus : none}}, most);
     Device device(a.x);
     if (a.x.numel() == 0 || a.n == 0) return device.allocate(a.x, a.n, a.out_type());
     Rows rows = rows_of(a.x);
@@ -106,7 +107,7 @@ struct Ops {
                          const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
     constexpr const char* kNames[] = {"linear_s8s8", "linear_s8s8_rotated", "linear_s8s8_columns", "linear_s8s8_rows"};
     const PrologueArguments before = {prologue, times, plus, eps};
-    return linear_with<S8>({kNames[treatment], x, w, bias, n, 0, dtype, (float)threshold, &before}, integers<treatment>, true,
+    return linear_with<S8>({kNames[treatment], x, w, bias, n, 0, dtype, (float)threshold, &before}, integers<treatment>, kMaxK,
                            treatment == kRotation);
   }
   template <Treatment treatment>
@@ -116,7 +117,7 @@ struct Ops {
                           const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
     const PrologueArguments before = {prologue, times, plus, eps};
     const char* op = treatment == kRotation ? "linear_s8u4_nested_rotated" : "linear_s8u4_nested";
-    return linear_with<U4Nested>({op, x, w, bias, n, group, dtype, 0, &before}, nested<treatment>, true, treatment == kRotation);
+    return linear_with<U4Nested>({op, x, w, bias, n, group, dtype, 0, &before}, nested<treatment>, kMaxK, treatment == kRotation);
   }
   template <class F>
   static Tensor op_float(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, OptionalType dtype) {
@@ -124,7 +125,7 @@ struct Ops {
   }
   template <class F>
   static Tensor op_float_grouped(const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t n, int64_t group, OptionalType dtype) {
-    return linear_with<F>({NamesOf<F>::linear, x, w, bias, n, group, dtype, 0, nullptr}, floats<F>, false, false);
+    return linear_with<F>({NamesOf<F>::linear, x, w, bias, n, group, dtype, 0, nullptr}, floats<F>, 0, false);
   }
 
   static Rows checked_rows(const char* op, const Tensor& x) {

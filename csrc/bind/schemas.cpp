@@ -20,6 +20,8 @@ const char* const kSchemas[] = {
     "linear_s8s8_rows" OPERANDS PROLOGUE,
     "linear_s8u4_nested" OPERANDS "int group, " PROLOGUE,
     "linear_s8u4_nested_rotated" OPERANDS "int group, " PROLOGUE,
+    "linear_s8d8" OPERANDS PROLOGUE,
+    "linear_s8d8_rotated" OPERANDS PROLOGUE,
     "linear_s8ternary" OPERANDS PROLOGUE,
     "linear_fs8" OPERANDS "ScalarType? dtype) -> Tensor",
     "linear_fs4" OPERANDS GROUPED,

@@ -11,6 +11,7 @@ enum Dtype : int { kF32 = 0, kBF16 = 1, kF16 = 2 };
 enum MaskKind : int { kNoMask, kBoolMask, kFloatMask };  // of softmax and attention: bytes, nonzero where an element counts; floats to add
 
 constexpr int64_t kMaxK = 133144;     // largest K whose int8 products cannot overflow int32
+constexpr int64_t kMaxKNarrow = 132104;  // where codes go down to -128
 constexpr int kRowCapacity = 16;      // exact elements of a row under the treatment `rows`
 constexpr int kRowCuts = 6;
 constexpr uint32_t kInfBits = 0x7f800000u;
@@ -141,6 +142,9 @@ struct NestedKernels {
   void (*product)(const NestedArgs* args);
   void (*expand)(const int8_t* panel, int64_t kp, int64_t group, int8_t* to);
 };
+
+// A panel of S8 with its codes rounded to multiples of 2^drop, to nearest even and at most 128 - 2^drop; drop: 1 to 7.
+typedef void NarrowFn(const int8_t* panel, int64_t kp, int drop, int8_t* to);
 
 // Two panels as floats, and at least half a megabyte of panels as bfloat16.
 static inline int64_t fgemm_scratch(int64_t kp) {

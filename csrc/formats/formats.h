@@ -1,6 +1,7 @@
 // All packed formats.
 #pragma once
 #include "formats/codebook.h"
+#include "formats/d8.h"
 #include "formats/lines.h"
 #include "formats/s4.h"
 #include "formats/s8.h"

@@ -19,6 +19,10 @@ constexpr int64_t kLine = 64;   // bytes: a word for each row of a panel
 
 static LOWBIT_INLINE constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
+// Rows of a packed weight behind its panels.
+template <class Format>
+constexpr int64_t kBehind = 0;
+
 // kCodes: of adjacent k in a word, a multiple of 4. kGrouped: a span is `group` elements of K, else all of K, and `group` counts for nothing.
 template <int kCodesOfWord, bool kHasGroups, bool kHasSums>
 struct Panel {

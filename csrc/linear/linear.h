@@ -55,6 +55,8 @@ template <class A>
 void quantize_lines(const Matrix& x, int64_t group, uint8_t* q, void* scale, void* minimum, float* outer);
 // linear_s8s8 of the int8 codes that U4Nested stands for; treatment: kNone or kRotation.
 void linear_s8u4_nested(const Linear& op, Treatment treatment, int64_t group);
+// linear_s8s8 of the codes of D8 in `width` bits; treatment: kNone or kRotation.
+void linear_s8d8(const Linear& op, Treatment treatment, int width);
 void linear_s8ternary(const Linear& op);  // of those of Ternary
 // Whether panels hold zeros where a weight [n, k], n > 0, is padded: the scales of the last panel, the codes of the first. A weight of more
 // rows or columns does not, unless those are zero themselves.

@@ -1,8 +1,7 @@
 // Products of int8 rows with weights whose codes stand for int8 codes in fewer bits: few rows meet the codes as they are; for more, parts of the
 // panels become those of S8 and meet the kernels of linear_s8s8.
 #include "common/kernels.h"
-#include "linear/job.h"
-#include "linear/scratch.h"
+#include "linear/expanded.h"
 
 namespace lowbit {
 namespace {
@@ -15,21 +14,8 @@ struct NestedJob {
   int64_t group, bytes;  // bytes of a panel
 
   const int8_t* panel(int64_t index) const { return job.op.w + index * bytes; }
+  void operator()(int64_t index, int8_t* to) const { kernels.expand(panel(index), job.kp, group, to); }  // as S8
 };
-
-// Panels begin..end as S8, as many at a time as stay in L2.
-template <class F>
-void expanded(const NestedJob& nested, int64_t begin, int64_t end, const F& work) {
-  const int64_t bytes = S8::bytes(nested.job.kp), chunk = qgemm_chunk(nested.job.kp, 0, end - begin);
-  int8_t* memory = scratch<int8_t>(kExpandedSlot, (chunk < end - begin ? chunk : end - begin) * bytes);
-  Job job = nested.job;
-  job.op.w = memory;
-  for (job.base = begin; job.base < end; job.base += chunk) {
-    const int64_t stop = job.base + chunk < end ? job.base + chunk : end;
-    for (int64_t p = job.base; p < stop; ++p) nested.kernels.expand(nested.panel(p), job.kp, nested.group, memory + (p - job.base) * bytes);
-    work(job, job.base, stop);
-  }
-}
 
 // The sum of each group of a row's codes, [m][kp/group].
 const int32_t* sums_of(const Prepared& block, int64_t group) {
@@ -57,13 +43,8 @@ void few_rows(const NestedJob& nested, int64_t tasks) {
   parallel_parts(tasks, job.panels, 2, parts_for(m), [&](int64_t begin, int64_t end) {
     const NestedArgs args = {block.q, block.ldq, m, job.kp, nested.group, block.scale, sums, nested.panel(begin), end - begin, job.output(0, begin)};
     nested.kernels.product(&args);
-    if (special) expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { repair(part, block, 0, from, to); });
-  });
-}
-
-void many_rows(const NestedJob& nested, int64_t tasks) {
-  split_panels(nested.job, tasks, [&](const Prepared& block, ExactTiles tiles, int64_t first, int64_t begin, int64_t end) {
-    expanded(nested, begin, end, [&](const Job& part, int64_t from, int64_t to) { multiply(part, block, tiles, first, from, to, {}); });
+    if (!special) return;
+    expanded(job, begin, end, job.panels, nested, [&](const Job& part, int64_t from, int64_t stop) { repair(part, block, 0, from, stop); });
   });
 }
 
@@ -74,7 +55,7 @@ void linear_nested(const Linear& op, Treatment treatment, int64_t kp, int64_t gr
   const NestedJob nested = {job_of(op, treatment, {nullptr, 0}, widened_bias(op), kp), chosen<family>(m, op.x.dtype), group, panel_bytes};
   const int64_t bytes = nested.job.panels * panel_bytes, tasks = tasks_for(bytes + bytes / 8 * m);
   if (m <= kFewRows) few_rows(nested, tasks);
-  else many_rows(nested, tasks);
+  else multiply_expanded(nested.job, tasks, nested.job.panels, nested);
 }
 
 }  // namespace

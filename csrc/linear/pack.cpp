@@ -76,5 +76,7 @@ bool columns_end(const int8_t* w, int64_t k, int64_t group) {
   template bool rows_end<Format>(const int8_t* w, int64_t n, int64_t k, int64_t group);                                    \
   template bool columns_end<Format>(const int8_t* w, int64_t k, int64_t group);
 LOWBIT_FORMATS(INSTANCES)
+template bool rows_end<D8>(const int8_t* w, int64_t n, int64_t k, int64_t group);
+template bool columns_end<D8>(const int8_t* w, int64_t k, int64_t group);
 
 }  // namespace lowbit

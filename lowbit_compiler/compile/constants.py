@@ -9,14 +9,16 @@ from torch import Tensor, fx
 
 from lowbit_compiler.passes.graph import aten, calls
 from lowbit_compiler.passes.product import quantization
-from lowbit_compiler.runtime.formats import KINDS, PACKED
+from lowbit_compiler.runtime.formats import KINDS, PACKED, SWITCHABLE
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.runtime.treatments.treatment import packet
 
 QUANTIZERS = tuple(packet(op_name("quantize", *kind)) for kind in KINDS if kind[1].row_local)
-PACKERS = tuple(packet(op_name("pack", *kind)) for kind in PACKED if kind[1].row_local)
+PACKERS = tuple(packet(op_name("pack", *kind)) for kind in PACKED if kind[1].row_local and kind not in SWITCHABLE)
+AT_ONCE = tuple(packet(op_name("pack", *kind)) for kind in SWITCHABLE)
+"""Those that write something behind the panels."""
 TREATERS = tuple(packet(op.name) for treatment in TREATMENTS.values() for op in treatment.ops if op.row_local)
 ROW_BY_ROW = (aten.to.dtype, *TREATERS, *QUANTIZERS, *PACKERS)
 CHUNK = 1 << 22
@@ -32,6 +34,17 @@ def compute(graph: fx.Graph, *sources: Tensor) -> tuple[Tensor, ...]:
     values = dict(zip(graph.find_nodes(op="placeholder"), sources, strict=True))
     steps = [node for node in graph.nodes if node.op == "call_function"]
     outputs: Any = graph.output_node().args[0]
+    if not calls(outputs[0], *AT_ONCE):
+        return _of_rows(steps, outputs, values)
+    *before, packing = steps  # codes and scales are those of rows all the same
+    parts = packing.all_input_nodes
+    values.update(zip(parts, _of_rows(before, parts, values), strict=True))
+    _run([packing], values)
+    return (values[packing],)
+
+
+def _of_rows(steps: Sequence[fx.Node], outputs: Sequence[fx.Node], values: dict[fx.Node, Any]) -> tuple[Tensor, ...]:
+    """Return the values of ``outputs``, from those that there are."""
     entry, chain = _chain(steps, outputs)
     if entry is None:
         _run(steps, values)
@@ -74,7 +87,7 @@ def _chain(steps: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> tuple[fx.Nod
     chain: set[fx.Node] = set()
     for step in reversed(steps):
         part = calls(step, operator.getitem) and calls(step.args[0], *QUANTIZERS)
-        if (part or calls(step, *ROW_BY_ROW)) and all(user in chain or user.op == "output" for user in step.users):
+        if (part or calls(step, *ROW_BY_ROW)) and all(user in chain or step in outputs for user in step.users):
             chain.add(step)
     entries = {node for step in chain for node in step.all_input_nodes if node not in chain}
     if len(entries) == 1 and all(node in chain for node in outputs):

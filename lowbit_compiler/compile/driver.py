@@ -11,12 +11,13 @@ from torch import fx
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
-from lowbit_compiler.compile.fallback import declined_report, failed_report, needs_gradient
+from lowbit_compiler.compile.fallback import WITHOUT_GRADIENTS, declined_report, failed_report, needs_gradient
 from lowbit_compiler.compile.finish import finish
 from lowbit_compiler.compile.history import remember
 from lowbit_compiler.compile.places import Seen, compile_places
 from lowbit_compiler.compile.remainder import compile_remainder, on_cpu
 from lowbit_compiler.compile.rewrite import rewrite
+from lowbit_compiler.compile.training import compile_training, training_recipe
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import Pass
@@ -54,11 +55,12 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
     """
     start = time.perf_counter()
     try:
-        if needs_gradient(examples):
+        recipe = training_recipe(examples, options)
+        if recipe is not None:
+            compiled, report = compile_training(gm, examples, recipe, options)
+        elif needs_gradient(examples):
             report = declined_report(capture_dynamo(gm, examples), options)
-            log.warning(
-                "a graph that needs gradients is not quantized; for inference call the model under torch.no_grad() or inference_mode()"
-            )
+            log.warning("a graph that needs gradients is not quantized by recipe %r: %s", options.recipe.name, WITHOUT_GRADIENTS)
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
             with dynamo.held_floats_constant(gm):

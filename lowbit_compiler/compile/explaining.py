@@ -10,12 +10,14 @@ from torch import fx
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.compile.fallback import declined_report, needs_gradient
 from lowbit_compiler.compile.rewrite import rewrite
+from lowbit_compiler.compile.training import training_recipe
 from lowbit_compiler.errors import LowbitError, WeightFreedError
-from lowbit_compiler.options import parse
+from lowbit_compiler.options import Options, parse
 from lowbit_compiler.recipes import DEFAULT, Recipe
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.weights import any_freed
 from lowbit_compiler.torch_internals.dynamo import inner
+from lowbit_compiler.training.rewrite import rewrite_training
 
 
 def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = DEFAULT, **options: Any) -> Report:
@@ -31,13 +33,19 @@ def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = DEFA
     def backend(gm: fx.GraphModule, examples: Any) -> Callable[..., Any]:
         if any_freed(examples):
             raise WeightFreedError("a float weight was released by free_weights=True, and the float model has to run; load the model anew")
-        captured = capture_dynamo(gm, examples)
-        reports.append(declined_report(captured, parsed) if needs_gradient(examples) else rewrite(captured, parsed, examples)[1])
+        reports.append(_report(gm, examples, parsed))
         return gm.forward
 
     with alone():
         torch.compile(model, backend=backend)(*inputs)
-    return joined(parsed.recipe.name, reports)
+    return joined((parsed.training or parsed.recipe).name, reports)
+
+
+def _report(gm: fx.GraphModule, examples: Any, options: Options) -> Report:
+    if (recipe := training_recipe(examples, options)) is not None:
+        return rewrite_training(gm, examples, recipe, options)[1]
+    captured = capture_dynamo(gm, examples)
+    return declined_report(captured, options) if needs_gradient(examples) else rewrite(captured, options, examples)[1]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,10 @@ from lowbit_compiler.passes.find import Find
 from lowbit_compiler.passes.normalize import Normalize
 from lowbit_compiler.passes.runner import run_passes
 from lowbit_compiler.passes.site import Reason
+from lowbit_compiler.recipes.training import NAMES
 from lowbit_compiler.report import Report, site_report
+
+WITHOUT_GRADIENTS = f"call the model under torch.no_grad() or torch.inference_mode(); recipes that train: {', '.join(NAMES)}"
 
 
 def needs_gradient(examples: Sequence[Any]) -> bool:
@@ -26,7 +29,7 @@ def declined_report(
     captured: Captured,
     options: Options,
     reason: Reason = Reason.NEEDS_GRADIENT,
-    detail: str = "call the model under torch.no_grad() or torch.inference_mode()",
+    detail: str = WITHOUT_GRADIENTS,
 ) -> Report:
     """Return the report of a graph that is left in float: every site found, none rewritten."""
     report = Report(options.recipe.name, fallback=reason.value)

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from lowbit_compiler.compile.constants import compute, go_on, joins_rows
+from lowbit_compiler.compile.narrowed import Narrowed, narrowed
 from lowbit_compiler.passes.contract import Constant
 from lowbit_compiler.passes.graph import calls
 from lowbit_compiler.passes.product import QUANTIZE, TREAT, below, float_weight, quantization
@@ -31,6 +32,8 @@ class Choice:
     """Which of the constant's sources each weight is."""
     ignored: str = ""
     """Why prepared tensors that some source has are not taken."""
+    narrow: Narrowed | None = None
+    """What becomes of the values where products are to read the weight in fewer bits."""
 
     @property
     def token(self) -> str:
@@ -39,6 +42,10 @@ class Choice:
 
     def compute(self, *sources: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of the constant for its ``sources``; prepared tensors come onto the device of these."""
+        values = self._whole(*sources)
+        return values if self.narrow is None else self.narrow(values)
+
+    def _whole(self, *sources: Tensor) -> tuple[Tensor, ...]:
         first = next(filter(None, self.each), None)
         if first is None:
             return compute(self.graph, *sources)
@@ -48,6 +55,10 @@ class Choice:
 
 def choose(constant: Constant, sources: Sequence[Tensor], known: Known) -> Choice:
     """Return how ``constant`` is computed for ``sources``. Prepared tensors must be of the format and treatment in its graph."""
+    return replace(_choose(constant, sources, known), narrow=narrowed(constant, sources))
+
+
+def _choose(constant: Constant, sources: Sequence[Tensor], known: Known) -> Choice:
     graph = constant.graph
     found = [known.get(where(source)) for source in sources] if known else []
     if not any(found) or not any(calls(node, *QUANTIZE) for node in graph.nodes):
@@ -68,6 +79,8 @@ def notes(choices: Iterable[Choice]) -> list[str]:
     used = Counter(one.method for choice in choices for one in choice.each if one is not None)
     ignored = Counter(choice.ignored for choice in choices if choice.ignored)
     taken = [f"{count} weights as lowbit.prepare made them ({method})" for method, count in used.items()]
+    narrow = Counter(choice.narrow.bits for choice in choices if choice.narrow is not None)
+    taken += [f"{count} weights are read in {bits} bits (lowbit.switch_bits)" for bits, count in narrow.items()]
     return taken + [f"prepared tensors of {count} products are ignored: {reason}" for reason, count in ignored.items()]
 
 

@@ -1,33 +1,18 @@
 """FlexRound (arXiv 2306.00317): rounding learned by dividing every element of a weight, so that the block's output is what it was."""
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowbit_compiler.preparing.block import Block
-from lowbit_compiler.preparing.chain import carried
 from lowbit_compiler.preparing.hessian import treated
 from lowbit_compiler.preparing.layer import Layer, replaced
+from lowbit_compiler.preparing.learning import error, gradients, product, rounded, turns, wanted
 from lowbit_compiler.preparing.lines import lines_of, require_lines
 from lowbit_compiler.preparing.method import Method
 from lowbit_compiler.recipes import Recipe
-from lowbit_compiler.runtime.treatments.treatment import at_once
-
-
-class _Round(torch.autograd.Function):
-    """Nearest integers, with the gradient of the identity."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.round(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0]
 
 
 @dataclass(frozen=True)
@@ -56,33 +41,21 @@ class FlexRound(Method):
             learned += [_Learned.of(layer, importance) for layer in inputs.layers]
         if not learned:
             return
-        wanted = [carried(output).float() for output in block.run()]
+        targets = wanted(block)
         with torch.enable_grad(), contextlib.ExitStack() as stack:
             for each in learned:
                 stack.enter_context(replaced(each.layer.module, each.forward))
-            self._learn(block, wanted, [number for each in learned for number in (each.each, each.row)])
+            self._learn(block, targets, [number for each in learned for number in (each.each, each.row)])
         for each in learned:
             each.layer.give(each.parts(), self.name)
 
-    def _learn(self, block: Block, wanted: list[Tensor], numbers: list[Tensor]) -> None:
+    def _learn(self, block: Block, targets: list[Tensor], numbers: list[nn.Parameter]) -> None:
         adam = torch.optim.Adam(numbers, lr=self.rate)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.steps)
-        for (args, kwargs), target in _turns(block, wanted, self.steps):
-            error = (carried(block.module(*args, **kwargs)).float() - target).square().mean() / target.square().mean()
-            for number, gradient in zip(numbers, torch.autograd.grad(error, numbers, allow_unused=True), strict=True):
-                number.grad = gradient
+        for call, target in turns(block, targets, self.steps):
+            gradients(error(block, call, target), numbers)
             adam.step()
             falling.step()
-
-
-def _turns(block: Block, wanted: list[Tensor], steps: int) -> Iterator[tuple[Any, Tensor]]:
-    """Yield so many calls of the block, one after the other and again from the first, with what each is to return."""
-    while True:
-        for call, target in zip(block.calls(), wanted, strict=True):
-            if steps == 0:
-                return
-            steps -= 1
-            yield call, target
 
 
 @dataclass(frozen=True)
@@ -120,16 +93,10 @@ class _Learned:
 
     def codes(self) -> Tensor:
         divided = self.weight * torch.exp(-(self.each + self.row))
-        rounded: Tensor = _Round.apply((divided - self.minimum) / self.slope)  # type: ignore[no-untyped-call]
-        return rounded.clamp(*self.limits)
+        return rounded((divided - self.minimum) / self.slope).clamp(*self.limits)
 
     def forward(self, x: Tensor) -> Tensor:
-        plan, bias = self.layer.plan, self.layer.module.bias
-        kept, exact = plan.treatment.activation(at_once, x.float())
-        low = kept if plan.x is None else kept + (plan.x.dequantize(plan.x.quantize(kept.detach())) - kept).detach()
-        weight = self.codes() * self.slope + self.minimum
-        y = nn.functional.linear(low, weight, None if bias is None else bias.float())
-        return (y if exact is None else y + nn.functional.linear(exact, weight)).to(x.dtype)
+        return product(self.layer, x, self.codes() * self.slope + self.minimum)
 
     def parts(self) -> tuple[Tensor, ...]:
         with torch.no_grad():

@@ -7,11 +7,12 @@ from lowbit_compiler.preparing.awq import AWQ
 from lowbit_compiler.preparing.bias_correction import BiasCorrection
 from lowbit_compiler.preparing.flexround import FlexRound
 from lowbit_compiler.preparing.gptq import GPTQ
+from lowbit_compiler.preparing.learned_scales import LearnedScales
 from lowbit_compiler.preparing.method import Method
 from lowbit_compiler.preparing.outlier_tune import OutlierTune
 from lowbit_compiler.recipes import Recipe
 
-METHODS: tuple[Method, ...] = (OutlierTune(), AWQ(), GPTQ(), FlexRound(), BiasCorrection())
+METHODS: tuple[Method, ...] = (OutlierTune(), AWQ(), GPTQ(), FlexRound(), LearnedScales(), BiasCorrection())
 NAMES = tuple(method.name for method in METHODS)
 DEFAULT = ("gptq",)
 

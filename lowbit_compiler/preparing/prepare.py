@@ -21,7 +21,7 @@ from lowbit_compiler.preparing.method import Method
 from lowbit_compiler.preparing.methods import DEFAULT, find_methods
 from lowbit_compiler.preparing.progress import Step, progress
 from lowbit_compiler.recipes import Recipe, find_recipe
-from lowbit_compiler.runtime.prepared import Prepared, attach
+from lowbit_compiler.runtime.prepared import Prepared
 from lowbit_compiler.runtime.weights import any_freed
 
 log = logging.getLogger("lowbit_compiler")
@@ -70,7 +70,7 @@ def prepare(
                 _Preparation(model, work, chosen, sequential, kept, saved).run(calls)
     for layer in work:
         if layer.parts is not None:
-            attach(layer.module, Prepared(layer.module, layer.plan.w, layer.plan.treatment, layer.parts, ", ".join(layer.made_by)))
+            Prepared(layer.module, layer.plan.w, layer.plan.treatment, layer.parts, ", ".join(layer.made_by)).attach()
     return model
 
 

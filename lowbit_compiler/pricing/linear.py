@@ -104,7 +104,7 @@ def candidates(call: LinearCall, timer: Timer) -> dict[str, Callable[[], object]
 def _sizes(call: LinearCall) -> tuple[list[int], list[int]]:
     """Return the bytes of each float weight, and of all of them packed for each plan."""
     floats = [call.k * width * call.stored.itemsize for width in call.widths]
-    return floats, [-(-sum(call.widths) // PANEL) * plan.w.panel_bytes(call.k) for plan in call.plans]
+    return floats, [plan.w.packed_rows(sum(call.widths)) * plan.w.panel_bytes(call.k) for plan in call.plans]
 
 
 def read_by(call: LinearCall) -> list[int]:
@@ -145,10 +145,10 @@ def _low_bit(call: LinearCall, plan: Plan, x: Tensor, copies: Sequence[Tensor]) 
     bias = torch.zeros(n, dtype=call.dtype, device=x.device) if call.bias else None
     packed = [raw.view(-1, plan.w.panel_bytes(call.k)) for raw in copies]
     # Whole panels, and one that may end in padding, which the ops want to be zero.
-    whole, last = _filled(call, plan, PANEL), _filled(call, plan, n - (len(packed[0]) - 1) * PANEL)
+    whole, last = _filled(call, plan, PANEL), _filled(call, plan, (n - 1) % PANEL + 1)
     for each in packed:
-        each[:-1] = whole
-        each[-1:] = last
+        each[: -len(last)] = whole[:1]
+        each[-len(last) :] = last
     weights: Iterator[Tensor] = itertools.cycle(packed)
     if plan.inner == plan:
         return lambda: op(x, next(weights), bias, n, *plan.arguments, None)

@@ -13,6 +13,7 @@ __all__ = [
     "DEFAULT",
     "LOW_BIT_SQNR",
     "RECIPES",
+    "SWITCHABLE",
     "WIDTHS",
     "WIDTHS_OF",
     "WITH_KERNELS",
@@ -32,6 +33,8 @@ _FOUND: tuple[Recipe, ...] = tuple(import_module(f"{__name__}.{file}").RECIPE fo
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _FOUND}
 WITH_KERNELS = tuple(name for name, recipe in RECIPES.items() if recipe.plan.product is not None)
 """Those that are not emulated."""
+SWITCHABLE = tuple(name for name, recipe in RECIPES.items() if recipe.plan.w.format.widths)
+"""Those whose weights can be read in fewer bits (lowbit.switch_bits)."""
 
 
 def find_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:

@@ -8,6 +8,7 @@ from lowbit_compiler.runtime.formats.scales import Groups, Row, Scale
 
 MODULES = (
     "s8",
+    "d8",
     "s4",
     "affine",
     "ternary",
@@ -24,6 +25,8 @@ IN_PLANES = tuple(kind for kind in PACKED if kind[0].panels is not None and kind
 """Those of them whose codes lie in planes of bits: few rows in fixed point meet them."""
 QUANTIZED = tuple(kind for kind in PACKED if kind[0].panels is not None and kind[0].panels.quantizers)
 """Those of them that kernels quantize to."""
+SWITCHABLE = tuple(kind for kind in PACKED if kind[0].widths)
+"""Those of them whose packed weights can be read in fewer bits."""
 WORDS = tuple(word for format in FORMATS for word in format.words)
 """How recipes spell them."""
 
@@ -36,4 +39,18 @@ def operand(word: str, group: int) -> Operand | None:
     return None
 
 
-__all__ = ["FORMATS", "IN_PLANES", "KINDS", "PACKED", "QUANTIZED", "WORDS", "Format", "Groups", "Operand", "Row", "Scale", "operand"]
+__all__ = [
+    "FORMATS",
+    "IN_PLANES",
+    "KINDS",
+    "PACKED",
+    "QUANTIZED",
+    "SWITCHABLE",
+    "WORDS",
+    "Format",
+    "Groups",
+    "Operand",
+    "Row",
+    "Scale",
+    "operand",
+]

@@ -45,8 +45,10 @@ class Codebook:
         """The smallest and the largest code."""
         return 0, len(self.values) - 1
 
-    def encode(self, v: Tensor) -> Tensor:
-        """Return how many of the midpoints between neighbours are below ``v``."""
+    def encode(self, v: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return how many of the midpoints between neighbours are below ``v``; weights, which these numbers are for, are not drawn."""
+        if noise is not None:
+            raise NotImplementedError
         middles = _numbers(v, [(a + b) / 2 for a, b in zip(self.values, self.values[1:], strict=False)])
         return torch.bucketize(v, middles, out_int32=True).to(self.dtype)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats.grid import Grid
 from lowbit_compiler.runtime.formats.part import Part
-from lowbit_compiler.runtime.formats.scales import Scale
+from lowbit_compiler.runtime.formats.scales import Scale, largest
 from lowbit_compiler.runtime.rounding import Rounding
 
 EPS = 2.0**-24  # unit roundoff of float32
@@ -36,6 +36,8 @@ class Format(ABC):
     """The type of ONNX with these codes, and the opset from which DequantizeLinear takes it."""
     panels: ClassVar["Panels | None"] = None
     """How kernels want weights in memory; None: no kernel knows the format, and its products are emulated."""
+    widths: ClassVar[tuple[int, ...]] = ()
+    """The bits of a code among which products can be switched at run time; empty: a code has the bits of the grid."""
 
     @property
     @abstractmethod
@@ -70,17 +72,26 @@ class Format(ABC):
 
     def quantize(self, x: Tensor, scale: Scale, importance: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the parts of ``x`` [..., K], float of any dtype; ``importance`` [K] weighs the errors of columns where scales are fitted to them."""
+        return self.encode(x, scale)
+
+    def encode(self, x: Tensor, scale: Scale, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the parts of ``x`` [..., K] with codes next to its numbers: the nearest, or with ``noise`` [..., K] one that it draws."""
         blocks = scale.blocks(x.float())
-        a = largest_of(blocks)
-        inverse, stored = scale.fit(a.squeeze(-1), self.grid)
-        v = torch.where(torch.isfinite(a), blocks, torch.zeros_like(blocks)) * inverse.unsqueeze(-1)
-        return scale.rows(self.grid.encode(v), x.shape[-1]).contiguous(), *stored
+        a = scale.reach(blocks)
+        inverse, stored = scale.fit(a, self.grid)
+        v = torch.where(torch.isfinite(a.unsqueeze(-1)), blocks, torch.zeros_like(blocks)) * inverse.unsqueeze(-1)
+        codes = self.grid.encode(v, None if noise is None else scale.blocks(noise))
+        return scale.rows(codes, x.shape[-1]).contiguous(), *stored
 
     def dequantize(self, parts: tuple[Tensor, ...], scale: Scale, dtype: torch.dtype) -> Tensor:
         """Return [..., K] in ``dtype``."""
         codes, *stored = parts
         blocks = scale.blocks(self.grid.decode(codes)) * scale.unit(*stored).unsqueeze(-1)
         return scale.rows(blocks, codes.shape[-1]).to(dtype)
+
+    def narrow(self, parts: tuple[Tensor, ...], width: int) -> tuple[Tensor, ...]:
+        """Return ``parts`` as products read them in ``width`` bits, one of ``widths``."""
+        raise NotImplementedError
 
     def start(self, scale: Scale, stored: tuple[Tensor, ...]) -> Tensor:
         """Return what kernels count codes from, where it is not 0: [..., G], of the stored parts of ``scale``."""
@@ -105,6 +116,8 @@ class Panels(ABC):
 
     codes: tuple[int, int]
     """The codes that the layout holds, and that every kernel multiplies right."""
+    behind: int = 0
+    """Rows behind the panels of a packed weight, for what all of it has in common."""
     planes: ClassVar[bool] = False
     """Whether codes lie in planes of bits (csrc/formats/planes.h)."""
     quantizers: ClassVar[bool] = True
@@ -116,13 +129,21 @@ class Panels(ABC):
 
     @abstractmethod
     def pack(self, parts: tuple[Tensor, ...], scale: Scale) -> Tensor:
-        """Return parts of [N, K] as int8 [ceil(N / 16), bytes]."""
+        """Return parts of [N, K] as int8 [ceil(N / 16) + behind, bytes]."""
 
     @abstractmethod
     def unpack(self, packed: Tensor, n: int, k: int, scale: Scale) -> tuple[Tensor, ...]:
         """Invert :meth:`pack`: codes [N, K padded] and scales [N, G padded]."""
 
+    def width(self, packed: Tensor) -> int:
+        """Return in how many bits products read ``packed``, of a format with ``widths``."""
+        raise NotImplementedError
+
+    def switch(self, packed: Tensor, width: int) -> None:
+        """Let products read ``packed`` in ``width`` bits from now on."""
+        raise NotImplementedError
+
 
 def largest_of(x: Tensor) -> Tensor:
     """Return the largest magnitude of each row of ``x`` [..., K] as [..., 1]; 0 of a row without elements."""
-    return x.abs().amax(-1, keepdim=True) if x.shape[-1] else x.new_zeros((*x.shape[:-1], 1))
+    return largest(x).unsqueeze(-1)

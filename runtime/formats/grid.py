@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lowbit_compiler.runtime.rounding import whole
+
 
 class Grid(Protocol):
     """A set of numbers with an integer code for each."""
@@ -35,8 +37,11 @@ class Grid(Protocol):
         """The smallest and the largest code."""
         ...
 
-    def encode(self, v: Tensor) -> Tensor:
-        """Return the codes of the numbers nearest to ``v`` float32 (ties to the even code); what is larger than all gets the largest."""
+    def encode(self, v: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the codes of the numbers nearest to ``v`` float32 (ties to the even code); what is larger than all gets the largest.
+
+        With ``noise``, as :func:`whole` takes it, the code is one of the two around ``v``.
+        """
         ...
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -53,7 +58,9 @@ class Integers:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Signed where some codes are negative."""
+        """Signed where some codes are negative, of 16 bits where 8 are too few."""
+        if self.bits > 8:
+            return torch.int16
         return torch.int8 if self.least < 0 else torch.uint8
 
     @property
@@ -76,9 +83,9 @@ class Integers:
         """The smallest and the largest code."""
         return self.least, self.most
 
-    def encode(self, v: Tensor) -> Tensor:
-        """Round to nearest, ties to even."""
-        return torch.round(v).clamp(self.least, self.most).to(self.dtype)
+    def encode(self, v: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Round to whole numbers."""
+        return whole(v, noise).clamp(self.least, self.most).to(self.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the codes themselves in float32."""
@@ -130,14 +137,14 @@ class Floats:
         most = (1 << (self.e + self.m)) - 1
         return -most, most
 
-    def encode(self, v: Tensor) -> Tensor:
-        """Round to nearest, ties to the even code (without mantissa bits: away from 0)."""
+    def encode(self, v: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Round to nearest, ties to the even code (without mantissa bits: away from 0), or the magnitude up or down as ``noise`` says."""
         floor = max(self.lowest, -126)  # float32 has nothing below
         below = floor - self.lowest
         w = v.abs().clamp(max=self.largest) * 2.0**-floor
         binade = exponent(w).clamp(min=0.0) if self.e else torch.zeros_like(v)
         w = w * power(-binade)
-        n = torch.round(w * 2.0**self.m)
+        n = whole(w * 2.0**self.m, noise)
         magnitude = (binade + below) * 2.0**self.m + n
         if below:
             magnitude = torch.where(n < 2.0**self.m, torch.zeros_like(v), magnitude)

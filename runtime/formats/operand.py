@@ -10,6 +10,7 @@ from torch import Tensor
 from lowbit_compiler.runtime.formats.format import Format, Panels
 from lowbit_compiler.runtime.formats.part import Part
 from lowbit_compiler.runtime.formats.scales import Scale
+from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.rounding import NEAREST, Rounding
 
 
@@ -55,6 +56,10 @@ class Operand:
         """Return the parts of ``x`` [..., K]; ``importance`` [K] as in :meth:`Format.quantize`."""
         return self.format.quantize(x, self.scale, importance)
 
+    def draw(self, x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts of ``x`` [..., K] as its random rounding makes them of ``noise`` [..., K], uniform in (0, 1)."""
+        return self.format.encode(x, self.scale, noise)
+
     def dequantize(self, parts: tuple[Tensor, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return [..., K] of ``parts``."""
         return self.format.dequantize(parts, self.scale, dtype)
@@ -68,13 +73,21 @@ class Operand:
         """Return the bytes of 16 packed rows of ``k``."""
         return self._panels.nbytes(k, self.scale)
 
+    def packed_rows(self, n: int) -> int:
+        """Return the rows of a packed weight of ``n`` rows: a panel for 16 of them, and what is behind the panels."""
+        return -(-n // PANEL) + self._panels.behind
+
     def pack(self, parts: tuple[Tensor, ...]) -> Tensor:
-        """Return parts of [N, K] as int8 [ceil(N / 16), bytes]."""
+        """Return parts of [N, K] as int8 [packed rows, bytes]."""
         return self._panels.pack(parts, self.scale)
 
     def unpack(self, packed: Tensor, n: int, k: int) -> tuple[Tensor, ...]:
         """Invert :meth:`pack`: codes [N, K padded] and scales [N, G padded]."""
         return self._panels.unpack(packed, n, k, self.scale)
+
+    def width(self, packed: Tensor) -> int:
+        """Return in how many bits products read ``packed``, of a format with ``widths``."""
+        return self._panels.width(packed)
 
     @property
     def _panels(self) -> Panels:

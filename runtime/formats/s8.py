@@ -1,6 +1,7 @@
 """Signed 8-bit integers, -127 to 127: one scale for a row of activations or an output row of a weight."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class S8(Format):
     words = ("int8",)
     onnx = ("INT8", 21)
     grid = Integers(-127, 127)
-    panels = _Panels()
+    panels: ClassVar[Panels] = _Panels()
 
 
 FORMATS = (S8,)

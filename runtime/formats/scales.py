@@ -30,6 +30,8 @@ class Scale(ABC):
     """Whether the scales of a row depend on that row alone."""
     integers: ClassVar[bool] = False
     """Whether the numbers of a row are int8 integers times one scale, so that products with int8 activations are exact sums."""
+    masks: ClassVar[bool] = False
+    """Whether, in training, elements that it lets saturate get no gradient."""
     sizes: ClassVar[tuple[int, ...]] = ()
     """The sizes that a block may have; empty: all of K."""
     parts: ClassVar[tuple[Part, ...]]
@@ -75,11 +77,15 @@ class Scale(ABC):
         """Return what is there for each block [..., G] for each of the ``k`` elements of a row [..., K]."""
         return unit.repeat_interleave(self.block(k), -1)[..., :k]
 
+    def reach(self, blocks: Tensor) -> Tensor:
+        """Return what of each block [..., G, block] float32 the grid has to reach [..., G]: its largest magnitude."""
+        return largest(blocks)
+
     @abstractmethod
     def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return what the elements of the blocks are multiplied by [..., G], and the stored scales.
 
-        ``a`` float32 [..., G] is the largest magnitude of each block.
+        ``a`` float32 [..., G] is what :meth:`reach` returns.
         """
 
     @abstractmethod
@@ -89,6 +95,11 @@ class Scale(ABC):
     def start(self, *stored: Tensor) -> Tensor:
         """Return what is added to units times numbers of the grid: nothing, but on lines [..., G]."""
         return torch.zeros_like(self.unit(*stored))
+
+
+def largest(x: Tensor) -> Tensor:
+    """Return the largest magnitude of each row of ``x`` [..., K] as [...]; 0 of a row without elements."""
+    return x.abs().amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
 
 
 def inverse_and_unit(a: Tensor, largest: float) -> tuple[Tensor, Tensor]:

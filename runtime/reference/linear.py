@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats import IN_PLANES, Format, Groups, Operand, Row, Scale
 from lowbit_compiler.runtime.formats.affine import U4
+from lowbit_compiler.runtime.formats.d8 import D8
 from lowbit_compiler.runtime.formats.lines import IntegerLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
@@ -17,6 +18,7 @@ from lowbit_compiler.runtime.treatments.rotation import rotate
 from lowbit_compiler.runtime.treatments.rows import split_rows
 
 INT8 = Operand(S8(), Row())
+NARROW = Operand(D8(), Row())
 TERNARY = Operand(Ternary(), Row())
 
 
@@ -95,6 +97,16 @@ def linear_s8u4_nested(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group:
 def linear_s8u4_nested_rotated(x: Tensor, w: Tensor, bias: Tensor | None, n: int, group: int, dtype: torch.dtype | None) -> Tensor:
     """The same after a block-Hadamard rotation of ``x``; ``w`` holds the rotated weight."""
     return _s8s8(x, rotate(x), None, _nested(x, w, n, group), bias, dtype, rotated=True)
+
+
+def linear_s8d8(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """``x`` [..., K] in int8 times int8 codes in the width that ``w`` says."""
+    return _s8s8(x, x, None, _int8(x, w, n, NARROW), bias, dtype)
+
+
+def linear_s8d8_rotated(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:
+    """The same after a block-Hadamard rotation of ``x``; ``w`` holds the rotated weight."""
+    return _s8s8(x, rotate(x), None, _int8(x, w, n, NARROW), bias, dtype, rotated=True)
 
 
 def linear_s8ternary(x: Tensor, w: Tensor, bias: Tensor | None, n: int, dtype: torch.dtype | None) -> Tensor:

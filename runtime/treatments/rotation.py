@@ -1,5 +1,6 @@
 """Rotation of both operands by a block Hadamard matrix, so that no element stands out (arXiv 2306.11987, section 3; here for inference)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,14 @@ ROTATED = 56 * EPS
 
 def rotate(x: Tensor) -> Tensor:
     """Multiply ``x`` [..., K] by the orthogonal block-Hadamard matrix of block 64; float32 [..., Kp], K padded with zeros."""
-    x = torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % HADAMARD))
-    v = x * 2.0**-3
+    return hadamard(torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % HADAMARD)), HADAMARD)
+
+
+def hadamard(x: Tensor, block: int) -> Tensor:
+    """Multiply ``x`` float32 [..., K] by the orthogonal matrix of blocks of ``block``, a power of two that divides K."""
+    v = x * math.sqrt(1 / block)
     half = 1
-    while half < HADAMARD:
+    while half < block:
         u = v.reshape(*x.shape[:-1], x.shape[-1] // (2 * half), 2, half)
         v = torch.stack([u[..., 0, :] + u[..., 1, :], u[..., 0, :] - u[..., 1, :]], -2)
         half *= 2

@@ -57,6 +57,18 @@ class Treatment(ABC):
         """Return what of ``w`` [N, K] is quantized."""
         return w
 
+    def drawn(self, stream: Any) -> "Treatment":
+        """Return the treatment with its random numbers from ``stream`` (runtime/training/noise.py), where it has any."""
+        return self
+
+    def padded(self, k: int) -> int:
+        """Return the length of a treated row of ``k``."""
+        return k
+
+    def transposed(self, g: Tensor, k: int) -> Tensor:
+        """Return the gradient of rows of ``k`` for that of the treated rows, ``g`` [..., K padded]."""
+        return g[..., :k]
+
     def moved(self, x: Tensor) -> Tensor:
         """Return by how much rounding in the maps may move an element of each row of ``x`` [..., K]: float64, broadcasts to [..., 1]."""
         return torch.zeros((), dtype=torch.float64)

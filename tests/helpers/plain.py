@@ -17,6 +17,12 @@ __all__ = ["INT8", "PANEL", "ROW_CAPACITY", "ROW_CUTS", "hit_columns", "rotate",
 
 INT8 = Operand(S8(), Row())
 Pair = tuple[Tensor, ...]
+_KEYS, _KEY = torch._C.DispatchKeySet, torch._C.DispatchKey
+
+
+def reference(op: str, *arguments: object) -> Tensor:
+    """Call ``op`` without its kernel."""
+    return getattr(torch.ops.lowbit, op).default.redispatch(_KEYS(_KEY.PrivateUse1), *arguments)  # type: ignore[no-any-return]
 
 
 def int4(group: int) -> Operand:

@@ -35,6 +35,8 @@ def samples(dtype=torch.bfloat16):
         "split_rows": (x,),
         "linear_s8s8": (x, packed, bias, N, None),
         "linear_s8s8_rotated": (x, L.pack_s8(*L.quantize_s8(L.rotate(w))), bias, N, torch.float32),
+        "linear_s8d8": (x, L.pack_d8(*q8), bias, N, None),
+        "linear_s8d8_rotated": (x, L.pack_d8(*L.quantize_s8(L.rotate(w))), bias, N, torch.float32),
         "linear_s8s8_columns": (x, packed, None, N, 6.0, None),
         "linear_s8s8_rows": (x, packed, None, N, None),
         "linear_fs8": (x, packed, bias, N, None),
@@ -51,7 +53,20 @@ def samples(dtype=torch.bfloat16):
         "sdpa": (q, q[:, :2], q[:, 2:], torch.randn(1, 1, 5, 5), True, 0.25),
         "sdpa_codes": (q, *L.quantize_s8(q[:, :2]), *L.quantize_s8(q[:, 2:]), torch.randn(1, 1, 5, 5), True, 0.25),
         "chain": _chain(x, packed, bias),
+        **_training(x, w, bias),
         "softmax": (x, 1, 0.125, torch.randn(1, K), False, torch.float32),
+    }
+
+
+def _training(x, w, bias):
+    """Forward and backward of a linear that trains, whose activation is clipped and whose gradient is drawn."""
+    seed, recipe = torch.tensor([2**40 + 7]), "mxfp4-training"
+    _, kept_x, kept_w = L.train_linear(x, w, bias, seed, 3, recipe, None)
+    backward = (torch.randn(5, N), kept_x, kept_w, seed, 3, recipe, K, torch.float32)
+    return {
+        "train_linear": (x, w, bias, seed, 3, recipe, torch.float32),
+        "train_grad_input": backward,
+        "train_grad_weight": backward,
     }
 
 

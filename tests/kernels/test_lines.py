@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from helpers import bounds, operands
+from helpers.plain import reference
 from lowbit_compiler.runtime import kernels, library
 from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.formats.affine import U4
@@ -14,7 +15,6 @@ from lowbit_compiler.runtime.formats.ternary import Shards, Ternary
 from lowbit_compiler.runtime.products import PRODUCTS
 
 L = torch.ops.lowbit
-KEYS, KEY = torch._C.DispatchKeySet, torch._C.DispatchKey
 KINDS = [weight for (_, weight, _), product in PRODUCTS.items() if product.fixed_error]
 OPERANDS = [Operand(format(), scale.sized(group)) for format, scale in KINDS for group in scale.sizes or (64,)]
 MS = (1, 2, 3, 4, 5, 9, 17, 40)
@@ -23,11 +23,6 @@ pytestmark = pytest.mark.skipif(library.handle() is None, reason="no native libr
 every = pytest.mark.parametrize(
     "one", OPERANDS, ids=lambda one: "-".join(map(str, (f"{one.format}{one.scale.suffix}", *one.scale.arguments)))
 )
-
-
-def reference(op: str, *arguments: object) -> Tensor:
-    """Call ``op`` without its kernel."""
-    return getattr(L, op).default.redispatch(KEYS(KEY.PrivateUse1), *arguments)
 
 
 def linear(one: Operand) -> str:

@@ -5,12 +5,13 @@ import torch
 
 from helpers.children import outcomes
 from helpers.malformed import KEY, KEYS, WAYS, WITH_VALUES, compare, linear, replaced
-from helpers.plain import packed_bytes
+from helpers.plain import PANEL, packed_bytes
 from helpers.samples import K, N, samples
 from lowbit_compiler.runtime.products import weight_of
 
 L = torch.ops.lowbit
 OPS = sorted(samples())
+PANELS = -(-N // PANEL)
 LINEAR = [op for op in OPS if op.startswith("linear")]
 
 
@@ -80,7 +81,13 @@ LINEAR_CASES = {
     "int bias": (linear(2, lambda _: torch.ones(N).int()), "expected bias in float32, bfloat16 or float16, got torch.int32"),
     "int result": (lambda a: (*a[:-1], torch.int32), "expected dtype float32, bfloat16 or float16, got torch.int32"),
     "large result": (
-        lambda a: (torch.ones(1, 1).expand(2**40, K), a[1].new_zeros(1, 1).expand(2**20, a[1].shape[1]), None, 2**24, *a[4:]),
+        lambda a: (
+            torch.ones(1, 1).expand(2**40, K),
+            a[1].new_zeros(1, 1).expand(2**20 + len(a[1]) - PANELS, a[1].shape[1]),
+            None,
+            2**24,
+            *a[4:],
+        ),
         "expected a result of at most 2^47 elements, got 1099511627776 rows of 16777216",
     ),
 }
@@ -279,6 +286,7 @@ def test_memory_that_starts_anywhere(op, offset):
 def test_a_weight_that_starts_anywhere(op, way):
     """Of one panel, which is contiguous: 16 rows of a larger buffer, from an odd byte on."""
     x, w, _, _, *rest = samples()[op]
-    moved = w.new_empty(w.shape[1] + 1)[1:].view(1, -1).copy_(w[:1])
-    want, got = (WAYS[way](op, (x, packed, None, 16, *rest)) for packed in (w[:1], moved))
+    one = torch.cat([w[:1], w[PANELS:]])  # and what is behind the panels
+    moved = w.new_empty(one.numel() + 1)[1:].view(one.shape).copy_(one)
+    want, got = (WAYS[way](op, (x, packed, None, 16, *rest)) for packed in (one, moved))
     assert torch.equal(want, got)

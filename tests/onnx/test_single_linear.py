@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
+import lowbit_compiler as lowbit
 from helpers import bounds, operands, plain
+from helpers.compiled import compiled
 from helpers.onnx_files import Exported
 from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.formats import operand
@@ -131,3 +134,20 @@ def test_any_rank(shape: tuple[int, ...], tmp_path: Path) -> None:
     x = torch.randn(shape) * 4
     exported = Exported(tmp_path, linear(100), (x,), recipe=recipe("rotation"), verify=True)
     assert exported.run(x)[0].shape == (*shape[:-1], N)
+
+
+@pytest.mark.parametrize("form", ["integer", "qdq"])
+def test_the_width_in_force(tmp_path: Path, form: str) -> None:
+    """A weight whose bits were switched is in the file as its products read it."""
+    model = linear(100)
+    run, x = compiled(model, "int8-switchable"), rows(100)
+    with torch.no_grad():
+        run(x)
+        lowbit.switch_bits(run, 4)
+        want = run(x)
+    exported = Exported(tmp_path, model, x, recipe="int8-switchable", form=form)
+    assert "1 weights are read in 4 bits (lowbit.switch_bits)" in exported.report.notes
+    int8 = [onnx.numpy_helper.to_array(each) for each in exported.proto.graph.initializer if each.data_type == onnx.TensorProto.INT8]
+    (stored,) = (each for each in int8 if each.shape == (100, N))
+    assert not (stored % 16).any()
+    bounds.assert_within(exported.run(x)[0], want.double(), 2.0**-20 * want.abs().double() + 1e-30)

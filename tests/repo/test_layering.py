@@ -26,10 +26,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "runtime.formats": ("runtime.packing", "runtime.rounding"),
     "runtime.treatments": ("runtime.formats",),
     "runtime.products": ("runtime.formats", "runtime.treatments"),
+    "runtime.training": ("runtime.formats", "runtime.products", "runtime.rounding", "runtime.treatments", "torch_internals"),
     "runtime.reference": ("runtime.formats", "runtime.treatments"),
     "runtime": ("errors", "runtime.*", "torch_internals"),
     # From a captured graph to a rewritten one.
-    "recipes": ("errors", "recipe_names", "runtime.formats", "runtime.products", "runtime.treatments"),
+    "recipes": ("errors", "recipe_names", "runtime.formats", "runtime.products", "runtime.training", "runtime.treatments"),
     "passes": ("errors", "recipes", "runtime.chain", "runtime.formats", "runtime.ops", "runtime.products", "runtime.treatments", "torch_internals"),
     "capture": ("errors", "passes", "runtime", "torch_internals"),
     "pricing": ("passes", "runtime.*", "torch_internals"),
@@ -38,9 +39,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "report": ("passes",),
     "graph_text": ("passes", "torch_internals"),
     "dump": ("errors", "graph_text", "passes", "report", "runtime", "torch_internals"),
+    # From Dynamo's graph to one that trains.
+    "training": ("capture", "errors", "options", "passes", "recipes", "report", "runtime.training"),
     # From a rewritten graph to what runs, or to a file: an exit says how, compile does it.
     "exits": ("options", "passes", "pricing", "runtime"),
-    "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals"),
+    "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals", "training"),
     "exits.onnx": ("capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals"),
     "exits.package": (
         "capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime", "torch_internals",
@@ -60,7 +63,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "demo": ("compile", "errors", "options", "recipes", "report", "torch_internals"),
     # On top: the command line, and the names that users import.
     "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
-    "": ("bitnet", "compile", "exits.onnx", "exits.package", "int8_cache", "preparing", "recipes", "report"),
+    "": ("bitnet", "compile", "exits.onnx", "exits.package", "int8_cache", "preparing", "recipes", "report", "training"),
 }  # fmt: skip
 """Who may import what: the folders and files right below lowbit_compiler/, with passes/ and runtime/, which are installed there. A row holds
 for all that is inside but has no row of its own. So does an entry; with .* it holds for all."""

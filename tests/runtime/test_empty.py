@@ -19,7 +19,6 @@ from helpers.plain import pack_s4, pack_s8, unpack_s4, unpack_s8
 from lowbit_compiler.recipes import RECIPES, Recipe
 from lowbit_compiler.runtime.checks import PROLOGUE
 from lowbit_compiler.runtime.ops import LINEAR_SCHEMAS, _before
-from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference import exported, linear, softmax
 from lowbit_compiler.runtime.require import FLOATS
@@ -30,8 +29,11 @@ Make = Callable[[tuple[int, ...], torch.dtype], tuple[Any, ...]]
 
 
 def packed(op: str) -> Tensor:
-    size = weight_of(op, {"group": GROUP}).panel_bytes(K)
-    return torch.zeros(-(-N // PANEL), size, dtype=torch.int8)
+    one = weight_of(op, {"group": GROUP})
+    made = torch.zeros(one.packed_rows(N), one.panel_bytes(K), dtype=torch.int8)
+    for width in one.format.widths[-1:]:
+        one.format.panels.switch(made, width)
+    return made
 
 
 def weight(dtype: torch.dtype = torch.int8) -> Tensor:

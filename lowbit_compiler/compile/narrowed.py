@@ -1,0 +1,44 @@
+"""Weights that are read in fewer bits from the start, as ``lowbit.switch_bits`` has said for their modules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lowbit_compiler.passes.contract import Constant
+from lowbit_compiler.passes.graph import calls
+from lowbit_compiler.runtime.formats import SWITCHABLE, Format
+from lowbit_compiler.runtime.formats.operand import op_name
+from lowbit_compiler.runtime.treatments.treatment import packet
+from lowbit_compiler.runtime.weights import where
+from lowbit_compiler.runtime.widths import known
+
+_QUANTIZERS = {packet(op_name("quantize", *kind)): kind[0] for kind in SWITCHABLE}
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """What becomes of the outputs of a constant whose weight is of ``format`` and read in ``bits`` bits."""
+
+    format: type[Format]
+    bits: int
+    packed: bool
+    """Whether the output is a packed weight, which says its width, or codes and scales, which are rounded (for files)."""
+
+    def __call__(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the outputs, of which a packed weight is changed in place."""
+        if not self.packed:
+            return self.format().narrow(values, self.bits)
+        assert self.format.panels is not None
+        self.format.panels.switch(values[0], self.bits)
+        return values
+
+
+def narrowed(constant: Constant, sources: Sequence[Tensor]) -> Narrowed | None:
+    """Return what is to become of the outputs of ``constant``; None: nothing. Of weights of several widths the largest counts."""
+    format = next((_QUANTIZERS[quantizer] for node in constant.graph.nodes for quantizer in _QUANTIZERS if calls(node, quantizer)), None)
+    found = known() if format is not None else {}
+    widths = [found[place] for place in map(where, sources) if place in found]
+    if format is None or not widths:
+        return None
+    return Narrowed(format, max(widths), constant.parts == ("packed",))

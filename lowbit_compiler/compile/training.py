@@ -1,0 +1,42 @@
+"""Graphs that train: their linears rewritten, the rest compiled with its backward pass, and a seed drawn at every call."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from lowbit_compiler.compile.fallback import needs_gradient
+from lowbit_compiler.compile.remainder import compile_remainder
+from lowbit_compiler.options import Options
+from lowbit_compiler.recipes.training import TrainingRecipe
+from lowbit_compiler.report import Report
+from lowbit_compiler.training.rewrite import rewrite_training
+
+SEEDS = 1 << 62
+
+
+def training_recipe(examples: Sequence[Any], options: Options) -> TrainingRecipe | None:
+    """Return the recipe whose ops the graph gets: where it needs gradients, and where that has no recipe for evaluation."""
+    recipe = options.training
+    return recipe if recipe is not None and (recipe.evaluation is None or needs_gradient(examples)) else None
+
+
+def compile_training(
+    gm: fx.GraphModule, examples: Sequence[Any], recipe: TrainingRecipe, options: Options
+) -> tuple[Callable[..., Any], Report]:
+    """Rewrite Dynamo's graph and compile it; AOTAutograd traces its backward pass through the ops.
+
+    The seed comes from torch's default generator of the graph's device, so manual_seed, fork_rng and the generators that checkpoints restore hold for it.
+    """
+    rewritten, report = rewrite_training(gm, examples, recipe, options)
+    if options.dump:
+        report.notes.append("graphs that train are not dumped")
+    seed = next(reversed(rewritten.graph.find_nodes(op="placeholder"))).meta["example_value"]
+    inner = compile_remainder(rewritten, [*examples, seed], options.remainder, options.mode)
+    device = seed.device
+
+    def call(*args: Any) -> Any:
+        return inner(*args, torch.randint(0, SEEDS, (1,), device=device))
+
+    return call, report

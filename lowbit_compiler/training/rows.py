@@ -1,0 +1,27 @@
+"""The report's three rows of a linear that trains: what its forward product, dX and dW multiply, or why they do not."""
+
+from dataclasses import replace
+
+from lowbit_compiler.passes.site import Reason, Site
+from lowbit_compiler.report import SiteReport, site_report
+from lowbit_compiler.runtime.training.plan import FORWARD, GRAD_INPUT, GRAD_WEIGHT, TrainingPlan
+
+OPS = {FORWARD: "lowbit::train_linear", GRAD_INPUT: "lowbit::train_grad_input", GRAD_WEIGHT: "lowbit::train_grad_weight"}
+
+
+def rows(site: Site, plan: TrainingPlan, unneeded: dict[str, str]) -> list[SiteReport]:
+    """Return a row for each product of ``site``, or for a linear in float the one of its reason.
+
+    ``unneeded`` says why nobody asks for the result of a backward product.
+    """
+    row = site_report(site)
+    if site.reason is not None:
+        return [row]
+    made = []
+    for product, op in OPS.items():
+        own = replace(row, op=f"linear {product}", detail=plan.names[product])
+        if product in unneeded:
+            made.append(replace(own, decision="declined", reason=Reason.UNUSED.value, detail=unneeded[product]))
+        else:
+            made.append(replace(own, decision="rewritten", lowered_to=op, kernel="reference"))
+    return made

@@ -1,0 +1,25 @@
+"""What a linear that trains computes: its three products, as data, under the name that its ops take."""
+
+from dataclasses import dataclass
+
+from lowbit_compiler.runtime.products import Plan
+from lowbit_compiler.runtime.training.backward import Backward
+
+FORWARD, GRAD_INPUT, GRAD_WEIGHT = "forward", "dX", "dW"
+PRODUCTS = (FORWARD, GRAD_INPUT, GRAD_WEIGHT)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """``forward`` is y = x w^T, ``grad_input`` dX = dY w, ``grad_weight`` dW = dY^T x, each with its own operands."""
+
+    forward: Plan
+    grad_input: Backward
+    grad_weight: Backward
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What each product multiplies, for people."""
+        x = "float" if self.forward.x is None else self.forward.x.name
+        treated = "" if self.forward.treatment.name == "none" else f" {self.forward.treatment.name}"
+        return dict(zip(PRODUCTS, (f"{x} x {self.forward.w.name}{treated}", self.grad_input.name, self.grad_weight.name), strict=True))
