@@ -13,7 +13,7 @@ from lowbit_compiler.passes import graph, layout, merge, runner
 
 SPOILED = {"marks": 19, "memory": 25, "order": 18}
 """Seeds whose models have what a test spoils."""
-QUICK, ALL = range(20), range(20, 200)
+QUICK, MORE = range(20), range(20, 80)  # make fuzz runs 200
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@pytest.mark.parametrize("seed", [*QUICK, *(pytest.param(seed, marks=pytest.mark.model) for seed in ALL)])
+@pytest.mark.parametrize("seed", [*QUICK, *(pytest.param(seed, marks=pytest.mark.model) for seed in MORE)])
 def test_random_model(seed: int) -> None:
     case = random_case(seed)
     result = check(case)

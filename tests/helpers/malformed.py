@@ -1,6 +1,7 @@
 """Ways into an op, and what is asked of the errors of each."""
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from helpers.children import outcomes
 
@@ -9,7 +10,7 @@ KEYS, KEY = torch._C.DispatchKeySet, torch._C.DispatchKey
 
 
 def on_meta(op, arguments):
-    return getattr(L, op)(*[a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments])
+    return getattr(L, op)(*tree_map_only(torch.Tensor, lambda a: a.to("meta"), arguments))
 
 
 WAYS = {

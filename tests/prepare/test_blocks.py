@@ -164,4 +164,6 @@ def test_families(name: str) -> None:
 
 def test_methods_are_listed_once() -> None:
     assert len(set(methods.NAMES)) == len(methods.METHODS)
-    assert repr(methods.METHODS) == "(outlier_tune, awq, gptq, FlexRound(steps=200, rate=0.003), bias_correction)"  # checkpoints rest on it
+    assert repr(methods.METHODS) == (
+        "(outlier_tune, awq, gptq, FlexRound(steps=200, rate=0.003), LearnedScales(steps=200, rate=0.1, mixed=0.5), bias_correction)"
+    )  # checkpoints rest on it
