@@ -1,4 +1,4 @@
-# make demo | test | test-all | fuzz | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up what it needs in
+# make demo | test | test-all | test-models | fuzz | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up what it needs in
 # $(VENV) first; a second call starts at once. make test-newest | lock: the same with the newest packages, and their versions written down.
 VENV ?= .venv
 PYTHON ?= python3
@@ -21,7 +21,7 @@ export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
 
-.PHONY: demo test test-all test-newest lock fuzz bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
+.PHONY: demo test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
@@ -31,6 +31,10 @@ test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
 # With whole models too, and the CUDA library for every target.
 test-all: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev $(STAMPS)/models
 	$(PYTEST)
+
+# The real models alone, without what takes minutes for other reasons.
+test-models: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev $(STAMPS)/models
+	$(PYTEST) -m model tests/models
 
 # In an environment made anew, without constraints: make test-newest TORCH="torch==2.14.1" for another torch as well.
 test-newest:
