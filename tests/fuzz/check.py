@@ -26,7 +26,7 @@ from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.contract import Constant, PassContext
 from lowbit_compiler.passes.site import Reason, Site
 from lowbit_compiler.report import Report
-from lowbit_compiler.runtime.ops import PROLOGUE
+from lowbit_compiler.runtime.before import PROLOGUE
 from lowbit_compiler.runtime.reference.prologue import prologue
 from lowbit_compiler.torch_internals import autocast
 
