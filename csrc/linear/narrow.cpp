@@ -1,24 +1,18 @@
 // linear_s8d8: at 8 bits linear_s8s8 as it is; at fewer the codes are rounded a few panels at a time, each time they are read.
 #include "common/kernels.h"
 #include "linear/expanded.h"
-#include "linear/product.h"
+#include "linear/job_product.h"
 
 namespace lowbit {
 namespace {
 
 int width_of(const Linear& op) { return D8::width(op.w, round_up(op.n, kPanel) / kPanel, D8::padded(op.x.columns)); }
 
-class Narrow : public Product {
+class Narrow : public JobProduct {
  public:
   Narrow(const Job& job, NarrowFn* rounded, int dropped, int64_t rows)
-      : Product(job.op.w, job.panels, D8::bytes(job.kp)), job_(job), rounded_(rounded), dropped_(dropped), most_(rows <= kFewRows ? 2 : job.panels) {}
+      : JobProduct(job, D8::bytes(job.kp)), rounded_(rounded), dropped_(dropped), most_(rows <= kFewRows ? 2 : job.panels) {}
 
-  int64_t unit(int64_t tasks) const override { return job_.unit(tasks); }
-  int64_t room(int64_t m) const override { return room_of(m, job_.kp, job_.layout); }
-  void place(int64_t m, char* memory) override { block_ = placed(m, job_.kp, job_.layout, memory); }
-  void prepare(int64_t first, int64_t begin, int64_t end) const override {
-    prepare_rows(block_, job_.op.x, first, begin, end, job_.treatment, job_.columns);
-  }
   void multiply(int64_t first, int64_t begin, int64_t end, Fetch) const override {
     const auto expand = [&](int64_t p, int8_t* to) { rounded_(panel(p), job_.kp, dropped_, to); };
     const auto work = [&](const Job& part, int64_t from, int64_t stop) { lowbit::multiply(part, block_, {}, first, from, stop, {}); };
@@ -28,11 +22,9 @@ class Narrow : public Product {
  private:
   static constexpr int64_t kFewRows = 4;  // their work is reading: two panels at a time stay in L1, up to K of about 1000
 
-  Job job_;
   NarrowFn* rounded_;
   int dropped_;  // bits of a code
   int64_t most_;
-  Prepared block_;
 };
 
 template <Treatment treatment>

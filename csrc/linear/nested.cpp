@@ -2,28 +2,28 @@
 // panels become those of S8 and meet the kernels of linear_s8s8.
 #include "common/kernels.h"
 #include "linear/expanded.h"
-#include "linear/product.h"
+#include "linear/job_product.h"
 
 namespace lowbit {
 namespace {
 
 constexpr int64_t kFewRows = 4;  // up to these, making int8 of a panel costs more than it saves (measured)
 
-class Nested : public Product {
+class Nested : public JobProduct {
  public:
   Nested(const Job& job, const NestedKernels& kernels, int64_t group, int64_t panel_bytes, int64_t rows)
-      : Product(job.op.w, job.panels, panel_bytes), job_(job), kernels_(kernels), group_(group), few_(rows <= kFewRows) {
+      : JobProduct(job, panel_bytes), kernels_(kernels), group_(group), few_(rows <= kFewRows) {
     if (few_) job_.layout = {0, false};
   }
 
-  int64_t unit(int64_t tasks) const override { return few_ ? 2 : job_.unit(tasks); }
+  int64_t unit(int64_t tasks) const override { return few_ ? 2 : JobProduct::unit(tasks); }
   int64_t room(int64_t m) const override { return codes(m) + (few_ ? m * groups() * 4 : 0); }
   void place(int64_t m, char* memory) override {
-    block_ = placed(m, job_.kp, job_.layout, memory);
+    JobProduct::place(m, memory);
     sums_ = (int32_t*)(memory + codes(m));
   }
   void prepare(int64_t first, int64_t begin, int64_t end) const override {
-    prepare_rows(block_, job_.op.x, first, begin, end, job_.treatment, job_.columns);
+    JobProduct::prepare(first, begin, end);
     if (few_) add_up(begin, end);
   }
   void multiply(int64_t first, int64_t begin, int64_t end, Fetch fetch) const override {
@@ -32,7 +32,7 @@ class Nested : public Product {
   }
 
  private:
-  int64_t codes(int64_t m) const { return round_up(room_of(m, job_.kp, job_.layout), 4); }
+  int64_t codes(int64_t m) const { return round_up(JobProduct::room(m), 4); }
   int64_t groups() const { return job_.kp / group_; }
 
   // The sum of each group of the codes of rows begin..end.
@@ -63,11 +63,9 @@ class Nested : public Product {
     lowbit::expanded(job_, begin, end, job_.panels, expand, work);
   }
 
-  Job job_;  // its op.w has panels of the format
   const NestedKernels& kernels_;
   int64_t group_;
   bool few_;
-  Prepared block_;
   int32_t* sums_;  // [m][kp/group]
 };
 

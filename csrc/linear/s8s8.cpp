@@ -1,8 +1,7 @@
 // linear_s8s8: quantize rows, multiply integers, repair rows that int8 cannot hold.
 #include "common/convert.h"
-#include "linear/job.h"
+#include "linear/job_product.h"
 #include "linear/parallel.h"
-#include "linear/product.h"
 #include "linear/scratch.h"
 
 namespace lowbit {
@@ -38,23 +37,13 @@ void split_panels(const Job& job, int64_t tasks) {
 }
 
 // Without exact elements.
-class Integers : public Product {
+class Integers : public JobProduct {
  public:
-  explicit Integers(const Job& job) : Product(job.op.w, job.panels, S8::bytes(job.kp)), job_(job) {}
+  explicit Integers(const Job& job) : JobProduct(job, S8::bytes(job.kp)) {}
 
-  int64_t unit(int64_t tasks) const override { return job_.unit(tasks); }
-  int64_t room(int64_t m) const override { return room_of(m, job_.kp, job_.layout); }
-  void place(int64_t m, char* memory) override { block_ = placed(m, job_.kp, job_.layout, memory); }
-  void prepare(int64_t first, int64_t begin, int64_t end) const override {
-    prepare_rows(block_, job_.op.x, first, begin, end, job_.treatment, job_.columns);
-  }
   void multiply(int64_t first, int64_t begin, int64_t end, Fetch fetch) const override {
     lowbit::multiply(job_, block_, {}, first, begin, end, fetch);
   }
-
- private:
-  Job job_;
-  Prepared block_;
 };
 
 template <Treatment treatment>
