@@ -20,8 +20,9 @@ STAMPS := $(VENV)/.stamps
 export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
+LOCK := $(if $(shell command -v flock 2>/dev/null),flock $(SKBUILD_BUILD_DIR).lock)
 
-.PHONY: demo test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
+.PHONY: demo test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize wanted FORCE
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
@@ -93,6 +94,16 @@ gpu-sanitize:
 	    $(PYTHON) tools/gpu_check.py --ops || exit 1; \
 	done
 
+ifndef WANTED
+# One set-up at a time: another call waits here, looks again, and finds it done.
+$(STAMPS)/%: FORCE
+	@mkdir -p $(dir $(SKBUILD_BUILD_DIR))
+	@$(LOCK) $(MAKE) --no-print-directory WANTED=$@ wanted
+FORCE:
+else
+wanted: $(WANTED)
+	@:
+
 # torch comes first and alone: any other order lets a dependency choose another build of it.
 $(STAMPS)/torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -133,3 +144,4 @@ $(STAMPS)/peers: $(STAMPS)/native bench/peers/requirements.txt
 $(STAMPS)/bench: $(STAMPS)/native
 	$(PIP) --no-build-isolation -e ".[bench]"
 	touch $@
+endif
