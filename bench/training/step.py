@@ -22,7 +22,6 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch._inductor import config
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import common
@@ -168,7 +167,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    config.cpp.enable_kernel_profile = True
     make, labels_of = MODELS[arguments.model]
     model = make(arguments.layers)
     words = torch.randint(0, 30000, (TOKENS // LENGTH, LENGTH))

@@ -51,12 +51,13 @@ void Kept::write(int64_t row, const int8_t* codes) const {
     memcpy(to, codes, (size_t)columns);
     return;
   }
-  for (int64_t i = 0; i < columns / 2; ++i) {
+  const int64_t pairs = columns / 2;
+  for (int64_t i = 0; i < pairs; ++i) {
     uint16_t two;
     memcpy(&two, codes + 2 * i, 2);
     to[i] = (uint8_t)((two & 15) | (two >> 4 & 0xf0));
   }
-  if (columns % 2) to[columns / 2] = (uint8_t)(codes[columns - 1] & 15);
+  if (columns % 2) to[pairs] = (uint8_t)(codes[columns - 1] & 15);
 }
 
 const float* rotation_signs(int64_t size) {
