@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-models | fuzz | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up what it needs in
+# make demo | test | test-all | test-models | fuzz | bench | bench-ops | lint | headers | sanitize | wheel | site | gpu-check | gpu-sanitize: each sets up what it needs in
 # $(VENV) first; a second call starts at once. make test-newest | lock: the same with the newest packages, and their versions written down.
 VENV ?= .venv
 PYTHON ?= python3
@@ -22,7 +22,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
 LOCK := $(if $(shell command -v flock 2>/dev/null),flock $(SKBUILD_BUILD_DIR).lock)
 
-.PHONY: demo test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize wanted FORCE
+.PHONY: demo test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize wheel site gpu-check gpu-sanitize wanted FORCE
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
@@ -71,6 +71,16 @@ lint: $(STAMPS)/native $(STAMPS)/dev
 	$(VENV)/bin/ruff format --check
 	$(PY) tools/typeview.py --mypy
 	$(PY) -m mypy --strict --config-file= tools
+	@$(MAKE) --no-print-directory site
+
+# The documents and the docstrings as pages in build/site; a broken link is an error.
+site: $(STAMPS)/native $(STAMPS)/dev
+	$(PY) tools/typeview.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+# The sdist and the portable wheel in dist/, built and tried in clean environments.
+wheel: $(STAMPS)/torch
+	$(PY) tools/wheel.py --torch "$(TORCH)" $(ARGS)
 
 # Every torch that is promised: what sees its headers compiles against each of them.
 headers: $(STAMPS)/torch
@@ -115,7 +125,7 @@ $(STAMPS)/tools: $(STAMPS)/torch
 	$(PIP) "scikit-build-core>=0.11" cmake ninja
 	touch $@
 
-# No build isolation: it would fetch a torch of its own to find the headers.
+# No build isolation: CMake and ninja are those of the environment, and what did not change is not compiled again.
 $(STAMPS)/native: $(STAMPS)/tools $(SOURCES)
 	$(PIP) --no-build-isolation -e .
 	touch $@

@@ -10,8 +10,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-BY_HAND = "-DTORCH_ROOT=/nowhere"
-"""Configuring ends, with an error, as soon as the compiler is known."""
 
 needs_cmake = pytest.mark.skipif(
     not (BIN / "cmake").exists() or sys.platform != "linux", reason="make test installs cmake; built on Linux only"
@@ -32,11 +30,10 @@ def test_a_cache_without_the_compiler_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / "CMakeCache.txt").write_text(
         f"CMAKE_HOME_DIRECTORY:INTERNAL={ROOT}\nCMAKE_CXX_COMPILER:FILEPATH=CMAKE_CXX_COMPILER-NOTFOUND\n"
     )
-    done = configure(tmp_path, BY_HAND)
+    done = configure(tmp_path, LOWBIT_CUDA="0")
     assert "The CXX compiler identification is" in done.stdout
-    assert "the native library cannot be built: torch >= 2.11 not found" in done.stderr
-    assert "LOWBIT_CPU=0 in the environment installs the package without it." in done.stderr
-    assert done.returncode == 1
+    assert "NO NATIVE LIBRARY" not in done.stderr
+    assert done.returncode == 0
 
 
 @needs_cmake
@@ -44,6 +41,7 @@ def test_a_compiler_that_does_not_work(tmp_path: Path) -> None:
     done = configure(tmp_path, CXX=shutil.which("false") or "")
     assert "the native library cannot be built: there is" in done.stderr
     assert "no C++ compiler that works, CXX='" in done.stderr
+    assert "LOWBIT_CPU=0 in the environment installs the package without it." in done.stderr
     assert done.returncode == 1
 
 
