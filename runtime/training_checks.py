@@ -1,19 +1,26 @@
 """What the ops of training ask of their arguments."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lowbit_compiler.runtime.products import MAX_K
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, require, result_dtype, same, tensors
+from lowbit_compiler.runtime.training.integers import OPERANDS
 from lowbit_compiler.runtime.training.linear import SCHEMAS
 from lowbit_compiler.runtime.training.plans import PLANS, plan_of
 
 
-def _common(op: str, seed: Tensor, site: int, recipe: str, dtype: torch.dtype | None) -> None:
+def _seed(op: str, seed: Tensor, site: int) -> None:
     require(op, seed.dtype is torch.int64 and same(seed, (1,)), "seed in int64 of shape (1,)", f"{seed.dtype} of {tuple(seed.shape)}")
     require(op, 0 <= site < 2**31, "site from 0 to 2^31 - 1", site)
+
+
+def _common(op: str, seed: Tensor, site: int, recipe: str, dtype: torch.dtype | None) -> None:
+    _seed(op, seed, site)
     require(op, plan_of(recipe) is not None, f"recipe one of {', '.join(PLANS)}", repr(recipe))
     result_dtype(op, dtype)
 
@@ -40,4 +47,66 @@ def _gradient(op: str) -> Callable[..., None]:
     return check
 
 
-TRAINING_CHECKS: dict[str, Callable[..., None]] = {op: _linear if op == "train_linear" else _gradient(op) for op in SCHEMAS}
+def _quantize(x: Tensor, bits: int, rotated: bool) -> None:
+    op = "train_quantize"
+    tensors(op, x=x)
+    require(op, x.dtype in FLOATS, f"x in {FLOAT}", x.dtype)
+    require(op, x.dim() >= 1, "x with at least one dimension", f"{x.dim()} dimensions")
+    require(op, x.shape[-1] >= 1, "K of at least 1", x.shape[-1])
+    _bits(op, bits)
+
+
+def _bits(op: str, bits: int) -> None:
+    require(op, bits in OPERANDS, "bits in (4, 8)", bits)
+
+
+def _kept(op: str, name: str, q: Tensor, scale_name: str, scale: Tensor, bits: int, k: int) -> None:
+    dtype, columns = (torch.uint8, -(-k // 2)) if bits == 4 else (torch.int8, k)
+    rows = q.shape[0] if q.dim() else 1
+    fits = q.dtype is dtype and same(q, (rows, columns))
+    require(op, fits, f"{name} in {str(dtype).removeprefix('torch.')} of shape {(rows, columns)}", f"{q.dtype} of {tuple(q.shape)}")
+    fits = scale.dtype is torch.float32 and same(scale, (rows, 1))
+    require(op, fits, f"{scale_name} in float32 of shape {(rows, 1)}", f"{scale.dtype} of {tuple(scale.shape)}")
+
+
+def _sum(op: str, count: Any) -> None:
+    require(op, count <= MAX_K, f"sums of at most {MAX_K} products", count)
+
+
+def _multiply(x: Tensor, x_scale: Tensor, w: Tensor, w_scale: Tensor, bias: Tensor | None, bits: int, k: int, dtype: torch.dtype) -> None:
+    op = "train_multiply"
+    tensors(op, x=x, x_scale=x_scale, w=w, w_scale=w_scale, bias=bias)
+    _bits(op, bits)
+    require(op, k >= 1, "k of at least 1", k)
+    _kept(op, "x", x, "x_scale", x_scale, bits, k)
+    _kept(op, "w", w, "w_scale", w_scale, bits, k)
+    _sum(op, k)
+    require(op, bias is None or same(bias, (w.shape[0],)), f"bias of shape ({w.shape[0]},)", None if bias is None else tuple(bias.shape))
+    require(op, bias is None or bias.dtype in FLOATS, f"bias in {FLOAT}", None if bias is None else bias.dtype)
+    result_dtype(op, dtype)
+
+
+def _fold(
+    dy: Tensor, q: Tensor, scale: Tensor, seed: Tensor, site: int, columns: bool, bits: int, rotated: bool, k: int, dtype: torch.dtype
+) -> None:
+    op = "train_fold"
+    tensors(op, dy=dy, q=q, scale=scale, seed=seed)
+    require(op, dy.dtype in FLOATS, f"dy in {FLOAT}", dy.dtype)
+    require(op, dy.dim() >= 1, "dy with at least one dimension", f"{dy.dim()} dimensions")
+    _seed(op, seed, site)
+    _bits(op, bits)
+    require(op, k >= 1, "k of at least 1", k)
+    _kept(op, "q", q, "scale", scale, bits, -(-k // 64) * 64 if rotated else k)
+    result_dtype(op, dtype)
+    count = math.prod(dy.shape[:-1]) if columns else dy.shape[-1]
+    require(op, q.shape[0] == count, f"q of {count} rows", q.shape[0])
+    _sum(op, count)
+
+
+TRAINING_CHECKS: dict[str, Callable[..., None]] = {
+    "train_quantize": _quantize,
+    "train_multiply": _multiply,
+    "train_fold": _fold,
+    **{op: _linear if op == "train_linear" else _gradient(op) for op in SCHEMAS},
+}
+"""By the names of the ops."""

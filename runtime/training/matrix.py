@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.formats.grid import Integers
+from lowbit_compiler.runtime.products import MAX_K
 from lowbit_compiler.runtime.training.noise import Stream
 from lowbit_compiler.torch_internals import fused
 
@@ -89,7 +90,7 @@ def integers(operand: Operand) -> bool:
 
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
     """Return the product of codes ``a`` [R, K] and ``b`` [K, C], summed exactly and rounded to float32."""
-    if a.dtype is b.dtype is torch.int8 and a.device.type == "cpu" and _exact_int8():
+    if a.dtype is b.dtype is torch.int8 and a.device.type == "cpu" and a.shape[1] <= MAX_K and _exact_int8():
         return fused.int_mm(a, b).float()  # type: ignore[no-any-return]
     return (a.double() @ b.double()).float()
 

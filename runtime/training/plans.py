@@ -4,17 +4,17 @@ import math
 import re
 from dataclasses import dataclass
 
-from lowbit_compiler.runtime.formats import Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats import Groups, Operand, Scale
 from lowbit_compiler.runtime.formats.exmy import ExMy
 from lowbit_compiler.runtime.formats.format import Format
 from lowbit_compiler.runtime.formats.fp4 import FP4
 from lowbit_compiler.runtime.formats.grid import Integers
 from lowbit_compiler.runtime.formats.s4 import S4
-from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.formats.scales import Nested
 from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.rounding import STOCHASTIC
 from lowbit_compiler.runtime.training.backward import Float, Folded, Requantized
+from lowbit_compiler.runtime.training.integers import in_integers
 from lowbit_compiler.runtime.training.plan import TrainingPlan
 from lowbit_compiler.runtime.training.rotation import InBlocks, Signed
 from lowbit_compiler.runtime.training.sampling import SampledInput, SampledWeight, Split
@@ -66,8 +66,8 @@ def float_training(e: int, m: int) -> TrainingPlan:
 
 
 PLANS: dict[str, TrainingPlan] = {
-    "int8-training": _folded(_same(Operand(S8(), Row())), _random(S8(), Row())),
-    "int4-training": _folded(_same(Operand(S4(), Row()), Signed(64)), _random(S4(), Row())),
+    "int8-training": in_integers(8),
+    "int4-training": in_integers(4, rotated=True),
     "mxfp4-training": _requantized(_same(Operand(FP4(), Gaussian()), Signed(32)), _random(FP4(), Covering()), Signed(32)),
     "nvfp4-training": _requantized(_same(Operand(FP4(), Nested())), _random(FP4(), NestedCovering()), Signed(16)),
     "int16-training": _folded(_same(Operand(Whole16(), WholePower())), _random(Whole16(), WholePower())),
