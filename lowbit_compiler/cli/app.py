@@ -20,16 +20,27 @@ MEASURE = "add each product's error and its certificate, in float64"
 
 @app.command()
 def demo(
-    question: Annotated[str, typer.Option(help="what to ask the model")] = "What is the capital of France? Answer in one sentence.",
-    recipe: RecipeName = "int8",
+    question: Annotated[
+        str | None, typer.Option(help="what to ask the model; with --train, a sentence to tell the topic of", show_default=False)
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="default int8, with --train int4-training", show_default=False)] = None,
     dtype: Annotated[str, typer.Option(help="float dtype of the model: bfloat16 or float32")] = "bfloat16",
     compare: Annotated[bool, typer.Option("--compare", help="add Inductor and the other recipes, in one interleaved run")] = False,
     all_sites: Annotated[bool, typer.Option("--all-sites", help="print a row for every product and softmax")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="instead: fine-tune a sentence encoder in float and with a recipe, side by side")
+    ] = False,
 ) -> None:
-    """Compile SmolLM2-135M-Instruct, answer a question, and show what was done."""
-    from lowbit_compiler.demo.run import run
+    """Compile SmolLM2-135M-Instruct, answer a question, and show what was done; or fine-tune all-MiniLM-L6-v2, and ask that."""
+    chosen = {} if recipe is None else {"recipe": recipe}
+    if train:
+        from lowbit_compiler.demo.train import run as learn
 
-    run(question=question, recipe=recipe, dtype=dtype, compare=compare, all_sites=all_sites)
+        learn(**chosen, **({} if question is None else {"sentences": [question]}))
+    else:
+        from lowbit_compiler.demo.run import run
+
+        run(**chosen, **({} if question is None else {"question": question}), dtype=dtype, compare=compare, all_sites=all_sites)
 
 
 @app.command()
