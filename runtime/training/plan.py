@@ -18,6 +18,11 @@ class TrainingPlan:
     grad_weight: Backward
 
     @property
+    def learns(self) -> bool:
+        """Whether step sizes of both operands of the forward product may be parameters of the model."""
+        return self.forward.x is not None and self.forward.x.scale.learns and self.forward.w.scale.learns
+
+    @property
     def names(self) -> dict[str, str]:
         """What each product multiplies, for people."""
         x = "float" if self.forward.x is None else self.forward.x.name

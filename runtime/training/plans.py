@@ -78,6 +78,8 @@ PLANS: dict[str, TrainingPlan] = {
     ),
     "ternary-training": TrainingPlan(Plan(None, Operand(Ternary(), Latent(1.0))), Float(), Float()),
 }
+LEARNING = tuple(name for name, plan in PLANS.items() if plan.learns)
+"""Those whose step sizes may be learned (lowbit.prepare_training)."""
 FLOAT = re.compile(r"float-training\((\d+), ?(\d+)\)")
 
 
