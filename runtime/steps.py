@@ -1,41 +1,49 @@
-"""Step sizes that a model learns: parameters of its linears, which graphs that train take beside the weight."""
+"""Linears with step sizes that a model learns: their graphs show these beside the weight, and compute what a linear does."""
+
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowbit_compiler.runtime.attached import Attached
+from lowbit_compiler.runtime.require import FLOAT, FLOATS, require, same, tensors
 
-NAMES = ("lowbit_x_step", "lowbit_w_step")
-"""What the parameters are called, of the activation and of the weight: float32 [1]."""
+SCHEMA = "linear_with_steps(Tensor x, Tensor w, Tensor? bias, Tensor x_step, Tensor w_step) -> Tensor"
 
 
-class Steps(Attached):
-    """The step sizes of one module with a ``weight``."""
+def linear_with_steps(x: Tensor, w: Tensor, bias: Tensor | None, x_step: Tensor, w_step: Tensor) -> Tensor:
+    """Return the linear of ``x`` [..., K], ``w`` [N, K] and ``bias`` [N]; the step sizes are for who rewrites the call, and get no gradient here."""
+    return F.linear(x, w, bias)
 
-    attribute = "_lowbit_steps"
+
+def check(x: Tensor, w: Tensor, bias: Tensor | None, x_step: Tensor, w_step: Tensor) -> None:
+    """Raise RuntimeError for arguments of other kinds."""
+    op = "linear_with_steps"
+    tensors(op, x=x, w=w, bias=bias, x_step=x_step, w_step=w_step)
+    for name, step in {"x_step": x_step, "w_step": w_step}.items():
+        require(op, step.dtype in FLOATS and same(step, (1,)), f"{name} in {FLOAT} of shape (1,)", f"{step.dtype} of {tuple(step.shape)}")
+
+
+class SteppedLinear(nn.Linear):
+    """A linear with the parameters ``lowbit_x_step`` and ``lowbit_w_step`` float32 [1]."""
+
+    NAMES = ("lowbit_x_step", "lowbit_w_step")
+    lowbit_x_step: nn.Parameter
+    lowbit_w_step: nn.Parameter
 
     @classmethod
-    def give(cls, module: nn.Module, values: tuple[Tensor, Tensor]) -> None:
-        """Let ``module`` have parameters of these ``values`` float32 [1]; where it has them already, they are set."""
-        for name, value in zip(NAMES, values, strict=True):
-            if name in module._parameters:
+    def give(cls, linear: nn.Linear, *steps: Tensor) -> None:
+        """Let ``linear`` have these ``steps`` float32 [1], of its activation and its weight; where it has some already, they are set."""
+        for name, step in zip(cls.NAMES, steps, strict=True):
+            if isinstance(linear, cls):
                 with torch.no_grad():
-                    module.get_parameter(name).copy_(value)
+                    linear.get_parameter(name).copy_(step)
             else:
-                module.register_parameter(name, nn.Parameter(value.to(module.get_parameter("weight").device)))
-        if not isinstance(vars(module).get(cls.attribute), cls):
-            cls(module).attach()
+                linear.register_parameter(name, nn.Parameter(step.to(linear.weight.device)))
+        linear.__class__ = cls
 
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The parameters as the module has them now, that of the activation first; none where the module has gone or has lost them."""
-        module = self.module
-        found = [] if module is None else [module._parameters.get(name) for name in NAMES]
-        return tuple(one for one in found if one is not None)
-
-
-def known() -> dict[int, Steps]:
-    """Return all there are in this process, by the ids of the weights as the modules have them now."""
-    found = {id(one.module._parameters.get("weight")): one for one in Steps.everywhere() if one.module is not None and one.tensors}
-    found.pop(id(None), None)
-    return found
+    def forward(self, input: Tensor) -> Tensor:
+        """As every linear."""
+        call: Any = torch.ops.lowbit.linear_with_steps.default
+        result: Tensor = call(input, self.weight, self.bias, self.lowbit_x_step, self.lowbit_w_step)
+        return result

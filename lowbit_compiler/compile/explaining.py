@@ -43,7 +43,7 @@ def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = DEFA
 
 def _report(gm: fx.GraphModule, examples: Any, options: Options) -> Report:
     if (recipe := training_recipe(examples, options)) is not None:
-        return rewrite_training(gm, examples, recipe, options)[2]
+        return rewrite_training(gm, examples, recipe, options)[1]
     captured = capture_dynamo(gm, examples)
     return declined_report(captured, options) if needs_gradient(examples) else rewrite(captured, options, examples)[1]
 

@@ -12,7 +12,7 @@ from lowbit_compiler.passes.plan import MIN_K, MIN_N
 from lowbit_compiler.preparing.calibration import calls_of
 from lowbit_compiler.recipes.training import find_training
 from lowbit_compiler.runtime.formats import Operand
-from lowbit_compiler.runtime.steps import Steps
+from lowbit_compiler.runtime.steps import SteppedLinear
 from lowbit_compiler.runtime.training.plan import TrainingPlan
 from lowbit_compiler.runtime.training.plans import LEARNING
 from lowbit_compiler.runtime.treatments.treatment import at_once
@@ -21,14 +21,14 @@ from lowbit_compiler.runtime.treatments.treatment import at_once
 def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.Module:
     """Give the linears of ``model`` the step sizes of their activation and weight as parameters, which ``recipe`` then learns; returns ``model``.
 
-    They are ``lowbit_x_step`` and ``lowbit_w_step`` of each ``nn.Linear``, float32 [1]: in the state dict, and among the parameters that
+    They are ``lowbit_x_step`` and ``lowbit_w_step`` of each ``nn.Linear``, which becomes a subclass, float32 [1]: in the state dict, and among the parameters that
     optimizers are given (LSQ, arXiv 1902.08153; arXiv 2306.11987, section 3.3, which gives them a smaller rate, and no weight decay). They
     begin at 2 mean / sqrt(7) of the magnitudes of the rotated weight, and of the rotated activations that the linear meets in ``data``:
     inputs of the model, an iterable of tensors, tuples of arguments or dicts of keyword arguments; one batch is enough. Called again, it
-    sets them anew. Without it, and with every other recipe, the statistic of each call is what counts. Linears that no call reaches,
-    that are too small for the recipe, or share their weight with an embedding, get none.
+    sets them anew. Without it the statistic of each call is what counts; other recipes do not use them, and say so. Linears that no call
+    reaches, that are too small for a recipe, share their weight with an embedding, or have a forward of their own, get none.
 
-    Graphs that were compiled before are compiled anew, as after ``torch.compiler.reset()``. Raises OptionError for a recipe without steps to
+    Prepare a model before it is sharded. Raises OptionError for a recipe without steps to
     learn, and for data without a call that reaches a linear.
     """
     training = find_training(recipe)
@@ -46,20 +46,19 @@ def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.M
     forward = training.plan.forward
     for linear, mean in means.items():
         weight = forward.treatment.weight(at_once, linear.weight.detach().float())
-        Steps.give(linear, (mean.value, _step(forward.w, weight)))
-    torch.compiler.reset()
+        SteppedLinear.give(linear, mean.value, _step(forward.w, weight))
     return model
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:
-    """Return the linears that are large enough, each weight once and none of an embedding."""
+    """Return the linears that are large enough and no others' subclasses, each weight once and none of an embedding."""
     seen = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     found = []
     for module in model.modules():
-        if isinstance(module, nn.Linear) and id(module.weight) not in seen and module.in_features >= MIN_K and module.out_features >= MIN_N:
+        if type(module) in (nn.Linear, SteppedLinear) and id(module.weight) not in seen:
             seen.add(id(module.weight))
             found.append(module)
-    return found
+    return [each for each in found if each.in_features >= MIN_K and each.out_features >= MIN_N]
 
 
 class _Mean:

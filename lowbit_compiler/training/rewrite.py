@@ -16,20 +16,16 @@ from lowbit_compiler.passes.plan import check_patterns, ignored, output_head, to
 from lowbit_compiler.passes.site import Declined, Reason, Site
 from lowbit_compiler.recipes.training import TrainingRecipe
 from lowbit_compiler.report import Report
-from lowbit_compiler.runtime.steps import Steps, known
-from lowbit_compiler.training.linears import Region, copied_region, find_linears, operands, unneeded
+from lowbit_compiler.training.linears import STEPPED, Region, copied_region, find_linears, operands, unneeded
 from lowbit_compiler.training.rows import rows
-from lowbit_compiler.training.steps import Inputs, add_steps
 
 SEED = "lowbit_seed"
 
 
 def rewrite_training(
     gm: fx.GraphModule, examples: Sequence[Any], recipe: TrainingRecipe, options: Options
-) -> tuple[fx.GraphModule, list[Steps], Report]:
-    """Return a copy of Dynamo's graph in which the linears are ops that train, the step sizes that it learns, and the report.
-
-    Its last inputs are those, two of each linear that has them, and the seed.
+) -> tuple[fx.GraphModule, Report]:
+    """Return a copy of Dynamo's graph in which the linears are ops that train, with the seed as its last input, and the report.
 
     Before and after, of a graph and of each body that it checkpoints::
 
@@ -46,28 +42,22 @@ def rewrite_training(
         name_modules(node, names)
     found = find_linears(region, {key: each[0] for key, each in names.tensors.items()})
     _decide(region, found, names, options)
-    rewritten = [(inner, site.node) for inner, site in found if site.reason is None]
-    steps = add_steps(region, rewritten, known() if recipe.plan.learns else {})
     seeds = _with_seeds(region)
-    report = Report(recipe.name, notes=_notes(rewritten, steps, recipe))
+    report = Report(recipe.name, notes=_notes([site.node for _, site in found if site.reason is None], recipe))
     for inner, site in found:
         reasons = unneeded(inner, site.node)
         if site.reason is None:
-            _replace(inner, site, seeds[id(inner.gm)], recipe.name, steps.nodes.get(operands(site.node)[1], (None, None)))
+            _replace(inner, site, seeds[id(inner.gm)], recipe)
         report.sites += rows(site, recipe.plan, reasons)
     for inner in region.each():
         inner.gm.recompile()
-    return region.gm, steps.steps, report
+    return region.gm, report
 
 
-def _notes(linears: Sequence[tuple[Region, fx.Node]], steps: Inputs, recipe: TrainingRecipe) -> list[str]:
-    if steps.nodes:
-        return [
-            f"step sizes of {sum(operands(node)[1] in steps.nodes for _, node in linears)} linears are learned (lowbit.prepare_training)"
-        ]
-    prepared = known()
-    unused = sum(id(inner.inputs.get(operands(node)[1])) in prepared for inner, node in linears)
-    return [f"step sizes of {unused} linears (lowbit.prepare_training) are not used: {recipe.name} learns none"] * bool(unused)
+def _notes(linears: Sequence[fx.Node], recipe: TrainingRecipe) -> list[str]:
+    count = sum(node.target is STEPPED for node in linears)
+    end = "are learned" if recipe.plan.learns else f"are not used: {recipe.name} learns none"
+    return [f"step sizes of {count} linears (lowbit.prepare_training) {end}"] * bool(count)
 
 
 def _decide(region: Region, found: Sequence[tuple[Region, Site]], names: Names, options: Options) -> None:
@@ -119,12 +109,12 @@ def _example(values: Sequence[Any]) -> Tensor:
     return seed if mode is None else mode.from_tensor(seed)
 
 
-def _replace(region: Region, site: Site, seed: fx.Node, recipe: str, steps: tuple[fx.Node | None, ...]) -> None:
+def _replace(region: Region, site: Site, seed: fx.Node, recipe: TrainingRecipe) -> None:
     node = site.node
-    x, weight, bias = operands(node)
+    x, weight, bias, *steps = operands(node)
     dtype = node.meta["example_value"].dtype
     with region.gm.graph.inserting_before(node):
-        args = (x, weight, bias, seed, site.found.index, recipe, dtype, *steps)
+        args = (x, weight, bias, seed, site.found.index, recipe.name, dtype, *(steps if recipe.plan.learns else (None, None)))
         call = region.gm.graph.call_function(torch.ops.lowbit.train_linear.default, args)
         result = region.gm.graph.call_function(operator.getitem, (call, 0))
     for new in (call, result):

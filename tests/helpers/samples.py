@@ -64,6 +64,7 @@ def _training(x, w, bias):
     _, kept_x, kept_w = L.train_linear(x, w, bias, seed, 3, recipe, None)
     backward = (torch.randn(5, N), kept_x, kept_w, seed, 3, recipe, K, torch.float32)
     return {
+        "linear_with_steps": (x, w.to(x.dtype), None, torch.ones(1), torch.ones(1)),
         "train_linear": (x, w, bias, seed, 3, recipe, torch.float32),
         "train_grad_input": backward,
         "train_grad_weight": backward,

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
-from helpers.compiled import compiled, reports_of
+from helpers.compiled import compiled, cosine, linears, reports_of
 from helpers.training import Model, equal, gradients, loss_of, text
 from lowbit_compiler.errors import OptionError
-from lowbit_compiler.runtime.steps import NAMES
+from lowbit_compiler.runtime.steps import SteppedLinear
 from lowbit_compiler.runtime.training.plans import plan_of
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
+NAMES = SteppedLinear.NAMES
 RECIPE = "int4-training-paper"
 TREATMENT = plan_of(RECIPE).forward.treatment
 M, N, K, TOP, DRAWS = 37, 45, 70, 7, 200
@@ -81,7 +82,7 @@ def test_a_model_learns_its_steps(remainder: str, checkpointed: bool) -> None:
     model = Model(checkpointed=checkpointed)
     run = compiled(prepared(model), RECIPE, remainder=remainder)
     got, (report,) = reports_of(lambda: gradients(model, run))
-    assert report.notes == ["step sizes of 4 linears are learned (lowbit.prepare_training)"]
+    assert report.notes == ["step sizes of 4 linears (lowbit.prepare_training) are learned"]
     steps = {name: gradient for name, gradient in got.items() if name.endswith("_step")}
     assert len(steps) == 8
     assert all(gradient.shape == (1,) and gradient != 0 for gradient in steps.values())
@@ -110,6 +111,27 @@ def test_other_recipes_say_that_they_learn_none() -> None:
     got, (report,) = reports_of(lambda: gradients(model, run))
     assert report.notes == ["step sizes of 4 linears (lowbit.prepare_training) are not used: int8-training learns none"]
     assert equal(got, want)
+
+
+def test_models_with_steps_and_without_have_graphs_of_their_own() -> None:
+    """Dynamo keeps the graphs of one class together."""
+    torch.manual_seed(0)
+    models = [prepared(Model()), Model(), prepared(Model())]
+    runs = [compiled(model, RECIPE) for model in models]
+    for _ in range(2):
+        for model, run in zip(models, runs, strict=True):
+            got = gradients(model, run)
+            assert sum(name.endswith("_step") for name in got) == (0 if model is models[1] else 8)
+    assert models[0].blocks[0].up.lowbit_x_step.grad != models[2].blocks[0].up.lowbit_x_step.grad
+
+
+def test_other_graphs_compute_linears() -> None:
+    model = prepared(Model())
+    with torch.no_grad():
+        want = model(text())
+        got, (report,) = reports_of(lambda: compiled(model, "int8")(text()))
+    assert [site.module for site in linears(report)] == [*(f"blocks.{i}.{part}" for i in range(2) for part in ("up", "down")), "head"]
+    assert cosine(got, want) > 0.999
 
 
 def test_bad_arguments() -> None:
