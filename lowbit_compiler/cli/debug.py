@@ -84,6 +84,9 @@ def accuracy(
 ) -> None:
     """Rank layers by the error that low precision makes in each, and find a short list to leave in float for a budget.
 
+    With a recipe that trains: bias, variance and cosine of the gradients dX and dW of each layer, against float64 ones, over several seeds;
+    --budget and --remainder have no part in that, and --metric is refused.
+
     FUNCTION returns (model, inputs): a tuple, a dict of named inputs (with labels, the budget limits the perplexity), or a list of these.
     Status 1 where the budget is not met, which also writes no file, or where a kernel or a packed weight is wrong.
     """
@@ -93,17 +96,29 @@ def accuracy(
     from rich.console import Console
 
     from lowbit_compiler.debug import accuracy as run
+    from lowbit_compiler.debug import gradients
     from lowbit_compiler.debug.show import SHOWN, bar, shown
+    from lowbit_compiler.debug.show import gradients as shown_gradients
     from lowbit_compiler.options import parse, writable_file
     from lowbit_compiler.runtime.files import write
 
     options: dict[str, Any] = {"recipe": recipe, "plan": plan, "ignore": names} | (
         {} if remainder == "inductor" else {"remainder": remainder}
     )
-    parse(options)  # before the model is loaded
+    trains = parse(options).training is not None  # before the model is loaded
+    if trains and metric is not None:
+        raise typer.BadParameter(f"recipe {recipe!r} trains, and gradients have no metric", param_hint="--metric")
     if out is not None:
         writable_file("--out", out, parents=True)
     model, samples = load_samples(function)
+    if trains:
+        with bar() as progress:
+            found = gradients(model, samples, progress=progress, **options)
+        most = None if all_layers else SHOWN
+        Console(width=None if sys.stdout.isatty() else 180).print(shown_gradients(found, most), crop=False)
+        if out is not None:
+            write(out, found.to_json() + "\n")
+        return
     with bar() as progress:
         result = run(
             model,

@@ -57,7 +57,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "rerun": ("torch_internals",),
     "debug": (
         "capture", "compile", "errors", "exits", "graph_text", "options", "passes", "recipes", "report", "rerun", "runtime.*",
-        "torch_internals",
+        "torch_internals", "training",
     ),
     "profiling": ("compile", "errors", "options", "passes", "pricing", "recipes", "report", "rerun", "runtime", "torch_internals"),
     "demo": ("compile", "errors", "options", "recipes", "report", "runtime", "torch_internals"),
