@@ -56,13 +56,16 @@ def explain(
     import torch
     from rich.console import Console
 
+    from lowbit_compiler.options import parse
+
     if measure:
         from lowbit_compiler.debug import measure as run
     else:
         from lowbit_compiler.compile.explaining import explain as run
 
+    trains = parse({"recipe": recipe}).training is not None
     model, inputs = load_function(function)
-    with torch.no_grad():
+    with torch.set_grad_enabled(trains):
         report = run(model, *inputs, recipe=recipe, plan=plan, ignore=names_to_ignore(ignore))
     if json:
         print(report.to_json())
