@@ -68,6 +68,5 @@ def _gradient(op: str) -> Callable[..., None]:
     return check
 
 
-TRAINING_CHECKS: dict[str, Callable[..., None]] = {
-    op: {"train_linear": _linear, "train_grad_stepped": _stepped}.get(op) or _gradient(op) for op in SCHEMAS
-}
+_OTHERS: dict[str, Callable[..., None]] = {"train_linear": _linear, "train_grad_stepped": _stepped}
+TRAINING_CHECKS = {op: _OTHERS.get(op) or _gradient(op) for op in SCHEMAS}

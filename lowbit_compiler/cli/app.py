@@ -9,6 +9,7 @@ import typer
 from lowbit_compiler.cli.arguments import Dynamic, Function, Ignore, PlanName, RecipeName, load_function, names_to_ignore, stages
 from lowbit_compiler.cli.debug import debug
 from lowbit_compiler.errors import LowbitError
+from lowbit_compiler.recipe_names import DEFAULT
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Compile PyTorch models to low precision.", pretty_exceptions_enable=False
@@ -32,15 +33,14 @@ def demo(
     ] = False,
 ) -> None:
     """Compile SmolLM2-135M-Instruct, answer a question, and show what was done; or fine-tune all-MiniLM-L6-v2, and ask that."""
-    chosen = {} if recipe is None else {"recipe": recipe}
     if train:
-        from lowbit_compiler.demo.train import run as learn
+        from lowbit_compiler.demo import train as training
 
-        learn(**chosen, **({} if question is None else {"sentences": [question]}))
+        training.run(training.SENTENCES if question is None else [question], recipe or training.RECIPE)
     else:
-        from lowbit_compiler.demo.run import run
+        from lowbit_compiler.demo.run import QUESTION, run
 
-        run(**chosen, **({} if question is None else {"question": question}), dtype=dtype, compare=compare, all_sites=all_sites)
+        run(question=question or QUESTION, recipe=recipe or DEFAULT, dtype=dtype, compare=compare, all_sites=all_sites)
 
 
 @app.command()

@@ -96,9 +96,7 @@ def accuracy(
     from rich.console import Console
 
     from lowbit_compiler.debug import accuracy as run
-    from lowbit_compiler.debug import gradients
     from lowbit_compiler.debug.show import SHOWN, bar, shown
-    from lowbit_compiler.debug.show import gradients as shown_gradients
     from lowbit_compiler.options import parse, writable_file
     from lowbit_compiler.runtime.files import write
 
@@ -112,26 +110,30 @@ def accuracy(
         writable_file("--out", out, parents=True)
     model, samples = load_samples(function)
     if trains:
-        with bar() as progress:
-            found = gradients(model, samples, progress=progress, **options)
-        most = None if all_layers else SHOWN
-        Console(width=None if sys.stdout.isatty() else 180).print(shown_gradients(found, most), crop=False)
-        if out is not None:
-            write(out, found.to_json() + "\n")
+        _gradients(model, samples, options, out, all_layers)
         return
     with bar() as progress:
-        result = run(
-            model,
-            samples,
-            budget=limit,
-            metric=measure,
-            progress=progress,
-            **options,
-        )
+        result = run(model, samples, budget=limit, metric=measure, progress=progress, **options)
     Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.layers) if all_layers else SHOWN), crop=False)
     if out is not None and result.met:
         write(out, result.to_json() + "\n")
     raise typer.Exit(0 if result.met and not any(layer.broken for layer in result.layers) else 1)
+
+
+def _gradients(model: Any, samples: Any, options: dict[str, Any], out: Path | None, all_layers: bool) -> None:
+    """Print the gradients of each layer, and write them to ``out``."""
+    from rich.console import Console
+
+    from lowbit_compiler.debug import gradients
+    from lowbit_compiler.debug.show import SHOWN, bar
+    from lowbit_compiler.debug.show import gradients as shown
+    from lowbit_compiler.runtime.files import write
+
+    with bar() as progress:
+        found = gradients(model, samples, progress=progress, **options)
+    Console(width=None if sys.stdout.isatty() else 180).print(shown(found, None if all_layers else SHOWN), crop=False)
+    if out is not None:
+        write(out, found.to_json() + "\n")
 
 
 @debug.command()

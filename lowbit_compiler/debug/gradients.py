@@ -15,6 +15,7 @@ from lowbit_compiler.debug.replay import floats
 from lowbit_compiler.debug.study import Samples, calls_of, run
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.options import parse
+from lowbit_compiler.recipes.training import NAMES
 from lowbit_compiler.runtime.training.plan import GRAD_INPUT, GRAD_WEIGHT
 from lowbit_compiler.training.rewrite import rewrite_training
 
@@ -81,7 +82,7 @@ def gradients(
     """
     parsed = parse({"recipe": recipe, **options})
     if parsed.training is None:
-        raise OptionError(f"gradients are those of a recipe that trains, such as int8-training; got {recipe!r}")
+        raise OptionError(f"gradients are those of a recipe that trains: {', '.join(NAMES)}; got {recipe!r}")
     if seeds < 2:
         raise OptionError(f"seeds takes at least 2, got {seeds}")
     training, sums = parsed.training, dict[tuple[str, str], _Sums]()

@@ -52,7 +52,7 @@ class Task:
         """Return the encoder with a new head, which ``seed`` draws; its embeddings do not learn."""
         torch.manual_seed(seed)
         model = minilm.Classifier(copy.deepcopy(self.encoder), len(TOPICS)).requires_grad_(True)
-        model.encoder.embeddings.requires_grad_(False)  # type: ignore[union-attr,operator]
+        model.encoder.embeddings.requires_grad_(False)
         return model
 
     def batches(self, seed: int, steps: int) -> Iterator[Tokens]:

@@ -98,11 +98,19 @@ def _site(data: Mapping[str, Any]) -> SiteReport:
     return SiteReport(**{**data, "merged_with": tuple(data["merged_with"]), "measured": measured})
 
 
+class Named(Protocol):
+    """A node, or what has the name of one."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
 class Placed(Protocol):
     """What is at some node of the graph, another one as the graph changes."""
 
     @property
-    def call(self) -> fx.Node | Node:
+    def call(self) -> "Named":
         """The node."""
 
 

@@ -53,9 +53,9 @@ def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.M
 def _linears(model: nn.Module) -> list[nn.Linear]:
     """Return the linears that are large enough and no others' subclasses, each weight once and none of an embedding."""
     seen = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    found = []
+    found: list[nn.Linear] = []
     for module in model.modules():
-        if type(module) in (nn.Linear, SteppedLinear) and id(module.weight) not in seen:
+        if isinstance(module, nn.Linear) and type(module) in (nn.Linear, SteppedLinear) and id(module.weight) not in seen:
             seen.add(id(module.weight))
             found.append(module)
     return [each for each in found if each.in_features >= MIN_K and each.out_features >= MIN_N]

@@ -14,13 +14,14 @@ def joint_graph(gm: fx.GraphModule, examples: Sequence[Any]) -> fx.GraphModule |
     found: list[fx.GraphModule] = []
 
     def partition(joint: fx.GraphModule, inputs: Sequence[Any], **settings: Any) -> Any:
-        found.append(fx.GraphModule(joint, fx.Graph()))
-        found[-1].graph.graph_copy(joint.graph, memo := {})  # type: ignore[arg-type]
-        found[-1].graph.output(fx.map_arg(joint.graph.output_node().args[0], memo.__getitem__))
+        copy, memo = fx.Graph(), dict[fx.Node, fx.Node]()
+        copy.graph_copy(joint.graph, memo)
+        copy.output(fx.map_arg(joint.graph.output_node().args[0], memo.__getitem__))
+        found.append(fx.GraphModule(joint, copy))
         return default_partition(joint, inputs, **settings)
 
-    def as_it_is(part: fx.GraphModule, _: Sequence[Any]) -> Any:
-        return part.forward
+    def as_it_is(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Any:
+        return gm.forward
 
     aot_module_simplified(gm, list(examples), fw_compiler=as_it_is, bw_compiler=as_it_is, partition_fn=partition)
     return found[0] if found else None

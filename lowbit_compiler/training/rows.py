@@ -11,7 +11,7 @@ from lowbit_compiler.runtime.training.plan import FORWARD, GRAD_INPUT, GRAD_WEIG
 
 OPS = {FORWARD: "lowbit::train_linear", GRAD_INPUT: "lowbit::train_grad_input", GRAD_WEIGHT: "lowbit::train_grad_weight"}
 
-STEPPED, SITE = "train_grad_stepped", 4
+STEPPED, SITE = "lowbit::train_grad_stepped", 4
 """The op of both gradients where step sizes are learned, and where all ops have the number of their linear."""
 
 
@@ -44,7 +44,7 @@ class Row:
     """Where a row of the report is in the graph that is looked at."""
 
     def __init__(self, site: SiteReport) -> None:
-        self.site, self.call = site, Called(site.node)
+        self.call = Called(site.node)
 
 
 def placed(report: Sequence[SiteReport], rewritten: fx.GraphModule) -> tuple[list[Row], list[tuple[int, str]]]:
@@ -69,8 +69,9 @@ def move(rows: Sequence[Row], keys: Sequence[tuple[int, str]], gm: fx.GraphModul
 def _ops(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str, int]]:
     """Yield the ops of training in ``gm``, as rows call them, with their sites."""
     for node in gm.graph.nodes:
-        name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("lowbit::")
+        schema = getattr(node.target, "_schema", None)
+        name = "" if schema is None else str(schema.name)
         if name == STEPPED:
-            name = OPS[GRAD_WEIGHT if node.args[-1] else GRAD_INPUT].removeprefix("lowbit::")
-        if f"lowbit::{name}" in OPS.values():
-            yield node, name, node.args[SITE]
+            name = OPS[GRAD_WEIGHT if node.args[-1] else GRAD_INPUT]
+        if name in OPS.values():
+            yield node, name.removeprefix("lowbit::"), node.args[SITE]

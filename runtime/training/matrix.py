@@ -73,9 +73,11 @@ class Matrix:
         first, *stored = kept
         beside = stored.pop() if operand.scale.masks else None
         parts = (_unpaired(first, k) if operand.format.grid.bits <= 4 else first, *stored)
+        if beside is None:
+            return cls(operand, parts)
         if isinstance(operand.scale, Learned):
-            return cls(operand, parts, beside != steps.CLIPPED, beside)
-        return cls(operand, parts, None if beside is None else _unpacked(beside, k))
+            return cls(operand, parts, beside.ne(steps.CLIPPED), beside)
+        return cls(operand, parts, _unpacked(beside, k))
 
 
 def shapes(operand: Operand, like: Tensor, rows: Any, k: int) -> list[Tensor]:

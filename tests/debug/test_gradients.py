@@ -62,7 +62,7 @@ def test_result_is_a_table_and_data() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(OptionError, match="a recipe that trains, such as int8-training; got 'int8'"):
+    with pytest.raises(OptionError, match=r"a recipe that trains: int8-training, .*; got 'int8'"):
         gradients(Model(), SAMPLES, "int8")
     with pytest.raises(OptionError, match="at least 2, got 1"):
         gradients(Model(), SAMPLES, "int8-training", seeds=1)
