@@ -1,6 +1,6 @@
-# make demo | demo-train | test | test-all | test-models | fuzz | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up
-# what it needs in $(VENV) first; a second call starts at once. make test-newest | lock: the same with the newest packages, and their versions
-# written down.
+# make demo | demo-train | test | test-all | test-models | fuzz | bench | bench-ops | lint | headers | sanitize | wheel | site | gpu-check | gpu-sanitize:
+# each sets up what it needs in $(VENV) first; a second call starts at once. make test-newest | lock: the same with the newest packages, and their
+# versions written down.
 VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
@@ -21,8 +21,9 @@ STAMPS := $(VENV)/.stamps
 export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
+LOCK := $(if $(shell command -v flock 2>/dev/null),flock $(SKBUILD_BUILD_DIR).lock)
 
-.PHONY: demo demo-train test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
+.PHONY: demo demo-train test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize wheel site gpu-check gpu-sanitize wanted FORCE
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
 
@@ -75,6 +76,16 @@ lint: $(STAMPS)/native $(STAMPS)/dev
 	$(VENV)/bin/ruff format --check
 	$(PY) tools/typeview.py --mypy
 	$(PY) -m mypy --strict --config-file= tools
+	@$(MAKE) --no-print-directory site
+
+# The documents and the docstrings as pages in build/site; a broken link is an error.
+site: $(STAMPS)/native $(STAMPS)/dev
+	$(PY) tools/typeview.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+# The sdist and the portable wheel in dist/, built and tried in clean environments.
+wheel: $(STAMPS)/torch
+	$(PY) tools/wheel.py --torch "$(TORCH)" $(ARGS)
 
 # Every torch that is promised: what sees its headers compiles against each of them.
 headers: $(STAMPS)/torch
@@ -98,6 +109,16 @@ gpu-sanitize:
 	    $(PYTHON) tools/gpu_check.py --ops || exit 1; \
 	done
 
+ifndef WANTED
+# One set-up at a time: another call waits here, looks again, and finds it done.
+$(STAMPS)/%: FORCE
+	@mkdir -p $(dir $(SKBUILD_BUILD_DIR))
+	@$(LOCK) $(MAKE) --no-print-directory WANTED=$@ wanted
+FORCE:
+else
+wanted: $(WANTED)
+	@:
+
 # torch comes first and alone: any other order lets a dependency choose another build of it.
 $(STAMPS)/torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -109,7 +130,7 @@ $(STAMPS)/tools: $(STAMPS)/torch
 	$(PIP) "scikit-build-core>=0.11" cmake ninja
 	touch $@
 
-# No build isolation: it would fetch a torch of its own to find the headers.
+# No build isolation: CMake and ninja are those of the environment, and what did not change is not compiled again.
 $(STAMPS)/native: $(STAMPS)/tools $(SOURCES)
 	$(PIP) --no-build-isolation -e .
 	touch $@
@@ -140,3 +161,4 @@ $(STAMPS)/peers: $(STAMPS)/native $(STAMPS)/minilm bench/peers/requirements.txt
 $(STAMPS)/bench: $(STAMPS)/native
 	$(PIP) --no-build-isolation -e ".[bench]"
 	touch $@
+endif
