@@ -84,7 +84,7 @@ def accuracy(
 ) -> None:
     """Rank layers by the error that low precision makes in each, and find a short list to leave in float for a budget.
 
-    With a recipe that trains: bias, variance and cosine of each layer's gradients against float64 ones; neither --budget nor --metric counts.
+    With a recipe that trains: bias, variance and cosine of each layer's gradients against float64 ones; no --budget, and no --metric.
 
     FUNCTION returns (model, inputs): a tuple, a dict of named inputs (with labels, the budget limits the perplexity), or a list of these.
     Status 1 where the budget is not met, which also writes no file, or where a kernel or a packed weight is wrong.

@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from helpers.training import Model, learner, text
+from lowbit_compiler.cli.app import app
 from lowbit_compiler.debug import Gradients, gradients
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.runtime.rounding import NEAREST
@@ -70,3 +73,15 @@ def test_bad_arguments() -> None:
         gradients(Model().requires_grad_(False), SAMPLES, "int8-training")
     with pytest.raises(OptionError, match="trains no linear of Linear"):
         gradients(nn.Linear(8, 8), [(torch.ones(2, 8),)], "int8-training")
+
+
+def test_command(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import torch\ndef model():\n    return torch.nn.Linear(32, 16), (torch.randn(4, 32),)\n")
+    command = ["debug", "accuracy", f"{tmp_path / 'mine.py'}:model", "--recipe", "int8-training"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "found.json")])
+    assert done.exit_code == 0, done.output
+    assert "dW" in done.output
+    assert [row["product"] for row in json.loads((tmp_path / "found.json").read_text())["rows"]] == ["dW"]  # the input needs none
+    refused = CliRunner().invoke(app, [*command, "--metric", f"{tmp_path / 'mine.py'}:model"])
+    assert refused.exit_code == 2
+    assert "Invalid value for --metric" in refused.output
