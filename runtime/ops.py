@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime import before, chain, values
+from lowbit_compiler.runtime import before, chain, steps, values
 from lowbit_compiler.runtime.checks import CHECKS
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
@@ -212,6 +212,7 @@ _define(
     lambda q, scale, group: q.new_empty(q.shape, dtype=torch.float32),
 )
 
+_define(steps.SCHEMA, steps.linear_with_steps, None)
 for _ops in (integers, training):
     for _name, _arguments in _ops.SCHEMAS.items():
         _define(_name + _arguments, getattr(_ops, _name), getattr(_ops, f"{_name}_shapes"))

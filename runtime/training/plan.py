@@ -1,7 +1,7 @@
 """What a linear that trains computes: its three products, as data, under the name that its ops take."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.training.backward import Backward, Draw
 from lowbit_compiler.runtime.training.matrix import Matrix, multiply
+from lowbit_compiler.runtime.training.steps import at
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
 FORWARD, GRAD_INPUT, GRAD_WEIGHT = "forward", "dX", "dW"
@@ -30,6 +31,11 @@ class TrainingPlan:
     grad_weight: Backward
 
     @property
+    def learns(self) -> bool:
+        """Whether step sizes of both operands of the forward product may be parameters of the model."""
+        return self.forward.x is not None and self.forward.x.scale.learns and self.forward.w.scale.learns
+
+    @property
     def names(self) -> dict[str, str]:
         """What each product multiplies, for people."""
         x = "float" if self.forward.x is None else self.forward.x.name
@@ -40,6 +46,13 @@ class TrainingPlan:
     def kernels(self) -> dict[str, str]:
         """The op whose kernels compute each product; none in plain torch."""
         return {}
+
+    def stepped(self, x_step: Tensor | None, w_step: Tensor | None) -> "TrainingPlan":
+        """Return the plan whose forward product has these step sizes, float [1]; the same for None."""
+        forward = self.forward
+        if x_step is None or forward.x is None:
+            return self
+        return replace(self, forward=replace(forward, x=at(forward.x, x_step), w=at(forward.w, w_step)))
 
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Kept, Kept]:
         """Return y [M, N] and what is kept of ``x`` [..., K] (nothing of a float one) and ``w`` [N, K]."""

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowbit_compiler.runtime.formats import Groups, Operand, Scale
@@ -19,6 +20,7 @@ from lowbit_compiler.runtime.training.plan import TrainingPlan
 from lowbit_compiler.runtime.training.rotation import InBlocks, Signed
 from lowbit_compiler.runtime.training.sampling import SampledInput, SampledWeight, Split
 from lowbit_compiler.runtime.training.scales import Covering, Gaussian, Latent, Mean, NestedCovering, Whole, WholePower
+from lowbit_compiler.runtime.training.significands import One, Rounded
 from lowbit_compiler.runtime.treatments import Treatment
 
 
@@ -65,6 +67,11 @@ def float_training(e: int, m: int) -> TrainingPlan:
     return _requantized(_same(Operand(ExMy(e, m), Groups(64))), _random(ExMy(e, m), Groups(64)))
 
 
+def sbits_training(s: int) -> TrainingPlan:
+    """Operands of ``s`` significant bits (arXiv 2104.15076), rounded at random in the backward pass; raises ValueError for a number that is none."""
+    return _requantized(_same(Operand(Rounded(s), One())), _random(Rounded(s), One()))
+
+
 PLANS: dict[str, TrainingPlan] = {
     "int8-training": in_integers(8),
     "int4-training": in_integers(4, rotated=True),
@@ -78,14 +85,22 @@ PLANS: dict[str, TrainingPlan] = {
     ),
     "ternary-training": TrainingPlan(Plan(None, Operand(Ternary(), Latent(1.0))), Float(), Float()),
 }
+LEARNING = tuple(name for name, plan in PLANS.items() if plan.learns)
+"""Those whose step sizes may be learned (lowbit.prepare_training)."""
 FLOAT = re.compile(r"float-training\((\d+), ?(\d+)\)")
+FAMILIES: dict[re.Pattern[str], Callable[..., TrainingPlan]] = {
+    FLOAT: float_training,
+    re.compile(r"sbits-training\((\d+)\)"): sbits_training,
+}
+"""Plans with numbers in their names."""
 
 
 def plan_of(name: str) -> TrainingPlan | None:
-    """Return the plan called ``name``, ``float-training(e, m)`` too; None where there is none."""
-    if found := FLOAT.fullmatch(name):
-        try:
-            return float_training(int(found[1]), int(found[2]))
-        except ValueError:
-            return None
+    """Return the plan called ``name``, ``float-training(e, m)`` and ``sbits-training(s)`` too; None where there is none."""
+    for pattern, make in FAMILIES.items():
+        if found := pattern.fullmatch(name):
+            try:
+                return make(*map(int, found.groups()))
+            except ValueError:
+                return None
     return PLANS.get(name)

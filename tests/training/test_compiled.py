@@ -35,7 +35,7 @@ def test_linears_become_ops_and_the_report_has_three_rows_of_each() -> None:
     ]
 
 
-@pytest.mark.parametrize("recipe", [name.replace("E, M", "4, 3") for name in NAMES])
+@pytest.mark.parametrize("recipe", [name.replace("E, M", "4, 3").replace("(S)", "(10)") for name in NAMES])
 def test_every_recipe_learns(recipe: str) -> None:
     model = Model()
     run = compiled(model, recipe)

@@ -17,7 +17,7 @@ from lowbit_compiler.runtime.training.plans import PLANS, plan_of
 from lowbit_compiler.runtime.training.sampling import Sampled, halves, probabilities, systematic
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
-NAMES = (*PLANS, "float-training(3, 2)")
+NAMES = (*PLANS, "float-training(3, 2)", "sbits-training(7)")
 M, N, K = 37, 45, 70  # no multiple of a block
 DRAWS, DRAWS_OF_ROWS = 48, 200
 """For a mean and its standard error; rows that are rarely chosen count much, and take more."""
