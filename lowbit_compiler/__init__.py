@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lowbit_compiler.exits.package import export_package
     from lowbit_compiler.int8_cache import Int8Cache as Int8Cache
     from lowbit_compiler.preparing.prepare import prepare
+    from lowbit_compiler.preparing.training import prepare_training
     from lowbit_compiler.recipes import RECIPES, Recipe
     from lowbit_compiler.report import Report
     from lowbit_compiler.training.half import half_fine_tuning
@@ -26,6 +27,7 @@ __all__ = [
     "half_fine_tuning",
     "last_report",
     "prepare",
+    "prepare_training",
     "project",
     "switch_bits",
 ]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache and from_bitnet transformers
@@ -42,6 +44,7 @@ _HOMES = {
     "half_fine_tuning": "training.half",
     "last_report": "compile.history",
     "prepare": "preparing.prepare",
+    "prepare_training": "preparing.training",
     "project": "training.projections",
     "switch_bits": "compile.switching",
     "verify_onnx": "exits.onnx.export",
