@@ -14,7 +14,7 @@ from lowbit_compiler.runtime.training.backward import INPUT, WEIGHT, Draw
 from lowbit_compiler.runtime.training.matrix import Matrix, shapes
 from lowbit_compiler.runtime.training.plan import TrainingPlan, rows_of
 from lowbit_compiler.runtime.training.plans import plan_of
-from lowbit_compiler.runtime.training.steps import at, gradient
+from lowbit_compiler.runtime.training.steps import gradient
 
 SCHEMAS = {
     "train_linear": "(Tensor x, Tensor w, Tensor? bias, Tensor seed, int site, str recipe, ScalarType? dtype, Tensor? x_step=None, "
@@ -41,7 +41,7 @@ def train_linear(
 
     ``x_step`` and ``w_step`` float [1] are step sizes that the model learns, in place of a statistic.
     """
-    y, kept_x, kept_w = _plan(recipe).stepped(x_step, w_step).linear(x, w, bias, dtype or x.dtype)
+    y, kept_x, kept_w = _plan(recipe).at(x_step, w_step).linear(x, w, bias, dtype or x.dtype)
     return y.reshape(*x.shape[:-1], w.shape[0]), kept_x, kept_w
 
 
@@ -57,12 +57,12 @@ def train_linear_shapes(
     w_step: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return empty tensors like the results."""
-    forward = _plan(recipe).forward
+    forward = _plan(recipe).at(x_step, w_step).forward
     n, k = w.shape
     width = forward.treatment.padded(k)
     y = x.new_empty((*x.shape[:-1], n), dtype=dtype or x.dtype)
-    kept = [] if forward.x is None else shapes(at(forward.x, x_step), x, math.prod(x.shape[:-1]), width)
-    return y, kept, shapes(at(forward.w, w_step), w, n, width)
+    kept = [] if forward.x is None else shapes(forward.x, x, math.prod(x.shape[:-1]), width)
+    return y, kept, shapes(forward.w, w, n, width)
 
 
 def train_grad_input(
@@ -83,10 +83,10 @@ def train_grad_stepped(
     dy: Tensor, x: list[Tensor], w: list[Tensor], seed: Tensor, site: int, recipe: str, k: int, dtype: torch.dtype, weight: bool
 ) -> tuple[Tensor, Tensor]:
     """Return dX, or with ``weight`` dW, and the gradient of the magnitude of its step size, float32 [1], where both were learned ones."""
-    plan = _plan(recipe)
+    plan = _plan(recipe).at(x[1], w[1])
     forward, width = plan.forward, plan.forward.treatment.padded(k)
     assert forward.x is not None
-    own, other = Matrix.saved(at(forward.x, x[1]), x, width), Matrix.saved(at(forward.w, w[1]), w, width)
+    own, other = Matrix.saved(forward.x, x, width), Matrix.saved(forward.w, w, width)
     if weight:
         product, own = plan.grad_weight.product(rows_of(dy).t().contiguous(), own, Draw(seed, site, WEIGHT)), other
     else:

@@ -35,6 +35,13 @@ class TrainingPlan:
         """Whether step sizes of both operands of the forward product may be parameters of the model."""
         return self.forward.x is not None and self.forward.x.scale.learns and self.forward.w.scale.learns
 
+    def at(self, x_step: Tensor | None, w_step: Tensor | None) -> "TrainingPlan":
+        """Return the plan with these step sizes float [1] of its forward product; as it is, with the statistic of each call, for None."""
+        if x_step is None or w_step is None:
+            return self
+        assert self.forward.x is not None
+        return replace(self, forward=replace(self.forward, x=at(self.forward.x, x_step), w=at(self.forward.w, w_step)))
+
     @property
     def names(self) -> dict[str, str]:
         """What each product multiplies, for people."""
@@ -46,13 +53,6 @@ class TrainingPlan:
     def kernels(self) -> dict[str, str]:
         """The op whose kernels compute each product; none in plain torch."""
         return {}
-
-    def stepped(self, x_step: Tensor | None, w_step: Tensor | None) -> "TrainingPlan":
-        """Return the plan whose forward product has these step sizes, float [1]; the same for None."""
-        forward = self.forward
-        if x_step is None or forward.x is None:
-            return self
-        return replace(self, forward=replace(forward, x=at(forward.x, x_step), w=at(forward.w, w_step)))
 
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Kept, Kept]:
         """Return y [M, N] and what is kept of ``x`` [..., K] (nothing of a float one) and ``w`` [N, K]."""

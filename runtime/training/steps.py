@@ -16,9 +16,9 @@ FINE = 254
 """Parts of a step that what rounding adds is kept in: it is at most half a step, and takes a byte."""
 
 
-def at(operand: Operand, step: Tensor | None) -> Operand:
-    """Return ``operand`` with the step size ``step`` float [1]; as it is, with the statistic of each call, for None."""
-    return operand if step is None else replace(operand, scale=operand.scale.at(step))  # type: ignore[attr-defined]
+def at(operand: Operand, step: Tensor) -> Operand:
+    """Return ``operand``, of a scale that learns, with the step size ``step`` float [1]."""
+    return replace(operand, scale=operand.scale.at(step))  # type: ignore[attr-defined]
 
 
 def changes(codes: Tensor, x: Tensor, unit: Tensor, inside: Tensor) -> Tensor:
