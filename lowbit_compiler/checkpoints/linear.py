@@ -42,6 +42,15 @@ class StoredLinear(nn.Module):
             self._parameters[name] = nn.Parameter(tensor, requires_grad=False)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the tensors of the weight."""
+        return tuple(self._stored)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the weight."""
+        return {name: self._parameters[name] for name in self._stored}  # type: ignore[misc]
+
+    @property
     def parts(self) -> tuple[Tensor, ...]:
         """The weight in its operand: codes [N, K padded] and what belongs to them."""
         return self.scheme.parts(self._parameters, self.in_features)  # type: ignore[arg-type]
