@@ -5,7 +5,7 @@ is not plain is left out: weights that several modules have, subclasses of ``nn.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -35,8 +35,10 @@ class Chosen:
         return self.scheme.store(self.scheme.quantize(self.linear.weight) if self.parts is None else self.parts)
 
 
-def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = ()) -> list[Chosen]:
+def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = (), tied: Container[str] = ()) -> list[Chosen]:
     """Return the linears of ``model`` to store as ``recipe`` says; ``ignore`` are patterns as the backend takes them.
+
+    ``tied`` are parameters that will be those of other modules too.
 
     Raises OptionError for a pattern that is none, or names no linear.
     """
@@ -55,7 +57,7 @@ def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = ()) -> list
                 continue
             plan = recipe.head_plan
         too_long = plan.product is not None and plan.product.largest_k is not None and linear.in_features > plan.product.largest_k
-        several = owners[id(linear.weight)] > 1
+        several = owners[id(linear.weight)] > 1 or any(f"{name}.weight" in tied for name in names)
         if type(linear) is not nn.Linear or too_long or several or first_match(ignore, [*names, *(f"{name}.weight" for name in names)]):
             continue
         width = vars(linear).get(Width.attribute) if plan.w.format.widths else None
