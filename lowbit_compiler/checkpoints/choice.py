@@ -32,7 +32,10 @@ class Chosen:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the weight."""
-        return self.scheme.store(self.scheme.quantize(self.linear.weight) if self.parts is None else self.parts)
+        if self.parts is not None:
+            return self.scheme.store(self.parts)
+        weight = self.linear.weight
+        return self.scheme.quantize(*weight.shape, lambda start, stop: weight[start:stop])
 
 
 def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = (), tied: Container[str] = ()) -> list[Chosen]:

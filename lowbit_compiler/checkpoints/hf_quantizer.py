@@ -69,7 +69,7 @@ class _Quantize(ConversionOps):
         name = full_layer_name.rpartition(".")[0]
         scheme = self._schemes[name]
         with torch.no_grad():
-            made = scheme.store(scheme.quantize(weight))
+            made = scheme.quantize(*weight.shape, lambda start, stop: weight[start:stop])
         return {f"{name}.{key}": tensor for key, tensor in made.items()}
 
 

@@ -1,6 +1,6 @@
 """How the weight of one linear is stored: operand, treatment, and the tensors of that in a state dict."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,14 @@ from lowbit_compiler.runtime.formats.operand import argument_names
 from lowbit_compiler.runtime.reference.dense import pack_codes, row_bytes
 from lowbit_compiler.runtime.treatments import TREATMENTS, Treatment
 from lowbit_compiler.runtime.treatments.treatment import at_once
+from lowbit_compiler.runtime.weights import trim
 
 WEIGHT = "weight"
 """The codes: of 8 bits or more as they are, of fewer side by side in bytes (runtime/reference/dense.py)."""
 WHOLE = 8
 """From so many bits on codes are stored as they are."""
+CHUNK = 1 << 18
+"""Elements of a weight that are float32 at a time."""
 SPELLED = {f"{format.name}{scale.suffix}": (format, scale) for format, scale in KINDS}
 assert ops.LIBRARY
 
@@ -56,14 +59,20 @@ class Scheme:
             codes = torch.ops.lowbit.unpack_codes.default(codes, self._dense, self.operand.format.grid.dtype.is_signed, self.padded(k))
         return codes, *others
 
-    def quantize(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """Return the parts of a float ``weight`` [N, K], rounded to nearest."""
-        return self.operand.quantize(self.treatment.weight(at_once, weight.detach().float()))
-
-    @property
-    def row_local(self) -> bool:
-        """Whether some rows can be quantized without the others."""
-        return self.operand.scale.row_local
+    def quantize(self, n: int, k: int, rows: Callable[[int, int], Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a float weight [n, k], rounded to nearest; ``rows(start, stop)`` are some of its rows, a few at a time."""
+        step = max(CHUNK // max(k, 1), 1) if self.operand.scale.row_local else max(n, 1)
+        made: dict[str, Tensor] = {}
+        for start in range(0, max(n, 1), step):
+            treated = self.treatment.weight(at_once, rows(start, min(start + step, n)).detach().float())
+            part = self.store(self.operand.quantize(treated))
+            if n <= step:
+                return part
+            made = made or {name: tensor.new_empty((n, *tensor.shape[1:])) for name, tensor in part.items()}
+            for name, tensor in part.items():
+                made[name][start : start + len(tensor)] = tensor
+        trim()
+        return made
 
     @property
     def _names(self) -> list[str]:

@@ -3,17 +3,13 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from lowbit_compiler.checkpoints.scheme import Scheme
 from lowbit_compiler.checkpoints.source import Source, Stored
 from lowbit_compiler.checkpoints.tensor_files import TensorFiles
 from lowbit_compiler.errors import CheckpointError
 from lowbit_compiler.recipes import Recipe
-from lowbit_compiler.runtime.weights import trim
 
-CHUNK = 1 << 20
-"""Elements of a weight that are float at a time."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -39,15 +35,5 @@ class FloatSource(Source):
         if entry is None or entry.shape != (n, k) or entry.dtype not in FLOATS:
             got = "nothing" if entry is None else f"{str(entry.dtype).removeprefix('torch.')} of shape {entry.shape}"
             raise CheckpointError(f"tensor {key!r} takes float32, bfloat16 or float16 of shape {(n, k)}, got {got}")
-        step = max(CHUNK // max(k, 1), 1) if scheme.row_local else n
-        made: dict[str, Tensor] = {}
-        for start in range(0, max(n, 1), step):
-            part = scheme.store(scheme.quantize(self.files.read(key, start, start + step)))
-            if n <= step:
-                made = part
-                break
-            made = made or {each: tensor.new_empty((n, *tensor.shape[1:])) for each, tensor in part.items()}
-            for each, tensor in part.items():
-                made[each][start : start + len(tensor)] = tensor
-        trim()
+        made = scheme.quantize(n, k, lambda start, stop: self.files.read(key, start, stop))
         return Stored(scheme, made, (key,))
