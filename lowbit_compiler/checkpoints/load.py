@@ -10,8 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lowbit_compiler.checkpoints import choice, json_file, skeleton
+from lowbit_compiler.checkpoints.formats.awq import AWQSource
+from lowbit_compiler.checkpoints.formats.bitsandbytes import BitsAndBytesSource
 from lowbit_compiler.checkpoints.formats.compressed_tensors import CompressedTensorsSource
 from lowbit_compiler.checkpoints.formats.floats import FloatSource
+from lowbit_compiler.checkpoints.formats.gguf import GGUFSource, Names
+from lowbit_compiler.checkpoints.formats.gguf import config as gguf_config
+from lowbit_compiler.checkpoints.formats.gguf_file import GGUFFile
+from lowbit_compiler.checkpoints.formats.gptq import GPTQSource
 from lowbit_compiler.checkpoints.formats.lowbit import LowbitSource
 from lowbit_compiler.checkpoints.linear import StoredLinear
 from lowbit_compiler.checkpoints.save import CONFIG, GENERATION, RECIPE, SHARED
@@ -26,6 +32,9 @@ log = logging.getLogger("lowbit_compiler")
 READERS: Mapping[str, Callable[[TensorFiles, Mapping[str, Any]], Source]] = {
     "lowbit": LowbitSource,
     "compressed-tensors": CompressedTensorsSource,
+    "gptq": GPTQSource,
+    "awq": AWQSource,
+    "bitsandbytes": BitsAndBytesSource,
 }
 """By the ``quant_method`` of a config."""
 
@@ -38,7 +47,7 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
 ) -> Any:
-    """Return the model in ``source``, a folder of safetensors files with config.json, in eval mode and without gradients.
+    """Return the model in ``source``, a folder of safetensors files with config.json or one GGUF file, in eval mode and without gradients.
 
     A low-bit checkpoint is taken as it is, no code of it is rounded again. A float one is quantized by ``recipe`` ("int8" by default) while
     it is read: at no time is there more than some rows in float. ``lowbit_recipe`` of the result is what to compile it with::
@@ -57,12 +66,13 @@ def load(
     said = config.get("quantization_config") or {}
     if not isinstance(said, dict):
         raise CheckpointError(f"{CONFIG}: quantization_config takes an object, got {type(said).__name__}")
-    if said and recipe is not None:
-        raise OptionError(f"{path} is quantized by {said.get('quant_method')!r} already: recipe takes None, got {recipe!r}")
-    filled = skeleton.of_config(config) if model is None else skeleton.of_model(model)
-    files = TensorFiles(path)
+    gguf = path.suffix == ".gguf"
+    if (said or gguf) and recipe is not None:
+        raise OptionError(f"{path} is quantized by {'ggml' if gguf else said.get('quant_method')!r} already: recipe takes None, got {recipe!r}")
+    files: Any = Names(GGUFFile(path)) if gguf else TensorFiles(path)
     try:
-        reader = _source(files, said, filled, recipe)
+        filled = skeleton.of_config(gguf_config(files) if gguf else config) if model is None else skeleton.of_model(model)
+        reader = GGUFSource(files) if gguf else _source(files, said, filled, recipe)
         _fill(filled, reader, said.get(SHARED, {}), wanted)
     finally:
         files.close()

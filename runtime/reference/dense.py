@@ -19,12 +19,14 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
     """Return int8 or uint8 ``codes`` [N, K] as uint8 [N, bytes]."""
     n, k = codes.shape
     half = 1 << (bits - 1) if codes.dtype.is_signed else 0
-    each = torch.nn.functional.pad(codes.to(torch.int16) + half, (0, -k % EACH)).view(n, -1, EACH)
-    joined = torch.zeros(each.shape[:2], dtype=torch.int64, device=codes.device)
+    each = torch.nn.functional.pad((codes + half).view(torch.uint8), (0, -k % EACH)).view(n, -1, EACH)
+    packed = torch.zeros((*each.shape[:2], bits), dtype=torch.uint8, device=codes.device)
     for index in range(EACH):
-        joined |= each[..., index].long() << (bits * index)
-    shifts = range(0, 8 * bits, 8)
-    return torch.stack([(joined >> shift & 255).to(torch.uint8) for shift in shifts], -1).view(n, -1)
+        first, shift = divmod(bits * index, 8)
+        packed[..., first] |= each[..., index] << shift
+        if shift + bits > 8:
+            packed[..., first + 1] |= each[..., index] >> (8 - shift)
+    return packed.view(n, -1)
 
 
 def unpack_codes(packed: Tensor, bits: int, signed: bool, k: int) -> Tensor:

@@ -13,6 +13,7 @@ from lowbit_compiler.runtime.formats.affine import U8
 from lowbit_compiler.runtime.formats.lines import HalfLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.s8 import S8
+from lowbit_compiler.runtime.formats.zeros import Z4, Z6, FloatLines
 from lowbit_compiler.runtime.treatments import Nothing
 
 ROWS = Operand(S8(), Row())
@@ -47,3 +48,24 @@ def scales_of(scales: Tensor, scheme: Scheme, k: int, repeats: int) -> Tensor:
     """Return the scales of our groups in float32, for those of larger ones [N, G]."""
     count = scheme.operand.scale.count(k)
     return scales.float().repeat_interleave(repeats, 1)[:, :count].contiguous() if repeats > 1 else scales.to(torch.float32)
+
+
+def zeros(name: str, k: int, size: Any, format: type[Z4] | type[Z6]) -> tuple[Scheme, int]:
+    """Return the scheme of groups of ``size`` with zero points, and how many groups of ours one of them is; raises CheckpointError for none."""
+    ours = next((each for each in (128, 64, 32, 16) if type(size) is int and size > 0 and size % each == 0), None)
+    if ours is None:
+        raise CheckpointError(f"{name}: groups of {size!r} elements are not read (K = {k}); accepted: multiples of 16")
+    return Scheme(Operand(format(), FloatLines(ours)), Nothing()), size // ours
+
+
+def lines_of(scheme: Scheme, codes: Tensor, slope: Tensor, minimum: Tensor, repeats: int, uses: tuple[str, ...]) -> Stored:
+    """Return ``codes`` [N, K] without sign on lines [N, G], of groups that are ``repeats`` of ours."""
+    k = codes.shape[1]
+    outer = torch.ones(len(codes), 1)
+    parts = (codes, scales_of(slope, scheme, k, repeats), scales_of(minimum, scheme, k, repeats), outer)
+    return Stored(scheme, scheme.store(parts), uses)
+
+
+def nibbles(words: Tensor, order: tuple[int, ...] = tuple(range(8))) -> Tensor:
+    """Return the eight numbers of 4 bits in each int32 word [..., W] as uint8 [..., 8 W]; number i is at place ``order[i]``, from the lowest bits on."""
+    return torch.stack([(words >> 4 * place & 15).to(torch.uint8) for place in order], -1).flatten(-2)
