@@ -55,7 +55,9 @@ def _split(node: fx.Node) -> tuple[tuple[fx.Node, ...], list[Any]]:
     return tuple(each for each in given if isinstance(each, fx.Node)), [each for each in given if not isinstance(each, fx.Node)]
 
 
-def adopted(gm: fx.GraphModule, weight: fx.Node, operand: Operand, treatment: Treatment, parameters: Container[str]) -> list[fx.Node] | None:
+def adopted(
+    gm: fx.GraphModule, weight: fx.Node, operand: Operand, treatment: Treatment, parameters: Container[str]
+) -> list[fx.Node] | None:
     """Emit the parts of the treated ``weight`` of a product, which may join several along N; None where it is not in ``operand`` already.
 
     Before: ``rotate(to(cat([to(slice(rotate(dequantize_s8(%q, %scale))))])))``. After: ``cat([%q])``, ``cat([%scale])``.

@@ -91,21 +91,19 @@ def main() -> None:
     loaded = time.perf_counter() - curve._begin
     gc.collect()
     trim()
-    held = sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in (*model.parameters(), *model.buffers())}.values()) / 1e6
+    held = (
+        sum(
+            {
+                each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in (*model.parameters(), *model.buffers())
+            }.values()
+        )
+        / 1e6
+    )
     after_load, peak_load = resident()[0] - curve._base[0], curve.peak()
     run(model, recipe, remainder)
     gc.collect()
     trim()
     curve.stop()
-    import os
-    if os.environ.get("SMAPS"):
-        text=open("/proc/self/smaps").read(); import re
-        rows=[]
-        for block in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", text):
-            m=re.search(r"^Anonymous:\s+(\d+)", block, re.M); h=re.search(r"^AnonHugePages:\s+(\d+)", block, re.M); s=re.search(r"^Size:\s+(\d+)", block, re.M)
-            if m and int(m[1])>4000: rows.append((int(m[1])//1000, int(h[1])//1000, int(s[1])//1000, block.splitlines()[0][-40:]))
-        from lowbit_compiler.runtime.weights import STORE
-        print(sorted(rows,reverse=True)[:25], sum(r[0] for r in rows), "store", STORE.nbytes()/1e6, file=sys.stderr)
     print(json.dumps({
         "seconds": {"load": loaded, "all": curve.points[-1][0]}, "held after loading": held, "anonymous after loading": after_load,
         "anonymous peak while loading": peak_load, "anonymous peak": curve.peak(), "anonymous after": curve.points[-1][1],

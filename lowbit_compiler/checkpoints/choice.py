@@ -35,7 +35,8 @@ class Chosen:
         if self.parts is not None:
             return self.scheme.store(self.parts)
         weight = self.linear.weight
-        return self.scheme.quantize(*weight.shape, lambda start, stop: weight[start:stop])
+        n, k = weight.shape
+        return self.scheme.quantize(n, k, lambda start, stop: weight[start:stop])
 
 
 def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = (), tied: Container[str] = ()) -> list[Chosen]:
@@ -48,7 +49,9 @@ def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = (), tied: C
     found = layers(model, recipe)
     modules = _names(model)
     _check(ignore, [name for layer in found for name in modules[layer.module]])
-    inside = {module for blocks in block_lists(model, (layer.module for layer in found)) for _, block in blocks for module in block.modules()}
+    inside = {
+        module for blocks in block_lists(model, (layer.module for layer in found)) for _, block in blocks for module in block.modules()
+    }
     owners = Counter(id(tensor) for module in modules for tensor in module._parameters.values() if tensor is not None)
     prepared = {one.module: one for _, one in attached(model)}
     chosen = []
@@ -65,7 +68,9 @@ def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = (), tied: C
             continue
         width = vars(linear).get(Width.attribute) if plan.w.format.widths else None
         one = prepared.get(linear)
-        made = one is not None and (one.operand, one.treatment.weight_ops) == (plan.w, plan.treatment.weight_ops) and one.is_of(linear.weight)
+        made = (
+            one is not None and (one.operand, one.treatment.weight_ops) == (plan.w, plan.treatment.weight_ops) and one.is_of(linear.weight)
+        )
         scheme = Scheme(plan.w, plan.treatment, None if width is None else width.bits)
         chosen.append(Chosen(tuple(names), linear, scheme, one.parts if made and one is not None else None))
     return chosen

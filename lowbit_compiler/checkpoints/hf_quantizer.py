@@ -21,8 +21,8 @@ from lowbit_compiler.recipes import DEFAULT, Recipe, find_recipe
 
 try:
     from transformers.core_model_loading import ConversionOps
-    from transformers.quantizers import HfQuantizer
     from transformers.quantizers.auto import register_quantization_config, register_quantizer
+    from transformers.quantizers.base import HfQuantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
 except ImportError as error:
     raise ImportError(f"lowbit_compiler.LowbitConfig needs transformers 5 or newer (pip install 'transformers>=5'): {error}") from error
@@ -44,16 +44,17 @@ class LowbitConfig(QuantizationConfigMixin):
         schemes: list[Any] | None = None,
         **more: Any,
     ) -> None:
-        self.quant_method = lowbit.METHOD
+        self.quant_method = lowbit.METHOD  # type: ignore[assignment]
         self.version = more.get("version", lowbit.VERSION)
+        self.recipe: dict[str, Any] | None
         self.ignore = [*ignore, *(modules_to_not_convert or ())]
         self.schemes = schemes
         if recipe is None or isinstance(recipe, Mapping):  # as saved models have it
             self.recipe = None if recipe is None else dict(recipe)
         else:
             self.recipe = asdict(find_recipe(recipe))
-        if lowbit_shared := more.get("shared"):
-            self.shared = lowbit_shared
+        if shared := more.get("shared"):
+            self.shared = shared
 
 
 class _Quantize(ConversionOps):
@@ -62,14 +63,15 @@ class _Quantize(ConversionOps):
     def __init__(self, schemes: Mapping[str, Scheme]) -> None:
         self._schemes = schemes
 
-    def convert(self, input_dict: dict[str, Any], *, full_layer_name: str, **_: Any) -> dict[str, Any]:
+    def convert(self, input_dict: dict[str, Any], *_: Any, **given: Any) -> dict[str, Any]:
         """Return the tensors of the weight ``full_layer_name``."""
         value = next(iter(input_dict.values()))
         weight: Tensor = value[0] if isinstance(value, list) else value
-        name = full_layer_name.rpartition(".")[0]
+        name = str(given["full_layer_name"]).rpartition(".")[0]
         scheme = self._schemes[name]
         with torch.no_grad():
-            made = scheme.quantize(*weight.shape, lambda start, stop: weight[start:stop])
+            n, k = weight.shape
+            made = scheme.quantize(n, k, lambda start, stop: weight[start:stop])
         return {f"{name}.{key}": tensor for key, tensor in made.items()}
 
 
@@ -84,7 +86,7 @@ class LowbitQuantizer(HfQuantizer):
         self.schemes: dict[str, Scheme] = {}
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
-        config = self.quantization_config
+        config: Any = self.quantization_config
         if self.pre_quantized:
             self.schemes = lowbit.schemes_of(config.to_dict())
         else:

@@ -68,10 +68,13 @@ def load(
         raise CheckpointError(f"{CONFIG}: quantization_config takes an object, got {type(said).__name__}")
     gguf = path.suffix == ".gguf"
     if (said or gguf) and recipe is not None:
-        raise OptionError(f"{path} is quantized by {'ggml' if gguf else said.get('quant_method')!r} already: recipe takes None, got {recipe!r}")
+        raise OptionError(
+            f"{path} is quantized by {'ggml' if gguf else said.get('quant_method')!r} already: recipe takes None, got {recipe!r}"
+        )
+    filled = None if model is None and gguf else skeleton.of_config(config) if model is None else skeleton.of_model(model)
     files: Any = Names(GGUFFile(path)) if gguf else TensorFiles(path)
     try:
-        filled = skeleton.of_config(gguf_config(files) if gguf else config) if model is None else skeleton.of_model(model)
+        filled = skeleton.of_config(gguf_config(files)) if filled is None else filled
         reader = GGUFSource(files) if gguf else _source(files, said, filled, recipe)
         _fill(filled, reader, said.get(SHARED, {}), wanted)
     finally:
@@ -112,7 +115,9 @@ def _fill(model: nn.Module, source: Source, shared: Any, dtype: torch.dtype | No
     """Give ``model`` its tensors, linears first; raises CheckpointError for one that there is not."""
     if not isinstance(shared, dict) or not all(isinstance(name, str) for name in shared.values()):
         raise CheckpointError(f"quantization_config: {SHARED} takes an object of names, got {str(shared)[:100]}")
-    linears = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, (nn.Linear, StoredLinear))}
+    linears = {
+        name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, (nn.Linear, StoredLinear))
+    }
     if lost := sorted(source.named - linears.keys()):
         raise CheckpointError(f"{lost[0]!r} is a low-bit linear of the checkpoint, and no nn.Linear of {type(model).__name__}")
     used: set[str] = set()
@@ -139,7 +144,12 @@ def _fill_others(model: nn.Module, source: Source, shared: Mapping[str, str], dt
     used: set[str] = set()
     given: dict[int, Tensor] = {}
     by_name: dict[str, Tensor] = {}
-    kept = {f"{name}.{key}" for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, StoredLinear) for key in module.names}
+    kept = {
+        f"{name}.{key}"
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, StoredLinear)
+        for key in module.names
+    }
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     for name, old in model.state_dict(keep_vars=True).items():
         if name in kept:
@@ -154,7 +164,9 @@ def _fill_others(model: nn.Module, source: Source, shared: Mapping[str, str], dt
         elif name in buffers and not old.is_meta:
             continue  # computed when the model was made
         else:
-            raise CheckpointError(f"there is no tensor {file_name!r} in the checkpoint; {type(model).__name__} takes one of shape {tuple(old.shape)}")
+            raise CheckpointError(
+                f"there is no tensor {file_name!r} in the checkpoint; {type(model).__name__} takes one of shape {tuple(old.shape)}"
+            )
         used.add(file_name)
         given[id(old)] = by_name[name] = new
         path, _, leaf = name.rpartition(".")

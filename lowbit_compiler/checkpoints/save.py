@@ -1,10 +1,12 @@
 """``lowbit.save_pretrained``: a model in files with its linears in low bits."""
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from lowbit_compiler.checkpoints import choice
 from lowbit_compiler.checkpoints.formats import compressed_tensors, lowbit
 from lowbit_compiler.checkpoints.linear import StoredLinear
-from lowbit_compiler.checkpoints.tensor_files import CHECKSUMS, INDEX, SUFFIX, WHOLE
+from lowbit_compiler.checkpoints.scheme import WEIGHT
+from lowbit_compiler.checkpoints.tensor_files import CHECKSUMS, INDEX, SUFFIX, WHOLE, bytes_of
 from lowbit_compiler.errors import CheckpointError, MissingPackageError, OptionError, WeightFreedError
 from lowbit_compiler.recipes import DEFAULT, Recipe, find_recipe
 from lowbit_compiler.runtime.files import staged_folder
@@ -87,6 +90,7 @@ def _checked(model: Any, format: str, size: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
     model = model._modules.get(WRAPPED) or model
+    assert isinstance(model, nn.Module)
     if any_freed([*model.parameters(), *model.buffers()]):
         raise WeightFreedError("free_weights=True released weights of the model, which saving reads; load the model anew")
     if format not in FORMATS:
@@ -109,18 +113,17 @@ def _pieces(model: nn.Module, chosen: Sequence[choice.Chosen], writer: Any) -> t
     left_out = {f"{name}.weight" for one in chosen for name in one.names}
     held = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, StoredLinear)}
     once = {module: name for name, module in reversed(held.items())}
-    pieces, shared, seen = [], {}, {}
+    pieces: list[_Piece] = []
+    shared: dict[str, str] = {}
+    seen: dict[Any, str] = {}
     for name, tensor in model.state_dict().items():
-        owner = name.rpartition(".")[0]
+        owner, _, leaf = name.rpartition(".")
         if name in first:
-            one = first[name]
-            make = lambda one=one: writer.tensors(one.scheme, one.tensors(), one.linear.in_features)
-            nbytes = sum(_nbytes(*each) for each in one.scheme.tensors(*one.linear.weight.shape).values())
-            pieces.append(_Piece(nbytes, lambda make=make, owner=owner: {f"{owner}.{key}": value for key, value in make().items()}))
-        elif name in left_out or (held and owner in held and name.removeprefix(f"{owner}.") in held[owner].names):
-            if name.endswith(".weight") and owner in held and once[held[owner]] == owner:
+            pieces.append(_quantized(owner, first[name], writer))
+        elif owner in held and leaf in held[owner].names:
+            if leaf == WEIGHT and once[held[owner]] == owner:
                 pieces.append(_held(owner, held[owner], writer))
-        else:
+        elif name not in left_out:
             if not isinstance(tensor, Tensor):
                 raise OptionError(f"the state of the model has {name!r}, which is no tensor: {type(tensor).__name__}")
             place = where(tensor) if tensor.numel() else name
@@ -128,19 +131,36 @@ def _pieces(model: nn.Module, chosen: Sequence[choice.Chosen], writer: Any) -> t
                 shared[name] = seen[place]
                 continue
             seen[place] = name
-            pieces.append(_Piece(tensor.nbytes, lambda name=name, tensor=tensor: {name: tensor.detach().cpu().contiguous()}))
+            pieces.append(_Piece(tensor.nbytes, partial(_plain, name, tensor)))
     return pieces, shared
+
+
+def _plain(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous()}
+
+
+def _quantized(owner: str, one: choice.Chosen, writer: Any) -> _Piece:
+    nbytes = sum(_nbytes(*each) for each in one.scheme.tensors(*one.linear.weight.shape).values())
+
+    def make() -> dict[str, Tensor]:
+        written = writer.tensors(one.scheme, one.tensors(), one.linear.in_features)
+        return {f"{owner}.{key}": value for key, value in written.items()}
+
+    return _Piece(nbytes, make)
 
 
 def _held(owner: str, module: StoredLinear, writer: Any) -> _Piece:
     tensors = {key: tensor.detach().cpu() for key, tensor in module.tensors().items()}
-    nbytes = sum(tensor.nbytes for tensor in tensors.values())
-    written = lambda: writer.tensors(module.scheme, tensors, module.in_features)
-    return _Piece(nbytes, lambda: {f"{owner}.{key}": value for key, value in written().items()})
+
+    def make() -> dict[str, Tensor]:
+        written = writer.tensors(module.scheme, tensors, module.in_features)
+        return {f"{owner}.{key}": value for key, value in written.items()}
+
+    return _Piece(sum(tensor.nbytes for tensor in tensors.values()), make)
 
 
 def _nbytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return torch.Size(shape).numel() * dtype.itemsize
+    return math.prod(shape) * dtype.itemsize
 
 
 def _shards(pieces: Sequence[_Piece], most: int) -> list[_Shard]:
@@ -177,7 +197,7 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _crc(tensor: Tensor) -> int:
-    return zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy())) if tensor.numel() else 0
+    return zlib.crc32(bytes_of(tensor)) if tensor.numel() else 0
 
 
 def _write_config(model: nn.Module, folder: Path, quantization: dict[str, Any]) -> None:

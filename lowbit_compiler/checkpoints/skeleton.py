@@ -21,7 +21,7 @@ def without_weights() -> Iterator[None]:
             kind = type(parameter)
             self._parameters[name] = kind(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -44,7 +44,8 @@ def of_config(config: Mapping[str, Any]) -> Any:
     if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         raise CheckpointError(f"config.json: architectures takes the name of a model class of transformers, got {names!r}; or pass model=")
     try:
-        own = transformers.AutoConfig.for_model(said.get("model_type"), **{key: value for key, value in said.items() if key != "model_type"})
+        fields = {key: value for key, value in said.items() if key != "model_type"}
+        own = transformers.AutoConfig.for_model(str(said.get("model_type")), **fields)
         with without_weights():
             model = kind(own)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:

@@ -115,7 +115,7 @@ def fill(entry: Entry, name: str, result: Tensor, offset: int) -> int:
     checksum, at = 0, 0
     if not result.numel():
         return checksum
-    view = memoryview(result.reshape(-1).view(torch.uint8).numpy())
+    view = bytes_of(result)
     while at < len(view):
         read = os.preadv(entry.descriptor, [view[at : at + CHUNK]], entry.start + offset + at)
         if read == 0:
@@ -124,6 +124,12 @@ def fill(entry: Entry, name: str, result: Tensor, offset: int) -> int:
             checksum = zlib.crc32(view[at : at + read], checksum)
         at += read
     return checksum
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the memory of a dense tensor on the CPU."""
+    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def _files(source: Path) -> Iterator[tuple[Path, list[str] | None]]:
@@ -161,7 +167,9 @@ def _entry(path: Path, descriptor: int, data: int, name: str, said: Any, checksu
             raise CheckpointError(f"{what}: {key} takes numbers from 0 on, got {str(value)[:100]}")
     assert shape is not None
     assert offsets is not None
-    entry = Entry(path, descriptor, data + (offsets[0] if offsets else 0), tuple(shape), DTYPES[dtype], checksum if type(checksum) is int else None)
+    entry = Entry(
+        path, descriptor, data + (offsets[0] if offsets else 0), tuple(shape), DTYPES[dtype], checksum if type(checksum) is int else None
+    )
     if len(offsets) != 2 or len(shape) > 64 or offsets[1] - offsets[0] != entry.nbytes:
         raise CheckpointError(f"{what}: {dtype} of shape {shape} has {entry.nbytes} bytes, and data_offsets are {offsets}")
     return entry, offsets[1]

@@ -10,6 +10,7 @@ from lowbit_compiler.runtime.formats import SWITCHABLE, Format
 from lowbit_compiler.runtime.weights import where
 from lowbit_compiler.runtime.widths import known
 
+
 @dataclass(frozen=True)
 class Narrowed:
     """What becomes of the outputs of a constant whose weight is of ``format`` and read in ``bits`` bits."""

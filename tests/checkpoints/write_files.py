@@ -1,6 +1,8 @@
-"""Writes tests/checkpoints/files: small checkpoints packed by the code of GPTQModel and AutoAWQ, which need a GPU's packages to be imported whole.
+"""Writes tests/checkpoints/files: small checkpoints packed by the code of GPTQModel and AutoAWQ, which need a GPU's packages to be imported whole,
+and by bitsandbytes.
 
     pip download --no-deps --no-binary :all: gptqmodel==7.7.0 autoawq==0.2.9    # and unpack both
+    pip install --no-deps bitsandbytes==0.50.2
     python tests/checkpoints/write_files.py GPTQMODEL AUTOAWQ
 
 Their own packing functions are taken out of their sources. ``expected.safetensors`` has codes, zero points and scales as they were before packing.
@@ -31,7 +33,7 @@ def taken(source: Path, name: str, **names: Any) -> Any:
     tree = ast.parse(source.read_text())
     (found,) = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name)
     found.decorator_list, found.returns = [], None
-    exec(compile(ast.Module([found], []), str(source), "exec"), names)
+    exec(compile(ast.Module([found], []), str(source), "exec"), names)  # noqa: S102
     return names[name]
 
 
@@ -51,12 +53,24 @@ def gptq(package: Path, form: str, symmetric: bool) -> None:
     """Write a folder of GPTQModel."""
     layers = package / "gptqmodel/nn_modules/qlinear/__init__.py"
     limits = types.SimpleNamespace(threadpool_limits=lambda _: contextlib.nullcontext())
-    pack = taken(layers, "pack_original", t=torch, nn=nn, np=np, math=math, transformers=transformers, THREADPOOLCTL=limits, _ConvNd=nn.modules.conv._ConvNd)
+    pack = taken(
+        layers,
+        "pack_original",
+        t=torch,
+        nn=nn,
+        np=np,
+        math=math,
+        transformers=transformers,
+        THREADPOOLCTL=limits,
+        _ConvNd=nn.modules.conv._ConvNd,
+    )
     tensors, expected = {}, {}
     for name, (n, k) in SIZES.items():
         linear, codes, scales, zeros = quantized(n, k, symmetric)
         packed: Any = nn.Module()
-        vars(packed).update(bits=4, maxq=15, pack_dtype_bits=32, pack_factor=8, planar=False, pack_np_math_dtype=np.uint32, pack_np_dtype=np.int32)
+        vars(packed).update(
+            bits=4, maxq=15, pack_dtype_bits=32, pack_factor=8, planar=False, pack_np_math_dtype=np.uint32, pack_np_dtype=np.int32
+        )
         pack(packed, linear, scales, zeros.int(), torch.arange(k, dtype=torch.int32) // GROUP)
         if form == "gptq":  # convert_gptq_v2_to_v1_format_module in gptqmodel/utils/model.py
             packed.qzeros -= 0b00010001000100010001000100010001
@@ -83,10 +97,28 @@ def awq(package: Path) -> None:
     _write("awq", tensors, expected, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True})
 
 
+def bitsandbytes() -> None:
+    """Write a folder of bitsandbytes, in the names that transformers gives its state."""
+    import bitsandbytes as bnb
+
+    tensors, expected = {}, {}
+    for name, (n, k) in SIZES.items():
+        linear = bnb.nn.Linear8bitLt(k, n, has_fp16_weights=False)
+        linear.load_state_dict(nn.Linear(k, n).state_dict())
+        codes, largest, _ = bnb.functional.int8_vectorwise_quant(linear.weight.data.half())
+        linear.weight = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=largest)
+        tensors |= {f"{name}.{key}": tensor for key, tensor in linear.state_dict().items()}
+        weight = bnb.functional.int8_vectorwise_dequant(codes, largest)
+        expected |= {f"{name}.codes": codes, f"{name}.weight": weight.float()}
+    _write("bitsandbytes", tensors, expected, {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False})
+
+
 def _write(name: str, tensors: dict[str, Tensor], expected: dict[str, Tensor], config: dict[str, Any]) -> None:
     folder = HERE / name
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
     save_file({key: tensor.contiguous() for key, tensor in expected.items()}, folder / "expected.safetensors")
     (folder / "config.json").write_text(json.dumps({"quantization_config": config}, indent=1) + "\n")
 
@@ -97,3 +129,4 @@ if __name__ == "__main__":
         gptq(Path(sys.argv[1]), "gptq", symmetric=True)
         gptq(Path(sys.argv[1]), "gptq_v2", symmetric=False)
         awq(Path(sys.argv[2]))
+        bitsandbytes()

@@ -25,7 +25,9 @@ class AWQSource(Source):
         bits, form = config.get("bits", config.get("w_bit")), config.get("version", config.get("format", "gemm"))
         self._group = config.get("group_size", config.get("q_group_size"))
         if bits != 4 or str(form).lower() != "gemm" or config.get("zero_point", True) is not True:
-            raise CheckpointError(f"quantization_config: bits {bits!r} in version {form!r} are not read; accepted: 4 in gemm, with zero_point")
+            raise CheckpointError(
+                f"quantization_config: bits {bits!r} in version {form!r} are not read; accepted: 4 in gemm, with zero_point"
+            )
 
     @property
     def named(self) -> set[str]:
@@ -36,7 +38,7 @@ class AWQSource(Source):
         """Read the linear ``name`` where it is low-bit."""
         if f"{name}.qweight" not in self.files:
             return None
-        group = k if self._group == -1 else self._group
+        group: Any = k if self._group == -1 else self._group
         scheme, repeats = zeros(name, k, group, Z4)
         count = -(-k // group)
         if n % 8:

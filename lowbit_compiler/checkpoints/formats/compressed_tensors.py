@@ -104,9 +104,13 @@ class CompressedTensorsSource(Source):
     def _reader(self, name: str, group: Mapping[str, Any]) -> Callable[[str, int, int, Any], Stored]:
         weights, x = group["weights"], group.get("input_activations")
         form = group.get("format") or self._format
-        plain = isinstance(weights, dict) and weights.get("type") == "int" and weights.get("symmetric") is True and not weights.get("dynamic")
+        plain = (
+            isinstance(weights, dict) and weights.get("type") == "int" and weights.get("symmetric") is True and not weights.get("dynamic")
+        )
         ordered = plain and weights.get("actorder") in ("group", "dynamic", True)
-        static = x is not None and not (isinstance(x, dict) and x.get("dynamic") is True and x.get("type") == "int" and x.get("num_bits") == 8)
+        static = x is not None and not (
+            isinstance(x, dict) and x.get("dynamic") is True and x.get("type") == "int" and x.get("num_bits") == 8
+        )
         bits, strategy = (weights.get("num_bits"), weights.get("strategy")) if plain else (None, None)
         if plain and not ordered and not static:
             if (form, bits) == (INT, 8) and strategy in ("channel", "tensor"):

@@ -25,9 +25,13 @@ class GPTQSource(Source):
         bits, self._group, ordered = config.get("bits"), config.get("group_size"), config.get("desc_act", False)
         form = config.get("checkpoint_format", "gptq")
         if bits != 4 or form not in ("gptq", "gptq_v2"):
-            raise CheckpointError(f"quantization_config: bits {bits!r} in checkpoint_format {form!r} are not read; accepted: 4 in gptq or gptq_v2")
+            raise CheckpointError(
+                f"quantization_config: bits {bits!r} in checkpoint_format {form!r} are not read; accepted: 4 in gptq or gptq_v2"
+            )
         if ordered is not False:
-            raise CheckpointError(f"quantization_config: desc_act takes False, got {ordered!r}: groups of columns in another order are not read")
+            raise CheckpointError(
+                f"quantization_config: desc_act takes False, got {ordered!r}: groups of columns in another order are not read"
+            )
         self._one = 1 if form == "gptq" else 0
         """What zero points are stored less."""
 
@@ -40,7 +44,7 @@ class GPTQSource(Source):
         """Read the linear ``name`` where it is low-bit."""
         if f"{name}.qweight" not in self.files:
             return None
-        group = k if self._group == -1 else self._group
+        group: Any = k if self._group == -1 else self._group
         scheme, repeats = groups(name, k, group)
         count = -(-k // group)
         if k % 8 or n % 8:
