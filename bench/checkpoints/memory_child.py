@@ -58,7 +58,7 @@ class Curve(threading.Thread):
 
 def load(way: str, folder: str, recipe: str) -> Any:
     """Load the model in one of the ways."""
-    if way == "float":
+    if way == "float, mapped":
         return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval().requires_grad_(False)
     if way == "float, own memory":
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval().requires_grad_(False)
