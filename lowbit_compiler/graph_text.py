@@ -40,7 +40,7 @@ class Node:
 
 def describe(node: fx.Node, parameter: str = "", source: int | None = None) -> Node:
     """Return ``node`` in words; ``parameter`` is what its value is called in the model, ``source`` a number of the caller's."""
-    value = node.meta.get("val")
+    value = node.meta.get("val", node.meta.get("example_value"))  # the latter is Dynamo's
     made_by = notes(node).made_by
     owner = parameter.rpartition(".")[0] if parameter else ""
     return Node(

@@ -26,6 +26,7 @@ ENVIRONMENT: dict[str, str] = {
     "LOWBIT_NATIVE": "0: do not load the native library; everything runs in plain torch, slowly",
     "LOWBIT_LIBRARY": "file: the native library to load instead of the installed one",
     "LOWBIT_CUDA_LIBRARY": "file: the CUDA library to load instead of the installed one, also on a torch without CUDA",
+    "LOWBIT_CPU": "0, when lowbit is installed: do not build the native library; everything runs in plain torch, slowly",
     "LOWBIT_CUDA": "1 or 0, when lowbit is installed: build the CUDA library whatever torch is there, or do not",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime import chain
+from lowbit_compiler.runtime import chain, steps
 from lowbit_compiler.runtime.before import PROLOGUE
 from lowbit_compiler.runtime.exported_checks import EXPORTED_CHECKS
 from lowbit_compiler.runtime.format_checks import block_size, format_checks
@@ -165,6 +165,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     chain.OP: chain.check,
     **format_checks(),
     **EXPORTED_CHECKS,
+    "linear_with_steps": steps.check,
     **TRAINING_CHECKS,
 }
 """The check of each op, which takes the op's own arguments by name."""

@@ -5,16 +5,20 @@ vnni, bf16, amx or neon) caps the instruction sets it uses.
 """
 
 import ctypes
+import functools
 import importlib.resources
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+log = logging.getLogger("lowbit_compiler")
+
 FILE = "liblowbit_cpu.so"
 OPS = "liblowbit_ops.so"  # csrc/bind/schemas.cpp
-ABI = b"lowbit abi 8\0"  # as in csrc/bind/abi.cpp
+ABI = b"lowbit abi 9\0"  # as in csrc/bind/abi.cpp
 ISA_LEVELS = {"scalar": 1, "avx2": 2, "vnni": 4, "bf16": 8, "amx": 16, "neon": 32}  # as in csrc/common/kernels.h
 
 
@@ -103,7 +107,7 @@ def load() -> None:
         return
     path = library_path()
     if not path.exists() and "LOWBIT_LIBRARY" not in os.environ:
-        _reason = f"{path} does not exist: the package was built without a C++ compiler or without torch"
+        _reason = f"{path} does not exist: the package was installed without a C++ compiler, or with LOWBIT_CPU=0"
         return
     try:
         require_same_build(path)
@@ -122,6 +126,13 @@ def load() -> None:
 def handle() -> ctypes.CDLL | None:
     """Return the loaded library for calls of its C functions, or None."""
     return _handle
+
+
+@functools.cache
+def warn_if_missing() -> None:
+    """Say once that the library is not loaded, unless LOWBIT_NATIVE=0 asked for that."""
+    if _handle is None and os.environ.get("LOWBIT_NATIVE") != "0":
+        log.warning("no native library, so lowbit's ops run in plain torch, slowly: %s (LOWBIT_NATIVE=0: that is meant)", _reason)
 
 
 def status() -> Status:

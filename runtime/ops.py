@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime import before, chain, values
+from lowbit_compiler.runtime import before, chain, steps, values
 from lowbit_compiler.runtime.checks import CHECKS
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.products import PRODUCTS, Product
 from lowbit_compiler.runtime.reference import blocks, dense, exported, softmax
 from lowbit_compiler.runtime.require import MOST_DIMS
-from lowbit_compiler.runtime.training import autograd
+from lowbit_compiler.runtime.training import autograd, integers
 from lowbit_compiler.runtime.training import linear as training
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals import autocast
@@ -217,6 +217,8 @@ _define(
     lambda q, scale, group: q.new_empty(q.shape, dtype=torch.float32),
 )
 
-for _name, _arguments in training.SCHEMAS.items():
-    _define(_name + _arguments, getattr(training, _name), getattr(training, f"{_name}_shapes"))
+_define(steps.SCHEMA, steps.linear_with_steps, None)
+for _ops in (integers, training):
+    for _name, _arguments in _ops.SCHEMAS.items():
+        _define(_name + _arguments, getattr(_ops, _name), getattr(_ops, f"{_name}_shapes"))
 torch.library.register_autograd("lowbit::train_linear", autograd.backward, setup_context=autograd.keep, lib=LIBRARY)

@@ -1,4 +1,4 @@
-"""Builds liblowbit_cuda.so with nvcc alone: no CMake, no GPU, and any torch from 2.11 on, also one without CUDA.
+"""Builds liblowbit_cuda.so with nvcc alone: no CMake, no GPU, and no torch (its stable ABI is in third_party/torch).
 
 `python tools/build_cuda.py OUTPUT [sm_80 ...]`, or `--nvcc` to see which nvcc is taken; CMakeLists.txt, the tests and `make gpu-check` all
 come here. Targets that nvcc is too old for are left out, and named. Objects stay in a folder beside OUTPUT, one for each choice of targets,
@@ -6,7 +6,6 @@ flags, nvcc and torch, and what did not change is not compiled again.
 """
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TORCH = ROOT / "third_party" / "torch"
 TARGETS = ("sm_80", "sm_89", "sm_90a", "sm_100")
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 BINDING = [ROOT / "csrc" / "bind" / name for name in ("abi.cpp", "checks.cpp", "cuda.cpp", "prologue.cpp", "tensors.cpp")]
@@ -63,14 +63,6 @@ def _output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def torch_folder() -> Path:
-    """Return torch's folder, without importing it."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        raise SystemExit("build_cuda: torch >= 2.11 is not installed here; its headers are needed")
-    return Path(spec.origin).parent
-
-
 def object_folder(output: Path, targets: tuple[str, ...], nvcc: str, torch: str) -> Path:
     """Return where objects for ``targets`` lie; ``nvcc`` and ``torch`` are the texts of their versions."""
     made_with = repr((FLAGS, STABLE, nvcc, torch))
@@ -89,8 +81,7 @@ def build(output: Path, targets: tuple[str, ...] = TARGETS) -> list[Resources]:
     known = known_targets(nvcc, targets)
     if left := [target for target in targets if target not in known]:
         print(f"build_cuda: {nvcc} is too old for {', '.join(left)}: left out", file=sys.stderr)
-    torch = torch_folder()
-    folder = object_folder(output, known, _output(nvcc, "--version"), (torch / "version.py").read_text())
+    folder = object_folder(output, known, _output(nvcc, "--version"), (TORCH / "VERSION").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     architectures = [f"-gencode=arch=compute_{t.removeprefix('sm_')},code={t}" for t in known]
     forward = ["-gencode=arch=compute_80,code=compute_80"]  # for GPUs that come later
@@ -102,7 +93,7 @@ def build(output: Path, targets: tuple[str, ...] = TARGETS) -> list[Resources]:
         read = [changed for path, changed in headers.items() if not (kernel and path.parent.name == "bind")]
         if made.exists() and made.stat().st_mtime > max(*read, source.stat().st_mtime):
             return made
-        own = [*architectures, *forward] if kernel else [*STABLE, "-isystem", str(torch / "include")]
+        own = [*architectures, *forward] if kernel else [*STABLE, "-isystem", str(TORCH / "include")]
         start = time.time()
         _run([nvcc, *FLAGS, *own, "-c", str(source), "-o", str(made)], made.with_suffix(".log"))
         os.utime(made, (start, start))  # an edit while nvcc ran is newer
@@ -110,7 +101,9 @@ def build(output: Path, targets: tuple[str, ...] = TARGETS) -> list[Resources]:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, [*KERNELS, *BINDING]))
-    link = ["--cudart", "static", f"-L{torch / 'lib'}", "-Xlinker", "--no-as-needed", "-ltorch_cpu", "-ldl"]
+    # Linked by name only: torch has been loaded by the time this library is.
+    _run([nvcc, "-shared", "-x", "cu", os.devnull, "-o", str(folder / "libtorch_cpu.so")], folder / "stub.log")
+    link = ["--cudart", "static", f"-L{folder}", "-Xlinker", "--no-as-needed", "-ltorch_cpu", "-ldl"]
     beside = output.with_suffix(".new")
     _run([nvcc, "-shared", *map(str, objects), "-o", str(beside), *link], folder / "link.log")
     beside.replace(output)

@@ -1,7 +1,8 @@
 """Where the time of one step of SmolLM2-135M-Instruct goes, in float, with int8 as it was and as it is: result file and picture.
 
-python bench/models/step.py [--tokens 1] [--variants Inductor,chains] [--rounds 40]
+python bench/models/step.py [--model smollm2|wide] [--tokens 1] [--variants Inductor,chains] [--rounds 40]
 
+"wide" has the shapes of Qwen2.5-1.5B, in five layers of random weights: there the weights are most of a step.
 All variants are compiled in one process and take turns. "Dynamo" is what passes before our code is called (guards, loads of
 weights), "weights" the look at whether one has changed, "wrapper" what Inductor's generated code takes beside the calls in it.
 """
@@ -43,6 +44,18 @@ def _float(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
     return inductor.compile_graph(gm, examples, None)
 
 
+def _smollm2(console: Console) -> Any:
+    return model.load(torch.bfloat16, console).model
+
+
+def _wide(console: Console) -> Any:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 5, "num_attention_heads": 12, "num_key_value_heads": 2}
+    return Qwen2ForCausalLM(Qwen2Config(**sizes, vocab_size=50_000, tie_word_embeddings=True)).to(torch.bfloat16).eval()
+
+
+MODELS = {"smollm2": _smollm2, "wide": _wide}
 FROZEN = {"plan": "always", "modules": "frozen", "weights": "frozen"}
 # Each with the passes that are left out; plan="always" so that the planner's noise makes no difference.
 VARIANTS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -87,6 +100,7 @@ class Watched:
 def main() -> None:
     """Measure, print a table, write the result file and draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2", choices=MODELS)
     parser.add_argument("--tokens", type=int, default=1)
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--rounds", type=int, default=40)
@@ -95,7 +109,7 @@ def main() -> None:
     if unknown := set(names) - set(VARIANTS):
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     console = Console()
-    net = model.load(torch.bfloat16, console).model
+    net = MODELS[args.model](console)
     ids = torch.randint(0, 40000, (1, args.tokens), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         steps = {}
@@ -104,8 +118,10 @@ def main() -> None:
             steps[name] = _compiled(net, name, ids)
         rows = _measured(steps, args.rounds)
     console.print(_table(rows))
-    about = common.about(torch.get_num_threads(), tokens=args.tokens, rounds=args.rounds, statistic="medians over rounds, in ms")
-    stem = f"step_{args.tokens}_{library.status().isa}"
+    about = common.about(
+        torch.get_num_threads(), model=args.model, tokens=args.tokens, rounds=args.rounds, statistic="medians over rounds, in ms"
+    )
+    stem = "_".join(["step", *([args.model] if args.model != "smollm2" else []), str(args.tokens), library.status().isa])
     console.print(f"written to {common.write(f'{stem}.json', {'about': about, 'rows': rows})}")
     _plot(rows, about, common.RESULTS / f"{stem}.png")
 
@@ -192,7 +208,7 @@ def _plot(rows: dict[str, dict[str, float]], about: dict[str, Any], path: Path) 
     axis.legend(fontsize=8, ncols=len(PARTS), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     beside = f", Inductor in bfloat16 {rows['Inductor']['whole']:.1f} ms" if "Inductor" in rows else ""
     figure.suptitle(
-        f"SmolLM2, {about['tokens']} token{'s' * (about['tokens'] > 1)}{beside} ({about['machine']}, torch {about['torch']}, {about['date']})",
+        f"{about['model']}, {about['tokens']} token{'s' * (about['tokens'] > 1)}{beside} ({about['machine']}, torch {about['torch']}, {about['date']})",
         fontsize=8,
     )
     figure.savefig(path, dpi=110)

@@ -15,6 +15,8 @@ LIMITS = {
     "bf16": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
 }
 
+FROZEN = {"modules": "frozen", "weights": "frozen"}
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -51,9 +53,12 @@ CONTESTANTS: dict[str, Contestant] = {
     "inductor-bf16": _inductor(),
     "lowbit-int8": _lowbit("int8"),
     "lowbit-int8-reduce-overhead": Contestant("torch_models", options={"backend": "lowbit", "mode": "reduce-overhead"}, extra=True),
-    "lowbit-int8-frozen": Contestant(
-        "torch_models", options={"backend": "lowbit", "options": {"modules": "frozen", "weights": "frozen"}}, extra=True
-    ),
+    **{
+        f"lowbit-{recipe}-frozen": Contestant(
+            "torch_models", options={"backend": "lowbit", "options": {"recipe": recipe, **FROZEN}}, extra=True
+        )
+        for recipe in ("int8", "int4-weight-only", "int4-int8")
+    },
     "lowbit-int8-f32": Contestant("torch_models", "float32", {"backend": "lowbit", "options": {"recipe": "int8"}}, extra=True),
     "lowbit-llm-int8": _lowbit("llm-int8"),
     "lowbit-int8-weight-only": _lowbit("int8-weight-only"),

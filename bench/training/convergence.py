@@ -30,6 +30,7 @@ from lowbit_compiler.runtime.formats import Operand, Row
 from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.rounding import NEAREST, STOCHASTIC
 from lowbit_compiler.runtime.training.backward import Folded
+from lowbit_compiler.runtime.training.plan import TrainingPlan
 from lowbit_compiler.runtime.training.plans import PLANS
 
 FLOAT = "bfloat16"
@@ -38,8 +39,8 @@ WARM, RATE, DECAY = 20, 2e-3, 0.1
 INT4 = PLANS["int4-training"]
 WIDE = Folded(Operand(S8(), Row(), STOCHASTIC))
 NEAR = Folded(replace(INT4.grad_input.gradient, rounding=NEAREST))  # type: ignore[attr-defined]
-PLANS["int4, 8-bit gradients"] = replace(INT4, grad_input=WIDE, grad_weight=WIDE)
-PLANS["int4, nearest gradients"] = replace(INT4, grad_input=NEAR, grad_weight=NEAR)
+PLANS["int4, 8-bit gradients"] = TrainingPlan(INT4.forward, WIDE, WIDE)
+PLANS["int4, nearest gradients"] = TrainingPlan(INT4.forward, NEAR, NEAR)
 RECIPES = (FLOAT, *PLANS, "float-training(4, 3)")
 
 

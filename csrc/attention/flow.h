@@ -30,7 +30,7 @@ void divide_as(const float* total, float sum, int64_t n, void* out) {
   for (int64_t i = 0; i < n; i += Vec::kWidth) store_as<dtype>(out, i, n - i, load(total + i) * s);
 }
 
-void divide_row(const float* total, float sum, int64_t n, Dtype dtype, void* out) {
+inline void divide_row(const float* total, float sum, int64_t n, Dtype dtype, void* out) {
   if (dtype == kF32) divide_as<kF32>(total, sum, n, out);
   else if (dtype == kBF16) divide_as<kBF16>(total, sum, n, out);
   else divide_as<kF16>(total, sum, n, out);

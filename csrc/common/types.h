@@ -44,6 +44,14 @@ struct Prologue {
   Row times, plus;
 };
 
+// Up to 16 columns of a matrix of m rows, each of which is multiplied by a number.
+struct ColumnArgs {
+  const void* x;       // first row, first column
+  Dtype dtype;
+  int64_t stride, m, count;
+  const float* times;  // [m]
+};
+
 // Row primitives. `v` is float[kp], 64-byte aligned, kp a multiple of 64. Maxima are the bits of |x|, compared as integers, so NaN wins.
 struct RowKernels {
   uint32_t (*load)(const void* row, Dtype dtype, int64_t k, int64_t kp, float* v);  // widen, pad with zeros; maximum
@@ -61,6 +69,14 @@ struct RowKernels {
   // The line of least squares of `size` numbers (32, 64 or 128) times `inverse`, as it is stored, and their codes up to `largest`.
   void (*fit)(const float* v, int64_t size, float inverse, int largest, bool integers, float* line, uint8_t* q);
   void (*save)(const float* v, int64_t k, Dtype dtype, void* row);              // rounded to the dtype
+  // Codes as `codes` has them, rounded up or down by the noise of a row (common/noise.h); and those of 16 columns, each a row of q, `stride`
+  // bytes apart, for 64 rows of x at a time. A column that is not finite gets any codes.
+  void (*draw)(const float* v, int64_t kp, float inverse, uint32_t row, uint8_t flip, int8_t* q, int64_t step);
+  void (*column_maxima)(const ColumnArgs& args, uint32_t* maxima);  // [16]
+  void (*draw_columns)(const ColumnArgs& args, const float* inverse, const uint32_t* keys, uint8_t flip, int8_t* q, int64_t stride, int64_t step);
+  // Lines and sums of a panel of S8 from 16 rows of kp codes, or from 16 columns of `rows` rows, filled up with zeros; `stride` bytes apart.
+  void (*panel_of_rows)(const int8_t* q, int64_t stride, int64_t kp, int8_t* panel);
+  void (*panel_of_columns)(const int8_t* q, int64_t stride, int64_t rows, int64_t kp, int8_t* panel);
 };
 
 // Exact elements as bfloat16 rows for tile products: a value is the sum of its parts, which share a column of the weight.

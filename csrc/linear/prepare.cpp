@@ -20,16 +20,21 @@ uint32_t load_row(const RowKernels& kernels, const Matrix& x, int64_t row, int64
   return kernels.maximum(v, kp);
 }
 
-// Codes of one row whose kept elements are `v` with maximum bits `a`; returns the scale.
-static float encode(const RowKernels& kernels, const float* v, int64_t kp, uint32_t a, float largest, uint8_t flip, int8_t* q,
-                    int64_t step = kBlock) {
+Fit fit_of(uint32_t a, float largest) {
   const float maximum = bits_float(a);
-  if (a >= kInfBits || maximum < kEmpty) {
-    for (int64_t b = 0; b < kp / kBlock; ++b) memset(q + b * step, flip, kBlock);
-    return a >= kInfBits ? bits_float(0x7fc00000u) : 0.0f;
-  }
-  kernels.codes(v, kp, largest / maximum, flip, q, step);
-  return maximum / largest;
+  if (a >= kInfBits) return {0, bits_float(0x7fc00000u)};
+  return maximum < kEmpty ? Fit{0, 0} : Fit{largest / maximum, maximum / largest};
+}
+
+void clear_codes(int64_t kp, uint8_t flip, int8_t* q, int64_t step) {
+  for (int64_t b = 0; b < kp / kBlock; ++b) memset(q + b * step, flip, kBlock);
+}
+
+float encode(const RowKernels& kernels, const float* v, int64_t kp, uint32_t a, float largest, uint8_t flip, int8_t* q, int64_t step) {
+  const Fit fit = fit_of(a, largest);
+  if (fit.inverse == 0) clear_codes(kp, flip, q, step);
+  else kernels.codes(v, kp, fit.inverse, flip, q, step);
+  return fit.scale;
 }
 
 Columns find_columns(const Matrix& x, float threshold, int64_t kp) {
@@ -129,8 +134,7 @@ void prepare_rows(const Prepared& block, const Matrix& x, int64_t first, int64_t
       block.count[i] = count;
     }
     block.special[i] = special;
-    int8_t* q = block.q + (block.layout.tiled ? i / 16 * 16 * kp + i % 16 * kBlock : i * block.ldq);
-    block.scale[i] = encode(kernels, v, kp, a, S8::kMost, block.layout.flip, q, block.layout.tiled ? 16 * kBlock : kBlock);
+    block.scale[i] = encode(kernels, v, kp, a, S8::kMost, block.layout.flip, block.row(i), block.step());
   }
 }
 

@@ -21,7 +21,19 @@ struct Prepared {
   int32_t* count;
   int32_t* position;
   float* value;
+
+  int8_t* row(int64_t i) const { return q + (layout.tiled ? i / 16 * 16 * kp + i % 16 * kBlock : i * ldq); }
+  int64_t step() const { return layout.tiled ? 16 * kBlock : kBlock; }  // from 64 codes of a row to the next
 };
+
+// What a row with maximum bits `a` is multiplied by, and its scale: 0 where it counts as zeros, 0 and NaN where it is not finite.
+struct Fit {
+  float inverse, scale;
+};
+Fit fit_of(uint32_t a, float largest);
+void clear_codes(int64_t kp, uint8_t flip, int8_t* q, int64_t step);
+// Codes of one row whose kept elements are `v` with maximum bits `a`; returns the scale.
+float encode(const RowKernels& kernels, const float* v, int64_t kp, uint32_t a, float largest, uint8_t flip, int8_t* q, int64_t step = kBlock);
 
 // The exact columns of LLM.int8(); none for the other treatments.
 struct Columns {

@@ -60,7 +60,9 @@ extern const LinearOp kS8S8, kS8S8Rotated, kS8U4Nested, kS8U4NestedRotated, kS8T
 template <class F>
 const LinearOp& float_op();
 
-// A call of its own, in blocks of at most `step` rows.
+// The product of all rows, in blocks of at most `step` rows.
+void run(Product& product, int64_t rows, int64_t kp, int64_t tasks, int64_t step);
+// A call of its own.
 void run(const LinearOp& kind, const Linear& op, int64_t group, int64_t step);
 
 }  // namespace lowbit

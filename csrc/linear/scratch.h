@@ -9,6 +9,7 @@ namespace lowbit {
 
 enum Slot { kRowSlot, kCodesSlot, kScaleSlot, kExactSlot, kExactOutSlot, kTableSlot, kTilesSlot, kHitSlot, kBiasSlot, kFloatSlot, kPanelSlot,
             kSoftmaxSlot, kPackedKeysSlot, kWideKeysSlot, kAttentionSlot, kPartialSlot, kChainSlot, kPhaseSlot, kSeenSlot, kExpandedSlot, kRoundedSlot,
+            kWeightSlot, kSignSlot, kTurnSlot,
             kSlots };
 
 class Scratch {

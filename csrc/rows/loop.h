@@ -1,6 +1,7 @@
 // Row primitives, for every ISA. Include one of the vectors of csrc/vec first.
 #pragma once
 #include "common/convert.h"
+#include "rows/draw.h"
 #include "rows/fit.h"
 #include "rows/prologue.h"
 
@@ -155,7 +156,8 @@ void save(const float* v, int64_t k, Dtype dtype, void* row) {
   return dtype == kBF16 ? save_as<kBF16>(v, k, row) : save_as<kF16>(v, k, row);
 }
 
-constexpr RowKernels kRowKernels = {load, maximum, rotate, codes, above, reach, apply_prologue, fixed, fit, save};
+constexpr RowKernels kRowKernels = {load, maximum, rotate, codes, above, reach, apply_prologue, fixed, fit, save,
+                                     draw, column_maxima, draw_columns, panel_of_rows, panel_of_columns};
 
 }  // namespace
 }  // namespace lowbit

@@ -2,9 +2,8 @@
 // kept while they are summed and scaled after that; its pass for the maximum ends with the first tile, since pairs need only an exponent
 // that is not 2^100 too small.
 #pragma once
-#include <math.h>
-
 #include "common/convert.h"
+#include "common/log.h"
 #include "softmax/flush.h"
 #include "softmax/tiles.h"
 

@@ -44,6 +44,7 @@ inline Words add_dots(Words sum, Words bytes, Words x) {
 }
 inline Words operator+(Words a, Words b) { return {_mm256_add_epi32(a.r, b.r)}; }
 inline Words operator*(Words a, Words b) { return {_mm256_mullo_epi32(a.r, b.r)}; }
+inline Words operator^(Words a, Words b) { return {_mm256_xor_si256(a.r, b.r)}; }
 inline Words signed_words(const int8_t* p) { return {_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))}; }
 inline Words signed_shift(Words w, int right) { return {_mm256_srai_epi32(w.r, right)}; }
 inline Words looked_up(const uint8_t* table, Words w) {
@@ -99,6 +100,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.r, b.r)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.r, b.r)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.r, b.r, c.r)}; }
 inline Vec add_product(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+inline Vec floor_of(Vec x) { return {_mm256_floor_ps(x.r)}; }
 inline Vec smaller(Vec a, Vec b) { return {_mm256_min_ps(a.r, b.r)}; }
 inline Vec larger(Vec a, Vec b) { return {_mm256_max_ps(a.r, b.r)}; }
 

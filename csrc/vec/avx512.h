@@ -45,6 +45,7 @@ inline Words add_dots(Words sum, Words bytes, Words x) {
 }
 inline Words operator+(Words a, Words b) { return {_mm512_add_epi32(a.r, b.r)}; }
 inline Words operator*(Words a, Words b) { return {_mm512_mullo_epi32(a.r, b.r)}; }
+inline Words operator^(Words a, Words b) { return {_mm512_xor_si512(a.r, b.r)}; }
 inline Words signed_words(const int8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
 // The 32 bits as a signed number, divided by a power of two.
 inline Words signed_shift(Words w, int right) { return {_mm512_srai_epi32(w.r, right)}; }
@@ -113,6 +114,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.r, b.r)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.r, b.r)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
 inline Vec add_product(Vec a, Vec b, Vec c) { return fma(a, b, c); }  // a * b + c the fastest way: rounded once or twice
+inline Vec floor_of(Vec x) { return {_mm512_roundscale_ps(x.r, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
 inline Vec smaller(Vec a, Vec b) { return {_mm512_min_ps(a.r, b.r)}; }  // b if either is NaN
 inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.r, b.r)}; }   // b if either is NaN
 inline Vec times_power(Vec m, Vec n) { return {_mm512_scalef_ps(m.r, n.r)}; }  // m * 2^floor(n); n may be infinite

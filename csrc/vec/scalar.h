@@ -58,6 +58,7 @@ inline Words add_dots(Words sum, Words bytes, Words x) {
 }
 inline Words operator+(Words a, Words b) { return words([&](int j) { return a.r[j] + b.r[j]; }); }
 inline Words operator*(Words a, Words b) { return words([&](int j) { return a.r[j] * b.r[j]; }); }
+inline Words operator^(Words a, Words b) { return words([&](int j) { return a.r[j] ^ b.r[j]; }); }
 inline Words signed_words(const int8_t* p) { return words([&](int j) { return (uint32_t)(int32_t)p[j]; }); }
 inline Words signed_shift(Words w, int right) { return words([&](int j) { return (uint32_t)((int32_t)w.r[j] >> right); }); }
 inline Vec number_at(const float* table, Words w) { return lanes([&](int j) { return table[w.r[j] & 15]; }); }
@@ -104,6 +105,7 @@ inline Vec operator/(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] / b
 // The product is exact in double: rounded twice, off by 2^-53 at most before the second.
 inline Vec fma(Vec a, Vec b, Vec c) { return lanes([&](int j) { return (float)((double)a.r[j] * b.r[j] + c.r[j]); }); }
 inline Vec add_product(Vec a, Vec b, Vec c) { return c + a * b; }
+inline Vec floor_of(Vec x) { return lanes([&](int j) { return floorf(x.r[j]); }); }
 inline Vec smaller(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] < b.r[j] ? a.r[j] : b.r[j]; }); }
 inline Vec larger(Vec a, Vec b) { return lanes([&](int j) { return a.r[j] > b.r[j] ? a.r[j] : b.r[j]; }); }
 inline Vec times_power(Vec m, Vec n) {

@@ -9,6 +9,7 @@ import typer
 from lowbit_compiler.cli.arguments import Dynamic, Function, Ignore, PlanName, RecipeName, load_function, names_to_ignore, stages
 from lowbit_compiler.cli.debug import debug
 from lowbit_compiler.errors import LowbitError
+from lowbit_compiler.recipe_names import DEFAULT
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Compile PyTorch models to low precision.", pretty_exceptions_enable=False
@@ -20,16 +21,26 @@ MEASURE = "add each product's error and its certificate, in float64"
 
 @app.command()
 def demo(
-    question: Annotated[str, typer.Option(help="what to ask the model")] = "What is the capital of France? Answer in one sentence.",
-    recipe: RecipeName = "int8",
+    question: Annotated[
+        str | None, typer.Option(help="what to ask the model; with --train, a sentence to tell the topic of", show_default=False)
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="default int8, with --train int4-training", show_default=False)] = None,
     dtype: Annotated[str, typer.Option(help="float dtype of the model: bfloat16 or float32")] = "bfloat16",
     compare: Annotated[bool, typer.Option("--compare", help="add Inductor and the other recipes, in one interleaved run")] = False,
     all_sites: Annotated[bool, typer.Option("--all-sites", help="print a row for every product and softmax")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="instead: fine-tune a sentence encoder in float and with a recipe, side by side")
+    ] = False,
 ) -> None:
-    """Compile SmolLM2-135M-Instruct, answer a question, and show what was done."""
-    from lowbit_compiler.demo.run import run
+    """Compile SmolLM2-135M-Instruct, answer a question, and show what was done; or fine-tune all-MiniLM-L6-v2, and ask that."""
+    if train:
+        from lowbit_compiler.demo import train as training
 
-    run(question=question, recipe=recipe, dtype=dtype, compare=compare, all_sites=all_sites)
+        training.run(training.SENTENCES if question is None else [question], recipe or training.RECIPE)
+    else:
+        from lowbit_compiler.demo.run import QUESTION, run
+
+        run(question=question or QUESTION, recipe=recipe or DEFAULT, dtype=dtype, compare=compare, all_sites=all_sites)
 
 
 @app.command()
@@ -45,13 +56,16 @@ def explain(
     import torch
     from rich.console import Console
 
+    from lowbit_compiler.options import parse
+
     if measure:
         from lowbit_compiler.debug import measure as run
     else:
         from lowbit_compiler.compile.explaining import explain as run
 
+    trains = parse({"recipe": recipe}).training is not None
     model, inputs = load_function(function)
-    with torch.no_grad():
+    with torch.set_grad_enabled(trains):
         report = run(model, *inputs, recipe=recipe, plan=plan, ignore=names_to_ignore(ignore))
     if json:
         print(report.to_json())

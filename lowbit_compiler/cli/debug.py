@@ -84,6 +84,8 @@ def accuracy(
 ) -> None:
     """Rank layers by the error that low precision makes in each, and find a short list to leave in float for a budget.
 
+    With a recipe that trains: bias, variance and cosine of each layer's gradients against float64 ones; no --budget, and no --metric.
+
     FUNCTION returns (model, inputs): a tuple, a dict of named inputs (with labels, the budget limits the perplexity), or a list of these.
     Status 1 where the budget is not met, which also writes no file, or where a kernel or a packed weight is wrong.
     """
@@ -100,23 +102,37 @@ def accuracy(
     options: dict[str, Any] = {"recipe": recipe, "plan": plan, "ignore": names} | (
         {} if remainder == "inductor" else {"remainder": remainder}
     )
-    parse(options)  # before the model is loaded
+    trains = parse(options).training is not None  # before the model is loaded
+    if trains and metric is not None:
+        raise typer.BadParameter(f"recipe {recipe!r} trains, and gradients have no metric", param_hint="--metric")
     if out is not None:
         writable_file("--out", out, parents=True)
     model, samples = load_samples(function)
+    if trains:
+        _gradients(model, samples, options, out, all_layers)
+        return
     with bar() as progress:
-        result = run(
-            model,
-            samples,
-            budget=limit,
-            metric=measure,
-            progress=progress,
-            **options,
-        )
+        result = run(model, samples, budget=limit, metric=measure, progress=progress, **options)
     Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.layers) if all_layers else SHOWN), crop=False)
     if out is not None and result.met:
         write(out, result.to_json() + "\n")
     raise typer.Exit(0 if result.met and not any(layer.broken for layer in result.layers) else 1)
+
+
+def _gradients(model: Any, samples: Any, options: dict[str, Any], out: Path | None, all_layers: bool) -> None:
+    """Print the gradients of each layer, and write them to ``out``."""
+    from rich.console import Console
+
+    from lowbit_compiler.debug import gradients
+    from lowbit_compiler.debug.show import SHOWN, bar
+    from lowbit_compiler.debug.show import gradients as shown
+    from lowbit_compiler.runtime.files import write
+
+    with bar() as progress:
+        found = gradients(model, samples, progress=progress, **options)
+    Console(width=None if sys.stdout.isatty() else 180).print(shown(found, None if all_layers else SHOWN), crop=False)
+    if out is not None:
+        write(out, found.to_json() + "\n")
 
 
 @debug.command()

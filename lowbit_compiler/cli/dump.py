@@ -12,6 +12,7 @@ from lowbit_compiler.dump.files import PAGE, attach, folders, read
 from lowbit_compiler.dump.page import page
 from lowbit_compiler.dump.region import draw, require
 from lowbit_compiler.errors import OptionError
+from lowbit_compiler.options import parse
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.files import write
 
@@ -30,14 +31,17 @@ def dump(
     """Trace ``model(*inputs)``, write what the passes do to ``out``, and return the report with each file of note and what it is.
 
     A model of several graphs gets one page of them all beside the graphs' own. With ``measure`` the pages show each product's error and
-    certificate on ``inputs``. Raises OptionError for a region that is not there.
+    certificate on ``inputs``. Raises OptionError for a region that is not there, and for ``measure`` with a recipe that trains.
     """
+    trains = parse({"recipe": recipe}).training is not None
+    if trains and measure:
+        raise OptionError(f"--measure is of products without gradients; recipe {recipe!r} trains: see lowbit debug accuracy")
     before = folders(out)
     progress("tracing and rewriting the model")
-    with torch.no_grad():
+    with torch.set_grad_enabled(trains):
         report = explain(model, *inputs, recipe=recipe, plan=plan, dump=str(out))
     new = folders(out, before)
-    if not new and report.passes:
+    if not new and report.graphs:
         raise OptionError(f"--out: nothing could be written to {str(out)!r}")
     if not new:
         raise OptionError("the model gave Dynamo no graph to compile: it computes nothing with tensors")

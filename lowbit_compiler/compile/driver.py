@@ -24,6 +24,7 @@ from lowbit_compiler.passes.contract import Pass
 from lowbit_compiler.passes.plan import PlanSites
 from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.report import Report
+from lowbit_compiler.runtime import library
 from lowbit_compiler.torch_internals import dynamo, inductor
 
 log = logging.getLogger("lowbit_compiler")
@@ -39,11 +40,11 @@ def _unsearched() -> Iterator[None]:
         yield
         return
     gc.freeze()
-    frozen = gc.get_freeze_count()
+    mark: list[None] = []  # frozen with the rest where somebody else freezes; counting would walk all that is frozen
     try:
         yield
     finally:
-        if gc.get_freeze_count() <= frozen:
+        if any(each is mark for generation in range(3) for each in gc.get_objects(generation)):
             gc.unfreeze()
 
 
@@ -54,6 +55,7 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
     ``seen`` is called with the context of the passes once the graph is rewritten; where compiling it then fails, it is left in float.
     """
     start = time.perf_counter()
+    library.warn_if_missing()
     try:
         recipe = training_recipe(examples, options)
         if recipe is not None:

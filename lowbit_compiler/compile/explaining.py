@@ -10,7 +10,7 @@ from torch import fx
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.compile.fallback import declined_report, needs_gradient
 from lowbit_compiler.compile.rewrite import rewrite
-from lowbit_compiler.compile.training import training_recipe
+from lowbit_compiler.compile.training import dump_training, training_recipe
 from lowbit_compiler.errors import LowbitError, WeightFreedError
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.recipes import DEFAULT, Recipe
@@ -43,7 +43,9 @@ def explain(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = DEFA
 
 def _report(gm: fx.GraphModule, examples: Any, options: Options) -> Report:
     if (recipe := training_recipe(examples, options)) is not None:
-        return rewrite_training(gm, examples, recipe, options)[1]
+        rewritten, report = rewrite_training(gm, examples, recipe, options)
+        dump_training(gm, examples, rewritten, report, options)
+        return report
     captured = capture_dynamo(gm, examples)
     return declined_report(captured, options) if needs_gradient(examples) else rewrite(captured, options, examples)[1]
 

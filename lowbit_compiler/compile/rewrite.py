@@ -9,7 +9,7 @@ from torch import fx
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.compile.attempts import attempts, notes
 from lowbit_compiler.compile.verify import Verifier
-from lowbit_compiler.dump import recording
+from lowbit_compiler.dump import Subject, recording
 from lowbit_compiler.exits.exit import Exit
 from lowbit_compiler.exits.runtime import runtime
 from lowbit_compiler.options import Options
@@ -48,7 +48,8 @@ def _once(
         observers.insert(0, Verifier(captured.gm, examples, options.recipe.least_sqnr).observe)
     ctx = _context(exit, captured, options, refused)
     facts: set[Fact] = set()
-    with recording(options.dump, captured.gm, ctx, f"the {captured.by} graph") as record:
+    subject = Subject(ctx.recipe.name, ctx.parameters, ctx.sites)
+    with recording(options.dump, captured.gm, subject, f"the {captured.by} graph") as record:
         if record is not None:
             observers.insert(0, record.observe)
         runs = run_passes(

@@ -8,10 +8,13 @@ from torch import fx
 
 from lowbit_compiler.compile.fallback import needs_gradient
 from lowbit_compiler.compile.remainder import compile_remainder
+from lowbit_compiler.dump import Subject, recording
 from lowbit_compiler.options import Options
 from lowbit_compiler.recipes.training import TrainingRecipe
 from lowbit_compiler.report import Report
+from lowbit_compiler.torch_internals.aot import joint_graph
 from lowbit_compiler.training.rewrite import rewrite_training
+from lowbit_compiler.training.rows import move, placed
 
 SEEDS = 1 << 62
 
@@ -30,13 +33,27 @@ def compile_training(
     The seed comes from torch's default generator of the graph's device, so manual_seed, fork_rng and the generators that checkpoints restore hold for it.
     """
     rewritten, report = rewrite_training(gm, examples, recipe, options)
-    if options.dump:
-        report.notes.append("graphs that train are not dumped")
     seed = next(reversed(rewritten.graph.find_nodes(op="placeholder"))).meta["example_value"]
     inner = compile_remainder(rewritten, [*examples, seed], options.remainder, options.mode)
+    dump_training(gm, examples, rewritten, report, options)
     device = seed.device
 
     def call(*args: Any) -> Any:
         return inner(*args, torch.randint(0, SEEDS, (1,), device=device))
 
     return call, report
+
+
+def dump_training(gm: fx.GraphModule, examples: Sequence[Any], rewritten: fx.GraphModule, report: Report, options: Options) -> None:
+    """Write Dynamo's graph ``gm``, the one whose linears train, and the joint graph of forward and backward, where somebody asked to see them."""
+    rows, keys = placed(report.sites, rewritten)
+    with recording(options.dump, gm, Subject(report.recipe, {}, rows), "the Dynamo graph") as record:
+        if record is None:
+            return
+        record.add("train", rewritten, f"{sum(op == 'train_linear' for _, op in keys)} linears are ops that train")
+        seed = rewritten.graph.find_nodes(op="placeholder")[-1].meta["example_value"]
+        joint = joint_graph(rewritten, [*examples, seed])
+        if joint is not None:
+            move(rows, keys, joint)
+            record.add("joint", joint, "forward and backward, as AOTAutograd traces them")
+    record.finish(report)

@@ -14,6 +14,7 @@ from rich.text import Text
 from lowbit_compiler.report import cell, ratio
 
 if TYPE_CHECKING:
+    from lowbit_compiler.debug.gradients import Gradients
     from lowbit_compiler.debug.layers import Accuracy
     from lowbit_compiler.debug.study import Progress
 
@@ -29,6 +30,20 @@ def shown(result: "Accuracy", most: int = SHOWN) -> Group:
     if broken:
         lines.append(Text(f"error above its bound, so a kernel or a packed weight is wrong: {', '.join(broken)}", style="bold red"))
     return Group(*lines, "", *(Text(line, no_wrap=True, overflow="ignore") for line in _verdict(result)))
+
+
+def gradients(result: "Gradients", most: int | None = None) -> Group:
+    """Return the ``most`` products whose gradient points least where it should, and what the columns are."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("layer", "product", "bias", "variance", "cosine"):
+        table.add_column(name, justify="left" if name in ("layer", "product") else "right", overflow="fold")
+    for row in sorted(result.rows, key=lambda row: row.cosine)[:most]:
+        table.add_row(Text(row.module), row.product, f"{row.bias:.2%}", f"{row.variance:.2g}", f"{row.cosine:.6f}")
+    more = [] if most is None or len(result.rows) <= most else [f"and {len(result.rows) - most} more"]
+    words = (
+        f"{result.recipe}, {result.seeds} seeds: bias |E g - exact| / |exact|, variance E |g - E g|^2 / |exact|^2, cosine of g and exact"
+    )
+    return Group(table, *more, "", Text(words))
 
 
 @contextlib.contextmanager

@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, Protocol
 
 from torch import fx
 
 from lowbit_compiler.dump.source import Source, source_of
 from lowbit_compiler.graph_text import Node, describe
-from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import Measured, Report, SiteReport
 
 SCHEMA = "lowbit-dump/1"
@@ -99,10 +98,26 @@ def _site(data: Mapping[str, Any]) -> SiteReport:
     return SiteReport(**{**data, "merged_with": tuple(data["merged_with"]), "measured": measured})
 
 
+class Named(Protocol):
+    """A node, or what has the name of one."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+class Placed(Protocol):
+    """What is at some node of the graph, another one as the graph changes."""
+
+    @property
+    def call(self) -> "Named":
+        """The node."""
+
+
 class Recorder:
     """Fills a record while the passes run."""
 
-    def __init__(self, record: Record, parameters: Mapping[str, str], sites: Sequence[Site]) -> None:
+    def __init__(self, record: Record, parameters: Mapping[str, str], sites: Sequence[Placed]) -> None:
         self.record = record
         self._parameters = parameters
         self._sites = sites

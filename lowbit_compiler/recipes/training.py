@@ -24,7 +24,7 @@ EVALUATION: dict[str, Recipe] = {
     "nvfp4-training": nvfp4.RECIPE,
 }
 """Where a recipe for inference has the forward product's formats, and its weights packed once; elsewhere every call quantizes them."""
-NAMES = (*PLANS, "float-training(E, M)")
+NAMES = (*PLANS, "float-training(E, M)", "sbits-training(S)")
 """How they are spelled."""
 
 

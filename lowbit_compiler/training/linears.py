@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import fx
 
@@ -14,8 +15,9 @@ from lowbit_compiler.passes.graph import aten, copied, numel
 from lowbit_compiler.passes.site import Declined, Found, Reason, Role, Site
 from lowbit_compiler.runtime.training.plan import GRAD_INPUT, GRAD_WEIGHT
 
-LINEAR = (F.linear, aten.linear.default)
-ARGUMENTS = ("input", "weight", "bias")
+STEPPED = torch.ops.lowbit.linear_with_steps.default
+LINEAR = (F.linear, aten.linear.default, STEPPED)
+ARGUMENTS = ("input", "weight", "bias", "x_step", "w_step")
 
 
 @dataclass(eq=False)
@@ -72,7 +74,7 @@ def _copy(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 def operands(node: fx.Node) -> list[Any]:
-    """Return input, weight and bias (or None) of a linear, however it is spelled."""
+    """Return input, weight, bias and step sizes (or None) of a linear, however it is spelled."""
     given = dict(zip(ARGUMENTS, node.args, strict=False)) | node.kwargs
     return [given.get(name) for name in ARGUMENTS]
 
@@ -91,7 +93,7 @@ def find_linears(region: Region, parameters: dict[int, str]) -> list[tuple[Regio
 
 
 def _site(region: Region, node: fx.Node, index: int, parameters: dict[int, str]) -> Site:
-    x, weight, _ = operands(node)
+    x, weight, *_ = operands(node)
     name = parameters.get(id(region.inputs.get(weight)), "")
     sizes = weight.meta["example_value"].shape
     n, k = sizes if len(sizes) == 2 else (1, 0)

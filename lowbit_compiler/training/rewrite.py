@@ -16,7 +16,7 @@ from lowbit_compiler.passes.plan import check_patterns, ignored, output_head, to
 from lowbit_compiler.passes.site import Declined, Reason, Site
 from lowbit_compiler.recipes.training import TrainingRecipe
 from lowbit_compiler.report import Report
-from lowbit_compiler.training.linears import Region, copied_region, find_linears, operands, unneeded
+from lowbit_compiler.training.linears import STEPPED, Region, copied_region, find_linears, operands, unneeded
 from lowbit_compiler.training.rows import rows
 
 SEED = "lowbit_seed"
@@ -31,7 +31,7 @@ def rewrite_training(
 
         %y = F.linear(%x, %w, %bias)
 
-        %r = lowbit.train_linear(%x, %w, %bias, %lowbit_seed, 3, "int8-training", torch.float32)
+        %r = lowbit.train_linear(%x, %w, %bias, %lowbit_seed, 3, "int8-training", torch.float32, None, None)
         %y = getitem(%r, 0)
 
     Raises OptionError where ``ignore`` names nothing.
@@ -43,15 +43,21 @@ def rewrite_training(
     found = find_linears(region, {key: each[0] for key, each in names.tensors.items()})
     _decide(region, found, names, options)
     seeds = _with_seeds(region)
-    report = Report(recipe.name)
+    report = Report(recipe.name, notes=_notes([site.node for _, site in found if site.reason is None], recipe))
     for inner, site in found:
         reasons = unneeded(inner, site.node)
         if site.reason is None:
-            _replace(inner, site, seeds[id(inner.gm)], recipe.name)
+            _replace(inner, site, seeds[id(inner.gm)], recipe)
         report.sites += rows(site, recipe.plan, reasons)
     for inner in region.each():
         inner.gm.recompile()
     return region.gm, report
+
+
+def _notes(linears: Sequence[fx.Node], recipe: TrainingRecipe) -> list[str]:
+    count = sum(node.target is STEPPED for node in linears)
+    end = "are learned" if recipe.plan.learns else f"are not used: {recipe.name} learns none"
+    return [f"step sizes of {count} linears (lowbit.prepare_training) {end}"] * bool(count)
 
 
 def _decide(region: Region, found: Sequence[tuple[Region, Site]], names: Names, options: Options) -> None:
@@ -103,12 +109,12 @@ def _example(values: Sequence[Any]) -> Tensor:
     return seed if mode is None else mode.from_tensor(seed)
 
 
-def _replace(region: Region, site: Site, seed: fx.Node, recipe: str) -> None:
+def _replace(region: Region, site: Site, seed: fx.Node, recipe: TrainingRecipe) -> None:
     node = site.node
-    x, weight, bias = operands(node)
+    x, weight, bias, *steps = operands(node)
     dtype = node.meta["example_value"].dtype
     with region.gm.graph.inserting_before(node):
-        args = (x, weight, bias, seed, site.found.index, recipe, dtype)
+        args = (x, weight, bias, seed, site.found.index, recipe.name, dtype, *(steps if recipe.plan.learns else (None, None)))
         call = region.gm.graph.call_function(torch.ops.lowbit.train_linear.default, args)
         result = region.gm.graph.call_function(operator.getitem, (call, 0))
     for new in (call, result):

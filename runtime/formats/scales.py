@@ -32,6 +32,8 @@ class Scale(ABC):
     """Whether the numbers of a row are int8 integers times one scale, so that products with int8 activations are exact sums."""
     masks: ClassVar[bool] = False
     """Whether, in training, elements that it lets saturate get no gradient."""
+    learns: ClassVar[bool] = False
+    """Whether, in training, a parameter of the model may take its place (``at``, runtime/training/steps.py)."""
     sizes: ClassVar[tuple[int, ...]] = ()
     """The sizes that a block may have; empty: all of K."""
     parts: ClassVar[tuple[Part, ...]]

@@ -9,35 +9,51 @@ from lowbit_compiler.runtime.training.linear import keeps_mask
 from lowbit_compiler.runtime.training.plans import plan_of
 
 X, W, BIAS = range(3)
+X_STEP, W_STEP = 7, 8
 
 
 def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     """Save the quantized operands: x for dW, w for dX, and either for its own gradient where its scale clips."""
-    x, w, bias, seed, ctx.site, ctx.recipe, _ = inputs
+    x, w, bias, seed, ctx.site, ctx.recipe, _, *steps = inputs
     _, kept_x, kept_w = output
     plan = plan_of(ctx.recipe)
     assert plan is not None
     ctx.mark_non_differentiable(*kept_x, *kept_w)
-    need = ctx.needs_input_grad
+    ctx.need = [*ctx.needs_input_grad, False, False]  # of steps that nobody gave
+    ctx.stepped = steps[0] is not None
+    need_x, need_w = ctx.need[X] or ctx.need[X_STEP], ctx.need[W] or ctx.need[W_STEP]
     kept_x = [x] if plan.forward.x is None else kept_x
     ctx.masks = keeps_mask(plan.forward.x), keeps_mask(plan.forward.w)
-    kept_x = kept_x if need[W] or (need[X] and ctx.masks[X]) else []
-    kept_w = kept_w if need[X] or (need[W] and ctx.masks[W]) else []
+    kept_x = kept_x if need_w or (need_x and ctx.masks[X]) else []
+    kept_w = kept_w if need_x or (need_w and ctx.masks[W]) else []
     ctx.count = len(kept_x)
-    ctx.save_for_backward(seed, *kept_x, *kept_w)
+    ctx.save_for_backward(seed, *(steps if ctx.stepped else ()), *kept_x, *kept_w)
     ctx.k, ctx.dtypes = w.shape[1], (x.dtype, w.dtype, None if bias is None else bias.dtype)
 
 
 def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x, w and bias that are needed; nothing else has one."""
+    """Return the gradients of x, w, bias and step sizes that are needed; nothing else has one."""
     seed, *kept = ctx.saved_tensors
+    steps, kept = (kept[:2], kept[2:]) if ctx.stepped else ((), kept)
     x, w = list(kept[: ctx.count]), list(kept[ctx.count :])
-    dx = dw = db = None
     end = (seed, ctx.site, ctx.recipe, ctx.k)
-    if ctx.needs_input_grad[X]:
-        dx = torch.ops.lowbit.train_grad_input(dy, x if ctx.masks[X] else [], w, *end, ctx.dtypes[X])
-    if ctx.needs_input_grad[W]:
-        dw = torch.ops.lowbit.train_grad_weight(dy, x, w if ctx.masks[W] else [], *end, ctx.dtypes[W])
-    if ctx.needs_input_grad[BIAS]:
+    dx = dw = db = None
+    moved: list[Tensor | None] = [None, None]
+    if ctx.stepped:
+        both = ((X, X_STEP), (W, W_STEP))
+        dx, dw = (_stepped(ctx, moved, steps, (dy, x, w, *end), *each) if any(ctx.need[i] for i in each) else None for each in both)
+    else:
+        if ctx.need[X]:
+            dx = torch.ops.lowbit.train_grad_input(dy, x if ctx.masks[X] else [], w, *end, ctx.dtypes[X])
+        if ctx.need[W]:
+            dw = torch.ops.lowbit.train_grad_weight(dy, x, w if ctx.masks[W] else [], *end, ctx.dtypes[W])
+    if ctx.need[BIAS]:
         db = dy.reshape(-1, dy.shape[-1]).sum(0, dtype=torch.float32).to(ctx.dtypes[BIAS])
-    return dx, dw, db, None, None, None, None
+    return (dx, dw, db, None, None, None, None, *moved)[: len(ctx.needs_input_grad)]
+
+
+def _stepped(ctx: Any, moved: list[Tensor | None], steps: Any, arguments: tuple[Any, ...], which: int, step: int) -> Tensor | None:
+    """Return the gradient of an operand, and put that of its step size into ``moved``: of the step, of which the magnitude counts."""
+    gradient, of_magnitude = torch.ops.lowbit.train_grad_stepped(*arguments, ctx.dtypes[which], which == W)
+    moved[step - X_STEP] = (of_magnitude * torch.copysign(torch.ones_like(steps[which]), steps[which]).float()).to(steps[which].dtype)
+    return gradient if ctx.need[which] else None

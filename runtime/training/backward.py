@@ -15,6 +15,8 @@ from lowbit_compiler.runtime.training.noise import Stream
 from lowbit_compiler.runtime.treatments import Nothing, Treatment
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
+INPUT, WEIGHT = 1, 2
+"""Which product of a linear it is."""
 GRADIENT, SAVED, TREATMENT, SAMPLING = range(4)
 """Who reads random numbers in one product: each has a stream of its own."""
 Saved = Matrix | Tensor
@@ -72,6 +74,8 @@ class Folded(Backward):
     def product(self, g: Tensor, s: Saved, draw: Draw) -> Tensor:
         """Exact sums of integers, times the scale of the gradient's row."""
         assert isinstance(s, Matrix)
+        if g.shape[1] == 0:
+            return g.new_zeros(g.shape[0], s.codes.shape[1])  # no format has blocks of nothing
         codes = Matrix.of(self.gradient, g * s.unit.reshape(1, -1), draw.stream(GRADIENT))
         return integer_product(codes.codes, s.codes) * codes.unit
 

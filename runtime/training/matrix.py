@@ -10,7 +10,10 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.formats.grid import Integers
+from lowbit_compiler.runtime.products import MAX_K
+from lowbit_compiler.runtime.training import steps
 from lowbit_compiler.runtime.training.noise import Stream
+from lowbit_compiler.runtime.training.scales import Learned
 from lowbit_compiler.torch_internals import fused
 
 BYTE = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
@@ -18,11 +21,15 @@ BYTE = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows of ``operand``: its ``parts``, codes [R, K] first; ``inside`` [R, K] is False where an element gets no gradient (None: nowhere)."""
+    """Rows of ``operand``: its ``parts``, codes [R, K] first; ``inside`` [R, K] is False where an element gets no gradient (None: nowhere).
+
+    ``changes`` int8 [R, K] is what a step size that is learned has its gradient of (runtime/training/steps.py).
+    """
 
     operand: Operand
     parts: tuple[Tensor, ...]
     inside: Tensor | None = None
+    changes: Tensor | None = None
 
     @classmethod
     def of(cls, operand: Operand, x: Tensor, stream: Stream | None = None) -> "Matrix":
@@ -35,7 +42,8 @@ class Matrix:
         if not operand.scale.masks:
             return cls(operand, parts)
         unit = operand.scale.spread(operand.scale.unit(*parts[1:]), x.shape[1])
-        return cls(operand, parts, x.abs() <= unit * operand.format.grid.largest)
+        inside = x.abs() <= unit * operand.format.grid.largest
+        return cls(operand, parts, inside, steps.changes(parts[0], x, unit, inside) if isinstance(operand.scale, Learned) else None)
 
     @property
     def codes(self) -> Tensor:
@@ -53,17 +61,24 @@ class Matrix:
         return self.operand.dequantize(self.parts)
 
     def save(self) -> list[Tensor]:
-        """Return the tensors that are kept until the backward pass: codes of 4 bits two in a byte, the mask eight in one."""
+        """Return the tensors that are kept until the backward pass: codes of 4 bits two in a byte, the mask eight in one or in the changes."""
         first, *stored = self.parts
         kept = [_paired(first) if self.operand.format.grid.bits <= 4 else first, *stored]
-        return kept if self.inside is None else [*kept, _packed(self.inside)]
+        if self.inside is None:
+            return kept
+        return [*kept, _packed(self.inside) if self.changes is None else self.changes]
 
     @classmethod
     def saved(cls, operand: Operand, kept: Sequence[Tensor], k: int) -> "Matrix":
         """Invert :meth:`save` for rows of ``k``."""
         first, *stored = kept
-        inside = _unpacked(stored.pop(), k) if operand.scale.masks else None
-        return cls(operand, (_unpaired(first, k) if operand.format.grid.bits <= 4 else first, *stored), inside)
+        beside = stored.pop() if operand.scale.masks else None
+        parts = (_unpaired(first, k) if operand.format.grid.bits <= 4 else first, *stored)
+        if beside is None:
+            return cls(operand, parts)
+        if isinstance(operand.scale, Learned):
+            return cls(operand, parts, beside.ne(steps.CLIPPED), beside)
+        return cls(operand, parts, _unpacked(beside, k))
 
 
 def shapes(operand: Operand, like: Tensor, rows: Any, k: int) -> list[Tensor]:
@@ -72,6 +87,8 @@ def shapes(operand: Operand, like: Tensor, rows: Any, k: int) -> list[Tensor]:
     paired = operand.format.grid.bits <= 4
     made = [like.new_empty((rows, -(-k // 2) if paired else k), dtype=torch.uint8 if paired else first.dtype)]
     made += [like.new_empty(part.shape((rows, k), operand.scale.count(k)), dtype=part.dtype) for part in stored]
+    if isinstance(operand.scale, Learned):
+        return [*made, like.new_empty((rows, k), dtype=torch.int8)]
     return made + [like.new_empty((rows, -(-k // 8)), dtype=torch.uint8)] * operand.scale.masks
 
 
@@ -89,7 +106,7 @@ def integers(operand: Operand) -> bool:
 
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
     """Return the product of codes ``a`` [R, K] and ``b`` [K, C], summed exactly and rounded to float32."""
-    if a.dtype is b.dtype is torch.int8 and a.device.type == "cpu" and _exact_int8():
+    if a.dtype is b.dtype is torch.int8 and a.device.type == "cpu" and a.shape[1] <= MAX_K and _exact_int8():
         return fused.int_mm(a, b).float()  # type: ignore[no-any-return]
     return (a.double() @ b.double()).float()
 

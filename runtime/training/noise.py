@@ -32,9 +32,10 @@ class Stream:
 
     def uniform(self, rows: int, columns: int) -> Tensor:
         """Return numbers in (0, 1), float32 [rows, columns]."""
-        words = self._words(rows, -(-columns // (2 * LANES)) * LANES)
-        halves = torch.stack([words.view(rows, -1, LANES) & 0xFFFF, (words >> BITS).view(rows, -1, LANES) & 0xFFFF], 2)
-        return (halves.view(rows, -1)[:, :columns].float() + 0.5) * 2.0**-BITS
+        vectors = -(-columns // (2 * LANES))
+        words = self._words(rows, vectors * LANES).view(rows, vectors, LANES)
+        halves = torch.stack([words & 0xFFFF, (words >> BITS) & 0xFFFF], 2).flatten(1)
+        return (halves[:, :columns].float() + 0.5) * 2.0**-BITS
 
     def signs(self, count: int) -> Tensor:
         """Return -1 and 1, float32 [count]."""

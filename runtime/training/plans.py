@@ -2,23 +2,25 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from lowbit_compiler.runtime.formats import Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats import Groups, Operand, Scale
 from lowbit_compiler.runtime.formats.exmy import ExMy
 from lowbit_compiler.runtime.formats.format import Format
 from lowbit_compiler.runtime.formats.fp4 import FP4
 from lowbit_compiler.runtime.formats.grid import Integers
 from lowbit_compiler.runtime.formats.s4 import S4
-from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.formats.scales import Nested
 from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.rounding import STOCHASTIC
 from lowbit_compiler.runtime.training.backward import Float, Folded, Requantized
+from lowbit_compiler.runtime.training.integers import in_integers
 from lowbit_compiler.runtime.training.plan import TrainingPlan
 from lowbit_compiler.runtime.training.rotation import InBlocks, Signed
 from lowbit_compiler.runtime.training.sampling import SampledInput, SampledWeight, Split
 from lowbit_compiler.runtime.training.scales import Covering, Gaussian, Latent, Mean, NestedCovering, Whole, WholePower
+from lowbit_compiler.runtime.training.significands import One, Rounded
 from lowbit_compiler.runtime.treatments import Treatment
 
 
@@ -65,9 +67,14 @@ def float_training(e: int, m: int) -> TrainingPlan:
     return _requantized(_same(Operand(ExMy(e, m), Groups(64))), _random(ExMy(e, m), Groups(64)))
 
 
+def sbits_training(s: int) -> TrainingPlan:
+    """Operands of ``s`` significant bits (arXiv 2104.15076), rounded at random in the backward pass; raises ValueError for a number that is none."""
+    return _requantized(_same(Operand(Rounded(s), One())), _random(Rounded(s), One()))
+
+
 PLANS: dict[str, TrainingPlan] = {
-    "int8-training": _folded(_same(Operand(S8(), Row())), _random(S8(), Row())),
-    "int4-training": _folded(_same(Operand(S4(), Row()), Signed(64)), _random(S4(), Row())),
+    "int8-training": in_integers(8),
+    "int4-training": in_integers(4, rotated=True),
     "mxfp4-training": _requantized(_same(Operand(FP4(), Gaussian()), Signed(32)), _random(FP4(), Covering()), Signed(32)),
     "nvfp4-training": _requantized(_same(Operand(FP4(), Nested())), _random(FP4(), NestedCovering()), Signed(16)),
     "int16-training": _folded(_same(Operand(Whole16(), WholePower())), _random(Whole16(), WholePower())),
@@ -78,14 +85,22 @@ PLANS: dict[str, TrainingPlan] = {
     ),
     "ternary-training": TrainingPlan(Plan(None, Operand(Ternary(), Latent(1.0))), Float(), Float()),
 }
+LEARNING = tuple(name for name, plan in PLANS.items() if plan.learns)
+"""Those whose step sizes may be learned (lowbit.prepare_training)."""
 FLOAT = re.compile(r"float-training\((\d+), ?(\d+)\)")
+FAMILIES: dict[re.Pattern[str], Callable[..., TrainingPlan]] = {
+    FLOAT: float_training,
+    re.compile(r"sbits-training\((\d+)\)"): sbits_training,
+}
+"""Plans with numbers in their names."""
 
 
 def plan_of(name: str) -> TrainingPlan | None:
-    """Return the plan called ``name``, ``float-training(e, m)`` too; None where there is none."""
-    if found := FLOAT.fullmatch(name):
-        try:
-            return float_training(int(found[1]), int(found[2]))
-        except ValueError:
-            return None
+    """Return the plan called ``name``, ``float-training(e, m)`` and ``sbits-training(s)`` too; None where there is none."""
+    for pattern, make in FAMILIES.items():
+        if found := pattern.fullmatch(name):
+            try:
+                return make(*map(int, found.groups()))
+            except ValueError:
+                return None
     return PLANS.get(name)

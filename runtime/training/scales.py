@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats.grid import Grid, exponent, power
 from lowbit_compiler.runtime.formats.part import Part
-from lowbit_compiler.runtime.formats.scales import E4M3, E8M0_BIAS, EMPTY, Nested, Plain, PowersOfTwo
+from lowbit_compiler.runtime.formats.scales import E4M3, E8M0_BIAS, EMPTY, Nested, Plain, PowersOfTwo, largest
 
 GAUSSIAN = 2.92247856
 """Where e2m1 clips a normal distribution, in standard deviations, for the least squared error (Quartet, arXiv 2505.14669)."""
@@ -108,16 +108,39 @@ class Mean(Whole):
     factor: float
 
     masks = True
+    learns = True
 
     def reach(self, blocks: Tensor) -> Tensor:
         """Sum in float64, where the order of the sum does not show."""
         return (self.factor * blocks.double().abs().mean(-1)).float()
+
+    def at(self, step: Tensor) -> "Learned":
+        """Return the scale whose step is the magnitude of ``step`` float [1], a parameter of the model."""
+        return Learned(step)
+
+
+@dataclass(frozen=True, eq=False)
+class Learned(Whole):
+    """A step size that the model learns: the grid's number 1 stands for its magnitude, whatever the matrix is (LSQ, arXiv 1902.08153)."""
+
+    step: Tensor
+
+    masks = True
+
+    def reach(self, blocks: Tensor) -> Tensor:
+        """Return the step, or NaN where an element is not finite."""
+        return self.step.detach().float().abs() + 0 * largest(blocks)
+
+    def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Let the step times the largest number be the largest magnitude."""
+        return super().fit(a * grid.largest, grid)
 
 
 class Latent(Mean):
     """The same, with a gradient for all elements: the straight-through estimator of TriLM (Spectra, arXiv 2407.12327, appendix A)."""
 
     masks = False
+    learns = False
 
 
 class WholePower(Whole):

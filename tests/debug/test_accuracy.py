@@ -74,7 +74,18 @@ def test_ranked_by_what_each_does_alone() -> None:
     assert worst.name == name
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, Recipe("rows", treatment="rows", head="same")], ids=str)
+QUICK = ("int8", "llm-int8", "int4-weight-only", "nvfp4")
+"""Of each way to compute one: rotated, columns beside it, weights alone, emulated. The others take three seconds each."""
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *(name if name in QUICK else pytest.param(name, marks=pytest.mark.model) for name in RECIPES),
+        Recipe("rows", treatment="rows", head="same"),
+    ],
+    ids=str,
+)
 def test_the_list_meets_the_budget_when_fed_back(recipe: str | Recipe) -> None:
     model, inputs = zoo.causal("Llama", num_hidden_layers=1)()
     with torch.no_grad():

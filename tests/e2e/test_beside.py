@@ -57,6 +57,14 @@ def test_old_objects_are_frozen_while_a_graph_is_compiled(monkeypatch: pytest.Mo
     assert gc.get_freeze_count() == 0
 
 
+def test_what_is_frozen_meanwhile_stays_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = driver.compile_places
+    monkeypatch.setattr(driver, "compile_places", lambda *args: (gc.freeze(), usual(*args))[1])
+    compile_one("eager")
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+
+
 def test_what_the_user_froze_stays_frozen(monkeypatch: pytest.MonkeyPatch, frozen_by_the_user: int) -> None:
     seen = watch(monkeypatch)
     compile_one("eager")

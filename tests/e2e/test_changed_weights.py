@@ -96,11 +96,13 @@ WRITES: dict[str, Callable[[Model], Any]] = {
     "swap_tensors": swap,
     "new Parameter": replace,
 }
-RECIPES = ("int8", "llm-int8", "int4-weight-only")
+NOTICED = [
+    *((name, "int8") for name in WRITES),
+    *((name, recipe) for recipe in ("llm-int8", "int4-weight-only") for name in ("one element", "data = transposed", "new Parameter")),
+]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize(("write", "recipe"), [(WRITES[name], recipe) for name, recipe in NOTICED], ids=map("-".join, NOTICED))
 def test_noticed(write: Callable[[Model], Any], recipe: str) -> None:
     """The next call has the values of a model compiled after the write, bit for bit."""
     model, x = Model().eval().requires_grad_(False), torch.randn(4, SIZE)

@@ -161,6 +161,22 @@ def test_compiled(spelled, batch):
 
 
 def test_under_inductor(llama):
+    """What is kept and what is returned are those of eager mode, bit for bit."""
+    plain, other = (new(llama).layers[0] for _ in range(2))
+    states = torch.randn(2, 1, 2, PROMPT + TOKENS, 16)
+    for layer in (plain, other):
+        layer.update(*states[..., :PROMPT, :])
+    step = torch.compile(other.update, fullgraph=True, dynamic=False)
+    for i in range(PROMPT, PROMPT + TOKENS):
+        key, value = states[..., i : i + 1, :]
+        for got, want in zip(step(key, value), plain.update(key, value), strict=True):
+            assert torch.equal(got, want)
+    for name in ("keys", "values", "key_scales", "value_scales", "cumulative_length"):
+        assert torch.equal(getattr(other, name), getattr(plain, name))
+
+
+@pytest.mark.model
+def test_a_model_under_inductor(llama):
     x, plain, cache = ids(), new(llama), new(llama)
     for each in (plain, cache):
         logits(llama, x[:, :PROMPT], each)

@@ -60,10 +60,14 @@ class Around(nn.Module):
         return self.base_model(*args, **kwargs)
 
 
-@pytest.mark.parametrize("kind", [Model, Decorated, Answering], ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("breaks", [False, True])
-@pytest.mark.parametrize("how", ["torch.compile", "in place", "forward", "function", "argument", "container"])
-def test_names_are_those_of_the_whole_model(kind: type[Model], breaks: bool, how: str) -> None:
+KINDS = (Model, Decorated, Answering)
+HOW = ("torch.compile", "in place", "forward", "function", "argument", "container")
+PAIRS = [(kind, how, (i + j) % 2 == 1) for i, kind in enumerate(KINDS) for j, how in enumerate(HOW)]
+"""Every two of kind, way and breaks meet."""
+
+
+@pytest.mark.parametrize(("kind", "how", "breaks"), PAIRS, ids=[f"{kind.__name__}-{how}-{breaks}" for kind, how, breaks in PAIRS])
+def test_names_are_those_of_the_whole_model(kind: type[Model], how: str, breaks: bool) -> None:
     model, x = kind(breaks).eval(), torch.randn(X)
     options = {"backend": "lowbit", "options": OPTIONS}
     if how == "torch.compile":

@@ -65,11 +65,23 @@ def _training(x, w, bias):
     seed, recipe = torch.tensor([2**40 + 7]), "mxfp4-training"
     _, kept_x, kept_w = L.train_linear(x, w, bias, seed, 3, recipe, None)
     backward = (torch.randn(5, N), kept_x, kept_w, seed, 3, recipe, K, torch.float32)
+    kept = [*L.train_quantize(x, 4, True), *L.train_quantize(w, 4, True)]
     return {
+        "train_quantize": (x, 4, True),
+        "train_multiply": (*kept, bias, 4, 128, torch.bfloat16),
+        "train_fold": (torch.randn(5, N), *kept[2:], seed, 3, False, 4, True, K, torch.float32),
+        "linear_with_steps": (x, w.to(x.dtype), None, torch.ones(1), torch.ones(1)),
         "train_linear": (x, w, bias, seed, 3, recipe, torch.float32),
         "train_grad_input": backward,
         "train_grad_weight": backward,
+        "train_grad_stepped": (*_kept_with_steps(x, w, seed), True),
     }
+
+
+def _kept_with_steps(x, w, seed):
+    recipe, step = "int4-training-paper", torch.tensor([0.3])
+    kept = L.train_linear(x, w, None, seed, 3, recipe, None, step, step / 4)[1:]
+    return torch.randn(5, N), *kept, seed, 3, recipe, K, torch.float32
 
 
 def _in_fixed_point(x, w):

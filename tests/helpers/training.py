@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import lowbit_compiler as lowbit
+from lowbit_compiler.runtime.training.plans import LEARNING
+
 WORDS = 48
 LINEARS = 4
 
@@ -59,6 +62,27 @@ def gradients(model: nn.Module, run: Callable[..., Tensor], words: Tensor | None
     model.zero_grad()
     loss_of(run, text() if words is None else words).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def learner(recipe: str) -> Model:
+    """Return the same model at every call; with step sizes to learn, where ``recipe`` does."""
+    torch.manual_seed(0)
+    model = Model()
+    if recipe in LEARNING:
+        lowbit.prepare_training(model, recipe, [text()])
+    return model
+
+
+def train(model: nn.Module, run: Callable[..., Tensor], words: Tensor, steps: int = 4) -> list[float]:
+    """Return the losses of ``steps`` steps, each before its own."""
+    optimizer, losses = torch.optim.SGD(model.parameters(), 0.5), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = loss_of(run, words)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 def far(got: dict[str, Tensor], want: dict[str, Tensor]) -> float:

@@ -1,4 +1,4 @@
-"""Examples with sizes of 1 that may change: the file declares and computes other sizes, in both forms and every recipe."""
+"""Examples with sizes of 1 that may change: the file declares and computes other sizes, in both forms; every recipe in make test-all."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ class Mixed(nn.Module):
 
 
 SHAPES = {"image": {0: "batch"}, "ids": {0: "batch", 1: "length"}}
-WAYS = [*((recipe, "integer") for recipe in WITH_KERNELS), ("int8", "qdq"), ("int8-weight-only", "qdq")]
+WAYS = [("int8", "integer"), ("llm-int8", "integer"), ("int4-weight-only", "integer"), ("int8", "qdq"), ("int8-weight-only", "qdq")]
+OTHERS = [(recipe, "integer") for recipe in WITH_KERNELS if (recipe, "integer") not in WAYS]
 
 
 def inputs(batch: int, length: int) -> dict[str, Tensor]:
@@ -44,7 +45,9 @@ def declared(exported: Exported) -> dict[str, list[Any]]:
     }
 
 
-@pytest.mark.parametrize(("recipe", "form"), WAYS, ids=["-".join(way) for way in WAYS])
+@pytest.mark.parametrize(
+    ("recipe", "form"), [*WAYS, *(pytest.param(*way, marks=pytest.mark.model) for way in OTHERS)], ids=map("-".join, WAYS + OTHERS)
+)
 def test_one_sequence_of_one_token(recipe: str, form: str, tmp_path: Path) -> None:
     exported = Exported(tmp_path, Mixed().eval(), inputs(1, 1), recipe=recipe, form=form, dynamic_shapes=SHAPES)
     shapes = declared(exported)

@@ -40,7 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "graph_text": ("passes", "torch_internals"),
     "dump": ("errors", "graph_text", "passes", "report", "runtime", "torch_internals"),
     # From Dynamo's graph to one that trains.
-    "training": ("capture", "errors", "options", "passes", "recipes", "report", "runtime.training"),
+    "training": ("capture", "errors", "options", "passes", "pricing", "recipes", "report", "runtime.training"),
     # From a rewritten graph to what runs, or to a file: an exit says how, compile does it.
     "exits": ("options", "passes", "pricing", "runtime"),
     "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals", "training"),
@@ -59,10 +59,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "rerun": ("torch_internals",),
     "debug": (
         "capture", "compile", "errors", "exits", "graph_text", "options", "passes", "recipes", "report", "rerun", "runtime.*",
-        "torch_internals",
+        "torch_internals", "training",
     ),
     "profiling": ("compile", "errors", "options", "passes", "pricing", "recipes", "report", "rerun", "runtime", "torch_internals"),
-    "demo": ("compile", "errors", "options", "recipes", "report", "torch_internals"),
+    "demo": ("compile", "errors", "options", "recipes", "report", "runtime", "torch_internals"),
     # On top: the command line, and the names that users import.
     "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
     "": (

@@ -1,8 +1,6 @@
 """No rows, no batch: every op answers with an empty result of the right shape, with the library and without."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import lowbit_compiler as lowbit
-from helpers import plain
+from helpers import forks, plain
 from helpers.plain import pack_s4, pack_s8, unpack_s4, unpack_s8
 from lowbit_compiler.recipes import RECIPES, Recipe
 from lowbit_compiler.runtime.before import PROLOGUE
@@ -135,15 +133,15 @@ def test_a_weight_without_rows() -> None:
     assert [len(part) for part in unpack_s4(pack_s4(q4, scale4, GROUP), 0, K, GROUP)] == [0, 0]
 
 
-def called_without_rows() -> list[str]:
-    """Call a model without rows with each recipe; returns the recipes whose linears were both rewritten."""
+def called_without_rows(*shapes: tuple[int, ...]) -> list[str]:
+    """Call a model with ``shapes`` and each recipe; returns the recipes whose linears were both rewritten."""
     model = nn.Sequential(nn.RMSNorm(64), nn.Linear(64, 96), nn.SiLU(), nn.Linear(96, 64), nn.Softmax(-1)).eval()
     done = []
     for recipe in (*RECIPES.values(), Recipe("rows", treatment="rows", head="same")):
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="lowbit", options={"recipe": recipe, "plan": "always", "remainder": "eager"})
         with torch.no_grad():
-            for shape in ((0, 64), (3, 64), (2, 0, 64)):
+            for shape in shapes:
                 assert compiled(torch.randn(shape)).shape == shape, (recipe.name, shape)
         products = [site for site in lowbit.last_report().sites if site.kind == "linear"]
         done += [recipe.name] * all(site.decision != "declined" for site in products)
@@ -151,14 +149,10 @@ def called_without_rows() -> list[str]:
 
 
 def test_a_model_called_without_rows() -> None:
-    assert called_without_rows() == [*RECIPES, "rows"]
+    assert called_without_rows((0, 64), (3, 64), (2, 0, 64)) == [*RECIPES, "rows"]
 
 
 def test_a_model_called_without_rows_or_library() -> None:
-    environment = {**os.environ, "LOWBIT_NATIVE": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
+    program = "import sys; sys.path += sys.argv[1:]; import test_empty; print(*test_empty.called_without_rows((0, 64)))"
+    done = forks.run(program, *map(str, Path(__file__).parents[:2]), environment={**os.environ, "LOWBIT_NATIVE": "0"})
     assert done.stdout.split() == [*RECIPES, "rows"], done.stderr[-2000:]
-
-
-if __name__ == "__main__":  # in a process without the library
-    print(*called_without_rows())

@@ -100,6 +100,23 @@ def test_library_of_another_build(of_another_build, monkeypatch):
     assert str(of_another_build) not in Path("/proc/self/maps").read_text()
 
 
+WARNED = """
+import torch, lowbit_compiler
+run = torch.compile(torch.nn.Linear(4, 4), backend="lowbit", options={"remainder": "eager"})
+for shape in ((1, 4), (4,)):  # two graphs
+    run(torch.zeros(shape))
+"""
+
+
+@pytest.mark.parametrize(("native", "warnings"), [("1", 1), ("0", 0)])
+def test_the_first_compilation_warns_of_a_missing_library(native, warnings):
+    missing = "import importlib.resources, pathlib; importlib.resources.files = lambda package: pathlib.Path('/nowhere')\n"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LOWBIT_")}
+    done = forks.run(missing + WARNED, environment=clean | {"LOWBIT_NATIVE": native})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"plain torch, slowly: /nowhere/lib/{library.FILE} does not exist") == warnings, done.stderr
+
+
 def with_kernels():
     formats = re.findall(r"^  X\((\w+), \w+\)", (CSRC / "formats" / "formats.h").read_text(), re.MULTILINE)
     of_formats = {f"{op}{name}" for name in formats for op in ("linear_f", "pack_", "quantize_")}
@@ -112,7 +129,7 @@ def test_what_a_library_must_fit():
     for op in with_kernels():
         schema = getattr(torch.ops.lowbit, op).default._schema
         lines.append(f"{op}: {', '.join(str(each.type) for each in (*schema.arguments, *schema.returns))}")
-    assert (library.ABI, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]) == (b"lowbit abi 8\0", "9a216fcbb0f1f5f0")
+    assert (library.ABI, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]) == (b"lowbit abi 9\0", "fa91b8c17efdba1e")
 
 
 DEFINED = """

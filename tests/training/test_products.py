@@ -9,6 +9,7 @@ from torch import Tensor
 from helpers.bounds import EPS
 from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.rounding import NEAREST
+from lowbit_compiler.runtime.training import integers
 from lowbit_compiler.runtime.training.backward import Backward, Draw, Float, Folded, Requantized
 from lowbit_compiler.runtime.training.matrix import Matrix, integer_product, shapes
 from lowbit_compiler.runtime.training.noise import Stream
@@ -16,7 +17,7 @@ from lowbit_compiler.runtime.training.plans import PLANS, plan_of
 from lowbit_compiler.runtime.training.sampling import Sampled, halves, probabilities, systematic
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
-NAMES = (*PLANS, "float-training(3, 2)")
+NAMES = (*PLANS, "float-training(3, 2)", "sbits-training(7)")
 M, N, K = 37, 45, 70  # no multiple of a block
 DRAWS, DRAWS_OF_ROWS = 48, 200
 """For a mean and its standard error; rows that are rarely chosen count much, and take more."""
@@ -140,6 +141,29 @@ def test_what_is_not_finite_stays_visible(name: str, bad: float) -> None:
     assert not x.grad[3].isfinite().any()
     assert x.grad[:3].isfinite().all()
     assert not w.grad.isfinite().all()
+
+
+def _all_three(name: str) -> list[Tensor]:
+    x, w, dy = operands(name)
+    x.requires_grad_()
+    w.requires_grad_()
+    y = torch.ops.lowbit.train_linear(x, w, None, torch.tensor([3]), 1, name, None)[0]
+    y.backward(dy)
+    return [y.detach(), x.grad, w.grad]
+
+
+@pytest.mark.parametrize("name", ["int8-training", "int4-training"])
+def test_sums_that_int32_may_not_hold_are_plain_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_kernels = _all_three(name)
+    monkeypatch.setattr(integers, "MAX_K", 8)
+    monkeypatch.setattr(torch.ops.lowbit, "train_quantize", None)
+    monkeypatch.setattr(torch.ops.lowbit, "train_fold", None)
+    assert all(torch.equal(got, want) for got, want in zip(_all_three(name), with_kernels, strict=True))
+
+
+def test_kernels_know_no_other_products() -> None:
+    with pytest.raises(ValueError, match=r"one format of \[4, 8\] bits, got .* make it a TrainingPlan"):
+        replace(PLANS["int4-training"], grad_weight=Float())
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16])

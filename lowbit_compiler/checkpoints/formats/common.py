@@ -47,7 +47,7 @@ def groups(name: str, k: int, size: Any) -> tuple[Scheme, int]:
 def scales_of(scales: Tensor, scheme: Scheme, k: int, repeats: int) -> Tensor:
     """Return the scales of our groups in float32, for those of larger ones [N, G]."""
     count = scheme.operand.scale.count(k)
-    return scales.float().repeat_interleave(repeats, 1)[:, :count].contiguous() if repeats > 1 else scales.to(torch.float32)
+    return scales.float().repeat_interleave(repeats, 1)[:, :count].contiguous() if repeats > 1 else scales.float().contiguous()
 
 
 def zeros(name: str, k: int, size: Any, format: type[Z4] | type[Z6]) -> tuple[Scheme, int]:

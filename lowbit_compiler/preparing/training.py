@@ -1,0 +1,101 @@
+"""``lowbit.prepare_training``: step sizes become parameters of a model, for recipes that learn them."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowbit_compiler.errors import OptionError
+from lowbit_compiler.passes.plan import MIN_K, MIN_N
+from lowbit_compiler.preparing.calibration import calls_of
+from lowbit_compiler.recipes.training import find_training
+from lowbit_compiler.runtime.formats import Operand
+from lowbit_compiler.runtime.steps import SteppedLinear
+from lowbit_compiler.runtime.training.plan import TrainingPlan
+from lowbit_compiler.runtime.training.plans import LEARNING
+from lowbit_compiler.runtime.treatments.treatment import at_once
+
+
+def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.Module:
+    """Give the linears of ``model`` the step sizes of their activation and weight as parameters, which ``recipe`` then learns; returns ``model``.
+
+    They are ``lowbit_x_step`` and ``lowbit_w_step`` of each ``nn.Linear``, which becomes a subclass, float32 [1]: in the state dict, and among the parameters that
+    optimizers are given (LSQ, arXiv 1902.08153; arXiv 2306.11987, section 3.3, which gives them a smaller rate, and no weight decay). They
+    begin at 2 mean / sqrt(7) of the magnitudes of the rotated weight, and of the rotated activations that the linear meets in ``data``:
+    inputs of the model, an iterable of tensors, tuples of arguments or dicts of keyword arguments; one batch is enough. Called again, it
+    sets them anew. Without it the statistic of each call is what counts; other recipes do not use them, and say so. Linears that no call
+    reaches, that are too small for a recipe, share their weight with an embedding, or have a forward of their own, get none.
+
+    Prepare a model before it is sharded. Raises OptionError for a recipe without steps to
+    learn, and for data without a call that reaches a linear.
+    """
+    training = find_training(recipe)
+    if training is None or not training.plan.learns:
+        raise OptionError(f"prepare_training takes a recipe whose step sizes can be learned: {', '.join(LEARNING)}; got {recipe!r}")
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
+    calls = calls_of(model, data)
+    linears = _linears(model)
+    with torch.no_grad(), _seen(linears, training.plan) as means:
+        for arguments, named in calls:
+            model(*arguments, **named)
+    if not means:
+        raise OptionError(f"the data of prepare_training reaches no nn.Linear of {type(model).__name__} that recipe {recipe!r} trains")
+    forward = training.plan.forward
+    for linear, mean in means.items():
+        weight = forward.treatment.weight(at_once, linear.weight.detach().float())
+        SteppedLinear.give(linear, mean.value, _step(forward.w, weight))
+    return model
+
+
+def _linears(model: nn.Module) -> list[nn.Linear]:
+    """Return the linears that are large enough and no others' subclasses, each weight once and none of an embedding."""
+    seen = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    found: list[nn.Linear] = []
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and type(module) in (nn.Linear, SteppedLinear) and id(module.weight) not in seen:
+            seen.add(id(module.weight))
+            found.append(module)
+    return [each for each in found if each.in_features >= MIN_K and each.out_features >= MIN_N]
+
+
+class _Mean:
+    """The mean step size over the rows of all calls."""
+
+    def __init__(self) -> None:
+        self._sum, self._rows = torch.zeros(1, dtype=torch.float64), 0
+
+    def add(self, step: Tensor, rows: int) -> None:
+        self._sum += rows * step.double().cpu()
+        self._rows += rows
+
+    @property
+    def value(self) -> Tensor:
+        return (self._sum / self._rows).float()
+
+
+@contextlib.contextmanager
+def _seen(linears: Iterable[nn.Linear], plan: TrainingPlan) -> Iterator[dict[nn.Linear, _Mean]]:
+    """Collect the step sizes of what the linears are called with."""
+    means: dict[nn.Linear, _Mean] = {}
+
+    def see(linear: nn.Module, given: tuple[Tensor, ...]) -> None:
+        assert isinstance(linear, nn.Linear)
+        assert plan.forward.x is not None
+        rows = given[0].detach().reshape(-1, linear.in_features).float()
+        if len(rows):
+            means.setdefault(linear, _Mean()).add(_step(plan.forward.x, plan.forward.treatment.activation(at_once, rows)[0]), len(rows))
+
+    handles = [linear.register_forward_pre_hook(see) for linear in linears]
+    try:
+        yield means
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _step(operand: Operand, x: Tensor) -> Tensor:
+    """Return the statistic of ``x`` float32 [R, K], as float32 [1]."""
+    return operand.unit(x).float().reshape(1)
