@@ -112,7 +112,7 @@ class LowbitQuantizer(HfQuantizer):
             vars(model)[RECIPE] = recipe
         return model
 
-    def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
+    def param_needs_quantization(self, model: Any, param_name: str, **given: Any) -> bool:
         """Return whether a tensor of the files is quantized as it is loaded."""
         owner, _, leaf = param_name.rpartition(".")
         return not self.pre_quantized and leaf == WEIGHT and owner in self.schemes

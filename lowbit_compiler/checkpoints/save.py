@@ -193,8 +193,11 @@ def _write_shards(folder: Path, shards: Sequence[_Shard]) -> None:
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors that are dense, and the whole of their memory: safetensors refuses others."""
-    whole = lambda tensor: tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-    return {name: tensor if whole(tensor) else tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    return {name: tensor if _whole(tensor) else tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def _whole(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 def _crc(tensor: Tensor) -> int:
