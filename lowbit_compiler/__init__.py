@@ -2,8 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lowbit_compiler import hf_hook
+
 if TYPE_CHECKING:
     from lowbit_compiler.bitnet import from_bitnet as from_bitnet
+    from lowbit_compiler.checkpoints.hf_quantizer import LowbitConfig as LowbitConfig
+    from lowbit_compiler.checkpoints.load import load
+    from lowbit_compiler.checkpoints.save import save_pretrained
     from lowbit_compiler.compile.explaining import explain
     from lowbit_compiler.compile.history import last_report
     from lowbit_compiler.compile.switching import switch_bits
@@ -26,14 +31,17 @@ __all__ = [
     "export_package",
     "half_fine_tuning",
     "last_report",
+    "load",
     "prepare",
     "prepare_training",
     "project",
+    "save_pretrained",
     "switch_bits",
-]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache and from_bitnet transformers
+]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache, LowbitConfig and from_bitnet transformers
 
 _HOMES = {
     "Int8Cache": "int8_cache",
+    "LowbitConfig": "checkpoints.hf_quantizer",
     "RECIPES": "recipes",
     "Recipe": "recipes",
     "Report": "report",
@@ -43,9 +51,11 @@ _HOMES = {
     "from_bitnet": "bitnet",
     "half_fine_tuning": "training.half",
     "last_report": "compile.history",
+    "load": "checkpoints.load",
     "prepare": "preparing.prepare",
     "prepare_training": "preparing.training",
     "project": "training.projections",
+    "save_pretrained": "checkpoints.save",
     "switch_bits": "compile.switching",
     "verify_onnx": "exits.onnx.export",
 }
@@ -58,3 +68,6 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"lowbit_compiler.{_HOMES[name]}"), name)
+
+
+hf_hook.install()

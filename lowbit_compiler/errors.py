@@ -28,6 +28,10 @@ class ExportError(LowbitError, RuntimeError):
     """A model cannot be exported as asked, or the exported file does not compute what the model does; no file was left behind."""
 
 
+class CheckpointError(LowbitError, ValueError):
+    """A file of weights is damaged, is not what it says it is, or holds what is not read; names the file, the tensor and what is accepted."""
+
+
 class DebugError(LowbitError, RuntimeError):
     """There is nothing to compare with: the float model raises or gives other values from run to run, or the compiled one fell back."""
 

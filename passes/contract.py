@@ -12,6 +12,7 @@ from lowbit_compiler.passes.calls import Costs, LinearCosts
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.recipes import Recipe
+from lowbit_compiler.runtime.formats import Operand
 
 
 class Fact(Enum):
@@ -64,6 +65,8 @@ class Constant:
     outputs: tuple[str, ...]
     parts: tuple[str, ...]
     """What each output is: a part of a quantized weight, the packed weight, or a bias."""
+    operand: Operand | None = None
+    """What a weight is quantized in; None for a bias."""
 
     def then(self, compute: Callable[[fx.Graph, tuple[fx.Node, ...]], tuple[fx.Node, ...]]) -> None:
         """Go on computing: ``compute`` takes the graph and the nodes of the outputs, and returns those of the new ones."""

@@ -8,6 +8,7 @@ from lowbit_compiler.passes.contract import Constant, Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import calls, constant_sources, copied, is_constant, placeholder
 from lowbit_compiler.passes.product import DEQUANTIZE
 from lowbit_compiler.passes.site import Role
+from lowbit_compiler.runtime.formats import Operand
 
 BIAS = "bias"
 
@@ -42,18 +43,18 @@ class FoldWeights(Pass):
             weight, *bias = arguments[1:]
             if calls(weight, *DEQUANTIZE) and site.found.roles[1] is Role.CONSTANT:
                 names = [part.name for part in site.plan.w.parts]
-                fold(gm, ctx, f"weight_{index}", dict(zip(names, weight.args, strict=False)))
+                fold(gm, ctx, f"weight_{index}", dict(zip(names, weight.args, strict=False)), site.plan.w)
             if bias and isinstance(bias[0], fx.Node) and bias[0].op != "placeholder" and is_constant(bias[0], ctx.parameters):
                 fold(gm, ctx, f"bias_{index}", {BIAS: bias[0]})
         return len(ctx.constants) - before
 
 
-def fold(gm: fx.GraphModule, ctx: PassContext, name: str, parts: dict[str, fx.Node]) -> None:
-    """Replace the constant nodes ``parts`` by placeholders named after them, and record how to compute them."""
+def fold(gm: fx.GraphModule, ctx: PassContext, name: str, parts: dict[str, fx.Node], operand: Operand | None = None) -> None:
+    """Replace the constant nodes ``parts``, of a weight in ``operand``, by placeholders named after them, and record how to compute them."""
     nodes = list(parts.values())
-    sources = list(dict.fromkeys(source for node in nodes for source in constant_sources(node)))
+    sources = sorted({source for node in nodes for source in constant_sources(node)})
     graph = fx.Graph()
-    copies = copied(sorted([*_ancestors(nodes), *sources]), graph)  # a walk over the whole graph for each weight is quadratic
+    copies = copied(sorted({*_ancestors(nodes), *sources}), graph)  # a walk over the whole graph for each weight is quadratic
     graph.output(tuple(copies[node] for node in nodes))
     last = gm.graph.find_nodes(op="placeholder")[-1]
     names: list[str] = []
@@ -62,7 +63,7 @@ def fold(gm: fx.GraphModule, ctx: PassContext, name: str, parts: dict[str, fx.No
         names.insert(0, folded.name)
         folded.meta.update(node.meta)
         node.replace_all_uses_with(folded)
-    ctx.constants.append(Constant(name, graph, tuple(source.name for source in sources), tuple(names), tuple(parts)))
+    ctx.constants.append(Constant(name, graph, tuple(source.name for source in sources), tuple(names), tuple(parts), operand))
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:

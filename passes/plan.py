@@ -13,6 +13,7 @@ from lowbit_compiler.passes.graph import aten, calls, is_tensor, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.price import price
 from lowbit_compiler.passes.site import Declined, Found, Reason, Site, Whole
+from lowbit_compiler.passes.stored import stored
 from lowbit_compiler.passes.whole import decide, read_attention, read_softmax
 from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.ops import MOST_DIMS
@@ -75,15 +76,17 @@ def _decide(ctx: PassContext, site: Site, head: bool) -> Plan | Whole | Declined
     dims = max(value(node).dim() for node in site.node.all_input_nodes if is_tensor(node))
     if dims > MOST_DIMS:
         return Reason.UNSUPPORTED_OP, f"{dims} dimensions; up to {MOST_DIMS}"
-    return _linear(ctx, site.found, head) if site.kind == "linear" else _whole(ctx, site)
+    return _linear(ctx, site.node, site.found, head) if site.kind == "linear" else _whole(ctx, site)
 
 
-def _linear(ctx: PassContext, site: Found, head: bool) -> Plan | Declined:
+def _linear(ctx: PassContext, node: fx.Node, site: Found, head: bool) -> Plan | Declined:
     if site.table and not ctx.quantize_tables:
         return Reason.TABLE, f"{', '.join(site.parameters)}: no nn.Parameter; options={{'buffers': 'quantized'}} takes it for a weight"
     if (small := too_small(site)) is not None:
         return small
     plan = _with_its_own_word(ctx, site) or (ctx.recipe.head_plan if head else ctx.recipe.plan)
+    if (low := stored(node.args[1], ctx.parameters)) is not None:  # type: ignore[arg-type]
+        plan = (plan or ctx.recipe.plan).taking(low.operand, low.treatment)
     longest = (plan or ctx.recipe.plan).product
     if longest is not None and longest.largest_k is not None and site.k > longest.largest_k:
         return Reason.TOO_LONG, f"K = {site.k}; up to {longest.largest_k}"

@@ -7,6 +7,7 @@ from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.graph import aten, calls, constant_sources, is_constant, numel, value
 from lowbit_compiler.passes.merge import operands, siblings
 from lowbit_compiler.passes.site import Reason, Site
+from lowbit_compiler.passes.stored import stored
 from lowbit_compiler.passes.whole import MIN_GAIN, seconds_text
 from lowbit_compiler.runtime.products import ACCURATE, Plan
 
@@ -25,9 +26,8 @@ def price(ctx: PassContext) -> None:
         return
     near = _bytes_read(ctx) <= NEAR
     gained = 0.0
-    for number, sites in enumerate(siblings(ctx), 1):
-        if not sites[0].lowered_to:
-            continue  # emulated: never for speed, only where the recipe asks for it
+    priced = [sites for sites in siblings(ctx) if _has_price(ctx, sites[0])]
+    for number, sites in enumerate(priced, 1):
         choice, why, gain = _choice(ctx, sites, near)
         gained += gain
         for site in sites:
@@ -35,12 +35,17 @@ def price(ctx: PassContext) -> None:
                 site.take(choice, why, timed_as=number)
             else:
                 site.decline(choice, why)
-    kept = [site for site in ctx.planned() if site.lowered_to]
+    kept = [site for sites in priced for site in sites if site.lowered_to]
     call = CALL + PER_WEIGHT * len(kept)
     if gained < call:
         for site in kept:
             all_of = f"all linears together gain {seconds_text(gained)}, and each call checks their weights in {seconds_text(call)}"
             site.decline(Reason.SLOWER, f"{site.detail}, but {all_of}")
+
+
+def _has_price(ctx: PassContext, site: Site) -> bool:
+    """Return whether float may be faster: not of what is emulated, which only a recipe asks for, nor of a weight without float values."""
+    return bool(site.lowered_to) and stored(site.node.args[1], ctx.parameters) is None  # type: ignore[arg-type]
 
 
 def _bytes_read(ctx: PassContext) -> int:

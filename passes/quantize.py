@@ -9,7 +9,9 @@ from torch import fx
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import emit
 from lowbit_compiler.passes.notes import notes
+from lowbit_compiler.passes.stored import adopted
 from lowbit_compiler.runtime.formats import Operand
+from lowbit_compiler.runtime.products import Plan
 
 
 class InsertQuantize(Pass):
@@ -27,7 +29,8 @@ class InsertQuantize(Pass):
         %wd = lowbit.dequantize_s8(%wq, %wscale, float32)
         %y = aten.linear(%xd, %wd)
 
-    Other formats have more parts. Weight-only plans keep %x. The product of exact elements, where there is one, reads %wd too.
+    Other formats have more parts. Weight-only plans keep %x. The product of exact elements, where there is one, reads %wd too. A weight that
+    is dequantized from parts of the plan's format is not quantized again: %wd is what its parts stand for (passes/stored.py).
     """
 
     name = "quantize"
@@ -45,7 +48,7 @@ class InsertQuantize(Pass):
             assert site.plan is not None
             x, weight, *bias = node.args
             with gm.graph.inserting_before(node):
-                wide = _quantized(gm, node, weight, site.plan.w)
+                wide = _weight(gm, ctx, node, weight, site.plan)
             if (operand := site.plan.x) is not None:
                 key = (x, operand)
                 own = operand.rounding.random or (isinstance(x, fx.Node) and notes(x).written)
@@ -57,6 +60,13 @@ class InsertQuantize(Pass):
             if (exact := site.became.exact) is not None:
                 exact.args = (exact.args[0], wide)
         return len(planned)
+
+
+def _weight(gm: fx.GraphModule, ctx: PassContext, node: fx.Node, weight: Any, plan: Plan) -> fx.Node:
+    parts = adopted(gm, weight, plan.w, plan.treatment, ctx.parameters)
+    if parts is None:
+        return _quantized(gm, node, weight, plan.w)
+    return emit(gm, plan.w.op("dequantize"), *parts, *plan.w.arguments, torch.float32, like=node)
 
 
 def _quantized(gm: fx.GraphModule, node: fx.Node, tensor: Any, operand: Operand) -> fx.Node:

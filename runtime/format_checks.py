@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
+from lowbit_compiler.runtime.reference.dense import row_bytes
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, codes_of, require, result_dtype, same, tensors
 
 
@@ -89,6 +90,13 @@ def _joined_blocks(blocks: Tensor, k: int) -> None:
     require("joined_blocks", 0 <= k <= most, f"k from 0 to {most}", k)
 
 
+def _unpack_codes(packed: Tensor, bits: int, signed: bool, k: int) -> None:
+    tensors("unpack_codes", packed=packed)
+    require("unpack_codes", packed.dtype is torch.uint8 and packed.dim() == 2, "packed in uint8 of shape [N, bytes]", packed.dtype)
+    require("unpack_codes", 1 <= bits <= 7, "bits from 1 to 7", bits)
+    require("unpack_codes", k >= 0 and packed.shape[1] == row_bytes(k, bits), f"rows of {row_bytes(k, bits)} bytes", packed.shape[1])
+
+
 def _product_f32(x: Tensor, w: Tensor, bias: Tensor | None) -> None:
     tensors("product_f32", x=x, w=w, bias=bias)
     for name, tensor in {"x": x, "w": w, "bias": bias}.items():
@@ -105,6 +113,7 @@ def format_checks() -> dict[str, Callable[..., None]]:
     checks: dict[str, Callable[..., None]] = {
         "padded_blocks": _padded_blocks,
         "joined_blocks": _joined_blocks,
+        "unpack_codes": _unpack_codes,
         "product_f32": _product_f32,
     }
     for format, scale in KINDS:

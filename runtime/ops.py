@@ -16,7 +16,7 @@ from lowbit_compiler.runtime.checks import CHECKS
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.products import PRODUCTS, Product
-from lowbit_compiler.runtime.reference import blocks, exported, softmax
+from lowbit_compiler.runtime.reference import blocks, dense, exported, softmax
 from lowbit_compiler.runtime.require import MOST_DIMS
 from lowbit_compiler.runtime.training import autograd, integers
 from lowbit_compiler.runtime.training import linear as training
@@ -131,6 +131,11 @@ _define(
     lambda x, block: x.new_empty((*x.shape[:-1], -(-x.shape[-1] // block), block)),
 )
 _define("joined_blocks(Tensor blocks, int k) -> Tensor", blocks.joined_blocks, lambda blocks, k: blocks.new_empty((*blocks.shape[:-2], k)))
+_define(
+    "unpack_codes(Tensor packed, int bits, bool signed, int k) -> Tensor",
+    dense.unpack_codes,
+    lambda packed, bits, signed, k: packed.new_empty((packed.shape[0], k), dtype=torch.int8 if signed else torch.uint8),
+)
 _define(
     "product_f32(Tensor x, Tensor w, Tensor? bias) -> Tensor",
     torch.nn.functional.linear,

@@ -16,7 +16,7 @@ LARGE = 2 << 20
 CHUNK = 8 << 20
 """Bytes that small tensors share: what one of them holds on to when the others have gone. What nothing is laid on takes no memory."""
 LINE = 64
-_MADV_HUGEPAGE = 14
+_MADV_HUGEPAGE, _MADV_NOHUGEPAGE = 14, 15
 
 
 class Pages:
@@ -50,13 +50,18 @@ class Pages:
 
 
 def _chunk(size: int) -> Tensor:
-    """Return whole large pages of at least ``size`` bytes: uint8."""
-    size = -(-size // LARGE) * LARGE
-    memory = torch.empty(size + LARGE, dtype=torch.uint8, device="cpu")
+    """Return at least ``size`` bytes from the start of a large page on: uint8.
+
+    The last page is a large one where half of it is used: of a large page all is resident as soon as some is.
+    """
+    memory = torch.empty(-(-size // LARGE) * LARGE + LARGE, dtype=torch.uint8, device="cpu")
     start = -memory.data_ptr() % LARGE
     madvise = getattr(ctypes.CDLL(None), "madvise", None)
     if madvise is not None:  # whatever it answers: pages of another size are right too
-        madvise(ctypes.c_void_p(memory.data_ptr() + start), ctypes.c_size_t(size), _MADV_HUGEPAGE)
+        large = (size + LARGE // 2) // LARGE * LARGE
+        for offset, length, advice in ((0, large, _MADV_HUGEPAGE), (large, size - large, _MADV_NOHUGEPAGE)):
+            if length > 0:
+                madvise(ctypes.c_void_p(memory.data_ptr() + start + offset), ctypes.c_size_t(length), advice)
     return memory[start : start + size]
 
 

@@ -78,6 +78,17 @@ class Plan:
         treated = "" if self.treatment == Nothing() else f" {self.treatment.name}"
         return f"{self.w.name} x {'float' if self.x is None else self.x.name}{treated}"
 
+    def taking(self, w: Operand, treatment: Treatment) -> "Plan":
+        """Return this plan for a weight that is in ``w`` already, after ``treatment``.
+
+        What is done to activations stays where that leaves the weight as it is and some op computes the product; else they stay float.
+        """
+        kept = self.treatment if self.treatment.weight_ops == treatment.weight_ops else treatment
+        if w == self.w:
+            return Plan(self.x, w, kept)
+        plan = Plan(self.x, w, kept)
+        return plan if plan.product is not None else Plan(None, w, treatment)
+
     def parts(self, stored: "Stored", n: int, k: int) -> tuple[Tensor, ...]:
         """Return codes and scales of a weight [n, k] as it is stored: packed where there is an op, else these parts."""
         return self.w.unpack(stored, n, k) if isinstance(stored, Tensor) else stored

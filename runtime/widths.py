@@ -43,7 +43,13 @@ def switch(model: nn.Module, bits: int) -> int:
         assert format is not None
         assert format.panels is not None
         format.panels.switch(found.values[0], bits)
-    return len({source for found in packed for source in found.sources})
+    return len({source for found in packed for source in found.sources if not _scales(source)})
+
+
+def _scales(source: Any) -> bool:
+    """Return whether what is at ``source`` is no weight but the scales [N, 1] beside the codes of one, as checkpoints have them."""
+    *_, shape, _, _, _ = source
+    return tuple(shape[1:]) == (1,)
 
 
 def _format(computation: str) -> type[Format] | None:

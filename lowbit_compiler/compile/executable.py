@@ -80,6 +80,8 @@ class Executable:
         self._states: dict[Key, State] = {}
         self.released = 0
         """Bytes of float weights released so far."""
+        self.held = 0
+        """Bytes of those that are in memory which torch cannot release, of the parameters loaded last."""
 
     def load(self, args: Sequence[Any]) -> State:
         """Take packed weights from the store for the parameters among ``args``, computing what is missing; returns what a call needs.
@@ -155,7 +157,9 @@ class Executable:
         if not self._release:
             return set()
         kept = {_memory(args[i]) for i in self._kept if isinstance(args[i], Tensor)}
-        return {_memory(args[i]) for i in self._watched if args[i].untyped_storage().resizable()} - kept
+        storages = {_memory(args[i]): args[i].untyped_storage() for i in self._watched}
+        self.held = sum(storage.nbytes() for key, storage in storages.items() if key not in kept and not storage.resizable())
+        return {key for key, storage in storages.items() if storage.resizable()} - kept
 
     @property
     def packed(self) -> dict[str, Tensor]:

@@ -55,4 +55,10 @@ def finish(
             "recipe need them"
         )
         log.warning("%s", report.notes[-1])
+    if executable.held:
+        report.notes.append(
+            f"free_weights could not release {executable.held / 1e6:.1f} MB of weights, whose memory is not torch's own: a mapped file, of which "
+            "the system takes back what is not read, or an array of NumPy; lowbit.load and LowbitConfig load low-bit weights into memory of their own"
+        )
+        log.warning("%s", report.notes[-1])
     return executable

@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lowbit_compiler.passes.contract import Constant
-from lowbit_compiler.passes.graph import calls
 from lowbit_compiler.runtime.formats import SWITCHABLE, Format
-from lowbit_compiler.runtime.formats.operand import op_name
-from lowbit_compiler.runtime.treatments.treatment import packet
 from lowbit_compiler.runtime.weights import where
 from lowbit_compiler.runtime.widths import known
-
-_QUANTIZERS = {packet(op_name("quantize", *kind)): kind[0] for kind in SWITCHABLE}
 
 
 @dataclass(frozen=True)
@@ -36,9 +31,8 @@ class Narrowed:
 
 def narrowed(constant: Constant, sources: Sequence[Tensor]) -> Narrowed | None:
     """Return what is to become of the outputs of ``constant``; None: nothing. Of weights of several widths the largest counts."""
-    format = next((_QUANTIZERS[quantizer] for node in constant.graph.nodes for quantizer in _QUANTIZERS if calls(node, quantizer)), None)
-    found = known() if format is not None else {}
-    widths = [found[place] for place in map(where, sources) if place in found]
-    if format is None or not widths:
+    if constant.operand is None or constant.operand.kind not in SWITCHABLE:
         return None
-    return Narrowed(format, max(widths), constant.parts == ("packed",))
+    found = known()
+    widths = [found[place] for place in map(where, sources) if place in found]
+    return Narrowed(constant.operand.kind[0], max(widths), constant.parts == ("packed",)) if widths else None

@@ -101,9 +101,8 @@ def _unlike(graph: fx.Graph, prepared: Prepared) -> str:
     target: Any = quantize.target
     if (target, quantize.args[1:]) != (operand.op("quantize"), operand.arguments):
         return f"they are {operand.name}, and this plan has {target.name().partition('::quantize_')[2]} {quantize.args[1:] or ''}".strip()
-    wanted: list[Any] = []
-    prepared.treatment.weight(lambda op, *args: wanted.append(op), None)
-    return "" if _treatments(quantize.args[0]) == wanted[::-1] else "they are of another treatment than this plan's"
+    same = _treatments(quantize.args[0]) == list(prepared.treatment.weight_ops[::-1])
+    return "" if same else "they are of another treatment than this plan's"
 
 
 def _treatments(node: Any) -> list[Any]:

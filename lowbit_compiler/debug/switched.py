@@ -15,12 +15,12 @@ from lowbit_compiler.compile.executable import Executable
 from lowbit_compiler.compile.explaining import alone, joined
 from lowbit_compiler.compile.fallback import declined_report, needs_gradient
 from lowbit_compiler.compile.rewrite import rewrite
-from lowbit_compiler.errors import OptionError, WeightFreedError
+from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
-from lowbit_compiler.passes.graph import copied, substitute, value
+from lowbit_compiler.passes.graph import calls, copied, substitute, value
 from lowbit_compiler.passes.notes import notes
-from lowbit_compiler.passes.product import float_weight, products, treated_weight, uncast
+from lowbit_compiler.passes.product import QUANTIZE, float_weight, products, treated_weight, uncast
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.products import Plan, Stored
@@ -225,6 +225,8 @@ def _switch(ctx: PassContext, site: Site, row: int) -> Switch:
 
 def weight_of_op(plan: Plan, graph: fx.Graph) -> fx.Graph:
     """Return the part of a packed weight's computation ``graph`` that ends before the op of ``plan`` treats and quantizes it."""
+    if not any(calls(node, *QUANTIZE) for node in graph.nodes):
+        raise DebugError("a weight of the model is low-bit already, and has no float values to compare with: load the float model")
     weight = float_weight(graph) if plan == plan.inner else treated_weight(graph)
     part = fx.Graph()
     copies = copied([node for node in graph.nodes if node.op == "placeholder" or node <= weight], part)

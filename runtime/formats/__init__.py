@@ -11,6 +11,7 @@ MODULES = (
     "d8",
     "s4",
     "affine",
+    "zeros",
     "ternary",
     "codebook",
     "exmy",

@@ -51,6 +51,11 @@ class Rotation(Treatment):
         """Rotate."""
         return call(packet("rotate"), w)
 
+    def untreated(self, call: Call, w: Any, k: int) -> Any:
+        """Rotate once more: the matrix is its own inverse."""
+        rotated = call(packet("rotate"), w)
+        return rotated if k % HADAMARD == 0 else call(torch.ops.aten.slice.Tensor, rotated, 1, 0, k)
+
     def moved(self, x: Tensor) -> Tensor:
         """Six stages of sums."""
         return ROTATED * largest_of(x).double() + FLUSHED

@@ -57,6 +57,17 @@ class Treatment(ABC):
         """Return what of ``w`` [N, K] is quantized."""
         return w
 
+    def untreated(self, call: Call, w: Any, k: int) -> Any:
+        """Return [N, ``k``] of what :meth:`weight` made of it, to rounding."""
+        return w
+
+    @property
+    def weight_ops(self) -> tuple[Any, ...]:
+        """The ops that :meth:`weight` calls, in order."""
+        called: list[Any] = []
+        self.weight(lambda op, *args: called.append(op), None)
+        return tuple(called)
+
     def drawn(self, stream: Any) -> "Treatment":
         """Return the treatment with its random numbers from ``stream`` (runtime/training/noise.py), where it has any."""
         return self

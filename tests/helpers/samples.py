@@ -9,6 +9,7 @@ from lowbit_compiler.runtime.chain import FUNCTION, Kind, Step, encode
 from lowbit_compiler.runtime.formats import WORDS, operand
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.products import PRODUCTS
+from lowbit_compiler.runtime.reference.dense import pack_codes
 from lowbit_compiler.runtime.treatments import Nothing
 
 L = torch.ops.lowbit
@@ -28,6 +29,7 @@ def samples(dtype=torch.bfloat16):
         "exponent": (w.abs(),),
         "padded_blocks": (x.float(), 64),
         "joined_blocks": (w.reshape(N, 4, K // 4), 70),
+        "unpack_codes": (pack_codes(q4[0], 4), 4, True, K),
         "product_f32": (x.float(), w, bias),
         "power": (torch.tensor([-130.0, -3.0, 0.0, 127.0]),),
         "rotate": (x,),

@@ -51,8 +51,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "backend": ("compile", "options"),
     # What models are given beside the backend.
     "preparing": ("errors", "passes", "recipes", "runtime.*", "torch_internals"),
+    "checkpoints": ("errors", "passes", "preparing", "recipes", "runtime.*", "torch_internals"),
     "int8_cache": ("runtime", "torch_internals"),
     "bitnet": (),
+    "hf_hook": (),
     # What runs models to learn something of them; none needs another.
     "rerun": ("torch_internals",),
     "debug": (
@@ -63,7 +65,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "demo": ("compile", "errors", "options", "recipes", "report", "runtime", "torch_internals"),
     # On top: the command line, and the names that users import.
     "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
-    "": ("bitnet", "compile", "exits.onnx", "exits.package", "int8_cache", "preparing", "recipes", "report", "training"),
+    "": (
+        "bitnet", "checkpoints", "compile", "exits.onnx", "exits.package", "hf_hook", "int8_cache", "preparing", "recipes", "report", "training",
+    ),
 }  # fmt: skip
 """Who may import what: the folders and files right below lowbit_compiler/, with passes/ and runtime/, which are installed there. A row holds
 for all that is inside but has no row of its own. So does an entry; with .* it holds for all."""
