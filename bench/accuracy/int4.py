@@ -75,7 +75,7 @@ SCHEMES = {
         Scheme(_of("int4-int8"), GPTQ),
         Scheme(_of("int4", group_size=64), GPTQ),
         Scheme(_of("int4", treatment="rotation"), GPTQ),
-        Scheme(_of("int4", weights="int5", group_size=64), GPTQ),
+        *(Scheme(_of("int4", weights="int5", group_size=size), GPTQ) for size in (64, 128)),
         *(Scheme(replace(find_recipe(path), name=path.stem.removeprefix("int4_"), head="float"), GPTQ) for path in WIDTHS),
         Scheme(_of("int4", weights="int4-nested"), GPTQ),
         Scheme(_of("int3"), GPTQ),
