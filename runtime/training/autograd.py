@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.training.linear import keeps_mask
 from lowbit_compiler.runtime.training.plans import plan_of
+from lowbit_compiler.runtime.training.steps import missing
 
 X, W, BIAS = range(3)
 X_STEP, W_STEP = 7, 8
@@ -55,5 +56,7 @@ def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
 def _stepped(ctx: Any, moved: list[Tensor | None], steps: Any, arguments: tuple[Any, ...], which: int, step: int) -> Tensor | None:
     """Return the gradient of an operand, and put that of its step size into ``moved``: of the step, of which the magnitude counts."""
     gradient, of_magnitude = torch.ops.lowbit.train_grad_stepped(*arguments, ctx.dtypes[which], which == W)
-    moved[step - X_STEP] = (of_magnitude * torch.copysign(torch.ones_like(steps[which]), steps[which]).float()).to(steps[which].dtype)
+    own = steps[which]
+    of_own = of_magnitude * torch.copysign(torch.ones_like(own), own).float()
+    moved[step - X_STEP] = torch.where(missing(own), torch.zeros_like(of_own), of_own).to(own.dtype)
     return gradient if ctx.need[which] else None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
 from helpers.compiled import compiled, cosine, linears, reports_of
-from helpers.training import Model, equal, gradients, loss_of, text
+from helpers.training import Model, equal, gradients, loss_of, text, train
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.runtime.steps import SteppedLinear
 from lowbit_compiler.runtime.training.plans import plan_of
@@ -132,6 +132,36 @@ def test_other_graphs_compute_linears() -> None:
         got, (report,) = reports_of(lambda: compiled(model, "int8")(text()))
     assert [site.module for site in linears(report)] == [*(f"blocks.{i}.{part}" for i in range(2) for part in ("up", "down")), "head"]
     assert cosine(got, want) > 0.999
+
+
+def test_a_layer_of_zeros_learns(caplog: pytest.LogCaptureFixture) -> None:
+    """A step that begins at 0 would keep both gradients at 0 from the second step on."""
+    torch.manual_seed(0)
+    model = Model()
+    nn.init.zeros_(model.blocks[0].down.weight)
+    prepared(model)
+    assert [name for name, module in model.named_modules() if isinstance(module, SteppedLinear)] == [
+        "blocks.0.up",
+        "blocks.1.up",
+        "blocks.1.down",
+    ]
+    assert "activations of blocks.0.down are zeros" in caplog.text
+    train(model, compiled(model, RECIPE), text(), steps=2)
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("step", [0.0, -(2.0**-125)])
+def test_without_a_step_the_statistic_counts(step: float) -> None:
+    torch.manual_seed(0)
+    x, w, dy, seed = torch.randn(M, K), torch.randn(N, K) / 8, torch.randn(M, N), torch.tensor([3])
+    found = []
+    for steps in ([], [torch.tensor([step], requires_grad=True) for _ in range(2)]):
+        leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+        y = torch.ops.lowbit.train_linear(*leaves, None, seed, 0, RECIPE, None, *steps)[0]
+        y.backward(dy)
+        found.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert [each.grad.item() for each in steps] == [0.0, 0.0]
 
 
 def test_bad_arguments() -> None:
