@@ -33,6 +33,8 @@ def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.M
     reaches, that are too small for a recipe, share their weight with an embedding, or have a forward of their own, get none. Nor do those whose weight
     or activations are all zeros, which a warning names: a step of 0 could not learn.
 
+    The model is in evaluation during these calls, and then as it was: no dropout, and norms of batches stay.
+
     Prepare a model before it is sharded. Raises OptionError for a recipe without steps to
     learn, and for data without a call that reaches a linear.
     """
@@ -43,7 +45,7 @@ def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.M
         raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
     calls = calls_of(model, data)
     linears = _linears(model)
-    with torch.no_grad(), _seen(linears, training.plan) as means:
+    with torch.no_grad(), _evaluating(model), _seen(linears, training.plan) as means:
         for arguments, named in calls:
             model(*arguments, **named)
     if not means:
@@ -75,6 +77,19 @@ def _linears(model: nn.Module) -> list[nn.Linear]:
     return [each for each in found if each.in_features >= MIN_K and each.out_features >= MIN_N]
 
 
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Let no module be in training; set as flags, since ``eval()`` and ``train()`` of some do more."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 class _Mean:
     """The mean step size over the rows of all calls."""
 
@@ -95,14 +110,14 @@ def _seen(linears: Iterable[nn.Linear], plan: TrainingPlan) -> Iterator[dict[nn.
     """Collect the step sizes of what the linears are called with."""
     means: dict[nn.Linear, _Mean] = {}
 
-    def see(linear: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def see(linear: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         assert isinstance(linear, nn.Linear)
         assert plan.forward.x is not None
-        rows = given[0].detach().reshape(-1, linear.in_features).float()
+        rows = (*given, *named.values())[0].detach().reshape(-1, linear.in_features).float()
         if len(rows):
             means.setdefault(linear, _Mean()).add(_step(plan.forward.x, plan.forward.treatment.activation(at_once, rows)[0]), len(rows))
 
-    handles = [linear.register_forward_pre_hook(see) for linear in linears]
+    handles = [linear.register_forward_pre_hook(see, with_kwargs=True) for linear in linears]
     try:
         yield means
     finally:
