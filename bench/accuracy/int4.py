@@ -36,7 +36,7 @@ from lowbit_compiler.preparing.flexround import FlexRound
 from lowbit_compiler.recipes import RECIPES, Recipe, find_recipe
 
 FILE = "int4.json"
-WIDTHS = common.RESULTS / "int4_widths.toml"
+WIDTHS = sorted(common.RESULTS.glob("int4_widths*.toml"))
 """Written by ``lowbit debug widths`` (bench/accuracy/widths.py)."""
 UNFINISHED = Path(__file__).resolve().parents[2] / "build" / "int4"
 """Folder of what interrupted runs prepared, block by block."""
@@ -75,8 +75,8 @@ SCHEMES = {
         Scheme(_of("int4-int8"), GPTQ),
         Scheme(_of("int4", group_size=64), GPTQ),
         Scheme(_of("int4", treatment="rotation"), GPTQ),
-        Scheme(_of("int4", weights="int5", group_size=64), GPTQ),
-        *([Scheme(replace(find_recipe(WIDTHS), name="widths", head="float"), GPTQ)] if WIDTHS.exists() else []),
+        *(Scheme(_of("int4", weights="int5", group_size=size), GPTQ) for size in (64, 128)),
+        *(Scheme(replace(find_recipe(path), name=path.stem.removeprefix("int4_"), head="float"), GPTQ) for path in WIDTHS),
         Scheme(_of("int4", weights="int4-nested"), GPTQ),
         Scheme(_of("int3"), GPTQ),
         Scheme(_of("int4"), ("awq",)),
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="recipes whose name contains one of these")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    console, path = Console(), common.RESULTS / FILE
+    console, path = Console(width=None if sys.stdout.isatty() else 140), common.RESULTS / FILE
     about = {key: value for key, value in common.about(tokens=args.tokens).items() if key != "date"}
     date = common.about()["date"]
     content: dict[str, dict[str, Row]] = json.loads(path.read_text()) if path.exists() else {}

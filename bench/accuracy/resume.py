@@ -27,8 +27,8 @@ from lowbit_compiler.recipes import RECIPES
 from lowbit_compiler.runtime.prepared import attached
 
 FILE = "resume.json"
-BLOCKS = 30
-PATTERN = "block-*.pt"
+HALF, PATTERN = 15, "block-*.pt"
+"""Blocks of 30 that are done when the second process is killed."""
 
 
 def child(recipe: str, folder: Path, threads: int) -> None:
@@ -58,12 +58,13 @@ def finished(recipe: str, folder: Path, threads: int) -> dict[str, Any]:
 def killed(recipe: str, folder: Path, threads: int) -> int:
     """Kill a process when half of its blocks are done; returns how many there were."""
     process = started(recipe, folder, threads)
-    while len(list(folder.glob(PATTERN))) < BLOCKS // 2:
+    while len(list(folder.glob(PATTERN))) < HALF:
         if process.poll() is not None:
             sys.exit("the preparation ended before it was killed")
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    if process.wait() != -signal.SIGKILL:
+        sys.exit("the preparation ended before it was killed")
     return len(list(folder.glob(PATTERN)))
 
 
