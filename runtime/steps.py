@@ -12,8 +12,29 @@ SCHEMA = "linear_with_steps(Tensor x, Tensor w, Tensor? bias, Tensor x_step, Ten
 
 
 def linear_with_steps(x: Tensor, w: Tensor, bias: Tensor | None, x_step: Tensor, w_step: Tensor) -> Tensor:
-    """Return the linear of ``x`` [..., K], ``w`` [N, K] and ``bias`` [N]; the step sizes are for who rewrites the call, and get no gradient here."""
-    return F.linear(x, w, bias)
+    """Return the linear of ``x`` [..., K], ``w`` [N, K] and ``bias`` [N]; the step sizes are for who rewrites the call, their gradient is 0 here."""
+    y = F.linear(x, w, bias)
+    learns = torch.is_grad_enabled() and (x_step.requires_grad or w_step.requires_grad)
+    return _Unused.apply(y, x_step, w_step) if learns else y  # type: ignore[no-untyped-call]
+
+
+class _Unused(torch.autograd.Function):
+    """A result as it is, with gradients of 0 for step sizes that it does not depend on: DistributedDataParallel waits for one of each parameter.
+
+    ``y + 0 * step`` would give them NaN where the gradient is.
+    """
+
+    @staticmethod
+    def forward(y: Tensor, *steps: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.dtypes = [step.dtype for step in inputs[1:]]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
+        return dy, *(dy.new_zeros(1, dtype=dtype) for dtype in ctx.dtypes)
 
 
 def check(x: Tensor, w: Tensor, bias: Tensor | None, x_step: Tensor, w_step: Tensor) -> None:

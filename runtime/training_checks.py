@@ -45,17 +45,16 @@ def _linear(
     require(op, x.dim() >= 1 and x.shape[-1] == w.shape[1], f"x of shape (..., {w.shape[1]})", tuple(x.shape))
     require(op, w.shape[1] >= 1, "K of at least 1", w.shape[1])
     require(op, bias is None or same(bias, (w.shape[0],)), f"bias of shape ({w.shape[0]},)", None if bias is None else tuple(bias.shape))
-    _steps(op, recipe, x_step, w_step)
+    _steps(op, x_step, w_step)
 
 
-def _steps(op: str, recipe: str, x_step: Tensor | None, w_step: Tensor | None) -> None:
+def _steps(op: str, x_step: Tensor | None, w_step: Tensor | None) -> None:
     require(op, (x_step is None) == (w_step is None), "both of x_step and w_step or none", "one")
     for name, step in {"x_step": x_step, "w_step": w_step}.items():
         if step is not None:
             require(
                 op, step.dtype in FLOATS and same(step, (1,)), f"{name} in {FLOAT} of shape (1,)", f"{step.dtype} of {tuple(step.shape)}"
             )
-            require(op, recipe in LEARNING, f"steps with recipe {', '.join(LEARNING)}", repr(recipe))
 
 
 def _stepped(dy: Tensor, x: Any, w: Any, seed: Tensor, site: int, recipe: str, k: int, dtype: torch.dtype, weight: bool) -> None:

@@ -68,6 +68,7 @@ def bisect(
 
 @debug.command()
 def accuracy(
+    ctx: typer.Context,
     function: Function,
     recipe: RecipeName = "int8",
     plan: PlanName = "measured",
@@ -84,7 +85,7 @@ def accuracy(
 ) -> None:
     """Rank layers by the error that low precision makes in each, and find a short list to leave in float for a budget.
 
-    With a recipe that trains: bias, variance and cosine of each layer's gradients against float64 ones; no --budget, and no --metric.
+    With a recipe that trains: bias, variance and cosine of each layer's gradients against float64 ones; no --budget, --metric, --plan or --remainder.
 
     FUNCTION returns (model, inputs): a tuple, a dict of named inputs (with labels, the budget limits the perplexity), or a list of these.
     Status 1 where the budget is not met, which also writes no file, or where a kernel or a packed weight is wrong.
@@ -103,8 +104,10 @@ def accuracy(
         {} if remainder == "inductor" else {"remainder": remainder}
     )
     trains = parse(options).training is not None  # before the model is loaded
-    if trains and metric is not None:
-        raise typer.BadParameter(f"recipe {recipe!r} trains, and gradients have no metric", param_hint="--metric")
+    for option in ("budget", "metric", "plan", "remainder"):
+        source = ctx.get_parameter_source(option)
+        if trains and source is not None and source.name != "DEFAULT":
+            raise typer.BadParameter(f"recipe {recipe!r} trains, and gradients have no {option}", param_hint=f"--{option}")
     if out is not None:
         writable_file("--out", out, parents=True)
     model, samples = load_samples(function)

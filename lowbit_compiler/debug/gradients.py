@@ -16,7 +16,7 @@ from lowbit_compiler.debug.study import Samples, calls_of, run
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.options import parse
 from lowbit_compiler.recipes.training import NAMES
-from lowbit_compiler.runtime.training.plan import GRAD_INPUT, GRAD_WEIGHT
+from lowbit_compiler.runtime.training.plan import GRAD_INPUT, GRAD_WEIGHT, rows_of
 from lowbit_compiler.training.rewrite import rewrite_training
 
 SEEDS = 8
@@ -147,7 +147,7 @@ class _Probe:
     def _see(self, x: Tensor, w: Tensor, dy: Tensor, rest: tuple[Any, ...]) -> None:
         needed = {GRAD_INPUT: x.requires_grad, GRAD_WEIGHT: w.requires_grad}
         x, w = x.detach().requires_grad_(), w.detach().requires_grad_()
-        rows, out = x.detach().flatten(0, -2).double(), dy.flatten(0, -2).double()
+        rows, out = rows_of(x.detach()).double(), rows_of(dy).double()
         exact = {GRAD_INPUT: (out @ w.detach().double()).view_as(x), GRAD_WEIGHT: out.t() @ rows}
         for product, want in exact.items():
             if needed[product]:

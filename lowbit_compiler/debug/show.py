@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def gradients(result: "Gradients", most: int | None = None) -> Group:
     table = Table(box=None, pad_edge=False)
     for name in ("layer", "product", "bias", "variance", "cosine"):
         table.add_column(name, justify="left" if name in ("layer", "product") else "right", overflow="fold")
-    for row in sorted(result.rows, key=lambda row: row.cosine)[:most]:
+    for row in sorted(result.rows, key=lambda row: (math.isnan(row.cosine), row.cosine))[:most]:
         table.add_row(Text(row.module), row.product, f"{row.bias:.2%}", f"{row.variance:.2g}", f"{row.cosine:.6f}")
     more = [] if most is None or len(result.rows) <= most else [f"and {len(result.rows) - most} more"]
     words = (

@@ -1,6 +1,7 @@
 """``lowbit.prepare_training``: step sizes become parameters of a model, for recipes that learn them."""
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,7 +16,10 @@ from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.steps import SteppedLinear
 from lowbit_compiler.runtime.training.plan import TrainingPlan
 from lowbit_compiler.runtime.training.plans import LEARNING
+from lowbit_compiler.runtime.training.steps import missing
 from lowbit_compiler.runtime.treatments.treatment import at_once
+
+log = logging.getLogger("lowbit_compiler")
 
 
 def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.Module:
@@ -26,7 +30,10 @@ def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.M
     begin at 2 mean / sqrt(7) of the magnitudes of the rotated weight, and of the rotated activations that the linear meets in ``data``:
     inputs of the model, an iterable of tensors, tuples of arguments or dicts of keyword arguments; one batch is enough. Called again, it
     sets them anew. Without it the statistic of each call is what counts; other recipes do not use them, and say so. Linears that no call
-    reaches, that are too small for a recipe, share their weight with an embedding, or have a forward of their own, get none.
+    reaches, that are too small for a recipe, share their weight with an embedding, or have a forward of their own, get none. Nor do those whose weight
+    or activations are all zeros, which a warning names: a step of 0 could not learn.
+
+    The model is in evaluation during these calls, and then as it was: no dropout, and norms of batches stay.
 
     Prepare a model before it is sharded. Raises OptionError for a recipe without steps to
     learn, and for data without a call that reaches a linear.
@@ -38,15 +45,24 @@ def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.M
         raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
     calls = calls_of(model, data)
     linears = _linears(model)
-    with torch.no_grad(), _seen(linears, training.plan) as means:
+    with torch.no_grad(), _evaluating(model), _seen(linears, training.plan) as means:
         for arguments, named in calls:
             model(*arguments, **named)
     if not means:
         raise OptionError(f"the data of prepare_training reaches no nn.Linear of {type(model).__name__} that recipe {recipe!r} trains")
     forward = training.plan.forward
+    zeros: set[nn.Module] = set()
     for linear, mean in means.items():
-        weight = forward.treatment.weight(at_once, linear.weight.detach().float())
-        SteppedLinear.give(linear, mean.value, _step(forward.w, weight))
+        steps = mean.value, _step(forward.w, forward.treatment.weight(at_once, linear.weight.detach().float()))
+        if any(map(missing, steps)):
+            zeros.add(linear)
+        else:
+            SteppedLinear.give(linear, *steps)
+    if zeros:
+        names = ", ".join(name for name, module in model.named_modules() if module in zeros)
+        log.warning(
+            "the weight or the activations of %s are zeros, of which no step size is made: the statistic of each call counts", names
+        )
     return model
 
 
@@ -59,6 +75,19 @@ def _linears(model: nn.Module) -> list[nn.Linear]:
             seen.add(id(module.weight))
             found.append(module)
     return [each for each in found if each.in_features >= MIN_K and each.out_features >= MIN_N]
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Let no module be in training; set as flags, since ``eval()`` and ``train()`` of some do more."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class _Mean:
@@ -81,14 +110,14 @@ def _seen(linears: Iterable[nn.Linear], plan: TrainingPlan) -> Iterator[dict[nn.
     """Collect the step sizes of what the linears are called with."""
     means: dict[nn.Linear, _Mean] = {}
 
-    def see(linear: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def see(linear: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         assert isinstance(linear, nn.Linear)
         assert plan.forward.x is not None
-        rows = given[0].detach().reshape(-1, linear.in_features).float()
+        rows = (*given, *named.values())[0].detach().reshape(-1, linear.in_features).float()
         if len(rows):
             means.setdefault(linear, _Mean()).add(_step(plan.forward.x, plan.forward.treatment.activation(at_once, rows)[0]), len(rows))
 
-    handles = [linear.register_forward_pre_hook(see) for linear in linears]
+    handles = [linear.register_forward_pre_hook(see, with_kwargs=True) for linear in linears]
     try:
         yield means
     finally:

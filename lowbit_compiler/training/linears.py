@@ -79,11 +79,19 @@ def operands(node: fx.Node) -> list[Any]:
     return [given.get(name) for name in ARGUMENTS]
 
 
-def unneeded(region: Region, node: fx.Node) -> dict[str, str]:
-    """Return which backward products of a linear nobody asks for, and why."""
-    reasons = {GRAD_INPUT: "the activation needs no gradient", GRAD_WEIGHT: "the weight needs no gradient"}
-    examples = (region.inputs.get(operand, operand.meta["example_value"]) for operand in operands(node)[:2])
-    return {product: why for (product, why), example in zip(reasons.items(), examples, strict=True) if not example.requires_grad}
+def unneeded(region: Region, node: fx.Node, learns: bool) -> dict[str, str]:
+    """Return which backward products of a linear nobody asks for, and why; a step size that the plan ``learns`` asks for that of its operand."""
+    x, weight, _, x_step, w_step = operands(node)
+    asking = {(GRAD_INPUT, "activation"): (x, x_step), (GRAD_WEIGHT, "weight"): (weight, w_step)}
+    return {
+        product: f"the {operand} needs no gradient"
+        for (product, operand), (own, step) in asking.items()
+        if not (_needs_gradient(region, own) or (learns and step is not None and _needs_gradient(region, step)))
+    }
+
+
+def _needs_gradient(region: Region, node: fx.Node) -> bool:
+    return bool(region.inputs.get(node, node.meta["example_value"]).requires_grad)
 
 
 def find_linears(region: Region, parameters: dict[int, str]) -> list[tuple[Region, Site]]:

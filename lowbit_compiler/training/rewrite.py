@@ -45,7 +45,7 @@ def rewrite_training(
     seeds = _with_seeds(region)
     report = Report(recipe.name, notes=_notes([site.node for _, site in found if site.reason is None], recipe))
     for inner, site in found:
-        reasons = unneeded(inner, site.node)
+        reasons = unneeded(inner, site.node, recipe.plan.learns)
         if site.reason is None:
             _replace(inner, site, seeds[id(inner.gm)], recipe)
         report.sites += rows(site, recipe.plan, reasons)
@@ -114,7 +114,7 @@ def _replace(region: Region, site: Site, seed: fx.Node, recipe: TrainingRecipe) 
     x, weight, bias, *steps = operands(node)
     dtype = node.meta["example_value"].dtype
     with region.gm.graph.inserting_before(node):
-        args = (x, weight, bias, seed, site.found.index, recipe.name, dtype, *(steps if recipe.plan.learns else (None, None)))
+        args = (x, weight, bias, seed, site.found.index, recipe.name, dtype, *steps)
         call = region.gm.graph.call_function(torch.ops.lowbit.train_linear.default, args)
         result = region.gm.graph.call_function(operator.getitem, (call, 0))
     for new in (call, result):

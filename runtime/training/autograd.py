@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.training.linear import keeps_mask
 from lowbit_compiler.runtime.training.plans import plan_of
+from lowbit_compiler.runtime.training.steps import missing
 
 X, W, BIAS = range(3)
 X_STEP, W_STEP = 7, 8
@@ -20,8 +21,8 @@ def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     assert plan is not None
     ctx.mark_non_differentiable(*kept_x, *kept_w)
     ctx.need = [*ctx.needs_input_grad, False, False]  # of steps that nobody gave
-    ctx.stepped = steps[0] is not None
-    need_x, need_w = ctx.need[X] or ctx.need[X_STEP], ctx.need[W] or ctx.need[W_STEP]
+    ctx.stepped = plan.learns and steps[0] is not None
+    need_x, need_w = (ctx.need[i] or (ctx.stepped and ctx.need[step]) for i, step in ((X, X_STEP), (W, W_STEP)))
     kept_x = [x] if plan.forward.x is None else kept_x
     ctx.masks = keeps_mask(plan.forward.x), keeps_mask(plan.forward.w)
     kept_x = kept_x if need_w or (need_x and ctx.masks[X]) else []
@@ -38,7 +39,7 @@ def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     x, w = list(kept[: ctx.count]), list(kept[ctx.count :])
     end = (seed, ctx.site, ctx.recipe, ctx.k)
     dx = dw = db = None
-    moved: list[Tensor | None] = [None, None]
+    moved = [dy.new_zeros(1, dtype=torch.float32) if ctx.need[step] else None for step in (X_STEP, W_STEP)]  # autograd casts it
     if ctx.stepped:
         both = ((X, X_STEP), (W, W_STEP))
         dx, dw = (_stepped(ctx, moved, steps, (dy, x, w, *end), *each) if any(ctx.need[i] for i in each) else None for each in both)
@@ -55,5 +56,7 @@ def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
 def _stepped(ctx: Any, moved: list[Tensor | None], steps: Any, arguments: tuple[Any, ...], which: int, step: int) -> Tensor | None:
     """Return the gradient of an operand, and put that of its step size into ``moved``: of the step, of which the magnitude counts."""
     gradient, of_magnitude = torch.ops.lowbit.train_grad_stepped(*arguments, ctx.dtypes[which], which == W)
-    moved[step - X_STEP] = (of_magnitude * torch.copysign(torch.ones_like(steps[which]), steps[which]).float()).to(steps[which].dtype)
+    own = steps[which]
+    of_own = of_magnitude * torch.copysign(torch.ones_like(own), own).float()
+    moved[step - X_STEP] = torch.where(missing(own), torch.zeros_like(of_own), of_own).to(own.dtype)
     return gradient if ctx.need[which] else None

@@ -39,7 +39,7 @@ def train_linear(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return y [..., N] for ``x`` [..., K], ``w`` [N, K] and ``bias`` [N], and what the backward pass reads of x (nothing of a float one) and w.
 
-    ``x_step`` and ``w_step`` float [1] are step sizes that the model learns, in place of a statistic.
+    ``x_step`` and ``w_step`` float [1] are step sizes that the model learns, in place of a statistic; with a plan that learns none their gradient is 0.
     """
     y, kept_x, kept_w = _plan(recipe).at(x_step, w_step).linear(x, w, bias, dtype or x.dtype)
     return y.reshape(*x.shape[:-1], w.shape[0]), kept_x, kept_w

@@ -36,8 +36,8 @@ class TrainingPlan:
         return self.forward.x is not None and self.forward.x.scale.learns and self.forward.w.scale.learns
 
     def at(self, x_step: Tensor | None, w_step: Tensor | None) -> "TrainingPlan":
-        """Return the plan with these step sizes float [1] of its forward product; as it is, with the statistic of each call, for None."""
-        if x_step is None or w_step is None:
+        """Return the plan with these step sizes float [1] of its forward product; as it is for None, and where it learns none."""
+        if x_step is None or w_step is None or not self.learns:
             return self
         assert self.forward.x is not None
         return replace(self, forward=replace(self.forward, x=at(self.forward.x, x_step), w=at(self.forward.w, w_step)))

@@ -9,6 +9,7 @@ from torch import Tensor
 from lowbit_compiler.runtime.formats.grid import Grid, exponent, power
 from lowbit_compiler.runtime.formats.part import Part
 from lowbit_compiler.runtime.formats.scales import E4M3, E8M0_BIAS, EMPTY, Nested, Plain, PowersOfTwo, largest
+from lowbit_compiler.runtime.training.steps import missing
 
 GAUSSIAN = 2.92247856
 """Where e2m1 clips a normal distribution, in standard deviations, for the least squared error (Quartet, arXiv 2505.14669)."""
@@ -114,9 +115,9 @@ class Mean(Whole):
         """Sum in float64, where the order of the sum does not show."""
         return (self.factor * blocks.double().abs().mean(-1)).float()
 
-    def at(self, step: Tensor) -> "Learned":
-        """Return the scale whose step is the magnitude of ``step`` float [1], a parameter of the model."""
-        return Learned(step)
+    def at(self, step: Tensor, top: float) -> "Learned":
+        """Return the scale whose step is the magnitude of ``step`` float [1], a parameter of the model; ``top`` is the grid's largest number."""
+        return Learned(step, top, self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +125,15 @@ class Learned(Whole):
     """A step size that the model learns: the grid's number 1 stands for its magnitude, whatever the matrix is (LSQ, arXiv 1902.08153)."""
 
     step: Tensor
+    top: float
+    statistic: Mean
 
     masks = True
 
     def reach(self, blocks: Tensor) -> Tensor:
-        """Return the step, or NaN where an element is not finite."""
-        return self.step.detach().float().abs() + 0 * largest(blocks)
-
-    def fit(self, a: Tensor, grid: Grid) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Let the step times the largest number be the largest magnitude."""
-        return super().fit(a * grid.largest, grid)
+        """Return ``top`` steps, or NaN where an element is not finite; the statistic where there is no step."""
+        steps = self.step.detach().float().abs() * self.top + 0 * largest(blocks)
+        return torch.where(missing(self.step), self.statistic.reach(blocks), steps)
 
 
 class Latent(Mean):

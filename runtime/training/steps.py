@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime.formats import Operand
+from lowbit_compiler.runtime.formats.scales import EMPTY
 
 CLIPPED = -128
 FINE = 254
@@ -18,7 +19,15 @@ FINE = 254
 
 def at(operand: Operand, step: Tensor) -> Operand:
     """Return ``operand``, of a scale that learns, with the step size ``step`` float [1]."""
-    return replace(operand, scale=operand.scale.at(step))  # type: ignore[attr-defined]
+    return replace(operand, scale=operand.scale.at(step, operand.format.grid.largest))  # type: ignore[attr-defined]
+
+
+def missing(step: Tensor) -> Tensor:
+    """Return whether ``step`` float [1] is none: codes of so small a step would be zeros for ever, as neither it nor what it cuts had a gradient.
+
+    The statistic of the call is taken in its place, and it gets no gradient.
+    """
+    return step.detach().float().abs() < EMPTY
 
 
 def changes(codes: Tensor, x: Tensor, unit: Tensor, inside: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Gradients of each product: unbiased where they draw, as noisy as their formats, and seen where a rounding is biased."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from helpers.training import Model, learner, text
 from lowbit_compiler.cli.app import app
 from lowbit_compiler.debug import Gradients, gradients
+from lowbit_compiler.debug.gradients import Gradient
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.runtime.rounding import NEAREST
 from lowbit_compiler.runtime.training.backward import Folded
@@ -64,6 +66,18 @@ def test_result_is_a_table_and_data() -> None:
     assert again["rows"][0]["module"] == result.rows[0].module
 
 
+def test_rows_without_a_gradient_are_last() -> None:
+    rows = [Gradient(name, "dW", 0.0, 0.0, cosine) for name, cosine in [("a", 0.9), ("none", math.nan), ("b", 0.5), ("c", 0.7)]]
+    assert [line.split()[0] for line in str(Gradients("int8-training", 2, rows)).splitlines()[1:5]] == ["b", "c", "a", "none"]
+
+
+def test_one_token_without_a_batch() -> None:
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 16))
+    rows = gradients(model, [(torch.randn(32),)], "int8-training", seeds=2).rows
+    assert [row.product for row in rows] == ["dX", "dW", "dW"]
+    assert all(row.cosine > 0.99 for row in rows)
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(OptionError, match=r"a recipe that trains: int8-training, .*; got 'int8'"):
         gradients(Model(), SAMPLES, "int8")
@@ -82,6 +96,7 @@ def test_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "dW" in done.output
     assert [row["product"] for row in json.loads((tmp_path / "found.json").read_text())["rows"]] == ["dW"]  # the input needs none
-    refused = CliRunner().invoke(app, [*command, "--metric", f"{tmp_path / 'mine.py'}:model"])
-    assert refused.exit_code == 2
-    assert "Invalid value for --metric" in refused.output
+    for name, value in {"metric": f"{tmp_path / 'mine.py'}:model", "budget": "1%", "plan": "measured", "remainder": "eager"}.items():
+        refused = CliRunner().invoke(app, [*command, f"--{name}", value])
+        assert refused.exit_code == 2
+        assert f"Invalid value for --{name}" in refused.output

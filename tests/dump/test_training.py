@@ -7,6 +7,7 @@ import pytest
 from helpers.compiled import compiled, reports_of
 from helpers.training import gradients, learner
 from lowbit_compiler.cli.dump import dump
+from lowbit_compiler.compile import training
 from lowbit_compiler.dump.files import PAGE, folders, read
 from lowbit_compiler.dump.record import Record
 from lowbit_compiler.errors import OptionError
@@ -39,6 +40,22 @@ def test_joint_graph(recipe: str, checkpointed: bool, tmp_path: Path) -> None:
         assert all("getitem" in target for target, site in zip(at(record, 1), record.sites, strict=True) if site.lowered_to)
     assert all(node.type for node in record.nodes_of(2) if node.op == "placeholder")
     assert (folder / PAGE).stat().st_size > 10_000
+
+
+def test_what_is_trained_does_not_depend_on_the_dump(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("no trace")
+
+    monkeypatch.setattr(training, "joint_graph", failing)
+    model = learner("int8-training")
+    _, (report,) = reports_of(lambda: gradients(model, compiled(model, "int8-training", dump=str(tmp_path))))
+    assert not report.fallback
+    assert len(report.rewritten) == 12
+    record = read(folders(tmp_path)[0])
+    assert ([stage.name for stage in record.stages], len(record.sites), record.fallback) == (["capture", "train"], len(report.sites), "")
+    assert "no joint graph: RuntimeError: no trace" in caplog.text
 
 
 def test_command(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lowbit_compiler.runtime.training.integers import in_integers
 
 L = torch.ops.lowbit
 FORMATS = [(8, False), (4, True), (4, False), (8, True)]
-SHAPES = [(37, 45, 70), (1, 16, 64), (130, 33, 201), (65, 1, 33), (96, 80, 128)]
+SHAPES = [(37, 45, 70), (1, 16, 64), (130, 33, 201), (65, 1, 33), (96, 80, 128), (3, 20, 1)]
 SEED, SITE = torch.tensor([2**40 + 12345]), 7
 
 

@@ -62,6 +62,19 @@ def test_same_seed_same_bits() -> None:
     assert equal(gradients(model, run), first)
 
 
+def test_ranks_that_are_seeded_alike_draw_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model()
+    run = compiled(model, RECIPE)
+    found = [gradients(model, run)]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for rank in (0, 1, 2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        found.append(gradients(model, run))
+    alone, *ranks = found
+    assert [equal(each, alone) for each in ranks] == [True, False, False]
+    assert not equal(*ranks[1:])
+
+
 @pytest.mark.parametrize("remainder", ["eager", "inductor"])
 def test_activation_checkpointing_computes_the_same_bits_again(remainder: str) -> None:
     model = Model(checkpointed=True)
