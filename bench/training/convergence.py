@@ -1,6 +1,6 @@
 """Validation loss of a small Llama after training with each recipe, beside bfloat16, on Python's own documentation and source, byte by byte.
 
-python bench/training/convergence.py [--steps 500] [--seeds 3] [--width 256] [--layers 4] [--recipes bfloat16 int8-training ...]
+python bench/training/convergence.py [--steps 500] [--seeds 3] [--width 256] [--layers 5] [--recipes bfloat16 int8-training ...]
 
 Every run that ends is written to the result file at once; a call takes up where another one was stopped.
 """
@@ -33,7 +33,8 @@ from lowbit_compiler.runtime.training.backward import Folded
 from lowbit_compiler.runtime.training.plan import TrainingPlan
 from lowbit_compiler.runtime.training.plans import PLANS
 
-FLOAT = "bfloat16"
+FLOAT, EXACT = "bfloat16", "float32"
+"""What there is without a recipe: under autocast, and not."""
 HEADS, CONTEXT, BATCH = 4, 128, 8
 WARM, RATE, DECAY = 20, 2e-3, 0.1
 INT4 = PLANS["int4-training"]
@@ -41,7 +42,7 @@ WIDE = Folded(Operand(S8(), Row(), STOCHASTIC))
 NEAR = Folded(replace(INT4.grad_input.gradient, rounding=NEAREST))  # type: ignore[attr-defined]
 PLANS["int4, 8-bit gradients"] = TrainingPlan(INT4.forward, WIDE, WIDE)
 PLANS["int4, nearest gradients"] = TrainingPlan(INT4.forward, NEAR, NEAR)
-RECIPES = (FLOAT, *PLANS, "float-training(4, 3)")
+RECIPES = (FLOAT, EXACT, *PLANS, "float-training(4, 3)")
 
 
 class Block(nn.Module):
@@ -104,9 +105,9 @@ def batch(data: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack([data[i : i + CONTEXT + 1] for i in starts.tolist()]).long()
 
 
-def loss_of(run: Callable[[Tensor], Tensor], words: Tensor) -> Tensor:
+def loss_of(run: Callable[[Tensor], Tensor], words: Tensor, exact: bool = False) -> Tensor:
     """Return the mean loss of the next byte."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
         return F.cross_entropy(run(words[:, :-1]).float().flatten(0, 1), words[:, 1:].flatten())
 
 
@@ -117,7 +118,7 @@ def train(recipe: str, seed: int, args: argparse.Namespace, data: Tensor) -> dic
     model = Llama(args.width, args.layers)
     run: Any = (
         model
-        if recipe == FLOAT
+        if recipe in (FLOAT, EXACT)
         else torch.compile(model, backend="lowbit", options={"recipe": recipe, "remainder": "eager", "plan": "always"})
     )
     optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.95), weight_decay=DECAY)
@@ -128,7 +129,7 @@ def train(recipe: str, seed: int, args: argparse.Namespace, data: Tensor) -> dic
         rate = RATE * min(1.0, (step + 1) / WARM) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = loss_of(run, batch(data[:split], generator))
+        loss = loss_of(run, batch(data[:split], generator), recipe == EXACT)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -137,14 +138,14 @@ def train(recipe: str, seed: int, args: argparse.Namespace, data: Tensor) -> dic
     seconds, held = time.perf_counter() - start, torch.Generator().manual_seed(7)
     with torch.no_grad():  # the weights as they were learned, in bfloat16: what the gradients were worth; and as the recipe multiplies them
         words = [batch(data[split:], held) for _ in range(args.validation)]
-        evaluated = [torch.stack([loss_of(each, one) for one in words]).mean().item() for each in (run, model)]
+        evaluated = [torch.stack([loss_of(each, one, recipe == EXACT) for one in words]).mean().item() for each in (run, model)]
     return {"loss": evaluated[0], "as bfloat16": evaluated[1], "curve": curve[:: max(args.steps // 50, 1)], "seconds": seconds}
 
 
 def main() -> None:
     """Train what is not in the result file yet, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for name, default in {"steps": 500, "seeds": 3, "width": 256, "layers": 4, "validation": 24}.items():
+    for name, default in {"steps": 500, "seeds": 3, "width": 256, "layers": 5, "validation": 24}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
     args = parser.parse_args()
