@@ -165,7 +165,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     chain.OP: chain.check,
     **format_checks(),
     **EXPORTED_CHECKS,
-    "linear_with_steps": steps.check,
+    "stepped_linear": steps.check,
     **TRAINING_CHECKS,
 }
 """The check of each op, which takes the op's own arguments by name."""

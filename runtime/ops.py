@@ -217,7 +217,7 @@ _define(
     lambda q, scale, group: q.new_empty(q.shape, dtype=torch.float32),
 )
 
-_define(steps.SCHEMA, steps.linear_with_steps, None)
+_define(steps.SCHEMA, steps.stepped_linear, None)
 for _ops in (integers, training):
     for _name, _arguments in _ops.SCHEMAS.items():
         _define(_name + _arguments, getattr(_ops, _name), getattr(_ops, f"{_name}_shapes"))

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, require, same, tensors
 
-SCHEMA = "linear_with_steps(Tensor x, Tensor w, Tensor? bias, Tensor x_step, Tensor w_step) -> Tensor"
+SCHEMA = "stepped_linear(Tensor x, Tensor w, Tensor? bias, Tensor x_step, Tensor w_step) -> Tensor"
 
 
-def linear_with_steps(x: Tensor, w: Tensor, bias: Tensor | None, x_step: Tensor, w_step: Tensor) -> Tensor:
+def stepped_linear(x: Tensor, w: Tensor, bias: Tensor | None, x_step: Tensor, w_step: Tensor) -> Tensor:
     """Return the linear of ``x`` [..., K], ``w`` [N, K] and ``bias`` [N]; the step sizes are for who rewrites the call, their gradient is 0 here."""
     y = F.linear(x, w, bias)
     learns = torch.is_grad_enabled() and (x_step.requires_grad or w_step.requires_grad)
@@ -39,8 +39,10 @@ class _Unused(torch.autograd.Function):
 
 def check(x: Tensor, w: Tensor, bias: Tensor | None, x_step: Tensor, w_step: Tensor) -> None:
     """Raise RuntimeError for arguments of other kinds."""
-    op = "linear_with_steps"
+    op = "stepped_linear"
     tensors(op, x=x, w=w, bias=bias, x_step=x_step, w_step=w_step)
+    for name, tensor in {"x": x, "w": w, "bias": bias}.items():
+        require(op, tensor is None or tensor.dtype in FLOATS, f"{name} in {FLOAT}", None if tensor is None else tensor.dtype)
     for name, step in {"x_step": x_step, "w_step": w_step}.items():
         require(op, step.dtype in FLOATS and same(step, (1,)), f"{name} in {FLOAT} of shape (1,)", f"{step.dtype} of {tuple(step.shape)}")
 
@@ -65,6 +67,6 @@ class SteppedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """As every linear."""
-        call: Any = torch.ops.lowbit.linear_with_steps.default
+        call: Any = torch.ops.lowbit.stepped_linear.default
         result: Tensor = call(input, self.weight, self.bias, self.lowbit_x_step, self.lowbit_w_step)
         return result

@@ -91,7 +91,7 @@ COMPOSITE: dict[Any, Callable[..., Any]] = {
     for op in (
         aten.tensordot.default, aten.inner.default, aten.chain_matmul.default, aten.linalg_multi_dot.default, aten.linalg_matmul.default,
         aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default,
-        torch.ops.lowbit.linear_with_steps.default,
+        torch.ops.lowbit.stepped_linear.default,
     )
 }  # fmt: skip
 

@@ -100,14 +100,11 @@ def accuracy(
     from lowbit_compiler.options import parse, writable_file
     from lowbit_compiler.runtime.files import write
 
-    options: dict[str, Any] = {"recipe": recipe, "plan": plan, "ignore": names} | (
-        {} if remainder == "inductor" else {"remainder": remainder}
-    )
+    rest = {} if remainder == "inductor" else {"remainder": remainder}
+    options: dict[str, Any] = {"recipe": recipe, "plan": plan, "ignore": names, **rest}
     trains = parse(options).training is not None  # before the model is loaded
-    for option in ("budget", "metric", "plan", "remainder"):
-        source = ctx.get_parameter_source(option)
-        if trains and source is not None and source.name != "DEFAULT":
-            raise typer.BadParameter(f"recipe {recipe!r} trains, and gradients have no {option}", param_hint=f"--{option}")
+    if trains:
+        _refuse_of_inference(ctx, recipe)
     if out is not None:
         writable_file("--out", out, parents=True)
     model, samples = load_samples(function)
@@ -120,6 +117,13 @@ def accuracy(
     if out is not None and result.met:
         write(out, result.to_json() + "\n")
     raise typer.Exit(0 if result.met and not any(layer.broken for layer in result.layers) else 1)
+
+
+def _refuse_of_inference(ctx: typer.Context, recipe: str) -> None:
+    for option in ("budget", "metric", "plan", "remainder"):
+        source = ctx.get_parameter_source(option)
+        if source is not None and source.name != "DEFAULT":
+            raise typer.BadParameter(f"recipe {recipe!r} trains, and gradients have no {option}", param_hint=f"--{option}")
 
 
 def _gradients(model: Any, samples: Any, options: dict[str, Any], out: Path | None, all_layers: bool) -> None:

@@ -15,7 +15,7 @@ from lowbit_compiler.passes.graph import aten, copied, numel
 from lowbit_compiler.passes.site import Declined, Found, Reason, Role, Site
 from lowbit_compiler.runtime.training.plan import GRAD_INPUT, GRAD_WEIGHT
 
-STEPPED = torch.ops.lowbit.linear_with_steps.default
+STEPPED = torch.ops.lowbit.stepped_linear.default
 LINEAR = (F.linear, aten.linear.default, STEPPED)
 ARGUMENTS = ("input", "weight", "bias", "x_step", "w_step")
 

@@ -70,7 +70,7 @@ def _training(x, w, bias):
         "train_quantize": (x, 4, True),
         "train_multiply": (*kept, bias, 4, 128, torch.bfloat16),
         "train_fold": (torch.randn(5, N), *kept[2:], seed, 3, False, 4, True, K, torch.float32),
-        "linear_with_steps": (x, w.to(x.dtype), None, torch.ones(1), torch.ones(1)),
+        "stepped_linear": (x, w.to(x.dtype), None, torch.ones(1), torch.ones(1)),
         "train_linear": (x, w, bias, seed, 3, recipe, torch.float32),
         "train_grad_input": backward,
         "train_grad_weight": backward,
