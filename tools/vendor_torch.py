@@ -9,16 +9,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from check_headers import FLAGS, SOURCES
 from cxx import compiler
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "third_party" / "torch"
-FLAGS = ["-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY", f"-I{ROOT / 'csrc'}"]
 
 
 def included(include: Path) -> set[Path]:
     """Return the headers below ``include`` that a source of csrc/bind reads."""
-    command = [compiler(), *FLAGS, f"-I{include}", "-M", *map(str, sorted((ROOT / "csrc" / "bind").glob("*.cpp")))]
+    command = [compiler(), *FLAGS, "-isystem", str(include), "-M", *map(str, SOURCES)]
     rules = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     paths = {Path(word).resolve() for word in rules.replace("\\\n", " ").split() if not word.endswith(":")}
     return {path for path in paths if path.is_relative_to(include)}

@@ -73,9 +73,11 @@ def learner(recipe: str) -> Model:
     return model
 
 
-def train(model: nn.Module, run: Callable[..., Tensor], words: Tensor, steps: int = 4) -> list[float]:
+def train(
+    model: nn.Module, run: Callable[..., Tensor], words: Tensor, steps: int = 4, optimizer: torch.optim.Optimizer | None = None
+) -> list[float]:
     """Return the losses of ``steps`` steps, each before its own."""
-    optimizer, losses = torch.optim.SGD(model.parameters(), 0.5), []
+    optimizer, losses = optimizer or torch.optim.SGD(model.parameters(), 0.5), []
     for _ in range(steps):
         optimizer.zero_grad()
         loss = loss_of(run, words)

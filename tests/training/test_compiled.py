@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
 from helpers.compiled import compiled, cosine, reports_of
-from helpers.training import LINEARS, Model, equal, far, gradients, loss_of, ops_called, text
+from helpers.training import LINEARS, Model, equal, far, gradients, loss_of, ops_called, text, train
 from lowbit_compiler.recipes.training import NAMES
 from lowbit_compiler.runtime.training.plan import PRODUCTS
 
@@ -40,13 +40,7 @@ def test_every_recipe_learns(recipe: str) -> None:
     model = Model()
     run = compiled(model, recipe)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
-    losses = []
-    for _ in range(5):
-        loss = loss_of(run, text())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = train(model, run, text(), 5, optimizer)
     assert losses[-1] < 0.8 * losses[0]
 
 

@@ -111,13 +111,8 @@ def test_a_model_learns_its_steps(remainder: str, checkpointed: bool) -> None:
     assert len(steps) == 8
     assert all(gradient.shape == (1,) and gradient != 0 for gradient in steps.values())
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    before, losses = copy.deepcopy(model.state_dict()), []
-    for _ in range(5):
-        loss = loss_of(run, text())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    before = copy.deepcopy(model.state_dict())
+    losses = train(model, run, text(), 5, optimizer)
     assert losses[-1] < 0.8 * losses[0]
     assert all(model.state_dict()[name] != before[name] for name in steps)
     with torch.no_grad():

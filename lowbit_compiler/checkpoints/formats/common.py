@@ -1,12 +1,14 @@
 """What the formats of other libraries become here."""
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowbit_compiler.checkpoints.scheme import WEIGHT, Scheme
-from lowbit_compiler.checkpoints.source import Stored
+from lowbit_compiler.checkpoints.source import Source, Stored
+from lowbit_compiler.checkpoints.tensor_files import TensorFiles
 from lowbit_compiler.errors import CheckpointError
 from lowbit_compiler.runtime.formats import Groups, Operand, Row
 from lowbit_compiler.runtime.formats.affine import U8
@@ -36,11 +38,17 @@ def rows_of(codes: Tensor, scales: Tensor, uses: tuple[str, ...]) -> Stored:
     return Stored(scheme, scheme.store(((codes ^ -128).view(torch.uint8), slope, minimum, scales)), uses)
 
 
+def _ours(name: str, k: int, size: Any, sizes: tuple[int, ...]) -> int:
+    """Return the largest of ``sizes`` that groups of ``size`` are whole numbers of; raises CheckpointError where there is none."""
+    found = next((each for each in sorted(sizes, reverse=True) if type(size) is int and size > 0 and size % each == 0), None)
+    if found is None:
+        raise CheckpointError(f"{name}: groups of {size!r} elements are not read (K = {k}); accepted: multiples of {min(sizes)}")
+    return found
+
+
 def groups(name: str, k: int, size: Any) -> tuple[Scheme, int]:
     """Return the scheme of symmetric 4-bit groups of ``size``, and how many groups of ours one of them is; raises CheckpointError where it is none."""
-    ours = next((each for each in reversed(Groups.sizes) if type(size) is int and size > 0 and size % each == 0), None)
-    if ours is None:
-        raise CheckpointError(f"{name}: groups of {size!r} elements are not read (K = {k}); accepted: multiples of {Groups.sizes[0]}")
+    ours = _ours(name, k, size, Groups.sizes)
     return Scheme(Operand(S4(), Groups(ours)), Nothing()), size // ours
 
 
@@ -52,9 +60,7 @@ def scales_of(scales: Tensor, scheme: Scheme, k: int, repeats: int) -> Tensor:
 
 def zeros(name: str, k: int, size: Any, format: type[Z4] | type[Z6]) -> tuple[Scheme, int]:
     """Return the scheme of groups of ``size`` with zero points, and how many groups of ours one of them is; raises CheckpointError for none."""
-    ours = next((each for each in (128, 64, 32, 16) if type(size) is int and size > 0 and size % each == 0), None)
-    if ours is None:
-        raise CheckpointError(f"{name}: groups of {size!r} elements are not read (K = {k}); accepted: multiples of 16")
+    ours = _ours(name, k, size, FloatLines.sizes)
     return Scheme(Operand(format(), FloatLines(ours)), Nothing()), size // ours
 
 
@@ -69,3 +75,27 @@ def lines_of(scheme: Scheme, codes: Tensor, slope: Tensor, minimum: Tensor, repe
 def nibbles(words: Tensor, order: tuple[int, ...] = tuple(range(8))) -> Tensor:
     """Return the eight numbers of 4 bits in each int32 word [..., W] as uint8 [..., 8 W]; number i is at place ``order[i]``, from the lowest bits on."""
     return torch.stack([(words >> 4 * place & 15).to(torch.uint8) for place in order], -1).flatten(-2)
+
+
+class Words(Source):
+    """Files with ``qweight`` and ``qzeros`` in int32 words of eight, and ``scales`` [G, N], of groups of ``group`` columns, -1: all (AWQ, GPTQ)."""
+
+    KEYS = ("qweight", "qzeros", "scales")
+    FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+    def __init__(self, files: TensorFiles, group: Any) -> None:
+        super().__init__(files)
+        self._group = group
+
+    @property
+    def named(self) -> set[str]:
+        """The linears that have a ``qweight``."""
+        return {name.removesuffix(".qweight") for name in self.files if name.endswith(".qweight")}
+
+    def linear(self, name: str, n: int, k: int) -> Stored | None:
+        """Read the linear ``name`` where it is low-bit."""
+        return self.read(name, n, k, k if self._group == -1 else self._group) if f"{name}.qweight" in self.files else None
+
+    @abstractmethod
+    def read(self, name: str, n: int, k: int, group: Any) -> Stored:
+        """Read the weight [n, k] of a linear that there is; raises CheckpointError where it is not as it should be."""

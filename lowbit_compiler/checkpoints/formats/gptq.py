@@ -5,24 +5,23 @@ from typing import Any
 
 import torch
 
-from lowbit_compiler.checkpoints.formats.common import groups, lines_of, nibbles, scales_of, zeros
-from lowbit_compiler.checkpoints.source import Source, Stored, exact
+from lowbit_compiler.checkpoints.formats.common import Words, groups, lines_of, nibbles, scales_of, zeros
+from lowbit_compiler.checkpoints.source import Stored, exact
 from lowbit_compiler.checkpoints.tensor_files import TensorFiles
 from lowbit_compiler.errors import CheckpointError
 from lowbit_compiler.runtime.formats.zeros import Z4
 
 METHOD = "gptq"
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 MIDDLE = 8
 """The zero point of symmetric groups."""
 
 
-class GPTQSource(Source):
+class GPTQSource(Words):
     """Reads 4 bits without activation order; symmetric ones for a kernel, others with their zero points, emulated."""
 
     def __init__(self, files: TensorFiles, config: Mapping[str, Any]) -> None:
-        super().__init__(files)
-        bits, self._group, ordered = config.get("bits"), config.get("group_size"), config.get("desc_act", False)
+        super().__init__(files, config.get("group_size"))
+        bits, ordered = config.get("bits"), config.get("desc_act", False)
         form = config.get("checkpoint_format", "gptq")
         if bits != 4 or form not in ("gptq", "gptq_v2"):
             raise CheckpointError(
@@ -35,25 +34,17 @@ class GPTQSource(Source):
         self._one = 1 if form == "gptq" else 0
         """What zero points are stored less."""
 
-    @property
-    def named(self) -> set[str]:
-        """The linears that have a ``qweight``."""
-        return {name.removesuffix(".qweight") for name in self.files if name.endswith(".qweight")}
-
-    def linear(self, name: str, n: int, k: int) -> Stored | None:
-        """Read the linear ``name`` where it is low-bit."""
-        if f"{name}.qweight" not in self.files:
-            return None
-        group: Any = k if self._group == -1 else self._group
+    def read(self, name: str, n: int, k: int, group: Any) -> Stored:
+        """Read it; with other zero points than the middle one, emulated."""
         scheme, repeats = groups(name, k, group)
         count = -(-k // group)
         if k % 8 or n % 8:
             raise CheckpointError(f"{name}: {n} x {k} is not read; accepted: multiples of 8")
         words = exact(self.files, f"{name}.qweight", (k // 8, n), torch.int32)
-        slope = exact(self.files, f"{name}.scales", (count, n), *FLOATS).float().t()
+        slope = exact(self.files, f"{name}.scales", (count, n), *self.FLOATS).float().t()
         points = nibbles(exact(self.files, f"{name}.qzeros", (count, n // 8), torch.int32))
         points = (points + self._one).t()
-        uses = [f"{name}.{key}" for key in ("qweight", "qzeros", "scales")]
+        uses = [f"{name}.{key}" for key in self.KEYS]
         if (index := f"{name}.g_idx") in self.files:
             uses.append(index)
             if not torch.equal(exact(self.files, index, (k,), torch.int32, torch.int64).long(), torch.arange(k) // group):
