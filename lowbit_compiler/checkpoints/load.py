@@ -56,7 +56,7 @@ def load(
         model = torch.compile(model, backend="lowbit", options={"recipe": model.lowbit_recipe})
 
     ``model`` is what to fill, of any class, with parameters on the meta device or elsewhere; without it config.json names a class of
-    transformers. Code in the folder is never run. ``dtype`` converts what stays float; ``device`` is where the model goes.
+    transformers or diffusers. Code in the folder is never run. ``dtype`` converts what stays float; ``device`` is where the model goes.
 
     Raises OptionError for bad arguments and CheckpointError for files that are damaged, do not fit the model, or hold what is not read.
     """
@@ -173,7 +173,9 @@ def _fill_others(model: nn.Module, source: Source, shared: Mapping[str, str], dt
         owner = model.get_submodule(path)
         (owner._buffers if leaf in owner._buffers else owner._parameters)[leaf] = new  # type: ignore[assignment]
     if meta := next((name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta), None):
-        raise CheckpointError(f"there is no tensor {meta!r} in the checkpoint")
+        raise CheckpointError(
+            f"no file has a tensor {meta!r}, which {type(model).__name__} computes as it is made: not with buffers on the meta device"
+        )
     return used
 
 

@@ -58,7 +58,7 @@ def save_pretrained(
 ) -> None:
     """Write ``model`` to ``directory`` with the linears that ``recipe`` quantizes in low bits; the model itself stays as it is.
 
-    The folder then has config.json (of a model of transformers, with its own settings), and model.safetensors, or shards of at most
+    The folder then has config.json (of a model of transformers or diffusers, with its own settings), and model.safetensors, or shards of at most
     ``max_shard_size`` bytes with an index. It appears whole or not at all: what was there before goes last, and other files in it stay. ``recipe`` is
     "int8" by default; of a model that was loaded with low-bit weights, None writes these as they are, and quantizes nothing else. What
     ``lowbit.prepare`` made is written in place of plain rounding, with the width that ``lowbit.switch_bits`` has set. ``ignore`` names linears that stay float.
@@ -206,8 +206,10 @@ def _crc(tensor: Tensor) -> int:
 
 def _write_config(model: nn.Module, folder: Path, quantization: dict[str, Any]) -> None:
     own: Any = getattr(model, "config", None)
+    of_transformers = hasattr(own, "to_json_string")
+    own = own if of_transformers else model  # the models of diffusers say it themselves
     said = json.loads(own.to_json_string()) if hasattr(own, "to_json_string") else {}
-    if said:
+    if of_transformers:
         said["architectures"] = [type(model).__name__]
         said["dtype"] = next((str(each.dtype).removeprefix("torch.") for each in _floats(model)), "float32")
     (folder / CONFIG).write_text(json.dumps({**said, "quantization_config": quantization}, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,9 @@
 """A model without weights, to be filled: its parameters are on the meta device, what it computes when it is made is real."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,29 +31,51 @@ def without_weights() -> Iterator[None]:
 
 
 def of_config(config: Mapping[str, Any]) -> Any:
-    """Return the model of transformers that a config.json describes, of a class of transformers itself: no code of the folder runs.
+    """Return the model that a config.json of transformers or diffusers describes, of a class of theirs: no code of the folder runs.
 
-    Raises CheckpointError where the config names none, MissingPackageError without transformers.
+    Raises CheckpointError where the config names none, MissingPackageError without the library.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingPackageError(f"a model of transformers needs transformers (pip install 'transformers>=5'): {error}") from error
     said = {key: value for key, value in config.items() if key != "quantization_config"}
-    names = said.get("architectures")
-    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
-    kind = getattr(transformers, name, None) if name is not None and name.isidentifier() else None
-    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
-        raise CheckpointError(f"config.json: architectures takes the name of a model class of transformers, got {names!r}; or pass model=")
+    library = DIFFUSERS if DIFFUSERS.key in said else TRANSFORMERS
     try:
-        fields = {key: value for key, value in said.items() if key != "model_type"}
-        own = transformers.AutoConfig.for_model(str(said.get("model_type")), **fields)
+        module = importlib.import_module(library.name)
+    except ImportError as error:
+        raise MissingPackageError(f"a model of {library.name} needs that package (pip install {library.name}): {error}") from error
+    names = said.get(library.key)
+    name = names[0] if isinstance(names, list) and names else names
+    kind = getattr(module, name, None) if isinstance(name, str) and name.isidentifier() else None
+    if not isinstance(kind, type) or not issubclass(kind, getattr(module, library.base)):
+        raise CheckpointError(
+            f"config.json: {library.key} takes the name of a model class of {library.name}, got {names!r}; or pass model="
+        )
+    try:
         with without_weights():
-            model = kind(own)
+            return library.make(kind, said)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"config.json describes no {name}: {type(error).__name__}: {str(error)[:300]}") from error
+
+
+@dataclass(frozen=True)
+class _Library:
+    """Whose models config.json can describe: their base class, the key that names a class, and what makes one of that class."""
+
+    name: str
+    base: str
+    key: str
+    make: Callable[[Any, dict[str, Any]], Any]
+
+
+def _of_transformers(kind: Any, said: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    fields = {key: value for key, value in said.items() if key != "model_type"}
+    model = kind(AutoConfig.for_model(str(said.get("model_type")), **fields))
     model.tie_weights()
     return model
+
+
+TRANSFORMERS = _Library("transformers", "PreTrainedModel", "architectures", _of_transformers)
+DIFFUSERS = _Library("diffusers", "ModelMixin", "_class_name", lambda kind, said: kind.from_config(said))
 
 
 def of_model(model: Any) -> nn.Module:

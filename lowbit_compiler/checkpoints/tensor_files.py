@@ -20,6 +20,7 @@ from lowbit_compiler.checkpoints import json_file
 from lowbit_compiler.errors import CheckpointError
 
 WHOLE, INDEX, SUFFIX = "model.safetensors", "model.safetensors.index.json", ".safetensors"
+INDEXED = INDEX.removeprefix("model")
 CHECKSUMS = "lowbit.crc32"
 """Key of the metadata in a header: JSON of the CRC-32 of each tensor's bytes."""
 DTYPES = {
@@ -59,7 +60,9 @@ class TensorFiles(Mapping[str, Entry]):
             found = self._header(path)
             for name in found if names is None else names:
                 if name not in found:
-                    raise CheckpointError(f"{path.name} has no tensor {name!r}, which {INDEX} says is in it: files of another checkpoint?")
+                    raise CheckpointError(
+                        f"{path.name} has no tensor {name!r}, which the index says is in it: files of another checkpoint?"
+                    )
                 self._entries[name] = found[name]
 
     def __getitem__(self, name: str) -> Entry:
@@ -134,25 +137,36 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 def _files(source: Path) -> Iterator[tuple[Path, list[str] | None]]:
     """Yield each file with the names of its tensors (None: all)."""
-    if not source.is_dir():
-        yield source, None
+    path = _first(source) if source.is_dir() else source
+    if not path.name.endswith(INDEXED):
+        yield path, None
         return
-    index = source / INDEX
-    if not index.exists():
-        if not (source / WHOLE).exists():
-            raise CheckpointError(f"{source} has neither {WHOLE} nor {INDEX}")
-        yield source / WHOLE, None
-        return
-    where = json_file.read(index).get("weight_map")
+    where = json_file.read(path).get("weight_map")
     if not isinstance(where, dict):
-        raise CheckpointError(f"{INDEX} takes an object weight_map of tensors and files, got {type(where).__name__}")
+        raise CheckpointError(f"{path.name} takes an object weight_map of tensors and files, got {type(where).__name__}")
     by_file: dict[str, list[str]] = {}
     for name, file in where.items():
         if not isinstance(file, str) or file != os.path.basename(file) or not file.endswith(SUFFIX) or file.startswith(".") or "\0" in file:
-            raise CheckpointError(f"{INDEX}: the file of {name!r} takes the name of a {SUFFIX} file beside it, got {file!r}")
+            raise CheckpointError(f"{path.name}: the file of {name!r} takes the name of a {SUFFIX} file beside it, got {file!r}")
         by_file.setdefault(file, []).append(name)
     for file, names in by_file.items():
-        yield source / file, names
+        yield path.parent / file, names
+
+
+def _first(folder: Path) -> Path:
+    """Return the index of a folder, or its one file: by the names of transformers, else the only one there is (diffusers has others)."""
+    for usual in (INDEX, WHOLE):
+        ending = usual.removeprefix("model")
+        found = sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+        if folder / usual in found:
+            return folder / usual
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CheckpointError(
+                f"{folder} has {len(found)} files *{ending}, and no {usual}: pass the path of one, such as {found[0].name!r}"
+            )
+    raise CheckpointError(f"{folder} has neither {WHOLE} nor {INDEX}, nor one file of another name that ends so")
 
 
 def _entry(path: Path, descriptor: int, data: int, name: str, said: Any, checksum: Any) -> tuple[Entry, int]:

@@ -176,7 +176,9 @@ def entry(name: str, sizes: tuple[int, ...], kind: int, offset: int) -> bytes:
 
 GGUFS = {
     "no GGUF file": (b"GGML" + bytes(40), "is no GGUF file of version 2 or 3"),
+    "another version": (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "is no GGUF file of version 2 or 3"),
     "nothing": (b"", "has 0 bytes"),
+    "not as much as a header": (b"not a model file at all", "has 23 bytes: no GGUF file"),
     "tensors without end": (gguf(tensors=1 << 60), "speaks of 1152921504606846976 tensors"),
     "fields without end": (gguf(count=1 << 60), "speaks of 1152921504606846976 fields"),
     "a string of exabytes": (gguf(struct.pack("<Q", 1 << 62)), "a string of 4611686018427387904 bytes"),
@@ -188,8 +190,8 @@ GGUFS = {
     "a tensor of exabytes": (gguf(entry("a", (1 << 40, 1 << 40), 0, 0), count=0, tensors=1), "the file is truncated"),
     "a tensor behind the end": (gguf(entry("a", (4,), 0, 1 << 50), count=0, tensors=1), "the file is truncated"),
     "a type that is not read": (
-        gguf(entry("a.weight", (32,), 6, 0), count=0, tensors=1),
-        "tensor 'a.weight' is of ggml type 6, which is not read",
+        gguf(entry("a.weight", (32,), 7, 0), count=0, tensors=1),
+        "tensor 'a.weight' is of ggml type 7, which is not read; accepted: Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K, F32",
     ),
     "a row of half a block": (gguf(entry("a", (33,), 2, 0), count=0, tensors=1), "rows of no whole blocks of 32"),
 }

