@@ -83,3 +83,10 @@ def test_codes_belong_to_recipes_that_share_them() -> None:
     codes = list(torch.ops.lowbit.train_quantize(x, 4, False))
     with pytest.raises(RuntimeError, match=r"codes and scales that the recipe's quantizer made, or nothing, as shared, got 2"):
         torch.ops.lowbit.train_linear(x, w, None, torch.tensor([0]), 0, "mxfp4-training", None, None, None, codes)
+
+
+def test_op_with_shared_codes() -> None:
+    op = torch.ops.lowbit.train_linear.default
+    x, w = torch.randn(5, WIDTH, requires_grad=True), torch.randn(16, WIDTH, requires_grad=True)
+    codes = list(torch.ops.lowbit.train_quantize(x.detach(), 8, False))
+    torch.library.opcheck(op, (x, w, None, torch.tensor([3]), 0, RECIPES[0], None, None, None, codes))
