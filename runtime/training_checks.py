@@ -1,7 +1,7 @@
 """What the ops of training ask of their arguments."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,9 +35,10 @@ def _linear(
     dtype: torch.dtype | None,
     x_step: Tensor | None = None,
     w_step: Tensor | None = None,
+    shared: Sequence[Tensor] | None = None,
 ) -> None:
     op = "train_linear"
-    tensors(op, x=x, w=w, bias=bias, seed=seed, x_step=x_step, w_step=w_step)
+    tensors(op, x=x, w=w, bias=bias, seed=seed, x_step=x_step, w_step=w_step, **{f"shared[{i}]": one for i, one in enumerate(shared or ())})
     _common(op, seed, site, recipe, dtype)
     for name, tensor in {"x": x, "w": w, "bias": bias}.items():
         require(op, tensor is None or tensor.dtype in FLOATS, f"{name} in {FLOAT}", None if tensor is None else tensor.dtype)
@@ -46,6 +47,10 @@ def _linear(
     require(op, w.shape[1] >= 1, "K of at least 1", w.shape[1])
     require(op, bias is None or same(bias, (w.shape[0],)), f"bias of shape ({w.shape[0]},)", None if bias is None else tuple(bias.shape))
     _steps(op, x_step, w_step)
+    if shared:
+        plan = plan_of(recipe)
+        taken = plan is not None and plan.quantizer is not None
+        require(op, taken and len(shared) == 2, "codes and scales that the recipe's quantizer made, or nothing, as shared", len(shared))
 
 
 def _steps(op: str, x_step: Tensor | None, w_step: Tensor | None) -> None:

@@ -58,14 +58,17 @@ def explain(
 
     from lowbit_compiler.options import parse
 
+    options = parse({"recipe": recipe})
     if measure:
         from lowbit_compiler.debug import measure as run
+        from lowbit_compiler.debug.switched import require_inference
+
+        require_inference(options)  # before the model is loaded
     else:
         from lowbit_compiler.compile.explaining import explain as run
 
-    trains = parse({"recipe": recipe}).training is not None
     model, inputs = load_function(function)
-    with torch.set_grad_enabled(trains):
+    with torch.set_grad_enabled(options.training is not None):
         report = run(model, *inputs, recipe=recipe, plan=plan, ignore=names_to_ignore(ignore))
     if json:
         print(report.to_json())

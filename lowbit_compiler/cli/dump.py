@@ -8,6 +8,7 @@ import torch
 
 from lowbit_compiler.compile.explaining import explain
 from lowbit_compiler.debug.measure import measure as run_measure
+from lowbit_compiler.debug.switched import require_inference
 from lowbit_compiler.dump.files import PAGE, attach, folders, read
 from lowbit_compiler.dump.page import page
 from lowbit_compiler.dump.region import draw, require
@@ -33,12 +34,12 @@ def dump(
     A model of several graphs gets one page of them all beside the graphs' own. With ``measure`` the pages show each product's error and
     certificate on ``inputs``. Raises OptionError for a region that is not there, and for ``measure`` with a recipe that trains.
     """
-    trains = parse({"recipe": recipe}).training is not None
-    if trains and measure:
-        raise OptionError(f"--measure is of products without gradients; recipe {recipe!r} trains: see lowbit debug accuracy")
+    options = parse({"recipe": recipe})
+    if measure:
+        require_inference(options)
     before = folders(out)
     progress("tracing and rewriting the model")
-    with torch.set_grad_enabled(trains):
+    with torch.set_grad_enabled(options.training is not None):
         report = explain(model, *inputs, recipe=recipe, plan=plan, dump=str(out))
     new = folders(out, before)
     if not new and report.graphs:

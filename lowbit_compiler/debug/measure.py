@@ -20,7 +20,7 @@ def measure(model: Callable[..., Any], *inputs: Any, recipe: str | Recipe = DEFA
     """Return the report of ``explain`` with ``measured`` for each low-bit product: its SQNR, error and certificate on ``inputs``.
 
     The model runs once in float, and each product twice on what it is given there, low-bit and in float64. The rest is as in ``explain``;
-    raises OptionError also for ``free_weights`` and for passes disabled by the environment.
+    raises OptionError also for ``free_weights``, a recipe that trains and for passes disabled by the environment.
     """
     switched = Switched(model, parse({"recipe": recipe, **options}))
     with switched.running(), torch.no_grad():

@@ -22,6 +22,7 @@ from lowbit_compiler.passes.graph import calls, copied, substitute, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.product import QUANTIZE, float_weight, products, treated_weight, uncast
 from lowbit_compiler.passes.site import Site
+from lowbit_compiler.recipes import RECIPES
 from lowbit_compiler.report import Report
 from lowbit_compiler.runtime.products import Plan, Stored
 from lowbit_compiler.runtime.weights import any_freed
@@ -46,6 +47,15 @@ class Switch:
     """[N, K] of the weight."""
 
 
+def require_inference(options: Options) -> None:
+    """Raise OptionError for a recipe that trains: of it there would be measured what evaluates the model in between."""
+    if options.training is not None:
+        raise OptionError(
+            f"products are measured without gradients, and recipe {options.training.name!r} trains; accepted: {', '.join(RECIPES)}. "
+            "Its gradients are measured by lowbit debug accuracy"
+        )
+
+
 Watch = Callable[[Switch, Tensor, Tensor, Tensor | None, Stored, Tensor], None]
 """Called with product, x [..., K], weight [N, K], bias [N], the stored weight and the low-bit result [..., N]."""
 
@@ -58,6 +68,7 @@ class Switched:
     """
 
     def __init__(self, model: Callable[..., Any], options: Options) -> None:
+        require_inference(options)
         if options.free_weights:
             raise OptionError("option 'free_weights' takes False here: the float model is needed to compare with")
         if options.disable or options.stop_after or options.max_rewrites is not None:

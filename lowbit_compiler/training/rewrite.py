@@ -16,6 +16,7 @@ from lowbit_compiler.passes.plan import check_patterns, ignored, output_head, to
 from lowbit_compiler.passes.site import Declined, Reason, Site
 from lowbit_compiler.recipes.training import TrainingRecipe
 from lowbit_compiler.report import Report
+from lowbit_compiler.training.codes import Codes
 from lowbit_compiler.training.linears import STEPPED, Region, copied_region, find_linears, operands, unneeded
 from lowbit_compiler.training.rows import rows
 
@@ -31,8 +32,11 @@ def rewrite_training(
 
         %y = F.linear(%x, %w, %bias)
 
-        %r = lowbit.train_linear(%x, %w, %bias, %lowbit_seed, 3, "int8-training", torch.float32, None, None)
+        %q = lowbit.train_quantize(%x.detach(), 8, False)
+        %r = lowbit.train_linear(%x, %w, %bias, %lowbit_seed, 3, "int8-training", torch.float32, None, None, [%q0, %q1])
         %y = getitem(%r, 0)
+
+    ``%q`` is there once for all linears of ``%x``.
 
     Raises OptionError where ``ignore`` names nothing.
     """
@@ -43,11 +47,12 @@ def rewrite_training(
     found = find_linears(region, {key: each[0] for key, each in names.tensors.items()})
     _decide(region, found, names, options)
     seeds = _with_seeds(region)
+    codes = Codes(region, recipe.plan)
     report = Report(recipe.name, notes=_notes([site.node for _, site in found if site.reason is None], recipe))
     for inner, site in found:
         reasons = unneeded(inner, site.node, recipe.plan.learns)
         if site.reason is None:
-            _replace(inner, site, seeds[id(inner.gm)], recipe)
+            _replace(inner, site, seeds[id(inner.gm)], recipe, codes)
         report.sites += rows(site, recipe.plan, reasons)
     for inner in region.each():
         inner.gm.recompile()
@@ -109,12 +114,12 @@ def _example(values: Sequence[Any]) -> Tensor:
     return seed if mode is None else mode.from_tensor(seed)
 
 
-def _replace(region: Region, site: Site, seed: fx.Node, recipe: TrainingRecipe) -> None:
+def _replace(region: Region, site: Site, seed: fx.Node, recipe: TrainingRecipe, codes: Codes) -> None:
     node = site.node
     x, weight, bias, *steps = operands(node)
     dtype = node.meta["example_value"].dtype
     with region.gm.graph.inserting_before(node):
-        args = (x, weight, bias, seed, site.found.index, recipe.name, dtype, *steps)
+        args = (x, weight, bias, seed, site.found.index, recipe.name, dtype, *steps, codes.of(x, node))
         call = region.gm.graph.call_function(torch.ops.lowbit.train_linear.default, args)
         result = region.gm.graph.call_function(operator.getitem, (call, 0))
     for new in (call, result):

@@ -15,15 +15,16 @@ X_STEP, W_STEP = 7, 8
 
 def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     """Save the quantized operands: x for dW, w for dX, and either for its own gradient where its scale clips."""
-    x, w, bias, seed, ctx.site, ctx.recipe, _, *steps = inputs
+    x, w, bias, seed, ctx.site, ctx.recipe, _, *steps, shared = inputs
     _, kept_x, kept_w = output
     plan = plan_of(ctx.recipe)
     assert plan is not None
     ctx.mark_non_differentiable(*kept_x, *kept_w)
     ctx.need = [*ctx.needs_input_grad, False, False]  # of steps that nobody gave
+    ctx.none = [None] * len(shared or ())
     ctx.stepped = plan.learns and steps[0] is not None
     need_x, need_w = (ctx.need[i] or (ctx.stepped and ctx.need[step]) for i, step in ((X, X_STEP), (W, W_STEP)))
-    kept_x = [x] if plan.forward.x is None else kept_x
+    kept_x, kept_w = kept_x or shared or [x], kept_w or [w]
     ctx.masks = keeps_mask(plan.forward.x), keeps_mask(plan.forward.w)
     kept_x = kept_x if need_w or (need_x and ctx.masks[X]) else []
     kept_w = kept_w if need_x or (need_w and ctx.masks[W]) else []
@@ -50,7 +51,7 @@ def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
             dw = torch.ops.lowbit.train_grad_weight(dy, x, w if ctx.masks[W] else [], *end, ctx.dtypes[W])
     if ctx.need[BIAS]:
         db = dy.reshape(-1, dy.shape[-1]).sum(0, dtype=torch.float32).to(ctx.dtypes[BIAS])
-    return (dx, dw, db, None, None, None, None, *moved)[: len(ctx.needs_input_grad)]
+    return (dx, dw, db, None, None, None, None, *moved, ctx.none)[: len(ctx.needs_input_grad)]
 
 
 def _stepped(ctx: Any, moved: list[Tensor | None], steps: Any, arguments: tuple[Any, ...], which: int, step: int) -> Tensor | None:

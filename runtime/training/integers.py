@@ -64,18 +64,36 @@ class Integers(TrainingPlan):
         """The same for both gradients."""
         return {FORWARD: "train_multiply", GRAD_INPUT: "train_fold", GRAD_WEIGHT: "train_fold"}
 
-    def linear(self, x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Kept, Kept]:
+    @property
+    def quantizer(self) -> tuple[str, tuple[Any, ...]]:
+        """Its signs are the same for all linears."""
+        return "train_quantize", (self.bits, self.rotated)
+
+    @property
+    def keeps_weight(self) -> bool:
+        """Quantizing is a hundredth of what a linear takes (bench/training/linear.py)."""
+        return True
+
+    def linear(self, x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype, shared: Kept) -> tuple[Tensor, Kept, Kept]:
         """Quantize both, multiply."""
         width = self.forward.treatment.padded(w.shape[1])
         if width > MAX_K:
-            return super().linear(x, w, bias, dtype)
-        kept_x, kept_w = (list(torch.ops.lowbit.train_quantize(one, self.bits, self.rotated)) for one in (x, w))
-        return torch.ops.lowbit.train_multiply(*kept_x, *kept_w, bias, self.bits, width, dtype), kept_x, kept_w
+            y, kept, _ = super().linear(x, w, bias, dtype, shared)
+            return y, ([] if shared else kept), []
+        kept = shared or self._quantized(x)
+        y = torch.ops.lowbit.train_multiply(*kept, *self._quantized(w), bias, self.bits, width, dtype)
+        return y, ([] if shared else kept), []
+
+    def _quantized(self, x: Tensor) -> Kept:
+        return list(torch.ops.lowbit.train_quantize(x, self.bits, self.rotated))
 
     def input_gradient(self, dy: Tensor, x: Kept, w: Kept, draw: Draw, k: int, dtype: torch.dtype) -> Tensor:
-        """Rows of ``dy`` meet the weight."""
+        """Rows of ``dy`` meet the weight, whose codes are the forward product's."""
+        kept = self._quantized(*w)
         return (
-            self._fold(dy, w, draw, k, dtype, columns=False) if dy.shape[-1] <= MAX_K else super().input_gradient(dy, x, w, draw, k, dtype)
+            self._fold(dy, kept, draw, k, dtype, columns=False)
+            if dy.shape[-1] <= MAX_K
+            else super().input_gradient(dy, x, kept, draw, k, dtype)
         )
 
     def weight_gradient(self, dy: Tensor, x: Kept, w: Kept, draw: Draw, k: int, dtype: torch.dtype) -> Tensor:

@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from lowbit_compiler.runtime.training.steps import gradient
 
 SCHEMAS = {
     "train_linear": "(Tensor x, Tensor w, Tensor? bias, Tensor seed, int site, str recipe, ScalarType? dtype, Tensor? x_step=None, "
-    "Tensor? w_step=None) -> (Tensor, Tensor[], Tensor[])",
+    "Tensor? w_step=None, Tensor[]? shared=None) -> (Tensor, Tensor[], Tensor[])",
     "train_grad_input": "(Tensor dy, Tensor[] x, Tensor[] w, Tensor seed, int site, str recipe, int k, ScalarType dtype) -> Tensor",
     "train_grad_weight": "(Tensor dy, Tensor[] x, Tensor[] w, Tensor seed, int site, str recipe, int k, ScalarType dtype) -> Tensor",
     "train_grad_stepped": "(Tensor dy, Tensor[] x, Tensor[] w, Tensor seed, int site, str recipe, int k, ScalarType dtype, bool weight) "
@@ -36,12 +37,14 @@ def train_linear(
     dtype: torch.dtype | None,
     x_step: Tensor | None = None,
     w_step: Tensor | None = None,
+    shared: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return y [..., N] for ``x`` [..., K], ``w`` [N, K] and ``bias`` [N], and what the backward pass reads of x (nothing of a float one) and w.
+    """Return y [..., N] for ``x`` [..., K], ``w`` [N, K] and ``bias`` [N], and what the backward pass reads of x and w; nothing of what it reads as it is.
 
     ``x_step`` and ``w_step`` float [1] are step sizes that the model learns, in place of a statistic; with a plan that learns none their gradient is 0.
+    ``shared`` is what the plan's quantizer made of x for all linears that have it as their input.
     """
-    y, kept_x, kept_w = _plan(recipe).at(x_step, w_step).linear(x, w, bias, dtype or x.dtype)
+    y, kept_x, kept_w = _plan(recipe).at(x_step, w_step).linear(x, w, bias, dtype or x.dtype, list(shared or ()))
     return y.reshape(*x.shape[:-1], w.shape[0]), kept_x, kept_w
 
 
@@ -55,20 +58,22 @@ def train_linear_shapes(
     dtype: torch.dtype | None,
     x_step: Tensor | None = None,
     w_step: Tensor | None = None,
+    shared: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return empty tensors like the results."""
-    forward = _plan(recipe).at(x_step, w_step).forward
+    plan = _plan(recipe).at(x_step, w_step)
+    forward = plan.forward
     n, k = w.shape
     width = forward.treatment.padded(k)
     y = x.new_empty((*x.shape[:-1], n), dtype=dtype or x.dtype)
-    kept = [] if forward.x is None else shapes(forward.x, x, math.prod(x.shape[:-1]), width)
-    return y, kept, shapes(forward.w, w, n, width)
+    kept_x = [] if forward.x is None or shared else shapes(forward.x, x, math.prod(x.shape[:-1]), width)
+    return y, kept_x, [] if plan.keeps_weight else shapes(forward.w, w, n, width)
 
 
 def train_grad_input(
     dy: Tensor, x: list[Tensor], w: list[Tensor], seed: Tensor, site: int, recipe: str, k: int, dtype: torch.dtype
 ) -> Tensor:
-    """Return dX [..., K] in ``dtype`` for ``dy`` [..., N], the kept ``w``, and the kept ``x`` where its scale masks."""
+    """Return dX [..., K] in ``dtype`` for ``dy`` [..., N], the kept ``w`` (w itself where the plan keeps that), and the kept ``x`` where its scale masks."""
     return _plan(recipe).input_gradient(dy, x, w, Draw(seed, site, INPUT), k, dtype).reshape(*dy.shape[:-1], k)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,8 +55,21 @@ class TrainingPlan:
         """The op whose kernels compute each product; none in plain torch."""
         return {}
 
-    def linear(self, x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Kept, Kept]:
-        """Return y [M, N] and what is kept of ``x`` [..., K] (nothing of a float one) and ``w`` [N, K]."""
+    @property
+    def quantizer(self) -> tuple[str, tuple[Any, ...]] | None:
+        """The op that makes what is kept of an activation, and its arguments behind it, where linears of one input may share that."""
+        return None
+
+    @property
+    def keeps_weight(self) -> bool:
+        """Whether the backward pass reads the weight itself, a parameter that costs no memory, and quantizes it again."""
+        return False
+
+    def linear(self, x: Tensor, w: Tensor, bias: Tensor | None, dtype: torch.dtype, shared: Kept) -> tuple[Tensor, Kept, Kept]:
+        """Return y [M, N] and what is kept of ``x`` [..., K] and ``w`` [N, K]; nothing of what the backward pass reads as it is.
+
+        ``shared`` is what ``quantizer`` made of ``x``, or empty.
+        """
         forward = self.forward
         rows, _ = forward.treatment.activation(at_once, rows_of(x))
         weight = Matrix.of(forward.w, forward.treatment.weight(at_once, w.float()))

@@ -61,6 +61,7 @@ def broken(output: Any) -> float:
         ({"budget": -0.1}, "budget takes a number >= 0"),
         ({"free_weights": True}, "option 'free_weights' takes False here"),
         ({"recipe": "int9"}, "unknown recipe 'int9'"),
+        ({"recipe": "int4-training"}, "measured without gradients, and recipe 'int4-training' trains; accepted: int8, "),
         ({"samples": ()}, "list of these, got an empty tuple"),
         ({"samples": 3}, "list of these, got int"),
         ({"ignore": ["nothing"]}, "matches no module or parameter"),

@@ -106,6 +106,12 @@ def test_mistakes_are_one_line(file: Path, arguments: tuple[str, ...], message: 
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_explain_measures_no_recipe_that_trains(file: Path) -> None:
+    result = lowbit("explain", f"{file}:unused", "--recipe", "int8-training", "--measure")
+    assert result.returncode == 2
+    assert "recipe 'int8-training' trains; accepted: int8, " in result.stderr
+
+
 def test_interrupt_ends_cleanly(file: Path) -> None:
     hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what a shell starts in the background does not
     command = [sys.executable, "-c", hears + COMMAND, "debug", "accuracy", f"{file}:slow", "--plan", "always"]

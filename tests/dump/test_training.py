@@ -64,5 +64,5 @@ def test_command(tmp_path: Path) -> None:
     report, files = dump(learner("int8-training"), [text()], tmp_path, recipe="int8-training")
     assert len(report.rewritten) == 12
     assert files[0][0].name == PAGE
-    with pytest.raises(OptionError, match="see lowbit debug accuracy"):
+    with pytest.raises(OptionError, match="gradients are measured by lowbit debug accuracy"):
         dump(learner("int8-training"), [text()], tmp_path, recipe="int8-training", measure=True)

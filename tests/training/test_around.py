@@ -6,8 +6,9 @@ from torch import nn
 
 import lowbit_compiler as lowbit
 from helpers.compiled import compiled, reports_of
-from helpers.training import Model, gradients
+from helpers.training import Model, gradients, text
 from lowbit_compiler.errors import OptionError
+from lowbit_compiler.runtime.training.plans import LEARNING
 
 
 def test_half_of_each_category_learns() -> None:
@@ -21,6 +22,19 @@ def test_half_of_each_category_learns() -> None:
     rounds = {tuple(lowbit.half_fine_tuning(model, seed=seed)) for seed in range(8)}
     assert {name for names in rounds for name in names} == {f"blocks.{i}.{part}" for i in range(2) for part in ("up", "down")}
     assert not model.head.weight.requires_grad  # the user's own
+
+
+def test_a_frozen_weight_has_a_frozen_step() -> None:
+    model = lowbit.prepare_training(Model(), LEARNING[0], [text()])
+    model.blocks[0].up.lowbit_w_step.requires_grad_(False)  # the user's own, which no round thaws
+    rounds = {tuple(lowbit.half_fine_tuning(model, seed=seed)): seed for seed in range(4)}
+    for frozen, seed in rounds.items():
+        lowbit.half_fine_tuning(model, seed=seed)
+        got, (report,) = reports_of(lambda: gradients(model, compiled(model, LEARNING[0], remainder="eager")))
+        still = {name for name, _ in model.named_parameters() if name not in got}
+        assert still == {f"{name}.{part}" for name in frozen for part in ("weight", "lowbit_w_step")} | {"blocks.0.up.lowbit_w_step"}
+        assert {site.module for site in report.declined if site.op == "linear dW"} == set(frozen)
+    assert len(rounds) > 1
 
 
 def test_categories_by_patterns() -> None:
