@@ -12,6 +12,7 @@ from lowbit_compiler.runtime.formats.affine import U4
 from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines
 from lowbit_compiler.runtime.formats.scales import Row
 from lowbit_compiler.runtime.formats.ternary import Shards, Ternary
+from lowbit_compiler.runtime.formats.zeros import Z4, Z6, FloatLines
 from lowbit_compiler.runtime.products import PRODUCTS
 
 L = torch.ops.lowbit
@@ -61,8 +62,10 @@ def test_panels(one, n, k):
 
 
 def test_bits_of_a_weight():
-    """4.5 of them with groups of 64, beside one number for a row; 2 of ternary ones, beside two."""
+    """4.5 of them with groups of 64, of float32 lines with 128, beside one number for a row; 2 of ternary ones, beside two."""
     assert Operand(U4(), HalfLines(64)).panel_bytes(4096) * 8 == 16 * (4096 * 4.5 + 32)
+    assert Operand(Z4(), FloatLines(128)).panel_bytes(4096) * 8 == 16 * (4096 * 4.5 + 32)
+    assert Operand(Z6(), FloatLines(16)).panel_bytes(4096) * 8 == 16 * (4096 * 10 + 32)
     assert Operand(Ternary(), Row()).panel_bytes(4096) * 8 == 16 * (4096 * 2 + 64)
     assert Operand(Ternary(), Shards(128)).panel_bytes(4096) * 8 == 16 * (4096 * 2.25)
 
