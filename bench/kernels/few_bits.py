@@ -35,7 +35,10 @@ OURS = {  # word of the weights, group, word of the activations
     "iq4 x float": ("iq4", 32, ""),
 }
 
-EMULATED = {"z4 of 128, emulated": ("int4-zeros", 128), "z6 of 16, emulated": ("int6-zeros", 16)}  # as Inductor compiles them without a kernel
+EMULATED = {
+    "z4 of 128, emulated": ("int4-zeros", 128),
+    "z6 of 16, emulated": ("int6-zeros", 16),
+}  # as Inductor compiles them without a kernel
 
 
 def in_turn(parts: tuple[torch.Tensor, ...]) -> tuple[Iterator[tuple[torch.Tensor, ...]], int]:

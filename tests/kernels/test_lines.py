@@ -97,6 +97,23 @@ def test_products(one, n, k):
                     bounds.assert_within(getattr(L, linear(one))(x, packed, bias, n, *one.arguments, None), *expected)
 
 
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_signed_scales(m):
+    """Of ggml's Q6_K: signed scales of groups of 16, and code 32 for 0, so that what codes count from and they themselves nearly cancel."""
+    one, n, k, g = Operand(Z6(), FloatLines(16)), 40, 304, operands.generator(4)
+    scale = torch.randint(-128, 128, (n, k // 16), generator=g) * 2.0**-14
+    codes = torch.randint(0, 64, (n, k), dtype=torch.uint8, generator=g)
+    parts = (codes, scale, -32 * scale, torch.ones(n, 1))
+    packed = one.op("pack")(*parts, 16)
+    assert torch.equal(packed, one.pack(parts))
+    for dtype in operands.DTYPES:
+        x = operands.rows(m, k, dtype)
+        expected = bounds.on_lines(x, one, parts, None, dtype)
+        for kernel in kernels_of(family(one)):
+            with kernels.using(kernel=kernel):
+                bounds.assert_within(L.linear_fz6(x, packed, None, n, 16, None), *expected)
+
+
 @every
 def test_rows_that_integers_cannot_hold(one):
     """NaN and infinity come out where the float product has them; rows beyond the range of fixed point are as close as others."""
