@@ -51,6 +51,8 @@ LINEARS = (
     "linear_fu4_nested",
     "linear_fnf4",
     "linear_fiq4",
+    "linear_fz4",
+    "linear_fz6",
 )
 """The linear ops that a step may be, by their place here; of those with arguments of their own, ``group``."""
 

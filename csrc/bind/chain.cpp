@@ -14,7 +14,7 @@ constexpr int64_t kMostSteps = 256;
 // In the order of LINEARS of runtime/chain.py.
 #define LINES(name, Format) &float_op<Format>(),
 const LinearOp* const kLinears[] = {&kS8S8, &kS8S8Rotated, &kS8U4Nested, &kS8U4NestedRotated, &kS8Ternary,
-                                    LOWBIT_FORMATS(LINES) LOWBIT_LINES(LINES) LOWBIT_CODEBOOKS(LINES)};
+                                    LOWBIT_FORMATS(LINES) LOWBIT_PLANES(LINES)};
 #undef LINES
 constexpr int64_t kLinearCount = sizeof(kLinears) / sizeof(kLinears[0]);
 constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};  // in the order of Dtype
@@ -96,7 +96,8 @@ class Program {
 
   const int8_t* weight(int64_t step, const LinearOp& op, int64_t group, int64_t k, int64_t n) {
     const Tensor& w = constant(step, field(step, kWeight));
-    EXPECT(kOp, !op.grouped || group == 32 || group == 64 || group == 128, "group in (32, 64, 128) in step ", step, ", got ", group);
+    EXPECT(kOp, op.least_group == 0 || is_group(group, op.least_group), "group in ", groups_from(op.least_group), " in step ", step, ", got ",
+           group);
     EXPECT(kOp, op.most_k == 0 || k <= op.most_k, "K from 1 to ", op.most_k, " in step ", step, ", got ", k);
     const int64_t panels = n / kPanel + (n % kPanel != 0), bytes = op.bytes(op.padded(k, group), group);
     EXPECT(kOp, w.scalar_type() == ScalarType::Char && w.dim() == 2 && w.size(0) == panels && w.size(1) == bytes, "a weight of ", panels,

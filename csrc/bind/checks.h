@@ -23,4 +23,12 @@ void check_mask(const char* op, const Tensor& mask, const int64_t* sizes, int64_
 void check_memory(const char* op, Arguments arguments);
 void check_result(const char* op, int64_t rows, int64_t columns);
 
+// The sizes of a group, where `least` is the smallest: in order and words those of runtime/formats.
+inline bool is_group(int64_t group, int64_t least) { return group == least || group == 32 || group == 64 || group == 128; }
+inline const char* groups_from(int64_t least) { return least == 16 ? "(32, 16, 64, 128)" : "(32, 64, 128)"; }
+template <class F>
+void check_group(const char* op, int64_t group) {
+  EXPECT(op, !F::kGrouped || is_group(group, kLeastGroup<F>), "group in ", groups_from(kLeastGroup<F>), ", got ", group);
+}
+
 }  // namespace lowbit

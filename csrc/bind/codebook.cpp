@@ -11,7 +11,7 @@ Tensor op_pack(const Tensor& q, const Tensor& scale, const Tensor& outer, int64_
   const char* op = NamesOf<A>::pack;
   const Arguments arguments = {{"q", q}, {"scale", scale}, {"outer", outer}};
   check_tensors(op, Cpu::type(), arguments);
-  EXPECT(op, is_group(group), "group in (32, 64, 128), got ", group);
+  check_group<A>(op, group);
   EXPECT(op, q.scalar_type() == ScalarType::Byte && q.dim() == 2, "q in uint8 of 2 dimensions, got ", name(q.scalar_type()), " of ", q.dim(),
          " dimensions");
   const int64_t n = q.size(0), k = q.size(1);

@@ -13,17 +13,25 @@ constexpr const char* kQuantize = "";
 LOWBIT_LINES(LOWBIT_QUANTIZE)
 #undef LOWBIT_QUANTIZE
 
+template <class Number>
+constexpr ScalarType kTypeOf = ScalarType::Half;  // kept in 16 bits as they are
+template <>
+constexpr ScalarType kTypeOf<uint8_t> = ScalarType::Byte;
+template <>
+constexpr ScalarType kTypeOf<int8_t> = ScalarType::Char;
+template <>
+constexpr ScalarType kTypeOf<float> = ScalarType::Float;
 template <class A>
-constexpr ScalarType kScaleType = A::kNested ? ScalarType::Byte : ScalarType::Half;
+constexpr ScalarType kScaleType = kTypeOf<typename A::Scale>;
 template <class A>
-constexpr ScalarType kMinimumType = A::kNested ? ScalarType::Char : ScalarType::Half;
+constexpr ScalarType kMinimumType = kTypeOf<typename A::Minimum>;
 
 template <class A>
 Tensor op_pack(const Tensor& q, const Tensor& scale, const Tensor& minimum, const Tensor& outer, int64_t group) {
   const char* op = NamesOf<A>::pack;
   const Arguments arguments = {{"q", q}, {"scale", scale}, {"minimum", minimum}, {"outer", outer}};
   check_tensors(op, Cpu::type(), arguments);
-  EXPECT(op, is_group(group), "group in (32, 64, 128), got ", group);
+  check_group<A>(op, group);
   EXPECT(op, q.scalar_type() == ScalarType::Byte && q.dim() == 2, "q in uint8 of 2 dimensions, got ", name(q.scalar_type()), " of ", q.dim(),
          " dimensions");
   const int64_t n = q.size(0), k = q.size(1), groups = (k + group - 1) / group;
@@ -47,7 +55,7 @@ auto op_quantize(const Tensor& w, int64_t group) {
   EXPECT(op, is_float(w.scalar_type()), "w in float32, bfloat16 or float16, got ", name(w.scalar_type()));
   EXPECT(op, w.dim() == 2, "w of shape [N, K], got ", w.dim(), " dimensions");
   EXPECT(op, w.size(1) >= 1, "K of at least 1, got 0");
-  EXPECT(op, is_group(group), "group in (32, 64, 128), got ", group);
+  check_group<A>(op, group);
   check_memory(op, {{"w", w}});
   const Rows rows = rows_of(w);
   const int64_t k = rows.matrix.columns, groups = (k + group - 1) / group;
@@ -67,6 +75,11 @@ STABLE_TORCH_LIBRARY_IMPL(lowbit, CPU, m) {
   m.impl(kQuantize<Format>, TORCH_BOX(&op_quantize<Format>)); \
   m.impl(NamesOf<Format>::pack, TORCH_BOX(&op_pack<Format>));
   LOWBIT_LINES(LOWBIT_REGISTER)
+#undef LOWBIT_REGISTER
+#define LOWBIT_REGISTER(name, Format)                                              \
+  m.impl(NamesOf<Format>::linear, TORCH_BOX(&Ops<Cpu>::op_float_grouped<Format>)); \
+  m.impl(NamesOf<Format>::pack, TORCH_BOX(&op_pack<Format>));
+  LOWBIT_FILE_LINES(LOWBIT_REGISTER)
 #undef LOWBIT_REGISTER
 }
 

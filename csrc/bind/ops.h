@@ -12,8 +12,6 @@ namespace lowbit {
 using OptionalType = std::optional<ScalarType>;
 using OptionalTensor = std::optional<Tensor>;
 
-inline bool is_group(int64_t group) { return group == 32 || group == 64 || group == 128; }
-
 // The ops of a packed format.
 template <class F>
 struct NamesOf;
@@ -23,8 +21,7 @@ struct NamesOf;
     static constexpr const char *linear = "linear_f" #name, *pack = "pack_" #name; \
   };
 LOWBIT_FORMATS(LOWBIT_NAMES)
-LOWBIT_LINES(LOWBIT_NAMES)
-LOWBIT_CODEBOOKS(LOWBIT_NAMES)
+LOWBIT_PLANES(LOWBIT_NAMES)
 #undef LOWBIT_NAMES
 
 // Those of a product with a packed weight.
@@ -56,7 +53,7 @@ struct Ops {
     check_tensors(op, Device::type(), arguments);
     EXPECT(op, is_float(x.scalar_type()), "x in float32, bfloat16 or float16, got ", name(x.scalar_type()));
     EXPECT(op, x.dim() >= 1, "x with at least one dimension, got ", x.dim(), " dimensions");
-    EXPECT(op, !F::kGrouped || is_group(a.group), "group in (32, 64, 128), got ", a.group);
+    check_group<F>(op, a.group);
     const int64_t k = x.size(x.dim() - 1);
     EXPECT(op, k >= 1 && (most == 0 || k <= most), "K from 1 to ", most ? std::to_string(most) : "any", ", got ", k);
     EXPECT(op, a.n >= 0, "n of at least 0, got ", a.n);
@@ -151,7 +148,7 @@ struct Ops {
     EXPECT("quantize_s4", is_float(w.scalar_type()), "w in float32, bfloat16 or float16, got ", name(w.scalar_type()));
     EXPECT("quantize_s4", w.dim() == 2, "w of shape [N, K], got ", w.dim(), " dimensions");
     EXPECT("quantize_s4", w.size(1) >= 1, "K of at least 1, got 0");
-    EXPECT("quantize_s4", is_group(group), "group in (32, 64, 128), got ", group);
+    check_group<S4>("quantize_s4", group);
     check_memory("quantize_s4", {{"w", w}});
     Device device(w);
     const Rows rows = rows_of(w);
@@ -173,7 +170,7 @@ struct Ops {
   template <class F>
   static Tensor op_pack_grouped(const Tensor& q, const Tensor& scale, int64_t group) {
     const char* op = NamesOf<F>::pack;
-    EXPECT(op, !F::kGrouped || is_group(group), "group in (32, 64, 128), got ", group);
+    check_group<F>(op, group);
     const Arguments arguments = {{"q", q}, {"scale", scale}};
     check_tensors(op, Device::type(), arguments);
     EXPECT(op, q.scalar_type() == ScalarType::Char && q.dim() == 2, "q in int8 of 2 dimensions, got ", name(q.scalar_type()), " of ", q.dim(),

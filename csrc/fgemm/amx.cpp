@@ -98,7 +98,6 @@ LOWBIT_FORMATS(DEFINE)
     const int64_t outer = Format::kNested ? Format::outer_at(args->kp, args->group) : -1;                \
     product(args, {Format::bytes(args->kp, args->group), outer, widen_lines<Format>});                   \
   }
-LOWBIT_LINES(LINES)
-LOWBIT_CODEBOOKS(LINES)
+LOWBIT_PLANES(LINES)
 
 }  // namespace lowbit

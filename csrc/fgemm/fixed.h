@@ -7,6 +7,7 @@ namespace lowbit {
 namespace {
 
 inline Vec numbers(const uint16_t* p) { return load_as<kF16>(p, 0); }
+inline Vec numbers(const float* p) { return load(p); }
 inline Vec numbers(const uint8_t* p) { return load_bytes((const int8_t*)p); }  // scales of 4 bits or more are below 128
 inline Vec numbers(const int8_t* p) { return load_bytes(p); }
 
@@ -48,17 +49,17 @@ struct Sums<Coded<Book>, S> {
   Vec total() const { return Book::kFine ? fma(high.total(), splat(256.0f), low.total()) : high.total(); }
 };
 
-// Adds the 32 of K that begin at k; `x` are those of the first row.
-template <class A, int M, class S>
-inline void add_half(const int8_t* panel, int64_t k, int64_t v, const int16_t* x, int64_t ldx, S* sums) {
+// Adds a step of K that begins at k; `x` are those of the first row.
+template <class A, int64_t kStep, int M, class S>
+inline void add_step(const int8_t* panel, int64_t k, int64_t v, const int16_t* x, int64_t ldx, S* sums) {
 #pragma GCC unroll 8
-  for (int quad = 0; quad < 8; ++quad) {
+  for (int quad = 0; quad < kStep / 4; ++quad) {
     const Words codes = quad_of<A>(panel, k, quad, v);
     for (int i = 0; i < M; ++i) sums[i].add(codes, x + i * ldx + 4 * quad);
   }
 }
 
-template <class A, class S, int M>
+template <class A, int64_t kStep, class S, int M>
 void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
   const int64_t kp = args->kp, group = args->group, groups = kp / group;
   const int8_t* panel = args->w + p * A::bytes(kp, group);
@@ -71,9 +72,9 @@ void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
     for (int i = 0; i < M; ++i) total[i] = splat(0.0f);
     for (int64_t g = 0; g < groups; ++g) {
       Sums<A, S> sums[M];
-      for (int64_t k = g * group; k < (g + 1) * group; k += kHalf) {
-        fetch_half<A>(next, k);
-        add_half<A, M>(panel, k, v, x + k, args->ldx, sums);
+      for (int64_t k = g * group; k < (g + 1) * group; k += kStep) {
+        fetch_codes<A, kStep>(next, k);
+        add_step<A, kStep, M>(panel, k, v, x + k, args->ldx, sums);
       }
       fetch_line<A>(next, kp, group, g);
       const Slope slope = slope_at(A{}, panel, kp, group, g * kPanel + v * Vec::kWidth);
@@ -88,14 +89,19 @@ void fixed_rows(const FgemmArgs* args, int64_t row, int64_t p) {
   for (int i = 0; i < M; ++i) finish(args, row + i, p, result[i]);
 }
 
-template <class A, class S>
-void fixed_product(const FgemmArgs* args) {
+template <class A, int64_t kStep, class S>
+void fixed_steps(const FgemmArgs* args) {
   for (int64_t p = 0; p < args->panels; ++p) {
     int64_t i = 0;
-    for (; i + 4 <= args->m; i += 4) fixed_rows<A, S, 4>(args, i, p);
-    for (; i + 2 <= args->m; i += 2) fixed_rows<A, S, 2>(args, i, p);
-    if (i < args->m) fixed_rows<A, S, 1>(args, i, p);
+    for (; i + 4 <= args->m; i += 4) fixed_rows<A, kStep, S, 4>(args, i, p);
+    for (; i + 2 <= args->m; i += 2) fixed_rows<A, kStep, S, 2>(args, i, p);
+    if (i < args->m) fixed_rows<A, kStep, S, 1>(args, i, p);
   }
+}
+
+template <class A, class S>
+void fixed_product(const FgemmArgs* args) {
+  args->group < kHalf ? fixed_steps<A, kLeastGroup<A>, S>(args) : fixed_steps<A, kHalf, S>(args);
 }
 
 }  // namespace

@@ -28,16 +28,24 @@ void unpack(const int8_t* panel, int64_t kp, int64_t group, float* w) {
 template <class Kind>
 struct Line;
 
-template <>
-struct Line<HalfLines> {
+struct RealLine {
   Vec scale, minimum;
-  Line(const uint16_t* scales, const uint16_t* minima) : scale(load_as<kF16>(scales, 0)), minimum(load_as<kF16>(minima, 0)) {}
   void times(Vec outer) {
     scale = scale * outer;
     minimum = minimum * outer;
   }
   Words codes(Words quad) const { return quad; }
   Vec number(Words codes, int i) const { return fma(unsigned_byte(codes, i), scale, minimum); }
+};
+
+template <>
+struct Line<HalfLines> : RealLine {
+  Line(const uint16_t* scales, const uint16_t* minima) : RealLine{load_as<kF16>(scales, 0), load_as<kF16>(minima, 0)} {}
+};
+
+template <>
+struct Line<FloatLines> : RealLine {
+  Line(const float* scales, const float* minima) : RealLine{load(scales), load(minima)} {}
 };
 
 template <>
@@ -59,19 +67,20 @@ struct Line<Lookup<Book>> {
   Vec number(Words codes, int i) const { return number_at(Book::kNumbers.of, shifted(codes, 8 * i)) * scale; }
 };
 
-// 32 of K lie in one group, and are half of a block.
+// 32 of K lie in one group, and are half of a block. Where groups may have 16, as many are a step: whole lines but of planes of one bit.
 constexpr int64_t kHalf = 32;
 
-// Quad 0 to 7 of the half that begins at k: a code in each byte of the words. `v`: of the vectors of a line.
+// A quad of the step that begins at k: a code in each byte of the words. `v`: of the vectors of a line.
 template <class A>
 inline Words quad_of(const int8_t* panel, int64_t k, int quad, int64_t v) {
   const int8_t* block = panel + k / kBlock * A::kBlockBytes + v * Vec::kWidth * 4;
-  const int64_t half = k % kBlock / kHalf;
+  const int first = (int)(k % kBlock / 4);
+  static_assert(kLeastGroup<A> == kHalf || A::kBits % 2 == 0, "a step of whole lines");
   Words made = no_words();
 #pragma GCC unroll 4
   for (int width = 8, below = 0; width > 0; below += A::kBits & width, width /= 2) {
     if (!(A::kBits & width)) continue;
-    const Words line = load_words(block + A::plane_at(below) + (half * width * kLine) + A::line_of(width, quad));
+    const Words line = load_words(block + A::plane_at(below) + A::line_of(width, first) + A::line_of(width, quad));
     const uint32_t mask = (0x01010101u * ((1u << width) - 1)) << below;
     const Words bits = width == 8 ? line : masked(shifted(line, A::shift_of(width, quad) - below), mask);
     made = below ? joined(made, bits) : bits;
@@ -85,10 +94,10 @@ inline const int8_t* next_panel(const int8_t* panel, int64_t bytes, int64_t left
 }
 
 // Asks for what lies at the same place of the next panel: it comes to L2 while this one is read.
-template <class A>
-inline void fetch_half(const int8_t* next, int64_t k) {
-  constexpr int64_t kBytes = A::kBlockBytes / 2;
-  for (int64_t b = 0; b < kBytes; b += kLine) __builtin_prefetch(next + k / kHalf * kBytes + b, 0, 2);
+template <class A, int64_t kStep>
+inline void fetch_codes(const int8_t* next, int64_t k) {
+  constexpr int64_t kBytes = A::kBlockBytes * kStep / kBlock;
+  for (int64_t b = 0; b < kBytes; b += kLine) __builtin_prefetch(next + k / kStep * kBytes + b, 0, 2);
 }
 template <class A>
 inline void fetch_line(const int8_t* next, int64_t kp, int64_t group, int64_t g) {
@@ -104,21 +113,26 @@ inline Line<typename A::Lines> line_at(const int8_t* panel, int64_t kp, int64_t 
   else return {A::scales(panel, kp) + at};
 }
 
-template <class A>
-void unpack_lines(const int8_t* panel, int64_t kp, int64_t group, float* w) {
+template <class A, int64_t kStep>
+void unpack_steps(const int8_t* panel, int64_t kp, int64_t group, float* w) {
   for (int64_t v = 0; v < kVecs; ++v) {
     const Vec outer = load(A::outer(panel, kp, group) + v * Vec::kWidth);
-    for (int64_t k = 0; k < kp; k += kHalf) {
+    for (int64_t k = 0; k < kp; k += kStep) {
       Line<typename A::Lines> line = line_at<A>(panel, kp, group, k, v);
       line.times(outer);
       float* to = w + k * kPanel + v * Vec::kWidth;
 #pragma GCC unroll 8
-      for (int quad = 0; quad < 8; ++quad) {
+      for (int quad = 0; quad < kStep / 4; ++quad) {
         const Words codes = line.codes(quad_of<A>(panel, k, quad, v));
         for (int i = 0; i < 4; ++i) store(to + (4 * quad + i) * kPanel, line.number(codes, i));
       }
     }
   }
+}
+
+template <class A>
+void unpack_lines(const int8_t* panel, int64_t kp, int64_t group, float* w) {
+  group < kHalf ? unpack_steps<A, kLeastGroup<A>>(panel, kp, group, w) : unpack_steps<A, kHalf>(panel, kp, group, w);
 }
 
 }  // namespace

@@ -103,8 +103,7 @@ LOWBIT_FORMATS(DEFINE)
 
 #define LINES(name, Format) \
   void fgemm_f32##name##_12x16_vnni(const FgemmArgs* args) { product<12, 4, 1>(args, Format::bytes(args->kp, args->group), unpack_lines<Format>); }
-LOWBIT_LINES(LINES)
-LOWBIT_CODEBOOKS(LINES)
+LOWBIT_PLANES(LINES)
 
 #define FIXED(name, Format) \
   void fgemm_s16##name##_4x16_vnni(const FgemmArgs* args) { fixed_product<Format, Halves>(args); }

@@ -34,14 +34,14 @@ void widen(const int8_t* panel, int64_t kp, int64_t group, uint16_t* b) {
 }
 
 // Of lines: of integers without the outer scale of the row.
-template <class A>
-void widen_lines(const int8_t* panel, int64_t kp, int64_t group, uint16_t* b) {
+template <class A, int64_t kStep>
+void widen_steps(const int8_t* panel, int64_t kp, int64_t group, uint16_t* b) {
   const Vec outer = load(A::outer(panel, kp, group));
-  for (int64_t k = 0; k < kp; k += kHalf) {
+  for (int64_t k = 0; k < kp; k += kStep) {
     Line<typename A::Lines> line = line_at<A>(panel, kp, group, k, 0);
     if (!A::kNested) line.times(outer);
 #pragma GCC unroll 8
-    for (int quad = 0; quad < 8; ++quad) {
+    for (int quad = 0; quad < kStep / 4; ++quad) {
       const Words codes = line.codes(quad_of<A>(panel, k, quad, 0));
       for (int i = 0; i < 4; i += 2) {
         const Vec even = line.number(codes, i), odd = line.number(codes, i + 1);
@@ -49,6 +49,11 @@ void widen_lines(const int8_t* panel, int64_t kp, int64_t group, uint16_t* b) {
       }
     }
   }
+}
+
+template <class A>
+void widen_lines(const int8_t* panel, int64_t kp, int64_t group, uint16_t* b) {
+  group < kHalf ? widen_steps<A, kLeastGroup<A>>(panel, kp, group, b) : widen_steps<A, kHalf>(panel, kp, group, b);
 }
 
 }  // namespace

@@ -26,6 +26,8 @@ typedef Affine<5, HalfLines> U5;
 typedef Affine<6, HalfLines> U6;
 typedef Affine<8, HalfLines> U8;
 typedef Affine<4, IntegerLines> U4Nested;
+typedef Affine<4, FloatLines> Z4;
+typedef Affine<6, FloatLines> Z6;
 typedef Coded<NormalFloat> NF4;
 typedef Coded<IQ4Integers> IQ4;
 typedef Ternaries<false> Ternary;
@@ -42,10 +44,18 @@ typedef Ternaries<true> TernaryGroups;
   X(u8, U8)             \
   X(u4_nested, U4Nested)
 
+// Those that come from files: nothing quantizes to them; for the CPU alone.
+#define LOWBIT_FILE_LINES(X) \
+  X(z4, Z4)                 \
+  X(z6, Z6)
+
 // Codes for chosen numbers; for the CPU alone too.
 #define LOWBIT_CODEBOOKS(X) \
   X(nf4, NF4)               \
   X(iq4, IQ4)
 
-// Those in planes of bits, which a few rows in fixed point meet.
-#define LOWBIT_FIXED(X) LOWBIT_LINES(X) LOWBIT_CODEBOOKS(X) LOWBIT_TERNARY(X)
+// Those whose panels are planes of bits, then scales, then a number for each row. A new one comes last: programs of chains count them.
+#define LOWBIT_PLANES(X) LOWBIT_LINES(X) LOWBIT_CODEBOOKS(X) LOWBIT_FILE_LINES(X)
+
+// All in planes of bits, which a few rows in fixed point meet.
+#define LOWBIT_FIXED(X) LOWBIT_PLANES(X) LOWBIT_TERNARY(X)

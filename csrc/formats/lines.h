@@ -10,6 +10,12 @@ struct HalfLines {
   static constexpr bool kNested = false;
 };
 
+// The same in float32, for groups from 16 on: zero points and scales of scales, as files of other libraries have them.
+struct FloatLines {
+  typedef float Scale, Minimum;
+  static constexpr bool kNested = false;
+};
+
 // Integers, of which scale * q + minimum is an int8 code under a float32 scale for the row.
 struct IntegerLines {
   typedef uint8_t Scale;
@@ -36,5 +42,8 @@ struct Affine : Planes<kBitsOfCode> {
   static LOWBIT_INLINE const Minimum* minima(const int8_t* panel, int64_t kp, int64_t group) { return (const Minimum*)(panel + minima_at(kp, group)); }
   static LOWBIT_INLINE const float* outer(const int8_t* panel, int64_t kp, int64_t group) { return (const float*)(panel + outer_at(kp, group)); }
 };
+
+template <int kBits>
+constexpr int64_t kLeastGroup<Affine<kBits, FloatLines>> = 16;
 
 }  // namespace lowbit

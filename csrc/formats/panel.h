@@ -23,6 +23,10 @@ static LOWBIT_INLINE constexpr int64_t round_up(int64_t value, int64_t multiple)
 template <class Format>
 constexpr int64_t kBehind = 0;
 
+// The smallest group of a format that has groups.
+template <class Format>
+constexpr int64_t kLeastGroup = 32;
+
 // kCodes: of adjacent k in a word, a multiple of 4. kGrouped: a span is `group` elements of K, else all of K, and `group` counts for nothing.
 template <int kCodesOfWord, bool kHasGroups, bool kHasSums>
 struct Panel {

@@ -109,8 +109,7 @@ constexpr Family kFamily = kFamilies;
   template <>                \
   constexpr Family kFamily<Format> = fgemm_##name;
 LOWBIT_FORMATS(FAMILY)
-LOWBIT_LINES(FAMILY)
-LOWBIT_CODEBOOKS(FAMILY)
+LOWBIT_PLANES(FAMILY)
 
 template <class F>
 std::unique_ptr<Product> floats(const Linear& op, int64_t group, int64_t rows, const float* bias) {
@@ -137,7 +136,6 @@ void linear_float(const Linear& op, int64_t group) {
   template const LinearOp& float_op<Format>();  \
   template void linear_float<Format>(const Linear& op, int64_t group);
 LOWBIT_FORMATS(INSTANCE)
-LOWBIT_LINES(INSTANCE)
-LOWBIT_CODEBOOKS(INSTANCE)
+LOWBIT_PLANES(INSTANCE)
 
 }  // namespace lowbit

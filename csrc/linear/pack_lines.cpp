@@ -80,7 +80,6 @@ bool lines_columns_end(const int8_t* w, int64_t k, int64_t group) {
   bool rows_end<Format>(const int8_t* w, int64_t n, int64_t k, int64_t group) { return lines_rows_end<Format>(w, n, k, group); }  \
   template <>                                                                                                                     \
   bool columns_end<Format>(const int8_t* w, int64_t k, int64_t group) { return lines_columns_end<Format>(w, k, group); }
-LOWBIT_LINES(INSTANCES)
-LOWBIT_CODEBOOKS(INSTANCES)
+LOWBIT_PLANES(INSTANCES)
 
 }  // namespace lowbit

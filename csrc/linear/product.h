@@ -33,7 +33,8 @@ class Product {
 
 // One of the ops that multiply by a packed weight: what calls of it and steps of a chain make their products with. `group` counts where F has groups.
 struct LinearOp {
-  bool grouped, rotated;
+  int64_t least_group;   // 0: it has no groups
+  bool rotated;
   int64_t most_k;        // 0: any
   int64_t rows_a_read;   // rows whose multiplication takes as long as the weight takes to come from memory
   int64_t (*padded)(int64_t k, int64_t group);
@@ -52,7 +53,7 @@ struct LinearOp {
 
 template <class F>
 constexpr LinearOp linear_op(bool rotated, int64_t most_k, int64_t rows_a_read, decltype(LinearOp::product) product) {
-  return {F::kGrouped, rotated, most_k, rows_a_read, [](int64_t k, int64_t group) { return F::padded(k, group); },
+  return {F::kGrouped ? kLeastGroup<F> : 0, rotated, most_k, rows_a_read, [](int64_t k, int64_t group) { return F::padded(k, group); },
           [](int64_t kp, int64_t group) { return F::bytes(kp, group); }, rows_end<F>, columns_end<F>, product};
 }
 

@@ -21,7 +21,7 @@ void nested_tile(const NestedArgs* args, int64_t row, int64_t p) {
       Words sums[M];
       for (int i = 0; i < M; ++i) sums[i] = no_words();
       for (int64_t k = g * group; k < (g + 1) * group; k += kHalf) {
-        fetch_half<A>(next, k);
+        fetch_codes<A, kHalf>(next, k);
 #pragma GCC unroll 8
         for (int quad = 0; quad < 8; ++quad) {
           const Words codes = quad_of<A>(panel, k, quad, v);

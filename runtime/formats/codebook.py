@@ -70,17 +70,12 @@ class HalfGroups(FittedScale):
         return scale.float() * outer
 
 
-@dataclass(frozen=True)
-class _Panels(LinePanels):
-    quantizers = False
-
-
 class Coded(Fitted):
     """q = the code nearest to w / s, w ~ s value(q); s by a search for the least squared error of each group."""
 
     grid: Codebook
     scales = (HalfGroups,)
-    panels = _Panels(4)
+    panels = LinePanels(4, quantizers=False)
     least: ClassVar[float]
     """Kernels for a few rows take the numbers as unsigned integers; what 0 counts for (csrc/formats/codebook.h)."""
     rounded: ClassVar[float] = 0.0

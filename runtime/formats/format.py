@@ -120,7 +120,7 @@ class Panels(ABC):
     """Rows behind the panels of a packed weight, for what all of it has in common."""
     planes: ClassVar[bool] = False
     """Whether codes lie in planes of bits (csrc/formats/planes.h)."""
-    quantizers: ClassVar[bool] = True
+    quantizers: bool = True
     """Whether kernels quantize to it too; else plain torch does."""
 
     @abstractmethod

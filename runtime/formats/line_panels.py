@@ -20,6 +20,7 @@ class LinePanels(Panels):
     """
 
     bits: int
+    quantizers: bool = True
 
     planes = True
 

@@ -1,6 +1,6 @@
 """Unsigned integers on lines in float32, in groups from 16 on: what files of other libraries hold (AWQ, GPTQ with zero points, ggml's K blocks).
 
-Their zero points, and their scales of scales, have more bits than the float16 of ``affine`` holds. Emulated: there is no kernel.
+Their zero points, and their scales of scales, have more bits than the float16 of ``affine`` holds.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats.affine import Affine
 from lowbit_compiler.runtime.formats.grid import Integers
+from lowbit_compiler.runtime.formats.line_panels import LinePanels
 from lowbit_compiler.runtime.formats.lines import Line, Lines
 from lowbit_compiler.runtime.formats.part import Part
 
@@ -39,6 +40,7 @@ class Z4(Affine):
     scales = (FloatLines,)
     words = ("int4-zeros",)
     grid = Integers(0, 15)
+    panels = LinePanels(4, quantizers=False)
     onnx = ("UINT4", 21)
 
 
@@ -50,6 +52,7 @@ class Z6(Affine):
     scales = (FloatLines,)
     words = ("int6-zeros",)
     grid = Integers(0, 63)
+    panels = LinePanels(6, quantizers=False)
     onnx = ("UINT8", 21)
 
 

@@ -12,6 +12,7 @@ from lowbit_compiler.runtime.formats.affine import U4
 from lowbit_compiler.runtime.formats.lines import HalfLines, IntegerLines
 from lowbit_compiler.runtime.formats.scales import Row
 from lowbit_compiler.runtime.formats.ternary import Shards, Ternary
+from lowbit_compiler.runtime.formats.zeros import Z4, Z6, FloatLines
 from lowbit_compiler.runtime.products import PRODUCTS
 
 L = torch.ops.lowbit
@@ -61,8 +62,10 @@ def test_panels(one, n, k):
 
 
 def test_bits_of_a_weight():
-    """4.5 of them with groups of 64, beside one number for a row; 2 of ternary ones, beside two."""
+    """4.5 of them with groups of 64, of float32 lines with 128, beside one number for a row; 2 of ternary ones, beside two."""
     assert Operand(U4(), HalfLines(64)).panel_bytes(4096) * 8 == 16 * (4096 * 4.5 + 32)
+    assert Operand(Z4(), FloatLines(128)).panel_bytes(4096) * 8 == 16 * (4096 * 4.5 + 32)
+    assert Operand(Z6(), FloatLines(16)).panel_bytes(4096) * 8 == 16 * (4096 * 10 + 32)
     assert Operand(Ternary(), Row()).panel_bytes(4096) * 8 == 16 * (4096 * 2 + 64)
     assert Operand(Ternary(), Shards(128)).panel_bytes(4096) * 8 == 16 * (4096 * 2.25)
 
@@ -92,6 +95,23 @@ def test_products(one, n, k):
             for kernel in kernels_of(family(one)):
                 with kernels.using(kernel=kernel):
                     bounds.assert_within(getattr(L, linear(one))(x, packed, bias, n, *one.arguments, None), *expected)
+
+
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_signed_scales(m):
+    """Of ggml's Q6_K: signed scales of groups of 16, and code 32 for 0, so that what codes count from and they themselves nearly cancel."""
+    one, n, k, g = Operand(Z6(), FloatLines(16)), 40, 304, operands.generator(4)
+    scale = torch.randint(-128, 128, (n, k // 16), generator=g) * 2.0**-14
+    codes = torch.randint(0, 64, (n, k), dtype=torch.uint8, generator=g)
+    parts = (codes, scale, -32 * scale, torch.ones(n, 1))
+    packed = one.op("pack")(*parts, 16)
+    assert torch.equal(packed, one.pack(parts))
+    for dtype in operands.DTYPES:
+        x = operands.rows(m, k, dtype)
+        expected = bounds.on_lines(x, one, parts, None, dtype)
+        for kernel in kernels_of(family(one)):
+            with kernels.using(kernel=kernel):
+                bounds.assert_within(L.linear_fz6(x, packed, None, n, 16, None), *expected)
 
 
 @every

@@ -33,6 +33,7 @@ for isa in library.status().detected:
             nested = at_end(L.pack_u4_nested(*L.quantize_u4_nested(w, 64), 64))
             d8, ternary = at_end(L.pack_d8(*L.quantize_s8(w))), at_end(L.pack_ternary(*L.quantize_ternary(w)))
             nf4, iq4 = (at_end(pack(*quantize(w, 64), 64)) for pack, quantize in ((L.pack_nf4, L.quantize_nf4), (L.pack_iq4, L.quantize_iq4)))
+            z4, z6 = (at_end(pack(*quantize(w, g), g)) for pack, quantize, g in ((L.pack_z4, L.quantize_z4, 64), (L.pack_z6, L.quantize_z6, 16)))
             for dtype in operands.DTYPES:
                 x, bias = at_end(operands.rows(m, k, dtype)), at_end(torch.randn(n).to(dtype))
                 L.linear_s8s8(x, s8, bias, n, None), L.linear_s8s8_rotated(x, s8, bias, n, None), L.linear_s8s8_rows(x, s8, bias, n, None)
@@ -41,6 +42,7 @@ for isa in library.status().detected:
                 L.linear_s8u4_nested(x, nested, bias, n, 64, None), L.quantize_u4(x, 32)
                 L.linear_s8d8(x, d8, bias, n, None), L.linear_s8ternary(x, ternary, bias, n, None), L.linear_fternary(x, ternary, bias, n, None)
                 L.linear_fnf4(x, nf4, bias, n, 64, None), L.linear_fiq4(x, iq4, bias, n, 64, None)
+                L.linear_fz4(x, z4, bias, n, 64, None), L.linear_fz6(x, z6, bias, n, 16, None)
                 L.quantize_s8(x), L.quantize_s4(x, 32), L.rotate(x)
                 for mask in (None, at_end(torch.randn(k).to(dtype)), at_end(torch.arange(m * k).view(m, k) % 3 > 0)):
                     L.softmax(x, -1, 0.5, mask, False, None), L.softmax(x, 0, 1.0, mask, True, torch.float32)

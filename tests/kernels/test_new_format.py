@@ -31,6 +31,7 @@ BASELINE = (
     "linear/pack",
     "linear/pack_lines",
     "linear/prepare",
+    "linear/product",
     "linear/job",
     "linear/s8s8",
 )

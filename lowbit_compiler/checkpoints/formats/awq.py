@@ -17,7 +17,7 @@ ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 class AWQSource(Words):
-    """Reads 4 bits in the layout "gemm", with their zero points, emulated."""
+    """Reads 4 bits in the layout "gemm", with their zero points."""
 
     def __init__(self, files: TensorFiles, config: Mapping[str, Any]) -> None:
         super().__init__(files, config.get("group_size", config.get("q_group_size")))
@@ -28,7 +28,7 @@ class AWQSource(Words):
             )
 
     def read(self, name: str, n: int, k: int, group: Any) -> Stored:
-        """Read it, emulated."""
+        """Read codes, and zero points as minima."""
         scheme, repeats = zeros(name, k, group, Z4)
         count = -(-k // group)
         if n % 8:

@@ -98,7 +98,7 @@ class Names(Mapping[str, Any]):
 
 
 class GGUFSource(Source):
-    """Reads Q4_0, Q4_1, Q5_0 and Q8_0 for kernels, Q4_K and Q6_K emulated; tensors that are no linears become floats."""
+    """Reads Q4_0, Q4_1, Q5_0, Q8_0, Q4_K and Q6_K; tensors that are no linears become floats."""
 
     files: Any
 

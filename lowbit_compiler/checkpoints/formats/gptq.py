@@ -17,7 +17,7 @@ MIDDLE = 8
 
 
 class GPTQSource(Words):
-    """Reads 4 bits without activation order; symmetric ones for a kernel, others with their zero points, emulated."""
+    """Reads 4 bits without activation order; symmetric ones as such, others with their zero points."""
 
     def __init__(self, files: TensorFiles, config: Mapping[str, Any]) -> None:
         super().__init__(files, config.get("group_size"))
@@ -35,7 +35,7 @@ class GPTQSource(Words):
         """What zero points are stored less."""
 
     def read(self, name: str, n: int, k: int, group: Any) -> Stored:
-        """Read it; with other zero points than the middle one, emulated."""
+        """Read it; other zero points than the middle one are minima."""
         scheme, repeats = groups(name, k, group)
         count = -(-k // group)
         if k % 8 or n % 8:
