@@ -20,20 +20,27 @@ class Reader:
     casts: Mapping[ir.DataType, ir.DataType] = field(default_factory=dict)
     """Types that it does not compute in -> the wider ones that it does."""
 
-    def keeps(self, node: ir.Node) -> bool:
-        """Return whether ``node``, which may read constant codes alone, is computed by the reader, not beforehand."""
-        codes = any(value is not None and value.is_initializer() and value.dtype in _CODES for value in node.inputs)
-        return codes and (self.anywhere or node.op_type == "DequantizeLinear")
+    def folds(self, node: ir.Node) -> bool | None:
+        """Return whether ``node`` is computed beforehand, where all that it reads is constant: None where that is no matter of codes."""
+        if not any(value is not None and value.is_initializer() and value.dtype in _CODES for value in node.inputs):
+            return None
+        return not (self.anywhere or node.op_type == "DequantizeLinear")
 
     def widen(self, model: ir.Model) -> None:
-        """Let what is computed in the types of ``casts`` be computed in those that it takes; in place."""
+        """Let what is computed in the types of ``casts`` be computed in those that it takes; in place. Codes before and after Q/DQ stay."""
+        for value in model.graph.initializers.values():
+            if (dtype := self.casts.get(value.dtype)) is not None and not any(use.node.op_type in QUANTIZERS for use in value.uses()):
+                value.const_value = ir.tensor(value.const_value.numpy().astype(dtype.numpy()), name=value.name)
+                value.type = ir.TensorType(dtype)
         for node in model.graph.all_nodes():
-            to = node.attributes.get("to") if node.op_type == "Cast" else None
-            if to is not None and (dtype := self.casts.get(ir.DataType(to.as_int()))) is not None:
+            if node.op_type == "Cast" and (dtype := self.casts.get(ir.DataType(node.attributes["to"].as_int()))) is not None:
                 node.attributes["to"] = ir.AttrInt64("to", int(dtype))
-                node.outputs[0].type = ir.TensorType(dtype)
+            for value in node.outputs:
+                if (dtype := self.casts.get(value.dtype)) is not None and node.op_type not in QUANTIZERS:
+                    value.type = ir.TensorType(dtype)
 
 
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _CODES = frozenset(ir.DataType[name] for name in CODES)
 ANY = Reader()
 """All of ONNX."""

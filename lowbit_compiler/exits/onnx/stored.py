@@ -35,7 +35,7 @@ def simplify(model: ir.Model, reader: Reader) -> None:
 
     Without the pattern rules of onnxscript's own optimize(): they take minutes on some thousand nodes, and readers have their own.
     """
-    fold_constants_ir(model, onnx_shape_inference=True, should_fold=lambda node: False if reader.keeps(node) else None)
+    fold_constants_ir(model, onnx_shape_inference=True, should_fold=reader.folds)
     ir.passes.Sequential(
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
