@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lowbit_compiler.exits.onnx.export import export_onnx as export_onnx
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.exits.package import export_package
+    from lowbit_compiler.exits.tensorrt.export import export_tensorrt as export_tensorrt
     from lowbit_compiler.int8_cache import Int8Cache as Int8Cache
     from lowbit_compiler.preparing.prepare import prepare
     from lowbit_compiler.preparing.training import prepare_training
@@ -37,7 +38,7 @@ __all__ = [
     "project",
     "save_pretrained",
     "switch_bits",
-]  # export_onnx and verify_onnx need the extra "onnx", Int8Cache, LowbitConfig and from_bitnet transformers
+]  # export_onnx and verify_onnx need the extra "onnx", export_tensorrt "tensorrt", Int8Cache, LowbitConfig and from_bitnet transformers
 
 _HOMES = {
     "Int8Cache": "int8_cache",
@@ -48,6 +49,7 @@ _HOMES = {
     "explain": "compile.explaining",
     "export_onnx": "exits.onnx.export",
     "export_package": "exits.package",
+    "export_tensorrt": "exits.tensorrt.export",
     "from_bitnet": "bitnet",
     "half_fine_tuning": "training.half",
     "last_report": "compile.history",

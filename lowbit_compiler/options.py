@@ -11,7 +11,6 @@ from typing import Any
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
 from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size, pattern_error
-from lowbit_compiler.recipes.recipe_file import SUFFIX, is_file_name
 from lowbit_compiler.recipes.training import TrainingRecipe, find_training
 from lowbit_compiler.runtime.files import replaceable
 from lowbit_compiler.runtime.timings_file import Timings, read
@@ -65,7 +64,7 @@ DESCRIPTIONS: dict[str, str] = {
     "buffers": "'float' (default) or 'quantized': products with a constant that is no nn.Parameter (filter banks, Fourier matrices, frozen weights)",
     "weights": "'checked' (default): every call looks whether a weight was written to; 'frozen': none does",
     "modules": "'checked' (default): Dynamo looks into the modules before every call; 'frozen': only which ones they are",
-    "remainder": "'inductor' (default) or 'eager': what runs the rest of the graph",
+    "remainder": "'inductor' (default), 'eager', or 'tensorrt' (torch_tensorrt, on CUDA): what runs the rest of the graph",
     "plan": "'measured' (default): a product, softmax or attention is rewritten where that is faster here; 'always': wherever there is a kernel; "
     "FILE.json of 'lowbit plan': where that is faster by the times in it",
     "dump": "folder to write every stage of the rewriting to, with an HTML page",
@@ -74,7 +73,7 @@ CHOICES = {
     "buffers": ("float", "quantized"),
     "weights": ("checked", "frozen"),
     "modules": ("checked", "frozen"),
-    "remainder": ("inductor", "eager"),
+    "remainder": ("inductor", "eager", "tensorrt"),
     "plan": ("measured", "always"),
 }  # the first is the default
 PLAN_FILE = ".json"  # ends the name of a plan file
@@ -120,6 +119,15 @@ def _choice(name: str, value: Any) -> str:
     return value
 
 
+def _remainder(name: str, value: Any) -> str:
+    if _choice(name, value) == "tensorrt":
+        from lowbit_compiler.torch_internals.torch_tensorrt import unusable  # the command line's help must not pay for torch
+
+        if reason := unusable():
+            raise OptionError(f"option {name!r}: 'tensorrt' cannot be used here ({reason}); accepted: 'inductor' or 'eager'")
+    return value
+
+
 def _plan(name: str, value: Any) -> str | Timings:
     if isinstance(value, (str, Path)) and str(value).endswith(PLAN_FILE):
         try:
@@ -146,6 +154,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(IGNORE_NAMES, _strings),
     "free_weights": _flag,
     **dict.fromkeys(CHOICES, _choice),
+    "remainder": _remainder,
     "plan": _plan,
     "dump": _folder,
 }
@@ -185,13 +194,6 @@ def writable_file(name: str, path: str | os.PathLike[str], parents: bool = False
     elif not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise OptionError(f"{name}: cannot write {str(path)!r}: {str(target.parent)!r} is no folder that can be written to")
     return target
-
-
-def recipe_file_to_write(name: str, path: Path) -> None:
-    """Raise OptionError where ``path`` cannot be written, or would not be taken for a recipe's file."""
-    if not is_file_name(str(path)):
-        raise OptionError(f"{name} takes FILE{SUFFIX}, got {str(path)!r}")
-    writable_file(name, path, parents=True)
 
 
 def _passes(name: str, text: str) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """Inputs and dynamic shapes as users write them, and the names of dimensions and outputs in the file."""
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -118,27 +119,27 @@ def by_argument(given: dict[str, Any], dynamic_shapes: Any) -> dict[str, Any]:
             f"dynamic_shapes takes a mapping by argument, or one entry for each of: {', '.join(given)}; got {dynamic_shapes!r}"
         )
     for name, value in given.items():
-        for leaf, part in zip(trees.tree_leaves(value), _parts(shapes[name], value), strict=True):
+        for leaf, part in zip(trees.tree_leaves(value), parts(shapes[name], value), strict=True):
             _check(name, leaf, part)
     return shapes
 
 
-def _parts(shapes: Any, value: Any) -> list[Any]:
+def parts(shapes: Any, value: Any) -> list[Any]:
     """Return what ``shapes`` says of each leaf of ``value``: None where it does not have the same structure, which torch.export explains."""
     count = len(trees.tree_leaves(value))
-    parts = trees.tree_leaves(shapes, is_leaf=_is_shape) if shapes is not None else []
-    return parts if len(parts) == count else [None] * count
+    found = trees.tree_leaves(shapes, is_leaf=_is_shape) if shapes is not None else []
+    return found if len(found) == count else [None] * count
 
 
 def _check(argument: str, leaf: Any, part: Any) -> None:
-    items = _items(part)
+    described = items(part)
     if not isinstance(leaf, Tensor):
-        if part is not None and part != {} and not (items and _all_none(list(items.values()))):
+        if part is not None and part != {} and not (described and _all_none(list(described.values()))):
             raise OptionError(
                 f"dynamic_shapes: {argument!r} is no tensor but {leaf!r}, which is part of the exported graph; give None there"
             )
         return
-    for axis, item in items.items():
+    for axis, item in described.items():
         if not 0 <= axis < leaf.dim():
             raise OptionError(f"dynamic_shapes: {argument!r} has the shape {tuple(leaf.shape)}, no dimension {axis} counted from 0")
         if isinstance(item, str) and not item.isidentifier():
@@ -147,7 +148,7 @@ def _check(argument: str, leaf: Any, part: Any) -> None:
 
 def dimension_names(given: dict[str, Any], shapes: dict[str, Any]) -> list[dict[int, str]]:
     """Return, for each leaf of the inputs in order, the names that its dimensions were given."""
-    return [_names(part) for name, value in given.items() for part in _parts(shapes[name], value)]
+    return [_names(part) for name, value in given.items() for part in parts(shapes[name], value)]
 
 
 def without_ones(args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any], shapes: dict[str, Any]) -> Any:
@@ -156,15 +157,15 @@ def without_ones(args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str,
     ``given`` are the same arguments by name, ``shapes`` what :func:`by_argument` returns for them.
     """
     leaves, spec = trees.tree_flatten((args, kwargs))
-    parts = [part for name, value in given.items() for part in _parts(shapes[name], value)]
-    if len(parts) != len(leaves):
+    described = [part for name, value in given.items() for part in parts(shapes[name], value)]
+    if len(described) != len(leaves):
         return None
-    doubled = [_doubled(leaf, part) if isinstance(leaf, Tensor) else leaf for leaf, part in zip(leaves, parts, strict=True)]
+    doubled = [_doubled(leaf, part) if isinstance(leaf, Tensor) else leaf for leaf, part in zip(leaves, described, strict=True)]
     return trees.tree_unflatten(doubled, spec) if any(a is not b for a, b in zip(doubled, leaves, strict=True)) else None
 
 
 def _doubled(leaf: Tensor, part: Any) -> Tensor:
-    for axis, item in _items(part).items():
+    for axis, item in items(part).items():
         if leaf.shape[axis] == 1 and item is not None and item != Dim.STATIC and not isinstance(item, int):
             leaf = torch.cat([leaf, leaf], axis)
     return leaf
@@ -191,11 +192,11 @@ class Traced:
 
 def traced(program: ExportedProgram, given: dict[str, Any], shapes: dict[str, Any]) -> list[Traced]:
     """Return the dimensions that ``shapes`` says may change, but those which follow from others."""
-    parts = [(name, part) for name, value in given.items() for part in _parts(shapes[name], value)]
+    described = [(name, part) for name, value in given.items() for part in parts(shapes[name], value)]
     leaves = [leaf for value in given.values() for leaf in trees.tree_leaves(value)]
     found = []
-    for node, leaf, (name, part) in zip(input_nodes(program, len(parts)), leaves, parts, strict=True):
-        for axis, item in _items(part).items():
+    for node, leaf, (name, part) in zip(input_nodes(program, len(described)), leaves, described, strict=True):
+        for axis, item in items(part).items():
             if node is None or not (_name(item) or item == Dim.DYNAMIC):
                 continue
             size, now = node.meta["val"].shape[axis], leaf.shape[axis]
@@ -219,12 +220,13 @@ def input_nodes(program: ExportedProgram, count: int) -> list[fx.Node | None]:
     return found if len(found) == count else [None] * count
 
 
-def _items(shape: Any) -> dict[int, Any]:
+def items(shape: Any) -> dict[int, Any]:
+    """Return the dimensions that ``shape`` says of one tensor, by position."""
     return dict(shape if isinstance(shape, Mapping) else enumerate(shape if isinstance(shape, (list, tuple)) else ()))
 
 
 def _names(shape: Any) -> dict[int, str]:
-    return {position: name for position, item in _items(shape).items() if (name := _name(item))}
+    return {position: name for position, item in items(shape).items() if (name := _name(item))}
 
 
 def _name(item: Any) -> str:
@@ -253,15 +255,23 @@ def _key(key: Any) -> str:
     return str(key)
 
 
-def parse_dynamic(texts: Sequence[str]) -> dict[str, dict[int, str]] | None:
-    """Return dynamic shapes from the command line's ``argument:axis=name,axis=name``; raises OptionError."""
-    shapes: dict[str, dict[int, str]] = {}
+def parse_dynamic(texts: Sequence[str]) -> dict[str, dict[int, Any]] | None:
+    """Return dynamic shapes from the command line's ``argument:axis=name,axis=name:largest``; raises OptionError."""
+    shapes: dict[str, dict[int, Any]] = {}
     for text in texts:
         argument, colon, axes = text.partition(":")
         pairs = [pair.partition("=") for pair in axes.split(",")]
-        if not colon or not all(axis.strip().isdecimal() and name.strip().isidentifier() for axis, _, name in pairs):
-            raise OptionError(f"--dynamic takes argument:axis=name,axis=name, got {text!r}")
+        if not colon or not all(axis.strip().isdecimal() and _DIMENSION.fullmatch(name) for axis, _, name in pairs):
+            raise OptionError(f"--dynamic takes argument:axis=name,axis=name or, with a largest size, axis=name:size, got {text!r}")
         if argument in shapes:
             raise OptionError(f"--dynamic names {argument!r} twice; write {argument}:0=batch,1=length")
-        shapes[argument] = {int(axis): name.strip() for axis, _, name in pairs}
+        shapes[argument] = {int(axis): _dimension(name) for axis, _, name in pairs}
     return shapes or None
+
+
+_DIMENSION = re.compile(r"\s*[^\W\d]\w*(:[1-9]\d{0,8})?\s*")
+
+
+def _dimension(text: str) -> Any:
+    name, _, largest = text.strip().partition(":")
+    return Dim(name, max=int(largest)) if largest else name

@@ -221,6 +221,44 @@ def verify_onnx(
     raise typer.Exit(0 if result.agrees else 1)
 
 
+@app.command("export-tensorrt")
+def export_tensorrt(
+    function: Function,
+    out: Annotated[Path, typer.Option(help="file to write")] = Path("model.engine"),
+    recipe: RecipeName = "int8",
+    capability: Annotated[
+        list[str], typer.Option(help="compute capability of the devices that it is for; repeat for more; default 8.9", show_default=False)
+    ] = (),  # type: ignore[assignment]
+    dynamic: Dynamic = (),  # type: ignore[assignment]
+    ignore: Ignore = (),  # type: ignore[assignment]
+    group_size: Annotated[int | None, typer.Option("--group-size", help="of scales in groups: 32, 64 or 128; default 64")] = None,
+) -> None:
+    """Build a model into an engine of TensorRT-RTX in low precision, without a GPU, and print every product with its decision.
+
+    Sizes that may change need a largest one: --dynamic input_ids:0=batch:8,1=length:512
+    """
+    from rich.console import Console
+
+    from lowbit_compiler.capture.shapes import parse_dynamic
+    from lowbit_compiler.exits.tensorrt.export import export_tensorrt as run
+
+    shapes = parse_dynamic(dynamic)
+    options = {"capabilities": tuple(capability), "group_size": group_size}
+    model, inputs = load_function(function)
+    with stages() as progress:
+        report = run(
+            model,
+            inputs,
+            out,
+            recipe=recipe,
+            dynamic_shapes=shapes,
+            ignore=names_to_ignore(ignore),
+            progress=progress,
+            **{name: value for name, value in options.items() if value},
+        )
+    Console(width=None if sys.stdout.isatty() else 180).print(report)
+
+
 @app.command()
 def doctor() -> None:
     """Show torch, the native library, instruction sets, which kernel each op gets, and the environment variables."""

@@ -29,7 +29,11 @@ Ignore = Annotated[
     ),
 ]
 Dynamic = Annotated[
-    list[str], typer.Option(help="sizes that may change, by argument: x:0=batch,1=length; repeat for more arguments", show_default=False)
+    list[str],
+    typer.Option(
+        help="sizes that may change, by argument: x:0=batch,1=length, with a largest size 1=length:512; repeat for more arguments",
+        show_default=False,
+    ),
 ]
 PlanName = Annotated[
     str,

@@ -167,14 +167,13 @@ def widths(
 
     from lowbit_compiler.debug.show import bar
     from lowbit_compiler.debug.show_widths import SHOWN, shown
-    from lowbit_compiler.debug.widths import check
+    from lowbit_compiler.debug.widths import check, require_recipe_file
     from lowbit_compiler.debug.widths import widths as run
-    from lowbit_compiler.options import recipe_file_to_write
     from lowbit_compiler.runtime.files import write
 
     asked: dict[str, Any] = {"budget": limit, "most_bytes": size, "metric": metric, "recipe": recipe, "ignore": names}
     check(**asked)  # before the model is loaded
-    recipe_file_to_write("--out", out)
+    require_recipe_file("--out", out)
     model, samples = load_samples(function)
     with bar() as progress:
         result = run(model, samples, progress=progress, **asked)

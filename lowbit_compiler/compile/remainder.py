@@ -1,4 +1,4 @@
-"""What runs the rest of the graph: Inductor, or nothing where there is no rest, or eager for debugging."""
+"""What runs the rest of the graph: Inductor, torch_tensorrt, or nothing where there is no rest, or eager for debugging."""
 
 import functools
 import hashlib
@@ -15,14 +15,14 @@ from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.passes.graph import calls
 from lowbit_compiler.runtime.kernels import FAMILIES
 from lowbit_compiler.runtime.weights import any_freed
-from lowbit_compiler.torch_internals import inductor
+from lowbit_compiler.torch_internals import inductor, torch_tensorrt
 from lowbit_compiler.torch_internals.aot import mark_static
 
 
 def compile_remainder(
     gm: fx.GraphModule, examples: Sequence[Any], kind: str, mode: str | None, weights: Collection[str] = ()
 ) -> Callable[..., Any]:
-    """Compile ``gm`` for ``examples`` (real or fake inputs) with Inductor in ``mode``, or return it as it is: if asked to, or if nothing remains.
+    """Compile ``gm`` for ``examples`` (real or fake inputs) with Inductor in ``mode`` or torch_tensorrt, or return it as it is: if asked to, or if nothing remains.
 
     ``weights`` are the placeholders that stay where they are from call to call.
 
@@ -36,6 +36,8 @@ def compile_remainder(
     inductor.probed()  # also where nothing remains: the next graph may be timed
     if kind == "eager" or (nothing_remains(gm) and (on_cpu(gm) or not settings)):  # a mode of a GPU has more to offer than calls
         return gm.forward
+    if kind == "tensorrt":
+        return torch_tensorrt.compile_graph(gm, examples)
     for node in gm.graph.find_nodes(op="placeholder"):
         node.meta.pop("val", None)  # for generated C++ compile_fx would take these for its inputs, and know no scalar's value
     if any(isinstance(example, Tensor) and example.device.type == "cuda" for example in examples):

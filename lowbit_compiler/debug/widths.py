@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lowbit_compiler.debug.names import Layer, layers
 from lowbit_compiler.debug.study import SAME, Call, Progress, Samples, calls_of, compiled, float_outputs, run
 from lowbit_compiler.debug.switched import Switched
 from lowbit_compiler.errors import DebugError, OptionError
-from lowbit_compiler.options import Options, parse
+from lowbit_compiler.options import Options, parse, writable_file
 from lowbit_compiler.recipes import WIDTHS, WIDTHS_OF, Recipe, finite_positive, recipe_file
 from lowbit_compiler.rerun import restorer
 
@@ -94,6 +95,13 @@ def widths(
         chosen = dict(zip(search.names, choices.after(steps), strict=True))
     mixed = _recipe(asked.recipe, chosen)
     return Widths(mixed, chosen, search.elements, METRICS[metric], budget, most_bytes, METRICS[metric].shown(reached))
+
+
+def require_recipe_file(name: str, path: Path) -> None:
+    """Raise OptionError where ``path`` cannot be written, or would not be taken for a recipe's file."""
+    if not recipe_file.is_file_name(str(path)):
+        raise OptionError(f"{name} takes FILE{recipe_file.SUFFIX}, got {str(path)!r}")
+    writable_file(name, path, parents=True)
 
 
 def check(*, budget: float | None, most_bytes: int | None, metric: str, recipe: str | Recipe, **options: Any) -> Options:

@@ -47,6 +47,7 @@ class Columns(Treatment):
         ),
     )
     splits = True
+    ragged = True
 
     @property
     def arguments(self) -> tuple[Any, ...]:

@@ -36,6 +36,8 @@ class Treatment(ABC):
     ops: ClassVar[tuple[Op, ...]] = ()
     splits: ClassVar[bool] = False
     """Whether some elements stay exact."""
+    ragged: ClassVar[bool] = False
+    """Whether files that open its product gather the exact elements: a tensor whose size follows from values."""
     rotates: ClassVar[bool] = False
     """Whether elements of a row are mixed: a zero may become another number in one order of the sums and not in another."""
 

@@ -1,5 +1,7 @@
 """Export a model to a file, open it, and look inside."""
 
+import functools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,23 +9,40 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers import bounds
 from lowbit_compiler.capture.shapes import split_inputs
 from lowbit_compiler.exits.onnx.export import export, request_of
+from lowbit_compiler.exits.onnx.reader import ANY, Reader
 from lowbit_compiler.exits.onnx.session import session
 from lowbit_compiler.exits.onnx.verify import Verification, compare
+from lowbit_compiler.recipes import Recipe
+from lowbit_compiler.runtime.treatments.treatment import at_once
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_library() -> Iterator[None]:
+    """torch's exporter reads source and signatures of all its translations anew at each export, a second every time; here once."""
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+    from torch.onnx._internal.exporter import _schemas
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxscript_apis, "get_torchlib_ops", functools.cache(onnxscript_apis.get_torchlib_ops), raising=False)
+        patch.setattr(_schemas, "op_signature_from_function", functools.cache(_schemas.op_signature_from_function))
+        yield
 
 
 class Exported:
     """A model in a file of its own, opened in ONNX Runtime."""
 
-    def __init__(self, folder: Path, model: nn.Module, inputs: Any, *, verify: bool = False, **options: Any) -> None:
+    def __init__(self, folder: Path, model: nn.Module, inputs: Any, *, verify: bool = False, reader: Reader = ANY, **options: Any) -> None:
         self.path = folder / "model.onnx"
         named = {"recipe": "int8", "dynamic_shapes": None, "opset": 21, "form": "integer"}
         chosen = {name: options.pop(name, default) for name, default in named.items()}
-        self.request = request_of(model, inputs, *chosen.values(), options)
+        self.request = replace(request_of(model, inputs, *chosen.values(), options), reader=reader)
         self.built = export(self.request, self.path, verify, lambda stage: None)
         self.report = self.built.report
         self.proto = onnx.load(str(self.path))
@@ -72,3 +91,18 @@ def stored_values(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
     values = onnx.numpy_helper.to_array(tensor)
     bytes_of = {onnx.TensorProto.INT4: np.int8, onnx.TensorProto.UINT4: np.uint8}
     return values.astype(bytes_of.get(tensor.data_type, values.dtype))
+
+
+def check_values(recipe: Recipe, layer: nn.Linear, x: Tensor, got: Tensor, weight_error: float | Tensor = 0.0) -> None:
+    """What torch quantizes, multiplied in float32 in some order, by weights that are off by ``weight_error`` [N, K] at most."""
+    plan = recipe.plan
+    with torch.no_grad():
+        parts = plan.w.quantize(plan.treatment.weight(at_once, layer.weight))
+        kept, exact = plan.treatment.activation(at_once, x)
+        low = kept if plan.x is None else plan.x.dequantize(plan.x.quantize(kept))
+        weight = plan.w.dequantize(parts).double()
+        y, bound = bounds.linear_float(low, weight, layer.bias, torch.float32)
+        if exact is not None:
+            more, beside = bounds.linear_float(exact, weight, None, torch.float32)
+            y, bound = y + more, bound + beside + 2 * bounds.EPS * (y.abs() + more.abs())
+    bounds.assert_within(got, y, bound + low.abs().double() @ torch.as_tensor(weight_error).expand_as(weight).double().T)

@@ -12,13 +12,11 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from helpers import bounds
-from helpers.onnx_files import Exported
+from helpers.onnx_files import Exported, check_values
 from helpers.recipes import EMULATED
 from lowbit_compiler.exits.onnx.types import STORE
 from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.formats.grid import Floats
-from lowbit_compiler.runtime.treatments.treatment import at_once
 
 TYPES = {TensorProto.DataType.Value(name): name for name in ("INT8", "UINT8", "INT4", "UINT4", "FLOAT4E2M1", "FLOAT8E8M0", "FLOAT8E4M3FN")}
 
@@ -33,21 +31,6 @@ def rows() -> Tensor:
 def exported(folder: Path, recipe: Recipe, form: str, opset: int, **options: Any) -> tuple[nn.Linear, Tensor, Exported]:
     layer, x = nn.Linear(96, 40).eval(), rows()
     return layer, x, Exported(folder, layer, {"input": x}, recipe=recipe, form=form, opset=opset, **options)
-
-
-def check_values(recipe: Recipe, layer: nn.Linear, x: Tensor, got: Tensor) -> None:
-    """What torch quantizes, multiplied in float32 in some order."""
-    plan = recipe.plan
-    with torch.no_grad():
-        parts = plan.w.quantize(plan.treatment.weight(at_once, layer.weight))
-        kept, exact = plan.treatment.activation(at_once, x)
-        low = kept if plan.x is None else plan.x.dequantize(plan.x.quantize(kept))
-        weight = plan.w.dequantize(parts).double()
-        y, bound = bounds.linear_float(low, weight, layer.bias, torch.float32)
-        if exact is not None:
-            more, beside = bounds.linear_float(exact, weight, None, torch.float32)
-            y, bound = y + more, bound + beside + 2 * bounds.EPS * (y.abs() + more.abs())
-    bounds.assert_within(got, y, bound)
 
 
 def stored_types(file: Exported) -> set[str]:

@@ -45,6 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "exits": ("options", "passes", "pricing", "runtime"),
     "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals", "training"),
     "exits.onnx": ("capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals"),
+    "exits.tensorrt": ("capture", "errors", "exits.onnx", "options", "recipes", "report", "runtime.products", "runtime.files"),
     "exits.package": (
         "capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime", "torch_internals",
     ),
@@ -64,9 +65,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "profiling": ("compile", "errors", "options", "passes", "pricing", "recipes", "report", "rerun", "runtime", "torch_internals"),
     "demo": ("checkpoints", "compile", "errors", "options", "recipes", "report", "runtime", "torch_internals"),
     # On top: the command line, and the names that users import.
-    "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "options", "profiling", "recipe_names", "report", "runtime"),
+    "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "exits.tensorrt", "options", "profiling", "recipe_names", "report", "runtime"),
     "": (
-        "bitnet", "checkpoints", "compile", "exits.onnx", "exits.package", "hf_hook", "int8_cache", "preparing", "recipes", "report", "training",
+        "bitnet", "checkpoints", "compile", "exits.onnx", "exits.package", "exits.tensorrt", "hf_hook", "int8_cache", "preparing", "recipes", "report", "training",
     ),
 }  # fmt: skip
 """Who may import what: the folders and files right below lowbit_compiler/, with passes/ and runtime/, which are installed there. A row holds

@@ -22,6 +22,7 @@ from lowbit_compiler.compile.program import rewrite_program
 from lowbit_compiler.errors import ExportError
 from lowbit_compiler.exits.onnx import labels, stored, types
 from lowbit_compiler.exits.onnx.exit import onnx
+from lowbit_compiler.exits.onnx.reader import ANY, Reader
 from lowbit_compiler.exits.onnx.translations import table
 from lowbit_compiler.exits.onnx.unsupported import explain_failure
 from lowbit_compiler.options import Options
@@ -41,6 +42,7 @@ class Request(Example):
     options: Options
     form: str
     opset: int
+    reader: Reader = ANY
 
 
 @dataclass
@@ -71,7 +73,7 @@ def build(request: Request, progress: Progress) -> Built:
         try:
             translated = torch.onnx.export(
                 rewritten,
-                custom_translation_table=table(request.form, request.opset),
+                custom_translation_table=table(request.form, request.opset, request.reader),
                 opset_version=request.opset,
                 optimize=False,
                 verbose=False,
@@ -86,7 +88,7 @@ def build(request: Request, progress: Progress) -> Built:
     types.store(model)
     report.notes += [str(each) for each in ranges if each.limited]
     progress("simplifying")
-    stored.simplify(model)
+    stored.simplify(model, request.reader)
     labels.label_parts(model)
     labels.name_inputs(model, inputs)
     _name(model, program, request)

@@ -16,13 +16,12 @@ from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
 
 from lowbit_compiler.errors import ExportError
-from lowbit_compiler.exits.onnx.types import STORE
+from lowbit_compiler.exits.onnx.reader import Reader
 from lowbit_compiler.runtime.files import replaceable
 
 LARGE = 3 << 29
 """Bytes of weights from which they go into a file of their own: protobuf ends at 2 GB."""
 DATA = "data"
-CODES = (*(ir.DataType[name] for name in STORE), ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16)
 SHARED = 64 * 64  # elements of the largest constant that translations write again and again: a stage of a rotation
 
 
@@ -31,12 +30,12 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
-def simplify(model: ir.Model) -> None:
-    """Compute what depends on constants, drop what nothing reads, and store equal tensors once; in place.
+def simplify(model: ir.Model, reader: Reader) -> None:
+    """Compute what depends on constants, but those that ``reader`` keeps in few bits, drop what nothing reads, and store equal tensors once; in place.
 
     Without the pattern rules of onnxscript's own optimize(): they take minutes on some thousand nodes, and readers have their own.
     """
-    fold_constants_ir(model, onnx_shape_inference=True, should_fold=_keeps_codes)
+    fold_constants_ir(model, onnx_shape_inference=True, should_fold=reader.folds)
     ir.passes.Sequential(
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
@@ -48,14 +47,7 @@ def simplify(model: ir.Model) -> None:
         common.OutputFixPass(),
         common.NameFixPass(),
     )(model)
-
-
-def _keeps_codes(node: ir.Node) -> bool | None:
-    """Answer the optimizer whether to compute ``node`` beforehand: not where that would store integer weights as floats."""
-    for value in node.inputs:
-        if value is not None and value.is_initializer() and value.dtype in CODES:
-            return False
-    return None
+    reader.widen(model)
 
 
 def data_name(model: ir.Model, name: str) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from lowbit_compiler.exits.onnx import quantizers
 from lowbit_compiler.exits.onnx.quantizers import integers, number, op, tensor
+from lowbit_compiler.exits.onnx.reader import Reader
 from lowbit_compiler.exits.onnx.types import stored_as, typed
 from lowbit_compiler.runtime.reference.exported import ZERO
 
@@ -64,10 +65,10 @@ def written_groups(q: Any, scale: Any, group: int) -> Any:
     return weight
 
 
-def table(form: str, opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return op -> translation for the ``form`` "integer" or "qdq" in ``opset``."""
+def table(form: str, opset: int, reader: Reader) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return op -> translation for the ``form`` "integer" or "qdq" in ``opset``, for ``reader``."""
     return {
-        **(typed(opset) if form == "qdq" else {}),
+        **(typed(opset, reader) if form == "qdq" else {}),
         lowbit.exponent.default: quantizers.exponent,
         lowbit.power.default: quantizers.power,
         lowbit.padded_blocks.default: quantizers.padded_blocks,

@@ -5,6 +5,7 @@ the format's own arithmetic, on codes of 8 bits.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,8 @@ import onnx_ir as ir
 from onnxscript import opset23
 
 from lowbit_compiler.exits.onnx.quantizers import integers, number, op, power, tensor
-from lowbit_compiler.runtime.formats import FORMATS, KINDS, Format, Groups
+from lowbit_compiler.exits.onnx.reader import Reader
+from lowbit_compiler.runtime.formats import FORMATS, KINDS, Groups, Row
 from lowbit_compiler.runtime.formats.grid import Grid
 from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.formats.operand import op_name
@@ -22,6 +24,8 @@ from lowbit_compiler.runtime.treatments.treatment import packet
 
 STORED = "lowbit.type"
 """Marks, in the metadata of a value, codes that are stored in another type: its name."""
+MOVED = "lowbit.moved"
+"""Marks what is taken from each of them first."""
 Codes = np.ndarray[Any, Any]
 
 
@@ -34,6 +38,7 @@ STORE: dict[str, Callable[[Codes], Codes]] = {
     "INT4": lambda codes: codes.astype(ml_dtypes.int4),
     "UINT4": lambda codes: codes.astype(ml_dtypes.uint4),
     "UINT8": lambda codes: codes,
+    "INT8": lambda codes: codes.astype(np.int8),
     "FLOAT4E2M1": lambda codes: _bits(codes, 3).view(ml_dtypes.float4_e2m1fn),
     "FLOAT8E4M3FN": lambda codes: _bits(codes, 7).view(ml_dtypes.float8_e4m3fn),
     "FLOAT8E8M0": lambda codes: codes.view(ml_dtypes.float8_e8m0fnu),
@@ -52,9 +57,9 @@ VALUES = {name: _values(name, grid) for name, grid in {**_GRIDS, "FLOAT8E4M3FN":
 """Type -> its numbers, for codes that are computed."""
 
 
-def stored_as(value: Any, name: str) -> Any:
-    """Mark the codes ``value`` to be stored as the type ``name``; returns them."""
-    value.metadata_props[STORED] = name
+def stored_as(value: Any, name: str, moved: int = 0) -> Any:
+    """Mark the codes ``value`` to be stored as the type ``name``, less ``moved``; returns them."""
+    value.metadata_props.update({STORED: name, MOVED: str(moved)})
     return value
 
 
@@ -63,69 +68,109 @@ def store(model: ir.Model) -> None:
     for value in list(model.graph.initializers.values()):
         if (name := value.metadata_props.pop(STORED, None)) is not None:
             assert value.const_value is not None
-            dtype = ir.DataType[name]
-            value.const_value = ir.tensor(STORE[name](value.const_value.numpy()), dtype=dtype, name=value.name)
+            dtype, codes = ir.DataType[name], value.const_value.numpy()
+            if moved := int(value.metadata_props.pop(MOVED)):
+                codes = codes.astype(np.int16) - moved
+            value.const_value = ir.tensor(STORE[name](codes), dtype=dtype, name=value.name)
             value.type = ir.TensorType(dtype)
 
 
-def _typed(codes: Any, name: str) -> Any:
-    """Return ``codes`` in the type ``name``: stored in it, or cast to it where they are computed at every call."""
-    if codes.producer() is None:
-        return stored_as(codes, name)
-    value = op.Gather(tensor(VALUES[name]), op.Add(op.Cast(codes, to=ir.DataType.INT64), tensor(len(VALUES[name]) // 2)))
-    return op.Cast(value, to=ir.DataType[name])
+@dataclass(frozen=True)
+class Stored:
+    """The codes of one format in files of ``opset`` for ``reader``: of the type ``name``."""
+
+    name: str
+    opset: int
+    reader: Reader
+
+    def numbers(self, codes: Any, scale: Any, size: int | None = None, **attributes: Any) -> Any:
+        """Return what ``codes`` stand for, with a scale for each ``size`` of them along the last axis (None: as ``attributes`` say).
+
+        Those that are computed at every call pass through the type where the reader takes them there.
+        """
+        if codes.producer() is not None and not self.reader.anywhere:
+            value = op.Gather(tensor(VALUES[self.name]), self._index(codes))
+            return op.Mul(value, scale if size is None else _spread(scale, codes, size))
+        if size is not None:
+            attributes |= {"axis": -1, "block_size": size}
+        dequantize = (opset23 if "output_dtype" in attributes else op).DequantizeLinear
+        return dequantize(self._typed(codes), scale, **attributes)
+
+    def _typed(self, codes: Any) -> Any:
+        if codes.producer() is None:
+            return stored_as(codes, *self.reader.stored[self.name])
+        return op.Cast(op.Gather(tensor(VALUES[self.name]), self._index(codes)), to=ir.DataType[self.name])
+
+    def _index(self, codes: Any) -> Any:
+        return op.Add(op.Cast(codes, to=ir.DataType.INT64), tensor(len(VALUES[self.name]) // 2))
+
+    def beside(self, name: str) -> "Stored":
+        """Return how codes of another type are stored in the same file."""
+        return replace(self, name=name)
 
 
-def _groups(q: Any, type_name: str, opset: int, scale: Any, *, size: int) -> Any:
-    return op.DequantizeLinear(_typed(q, type_name), scale, axis=-1, block_size=size)
+def _spread(scale: Any, codes: Any, size: int) -> Any:
+    """Return ``scale`` [..., G] for each of the codes [..., K]."""
+    blocks = op.Expand(op.Unsqueeze(scale, integers(-1)), integers(size))
+    rows = op.Reshape(blocks, op.Concat(op.Shape(scale, end=-1), integers(-1), axis=0))
+    width = int(codes.shape[-1])
+    return op.Slice(rows, integers(0), integers(width), integers(-1)) if width % size else rows
 
 
-def _powers_of_two(q: Any, type_name: str, opset: int, scale: Any, *, size: int) -> Any:
-    if opset >= E8M0_FROM and scale.producer() is None:
-        scale = _typed(scale, "FLOAT8E8M0")
-        return opset23.DequantizeLinear(_typed(q, type_name), scale, axis=-1, block_size=size, output_dtype=ir.DataType.FLOAT)
+def _row(q: Any, stored: Stored, scale: Any) -> Any:
+    if q.producer() is None:
+        return stored.numbers(q, op.Squeeze(scale, integers(-1)), axis=0)
+    return op.Mul(op.DequantizeLinear(q, number(1.0)), scale)  # int8: the codes are what the operator computes
+
+
+def _groups(q: Any, stored: Stored, scale: Any, size: int) -> Any:
+    return stored.numbers(q, scale, size)
+
+
+def _powers_of_two(q: Any, stored: Stored, scale: Any, size: int) -> Any:
+    if stored.opset >= E8M0_FROM and scale.producer() is None:
+        return stored.numbers(q, stored_as(scale, "FLOAT8E8M0"), size, output_dtype=ir.DataType.FLOAT)
     code = op.Cast(scale, to=ir.DataType.FLOAT)
     unit = op.Where(op.Equal(code, number(255.0)), number(np.nan), power(op.Sub(code, number(E8M0_BIAS))))
-    return _groups(q, type_name, opset, unit, size=size)
+    return stored.numbers(q, unit, size)
 
 
-def _nested(q: Any, type_name: str, opset: int, scale: Any, outer: Any, *, size: int) -> Any:
-    inner = op.DequantizeLinear(_typed(scale, "FLOAT8E4M3FN"), outer)
-    return _groups(q, type_name, opset, inner, size=size)
+def _nested(q: Any, stored: Stored, scale: Any, outer: Any, size: int) -> Any:
+    return stored.numbers(q, stored.beside("FLOAT8E4M3FN").numbers(scale, outer), size)
 
 
-def _lines(q: Any, type_name: str, opset: int, scale: Any, minimum: Any, outer: Any, *, size: int) -> Any:
+def _lines(q: Any, stored: Stored, scale: Any, minimum: Any, outer: Any, size: int) -> Any:
     slope, low = (op.Mul(op.Cast(number, to=ir.DataType.FLOAT), outer) for number in (scale, minimum))
+    _, moved = stored.reader.stored[stored.name]
+    if moved:
+        low = op.Add(low, op.Mul(slope, number(float(moved))))  # the codes are stored from below 0 on
     columns, groups = int(q.shape[1]), int(scale.shape[1])
     short = groups * size - columns
-    weight = _groups(q, type_name, opset, slope, size=size)
+    weight = stored.numbers(q, slope, size)
     whole = op.Pad(weight, integers(0, 0, 0, short)) if short else weight
     # Each minimum meets its group: spread over the columns first, they would be stored so, as large as the float weight.
-    moved = op.Add(op.Reshape(whole, integers(-1, groups, size)), op.Unsqueeze(low, integers(-1)))
-    rows = op.Reshape(moved, integers(-1, groups * size))
+    lifted = op.Add(op.Reshape(whole, integers(-1, groups, size)), op.Unsqueeze(low, integers(-1)))
+    rows = op.Reshape(lifted, integers(-1, groups * size))
     return op.Slice(rows, integers(0), integers(columns), integers(1)) if short else rows
 
 
 E8M0_FROM = 24  # opset in which scales may be powers of two
-READ: dict[Any, Callable[..., Any]] = {Groups: _groups, Lines: _lines, PowersOfTwo: _powers_of_two, Nested: _nested}
+READ: dict[Any, Callable[..., Any]] = {Row: _row, Groups: _groups, Lines: _lines, PowersOfTwo: _powers_of_two, Nested: _nested}
 """Kind of scale -> the dequantization of codes [N, K] with it."""
 
 
-def typed(opset: int) -> dict[Any, Callable[..., Any]]:
-    """Return dequantize op -> translation for the formats with a type in ``opset``."""
+def typed(opset: int, reader: Reader) -> dict[Any, Callable[..., Any]]:
+    """Return dequantize op -> translation for the formats with a type in ``opset`` that ``reader`` takes."""
     return {
-        packet(op_name("dequantize", format, scale)): _translation(format, read, opset)
+        packet(op_name("dequantize", format, scale)): _translation(Stored(format.onnx[0], opset, reader), read)
         for format, scale in KINDS
         for kind, read in READ.items()
-        if issubclass(scale, kind) and 0 < format.onnx[1] <= opset
+        if issubclass(scale, kind) and 0 < format.onnx[1] <= opset and format.onnx[0] in reader.stored
     }
 
 
-def _translation(format: type[Format], read: Callable[..., Any], opset: int) -> Callable[..., Any]:
-    assert not format.schema, "a type is that of one format, not of a family"
-
+def _translation(stored: Stored, read: Callable[..., Any]) -> Callable[..., Any]:
     def translated(q: Any, *rest: Any) -> Any:
-        *scales, size, _ = rest
-        return read(q, format.onnx[0], opset, *scales, size=size)
+        return read(q, stored, *rest[:-1])  # the last is the dtype: float32
 
     return translated
