@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowbit_compiler.torch_internals import sources
+from lowbit_compiler.torch_internals.dtensor import is_dtensor, local
 
 MOST_NAMES = 256
 """Of one module: shared modules inside shared modules have a product of names."""
@@ -40,6 +41,8 @@ class Names:
             for key, tensor in itertools.chain.from_iterable(part.items() for part in held):
                 if tensor is not None:
                     _append(self.tensors, tensor, joined(own, key))
+                if is_dtensor(tensor):
+                    _append(self.tensors, local(tensor), joined(own, key))
 
     @property
     def known(self) -> frozenset[str]:
