@@ -11,7 +11,7 @@ from lowbit_compiler.capture.names import Names, spelled
 from lowbit_compiler.capture.products import name_modules, name_products, trace_weights
 from lowbit_compiler.capture.running import find_names
 from lowbit_compiler.passes.graph import bypass, calls, copied, is_tensor
-from lowbit_compiler.passes.notes import notes
+from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.torch_internals.sources import is_static, source_text, variable
 
@@ -49,7 +49,9 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
             example = next(values)
             new.meta["val"] = node.meta.get("example_value", example)
             new.meta.pop("grapharg", None)  # refers weakly to the parameter, which torch.utils.swap_tensors refuses
-            if name := _parameter_name(node, example, names):
+            if id(example) in names.gathered:
+                note(new, gathered=True)
+            elif name := _parameter_name(node, example, names):
                 parameters[new.name] = name
                 if not _is_parameter(node, example):
                     tables.add(new.name)

@@ -1,5 +1,6 @@
 """Several processes of one gloo group, each forked from one that has imported torch, that run the same function of a module in tests/."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ch
 """
 
 
-def run(function: str, folder: Path, *arguments: str, world: int = 2) -> list[Any]:
+def run(function: str, folder: Path, *arguments: str, world: int = 2, killed: int | None = None) -> list[Any]:
     """Return what ``function`` ("helpers.module:function", called with ``arguments``) returns in each of ``world`` processes.
 
-    ``folder`` is an empty one of the test's. A process that has not ended after SECONDS is killed.
+    ``folder`` is an empty one of the test's. A process that has not ended after SECONDS is killed; ``killed`` is one that ends itself so.
     """
     done = forks.run(PROGRAM, str(Path(__file__).parents[1]), str(folder), str(world), function, *arguments)
-    assert done.stdout.splitlines()[-1:] == [str([0] * world)], done.stdout + done.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+    codes = [-signal.SIGKILL if rank == killed else 0 for rank in range(world)]
+    assert done.stdout.splitlines()[-1:] == [str(codes)], done.stdout + done.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world) if rank != killed]
