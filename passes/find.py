@@ -12,6 +12,7 @@ from lowbit_compiler.passes.graph import aten, calls, constant_sources, dead, is
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.patches import obstacle
 from lowbit_compiler.passes.site import Declined, Found, Reason, Role, Site
+from lowbit_compiler.torch_internals.dtensor import text
 from lowbit_compiler.torch_internals.fakes import FakeTensor
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
@@ -161,13 +162,15 @@ def _obstacle(ctx: PassContext, node: fx.Node, found: Found) -> Declined | None:
 def _obstacle_of_linear(ctx: PassContext, node: fx.Node, found: Found) -> Declined | None:
     x, weight = map(value, _factors(node))
     if not isinstance(x, FakeTensor) or type(weight).__name__ not in ("FakeTensor", "Parameter"):
-        return Reason.UNSUPPORTED_OP, f"tensor subclass {type(x).__name__}, {type(weight).__name__}"
+        return Reason.UNSUPPORTED_OP, f"tensor subclass {text(x)}, {text(weight)}"
     if x.device.type != ctx.target.kind:
         return Reason.NO_KERNEL, f"no kernels for {x.device.type} tensors; accepted: {ctx.target.accepted}"
     if x.layout is not weight.layout or str(x.layout) != "torch.strided":
         return Reason.UNSUPPORTED_DTYPE, f"layout {x.layout}"
     if x.dtype not in FLOATS or weight.dtype not in FLOATS:
         return Reason.UNSUPPORTED_DTYPE, f"{x.dtype}; accepted: float32, bfloat16, float16"
+    if any(notes(source).gathered for source in constant_sources(_factors(node)[1])):
+        return Reason.NON_CONST_WEIGHT, "a sharded weight (FSDP2) is gathered at each call, and would be packed each time"
     if found.roles[1] is not Role.CONSTANT:
         return Reason.NON_CONST_WEIGHT, "the weight is not a parameter"
     if weight.dim() != 2 or not all(isinstance(size, int) for size in weight.shape):

@@ -39,6 +39,10 @@ class Notes:
     """What a call that stays whole has inside."""
     unfused: str = ""
     """Of a softmax: why it and the products around it did not become one attention."""
+    parameter: bool = False
+    """Of an input: whether it is what this process holds of a parameter that is sharded."""
+    gathered: bool = False
+    """Of an input: whether it is a parameter that is put together from all processes at each call."""
     modules: str = ""
     """The modules of the product that it was written for, where it is taken apart; separated by ", "."""
 

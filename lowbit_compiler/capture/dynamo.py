@@ -11,15 +11,20 @@ from lowbit_compiler.capture.names import Names, spelled
 from lowbit_compiler.capture.products import name_modules, name_products, trace_weights
 from lowbit_compiler.capture.running import find_names
 from lowbit_compiler.passes.graph import bypass, calls, copied, is_tensor
+from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.torch_internals.sources import is_static, source_text, variable
 
 
 def _parameter_name(node: fx.Node, example: Any, names: Names) -> str | None:
-    if not isinstance(example, Tensor) or not (isinstance(example, nn.Parameter) or is_static(node)):
+    if not isinstance(example, Tensor) or not (_is_parameter(node, example) or is_static(node)):
         return None
     source = source_text(node)
     return names.tensor(example) or (node.name if source is None else spelled(source) or variable(source))
+
+
+def _is_parameter(node: fx.Node, example: Any) -> bool:
+    return isinstance(example, nn.Parameter) or notes(node).parameter
 
 
 def _is_idle(node: fx.Node) -> bool:
@@ -44,9 +49,11 @@ def capture_dynamo(gm: fx.GraphModule, examples: Sequence[Any]) -> Captured:
             example = next(values)
             new.meta["val"] = node.meta.get("example_value", example)
             new.meta.pop("grapharg", None)  # refers weakly to the parameter, which torch.utils.swap_tensors refuses
-            if name := _parameter_name(node, example, names):
+            if id(example) in names.gathered:
+                note(new, gathered=True)
+            elif name := _parameter_name(node, example, names):
                 parameters[new.name] = name
-                if not isinstance(example, nn.Parameter):
+                if not _is_parameter(node, example):
                     tables.add(new.name)
         elif "example_value" in node.meta:
             new.meta["val"] = node.meta["example_value"]

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowbit_compiler.torch_internals import sources
+from lowbit_compiler.torch_internals import fsdp, sources
+from lowbit_compiler.torch_internals.dtensor import is_dtensor, local
 
 MOST_NAMES = 256
 """Of one module: shared modules inside shared modules have a product of names."""
@@ -30,16 +31,21 @@ class Names:
     """The module whose forward Dynamo traces: it made what was made in no submodule."""
     places: dict[str, weakref.ref[nn.Module]] = field(default_factory=dict)
     """The modules of its class, itself too."""
+    gathered: set[int] = field(default_factory=set)
+    """The ids of parameters that FSDP2 puts together from all processes at each call."""
 
     def add(self, root: nn.Module, name: str = "") -> None:
         """Name ``root``, and all that it holds, below ``name``."""
         for path, module in walk(root):
             own = joined(name, path)
             _append(self.modules, module, own)
+            self.gathered.update(map(id, fsdp.gathered(module)))
             held = (module._parameters, module._buffers, {key: x for key, x in vars(module).items() if isinstance(x, Tensor)})
             for key, tensor in itertools.chain.from_iterable(part.items() for part in held):
                 if tensor is not None:
                     _append(self.tensors, tensor, joined(own, key))
+                if is_dtensor(tensor):
+                    _append(self.tensors, local(tensor), joined(own, key))
 
     @property
     def known(self) -> frozenset[str]:

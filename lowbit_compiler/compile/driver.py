@@ -5,12 +5,14 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.capture.localize import Localized
 from lowbit_compiler.compile.fallback import WITHOUT_GRADIENTS, declined_report, failed_report, needs_gradient
 from lowbit_compiler.compile.finish import finish
 from lowbit_compiler.compile.history import remember
@@ -28,6 +30,7 @@ from lowbit_compiler.runtime import library
 from lowbit_compiler.torch_internals import dynamo, inductor
 
 log = logging.getLogger("lowbit_compiler")
+KEPT = "free_weights releases nothing of a model with sharded weights: a DTensor does not refuse to be read once its memory is gone"
 
 
 @contextlib.contextmanager
@@ -66,7 +69,7 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
             with dynamo.held_floats_constant(gm):
-                compiled, (*elsewhere, report) = compile_places(gm, examples, options, compile_captured, seen)
+                compiled, (*elsewhere, report) = _compile_local(Localized(gm, examples), options, seen)
             for other in elsewhere:
                 remember(other)
             if options.modules == "frozen":
@@ -83,6 +86,18 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
     _log(report)
     log.info("%s, %.1f s", report.summary(), time.perf_counter() - start)
     return compiled
+
+
+def _compile_local(local: Localized, options: Options, seen: Seen | None) -> tuple[Callable[..., Any], list[Report]]:
+    """Compile what this process computes of the graph, and return that as a function of the inputs of all."""
+    keeps = options.free_weights and local.sharded
+    if keeps:
+        options = replace(options, free_weights=False)
+    run, reports = compile_places(local.gm, local.examples, options, compile_captured, seen)
+    if keeps:
+        reports[-1].notes.append(KEPT)
+        log.warning("%s", KEPT)
+    return local.bind(run), reports
 
 
 def compile_captured(

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.capture.localize import Localized
 from lowbit_compiler.compile.fallback import declined_report, needs_gradient
 from lowbit_compiler.compile.rewrite import rewrite
 from lowbit_compiler.compile.training import dump_training, training_recipe
@@ -46,8 +47,10 @@ def _report(gm: fx.GraphModule, examples: Any, options: Options) -> Report:
         rewritten, report = rewrite_training(gm, examples, recipe, options)
         dump_training(gm, examples, rewritten, report, options)
         return report
-    captured = capture_dynamo(gm, examples)
-    return declined_report(captured, options) if needs_gradient(examples) else rewrite(captured, options, examples)[1]
+    if needs_gradient(examples):
+        return declined_report(capture_dynamo(gm, examples), options)
+    local = Localized(gm, examples)
+    return rewrite(capture_dynamo(local.gm, local.examples), options, local.examples)[1]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.plan import ignored
 from lowbit_compiler.report import Report
+from lowbit_compiler.torch_internals.dtensor import is_dtensor, local
 
 log = logging.getLogger("lowbit_compiler")
 MET_LATER = "(met later)"
@@ -34,7 +35,8 @@ class _Choice:
 
     def holds(self, weight: Any) -> bool:
         """Return whether ``weight`` is the tensor of this place."""
-        return getattr(self.owner(), self.leaf, None) is weight
+        own = getattr(self.owner(), self.leaf, None)
+        return own is weight or (is_dtensor(own) and local(own) is weight)
 
 
 class ByPlace:

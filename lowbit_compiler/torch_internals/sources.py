@@ -30,6 +30,12 @@ def source_text(node: fx.Node) -> str | None:
     return _text(getattr(node, "_dynamo_source", None))
 
 
+def keep_source(new: fx.Node, old: fx.Node) -> None:
+    """Let the placeholder ``new`` have the source of ``old``."""
+    if hasattr(old, "_dynamo_source"):
+        new._dynamo_source = old._dynamo_source
+
+
 def is_static(node: fx.Node) -> bool:
     """Return whether placeholder ``node`` is a parameter, a buffer or another tensor that a module holds."""
     return "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {})

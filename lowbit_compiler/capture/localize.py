@@ -1,0 +1,205 @@
+"""Products of DTensors as products of what this process holds of them: the first step of capture, where a graph has DTensors."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from lowbit_compiler.capture.dialect import to_aten
+from lowbit_compiler.passes.graph import aten, copied
+from lowbit_compiler.passes.notes import note
+from lowbit_compiler.torch_internals import dtensor
+from lowbit_compiler.torch_internals.sources import keep_source
+
+Run = Callable[..., Any]
+MOST = 1 << 16
+"""Weights whose counters are remembered: a server may exchange models for days."""
+LINEAR = (F.linear, aten.linear.default)
+
+
+class Localized:
+    """A graph in which products of DTensors are local ones, as far as their placements allow, and its inputs.
+
+    Before and after, with a weight split by columns::
+
+        %y = linear(%x, %w, %b)                       # DTensor x DTensor -> DTensor [Partial(sum)]
+        %z = %y.redistribute([Replicate()])
+
+        %x_1 = %x.to_local()
+        %y_1 = aten.linear.default(%x_1, %w_local)    # the first process of the row adds the bias
+        %y = dtensor.product(%y_1, %x, N, (1,))
+        %z = %y.redistribute([Replicate()])
+
+    So a product over several processes is the sum, or the rows side by side, of products that each computes as if it were alone, and what
+    is packed, watched and hashed is each one's own part of the weight.
+    """
+
+    def __init__(self, gm: fx.GraphModule, examples: Sequence[Any]) -> None:
+        """``gm`` is Dynamo's graph, which stays as it is; ``examples`` are its inputs, one per placeholder."""
+        self.gm, self.examples, self._inputs = gm, list(examples), None
+        if any(map(dtensor.is_dtensor, examples)):
+            work = _Work(gm, examples)
+            self.gm = work.run(gm)
+            self._inputs = _Inputs(work.inputs())
+            self.examples = self._inputs(examples)
+
+    gm: fx.GraphModule
+    examples: list[Any]
+    _inputs: "_Inputs | None"
+
+    @property
+    def sharded(self) -> bool:
+        """Whether some inputs are what this process holds of a DTensor."""
+        return self._inputs is not None and self._inputs.sharded
+
+    def bind(self, run: Run) -> Run:
+        """Return ``run``, which takes the inputs of this graph, as a function of those of Dynamo's."""
+        inputs = self._inputs
+        return run if inputs is None else lambda *args: run(*inputs(args))
+
+
+class _Inputs:
+    """What a localized graph takes of the inputs of Dynamo's: some as they are, of others what this process holds.
+
+    A write to a DTensor is counted there, and not where the memory is: so it is announced there, at the first call after it. That compares
+    contents, and packs nothing again where these are the same.
+    """
+
+    def __init__(self, places: list[tuple[int, bool]]) -> None:
+        """``places``: the position of each among Dynamo's inputs, and whether what this process holds of it is taken."""
+        self._places = places
+        self._versions: dict[int, int] = {}
+        self.sharded = any(local for _, local in places)
+
+    def __call__(self, args: Sequence[Any]) -> list[Any]:
+        return [self._part(args[index]) if local else args[index] for index, local in self._places]
+
+    def _part(self, whole: Any) -> torch.Tensor:
+        version, key = dtensor.version(whole), id(whole)  # no reference: swap_tensors would refuse
+        if self._versions.get(key) != version:
+            if len(self._versions) >= MOST:
+                self._versions.clear()
+            self._versions[key] = version
+            dtensor.announce(whole)
+        return dtensor.local(whole)
+
+
+class _Work:
+    """One graph on its way: the copy, and what stands in it for the local part of each DTensor."""
+
+    def __init__(self, gm: fx.GraphModule, examples: Sequence[Any]) -> None:
+        self.graph = fx.Graph()
+        copied(gm.graph.nodes, self.graph)
+        placeholders = self.graph.find_nodes(op="placeholder")
+        for old, new in zip(gm.graph.find_nodes(op="placeholder"), placeholders, strict=True):
+            keep_source(new, old)
+        self._example = dict(zip(placeholders, examples, strict=True))
+        self._parts: dict[fx.Node, fx.Node] = {}
+
+    def run(self, gm: fx.GraphModule) -> fx.GraphModule:
+        """Rewrite the copy, and return it as a module of its own."""
+        for node in list(self.graph.nodes):
+            if node.op == "call_method" and node.target == "to_local" and node.args[0] in self._example:
+                node.replace_all_uses_with(self._part(node.args[0]))
+                self.graph.erase_node(node)
+            elif node.op == "call_function" and node.target in LINEAR and dtensor.is_dtensor(_value(node)):
+                self._linear(node)
+        for node in list(self._parts):
+            if not node.users:
+                self.graph.erase_node(node)
+        return fx.GraphModule(gm, self.graph)
+
+    def inputs(self) -> list[tuple[int, bool]]:
+        """Return, for each placeholder of the copy, the position among the inputs that there were, and whether it is a local part."""
+        position = {node: index for index, node in enumerate(self._example)}
+        parts = {part: position[node] for node, part in self._parts.items() if node in position}
+        return [(parts[node], True) if node in parts else (position[node], False) for node in self.graph.find_nodes(op="placeholder")]
+
+    def _linear(self, node: fx.Node) -> None:
+        """Make ``node`` a local product, where the placements allow it."""
+        if not to_aten(node):
+            return
+        given: Any = node.args
+        x, weight, bias = (*given, None)[:3]
+        split = self._split(node, x, weight, bias)
+        if split is None:
+            return
+        result, outs = node.meta["example_value"], _value(weight).shape[0]
+        if bias is not None and not dtensor.is_first(_value(weight), [index for index, dim in enumerate(split) if dim == 1]):
+            bias = None  # a sum has it once
+        with self.graph.inserting_before(node):
+            args = (self._part(x), self._part(weight), *([self._part(bias)] if bias is not None else []))
+            new = self.graph.call_function(aten.linear.default, args)
+            new.meta = {**node.meta, "example_value": dtensor.local(result)}
+        self._read(node, new)
+        node.target, node.args, node.kwargs = dtensor.product, (new, x, outs, split), {}
+        if not node.users:
+            self.graph.erase_node(node)
+
+    def _read(self, node: fx.Node, part: fx.Node) -> None:
+        """Let those who only want to have ``part``, which this process holds of ``node``, read that."""
+        for user in list(node.users):
+            if user.op == "call_method" and user.target == "redistribute" and _placements(user) == _placements(node):
+                self._read(user, part)
+                user.replace_all_uses_with(node)
+                self.graph.erase_node(user)
+            elif user.op == "call_method" and user.target == "to_local":
+                user.replace_all_uses_with(part)
+                self.graph.erase_node(user)
+
+    def _split(self, node: fx.Node, x: Any, weight: Any, bias: Any) -> dtensor.Dims | None:
+        """Return how the weight is split, if the local product is this process's part of the whole one; None if it is not."""
+        if not dtensor.is_dtensor(_value(x)) or weight not in self._example or (bias is not None and bias not in self._example):
+            return None
+        if not all(dtensor.is_dtensor(_value(each)) for each in (weight, *([bias] if bias is not None else []))):
+            return None
+        last, of_x, split = _value(x).dim() - 1, dtensor.dims(_value(x)), dtensor.dims(_value(weight))
+        if of_x is None or split is None or len(of_x) != len(split):
+            return None
+        if not all(_fits(of_weight, dim, last) for dim, of_weight in zip(of_x, split, strict=True)):
+            return None
+        if bias is not None and dtensor.dims(_value(bias)) != tuple(0 if dim == 0 else None for dim in split):
+            return None
+        return split if dtensor.placed_as(_value(node), _value(x), split) else None
+
+    def _part(self, node: fx.Node) -> fx.Node:
+        """Return what stands for what this process holds of the DTensor ``node``."""
+        if node not in self._parts:
+            self._parts[node] = self._input(node) if node in self._example else self._local(node)
+        return self._parts[node]
+
+    def _input(self, node: fx.Node) -> fx.Node:
+        with self.graph.inserting_after(node):
+            part = self.graph.placeholder(f"{node.target}_local")
+        part.meta = {**node.meta, "example_value": dtensor.local(_value(node))}
+        keep_source(part, node)
+        note(part, parameter=isinstance(self._example[node], nn.Parameter))
+        return part
+
+    def _local(self, node: fx.Node) -> fx.Node:
+        if node.op == "call_function" and dtensor.wraps(node.target):
+            return node.all_input_nodes[0]
+        with self.graph.inserting_after(node):
+            part = self.graph.call_method("to_local", (node,))
+        part.meta = {**node.meta, "example_value": dtensor.local(_value(node))}
+        return part
+
+
+def _fits(of_weight: int | None, of_x: int | None, last: int) -> bool:
+    """Return whether a product of parts is a part of the product, where x is split in dimension ``of_x``, whose last is K, and the weight so."""
+    match of_weight:
+        case None:
+            return of_x != last
+        case 0:
+            return of_x is None
+    return of_x == last
+
+
+def _value(node: Any) -> Any:
+    return node.meta.get("example_value") if isinstance(node, fx.Node) else None
+
+
+def _placements(node: fx.Node) -> Any:
+    return tuple(_value(node).placements)

@@ -1,0 +1,63 @@
+"""Tensor parallelism: each process multiplies by what it holds of a weight, and what comes out is one device's, or a sum of such."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers import ranks
+from helpers.compiled import compiled
+from helpers.tensor_parallel import apart, block, emulated, rows
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two processes saw of the block."""
+    return ranks.run("helpers.tensor_parallel:blocks", tmp_path_factory.mktemp("ranks"))
+
+
+def _one(model: torch.nn.Module) -> Tensor:
+    torch.compiler.reset()
+    with torch.no_grad(), apart():
+        return compiled(model)(rows())
+
+
+@pytest.mark.parametrize("kind", ["sequence", "columns", "rows"])
+def test_rewritten_and_packed_once(found: list[dict[str, Any]], kind: str) -> None:
+    for each in found:
+        assert [(name, what) for name, _, what, _ in each[kind]["sites"]] == [("up", "rewritten"), ("down", "rewritten")]
+        assert each[kind]["packed"] == (2, 0)
+        assert torch.equal(each[kind]["first"], each[kind]["second"])
+
+
+def test_split_by_rows_is_one_device(found: list[dict[str, Any]]) -> None:
+    for each in found:
+        assert torch.equal(each["columns"]["first"], _one(block()))
+
+
+@pytest.mark.parametrize("kind", ["sequence", "rows"])
+def test_split_by_columns_is_the_sum_of_the_parts(found: list[dict[str, Any]], kind: str) -> None:
+    want = _one(emulated(block(), "down"))
+    for each in found:
+        assert torch.equal(each[kind]["first"], want)
+
+
+def test_written_weights_are_noticed(found: list[dict[str, Any]]) -> None:
+    model = block()
+    for kind, packed in (("written", 1), ("unseen", 2)):
+        if kind == "written":
+            model.up.weight[:, 40] += 1.0
+        else:
+            model.down.weight.mul_(-0.5)
+        for each in found:
+            assert torch.equal(each[kind]["first"], _one(emulated(model, "down")))
+            assert each[kind]["packed"] == packed
+
+
+def test_what_is_no_local_product_is_declined(found: list[dict[str, Any]]) -> None:
+    for each in found:
+        assert [site[2:] for site in each["declined"]["sites"]] == [
+            ("declined", "tensor subclass DTensor [Shard(dim=1)], DTensor [Shard(dim=0)]")
+        ]
+        torch.testing.assert_close(each["declined"]["first"], block().up(torch.cat([rows()] * 2, 1)), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,30 @@
+"""Canary: a module that ``fully_shard`` was called on still says which parameters its hooks gather."""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def test_gathered_parameters_are_found(surface: ModuleType) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    seen: list[int] = []
+
+    class Model(nn.Linear):
+        def forward(self, x: Any) -> Any:
+            seen.append(id(self.weight))
+            return super().forward(x)
+
+    model = Model(4, 4)
+    assert surface.gathered(model) == []
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        model(torch.ones(1, 4))
+        assert seen[0] in map(id, surface.gathered(model))
+    finally:
+        dist.destroy_process_group()
