@@ -120,12 +120,12 @@ def _choice(name: str, value: Any) -> str:
 
 
 def _remainder(name: str, value: Any) -> str:
-    if _choice(name, value) == "tensorrt":
+    if (kind := _choice(name, value)) == "tensorrt":
         from lowbit_compiler.torch_internals.torch_tensorrt import unusable  # the command line's help must not pay for torch
 
         if reason := unusable():
             raise OptionError(f"option {name!r}: 'tensorrt' cannot be used here ({reason}); accepted: 'inductor' or 'eager'")
-    return value
+    return kind
 
 
 def _plan(name: str, value: Any) -> str | Timings:

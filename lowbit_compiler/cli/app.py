@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -243,7 +243,7 @@ def export_tensorrt(
     from lowbit_compiler.exits.tensorrt.export import export_tensorrt as run
 
     shapes = parse_dynamic(dynamic)
-    options = {"capabilities": tuple(capability), "group_size": group_size}
+    options: dict[str, Any] = {"capabilities": tuple(capability), "group_size": group_size}
     model, inputs = load_function(function)
     with stages() as progress:
         report = run(

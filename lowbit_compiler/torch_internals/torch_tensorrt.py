@@ -31,7 +31,7 @@ def unusable() -> str:
 def compile_graph(gm: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
     """Return ``gm`` compiled for ``examples``: what torch_tensorrt has converters for in engines, the rest, our ops among it, as it is."""
     _keep_codes()
-    compiled: Callable[..., Any] = torch._dynamo.lookup_backend(PACKAGE)(gm, examples)
+    compiled: Callable[..., Any] = torch._dynamo.lookup_backend(PACKAGE)(gm, list(examples))
     return compiled
 
 

@@ -112,7 +112,10 @@ def test_names_of_dimensions_do_not_collide() -> None:
 def test_dynamic_of_the_command_line() -> None:
     assert parse_dynamic(["x:0=batch,1=length", "y:0=batch"]) == {"x": {0: "batch", 1: "length"}, "y": {0: "batch"}}
     assert parse_dynamic([]) is None
-    with pytest.raises(OptionError, match=r"argument:axis=name,axis=name, got 'x=0'"):
+    limited = parse_dynamic(["x:0=batch:8,1=length"])
+    assert limited is not None
+    assert (limited["x"][0].__name__, limited["x"][0].max, limited["x"][1]) == ("batch", 8, "length")
+    with pytest.raises(OptionError, match=r"argument:axis=name,axis=name or, with a largest size, axis=name:size, got 'x=0'"):
         parse_dynamic(["x=0"])
     with pytest.raises(OptionError, match=r"--dynamic names 'x' twice; write x:0=batch,1=length"):
         parse_dynamic(["x:0=batch", "x:1=length"])

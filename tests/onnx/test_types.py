@@ -42,12 +42,14 @@ def stored_types(file: Exported) -> set[str]:
 RECIPES = {
     **EMULATED,
     "int4-nested": Recipe("int4-nested", "int4-nested", "float", group_size=32),
+    "ternary": Recipe("ternary", "ternary", "int8"),
     "ternary-groups": Recipe("ternary-groups", "ternary-groups", "float"),
 }
 CASES = [
     ("int2", "qdq", 21, {"UINT4"}),
     ("int2", "integer", 21, {"UINT8"}),
     ("int4-nested", "qdq", 21, {"UINT4", "UINT8", "INT8"}),
+    ("ternary", "qdq", 21, {"INT4"}),
     ("ternary-groups", "qdq", 21, {"INT4"}),
     ("mxfp4-weights", "qdq", 22, {"INT8", "UINT8"}),
     ("mxfp4-weights", "qdq", 23, {"FLOAT4E2M1", "UINT8"}),
@@ -78,7 +80,7 @@ def test_file(name: str, form: str, opset: int, types: set[str], tmp_path: Path)
     check_values(RECIPES[name], layer, x, torch.from_numpy(np.asarray(got)))
 
 
-@pytest.mark.parametrize(("name", "form"), [("int2", "qdq"), ("e4m3", "qdq"), ("nvfp4", "integer")])
+@pytest.mark.parametrize(("name", "form"), [("int2", "qdq"), ("ternary", "qdq"), ("e4m3", "qdq"), ("nvfp4", "integer")])
 def test_verified_in_onnx_runtime(name: str, form: str, tmp_path: Path) -> None:
     layer, x, file = exported(tmp_path, RECIPES[name], form, 21, verify=True, dynamic_shapes={"input": {0: "rows"}})
     check_values(RECIPES[name], layer, x, file.run(x)[0])

@@ -29,15 +29,19 @@ class Reader:
     def widen(self, model: ir.Model) -> None:
         """Let what is computed in the types of ``casts`` be computed in those that it takes; in place. Codes before and after Q/DQ stay."""
         for value in model.graph.initializers.values():
-            if (dtype := self.casts.get(value.dtype)) is not None and not any(use.node.op_type in QUANTIZERS for use in value.uses()):
-                value.const_value = ir.tensor(value.const_value.numpy().astype(dtype.numpy()), name=value.name)
+            stored, dtype = value.const_value, self._wider(value)
+            if stored is not None and dtype is not None and not any(use.node.op_type in QUANTIZERS for use in value.uses()):
+                value.const_value = ir.tensor(stored.numpy().astype(dtype.numpy()), name=value.name)
                 value.type = ir.TensorType(dtype)
         for node in model.graph.all_nodes():
             if node.op_type == "Cast" and (dtype := self.casts.get(ir.DataType(node.attributes["to"].as_int()))) is not None:
                 node.attributes["to"] = ir.AttrInt64("to", int(dtype))
             for value in node.outputs:
-                if (dtype := self.casts.get(value.dtype)) is not None and node.op_type not in QUANTIZERS:
+                if (dtype := self._wider(value)) is not None and node.op_type not in QUANTIZERS:
                     value.type = ir.TensorType(dtype)
+
+    def _wider(self, value: ir.Value) -> ir.DataType | None:
+        return None if value.dtype is None else self.casts.get(value.dtype)
 
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")

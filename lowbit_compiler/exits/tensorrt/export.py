@@ -49,11 +49,7 @@ def export_tensorrt(
     and for a recipe that TensorRT cannot take, and WeightFreedError for a model without its float weights, before anything is traced;
     ExportError where the model cannot be exported, parsed or built.
     """
-    if runtime not in RUNTIMES:
-        raise OptionError(f"runtime takes {RUNTIMES[0]!r} (TensorRT-RTX), got {runtime!r}")
-    if isinstance(capabilities, str) or not isinstance(capabilities, Sequence) or not capabilities:
-        raise OptionError(f"capabilities takes a list of compute capabilities such as ('8.9',), got {capabilities!r}")
-    devices = tuple(dict.fromkeys(map(engine.capability, capabilities)))
+    devices = _devices(runtime, capabilities)
     request = request_of(model, inputs, recipe, dynamic_shapes, OPSET, "qdq", options)
     require_taken(request.options.recipe, devices)
     sizes = limits(arguments(model, request.args, request.kwargs), request.dynamic_shapes)
@@ -74,6 +70,15 @@ def export_tensorrt(
         f"{target}: {made.nbytes / 1e6:.1f} MB, TensorRT-RTX {engine.VERSION}, compute capability {', '.join(capabilities)}; not run here"
     )
     return report
+
+
+def _devices(runtime: str, capabilities: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Return the devices that are asked for; raises OptionError for what is none."""
+    if runtime not in RUNTIMES:
+        raise OptionError(f"runtime takes {RUNTIMES[0]!r} (TensorRT-RTX), got {runtime!r}")
+    if isinstance(capabilities, str) or not isinstance(capabilities, Sequence) or not capabilities:
+        raise OptionError(f"capabilities takes a list of compute capabilities such as ('8.9',), got {capabilities!r}")
+    return tuple(dict.fromkeys(map(engine.capability, capabilities)))
 
 
 def _profile(sizes: Limits) -> engine.Shapes:
