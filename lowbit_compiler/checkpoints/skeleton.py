@@ -49,8 +49,7 @@ def of_config(config: Mapping[str, Any]) -> Any:
             f"config.json: {library.key} takes the name of a model class of {library.name}, got {names!r}; or pass model="
         )
     try:
-        with without_weights():
-            return library.make(kind, said)
+        return library.make(kind, said)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"config.json describes no {name}: {type(error).__name__}: {str(error)[:300]}") from error
 
@@ -69,13 +68,20 @@ def _of_transformers(kind: Any, said: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     fields = {key: value for key, value in said.items() if key != "model_type"}
-    model = kind(AutoConfig.for_model(str(said.get("model_type")), **fields))
-    model.tie_weights()
+    own = AutoConfig.for_model(str(said.get("model_type")), **fields)
+    with without_weights():
+        model = kind(own)
+    model.tie_weights()  # of parameters that stay: within, each place would get one of its own
     return model
 
 
+def _of_diffusers(kind: Any, said: dict[str, Any]) -> Any:
+    with without_weights():
+        return kind.from_config(said)
+
+
 TRANSFORMERS = _Library("transformers", "PreTrainedModel", "architectures", _of_transformers)
-DIFFUSERS = _Library("diffusers", "ModelMixin", "_class_name", lambda kind, said: kind.from_config(said))
+DIFFUSERS = _Library("diffusers", "ModelMixin", "_class_name", _of_diffusers)
 
 
 def of_model(model: Any) -> nn.Module:
