@@ -85,8 +85,9 @@ def in_processes(processes: int, recipe: str, tokens: int) -> list[dict[str, Any
                     sys.stderr.flush()
                     os._exit(code)
             children.append(child)
-        if any([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]):
-            raise SystemExit("a process failed")
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        if any(codes):
+            raise SystemExit(f"processes ended with {codes}")
         return [torch.load(f"{folder}/{rank}") for rank in range(processes)]
 
 
