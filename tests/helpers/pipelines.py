@@ -8,6 +8,7 @@ from helpers.compiled import compiled, reports_of
 from helpers.tensor_parallel import block, rows
 
 PARTS = 4
+SCHEDULES = ("ScheduleGPipe", "Schedule1F1B")
 
 
 def _model() -> list[torch.nn.Module]:
@@ -28,13 +29,16 @@ def _input() -> Tensor:
     return torch.cat([rows(), -rows()])
 
 
-def piped(schedule: str) -> tuple[Tensor | None, list[str]]:
-    """Return what the last stage of ``schedule`` gives, and what became of this process's linears."""
+def piped() -> dict[str, tuple[Tensor | None, list[str]]]:
+    """Return what the last stage of each schedule gives, and what became of this process's linears when they were compiled."""
     from torch.distributed import pipelining
 
-    rank = dist.get_rank()
-    stage = pipelining.PipelineStage(compiled(_model()[rank]), rank, dist.get_world_size(), torch.device("cpu"))
-    run = getattr(pipelining, schedule)(stage, n_microbatches=PARTS, loss_fn=torch.nn.functional.mse_loss)
-    with torch.no_grad():
-        result, reports = reports_of(lambda: run.eval(_input()) if rank == 0 else run.eval(target=_input()))
-    return result, [site.decision for report in reports for site in report.sites if site.kind == "linear"]
+    rank, found = dist.get_rank(), {}
+    model = compiled(_model()[rank])
+    for schedule in SCHEDULES:
+        stage = pipelining.PipelineStage(model, rank, dist.get_world_size(), torch.device("cpu"))
+        run = getattr(pipelining, schedule)(stage, n_microbatches=PARTS, loss_fn=torch.nn.functional.mse_loss)
+        with torch.no_grad():
+            result, reports = reports_of(lambda run=run: run.eval(_input()) if rank == 0 else run.eval(target=_input()))
+        found[schedule] = result, [site.decision for report in reports for site in report.sites if site.kind == "linear"]
+    return found
