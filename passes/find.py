@@ -12,7 +12,7 @@ from lowbit_compiler.passes.graph import aten, calls, constant_sources, dead, is
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.patches import obstacle
 from lowbit_compiler.passes.site import Declined, Found, Reason, Role, Site
-from lowbit_compiler.torch_internals.dtensor import text
+from lowbit_compiler.torch_internals.dtensor import is_dtensor, product_text
 from lowbit_compiler.torch_internals.fakes import FakeTensor
 from lowbit_compiler.torch_internals.trees import tree_leaves
 
@@ -161,8 +161,10 @@ def _obstacle(ctx: PassContext, node: fx.Node, found: Found) -> Declined | None:
 
 def _obstacle_of_linear(ctx: PassContext, node: fx.Node, found: Found) -> Declined | None:
     x, weight = map(value, _factors(node))
+    if is_dtensor(weight) and notes(_factors(node)[1]).written:
+        return Reason.NON_CONST_WEIGHT, "the model writes to the weight"
     if not isinstance(x, FakeTensor) or type(weight).__name__ not in ("FakeTensor", "Parameter"):
-        return Reason.UNSUPPORTED_OP, f"tensor subclass {text(x)}, {text(weight)}"
+        return Reason.UNSUPPORTED_OP, product_text(x, weight, value(node))
     if x.device.type != ctx.target.kind:
         return Reason.NO_KERNEL, f"no kernels for {x.device.type} tensors; accepted: {ctx.target.accepted}"
     if x.layout is not weight.layout or str(x.layout) != "torch.strided":

@@ -13,6 +13,7 @@ from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.passes.repeated import fake_result
 from lowbit_compiler.torch_internals import autocast
 from lowbit_compiler.torch_internals.dispatch import OpOverload, enable_python_dispatcher
+from lowbit_compiler.torch_internals.dtensor import is_dtensor, local
 from lowbit_compiler.torch_internals.fakes import FakeTensor
 from lowbit_compiler.torch_internals.shapes import statically_known_true
 from lowbit_compiler.torch_internals.trees import tree_leaves
@@ -105,8 +106,8 @@ def shares_memory(a: fx.Node, b: fx.Node) -> bool:
 
 
 def storages(node: Any) -> set[int]:
-    """Return what is equal for values that share memory."""
-    leaves = tree_leaves(value(node))
+    """Return what is equal for values that share memory; that of a DTensor is where what this process holds of it is."""
+    leaves = [local(x) if is_dtensor(x) else x for x in tree_leaves(value(node))]
     return {x.untyped_storage()._cdata for x in leaves if isinstance(x, FakeTensor) and x.layout is torch.strided}
 
 

@@ -1,7 +1,8 @@
 """Products of DTensors as products of what this process holds of them: the first step of capture, where a graph has DTensors."""
 
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +10,10 @@ from torch import fx, nn
 
 from lowbit_compiler.capture.dialect import to_aten
 from lowbit_compiler.passes.graph import aten, copied
-from lowbit_compiler.passes.notes import note
+from lowbit_compiler.passes.notes import note, notes
+from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.torch_internals import dtensor
-from lowbit_compiler.torch_internals.sources import keep_source
+from lowbit_compiler.torch_internals.sources import is_static, keep_source
 
 Run = Callable[..., Any]
 MOST = 1 << 16
@@ -60,30 +62,48 @@ class Localized:
         return run if inputs is None else lambda *args: run(*inputs(args))
 
 
+class _Place(NamedTuple):
+    """Where an input of a localized graph comes from."""
+
+    index: int
+    """Its position among Dynamo's inputs."""
+    local: bool
+    """Whether it is what this process holds of that."""
+    weight: bool
+    """Whether that is a parameter or a table: what may be packed from it is watched."""
+
+
 class _Inputs:
     """What a localized graph takes of the inputs of Dynamo's: some as they are, of others what this process holds.
 
-    A write to a DTensor is counted there, and not where the memory is: so it is announced there, at the first call after it. That compares
-    contents, and packs nothing again where these are the same.
+    A write to a DTensor is counted there, and not where the memory is: so that of a weight is announced there, at the first call after it.
+    That compares contents, and packs nothing again where these are the same. No other write is counted: somebody's backward pass may
+    wait for this memory.
     """
 
-    def __init__(self, places: list[tuple[int, bool]]) -> None:
-        """``places``: the position of each among Dynamo's inputs, and whether what this process holds of it is taken."""
+    def __init__(self, places: list[_Place]) -> None:
         self._places = places
         self._versions: dict[int, int] = {}
-        self.sharded = any(local for _, local in places)
+        self._met: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self.sharded = any(place.local for place in places)
 
     def __call__(self, args: Sequence[Any]) -> list[Any]:
-        return [self._part(args[index]) if local else args[index] for index, local in self._places]
+        for place in self._places:
+            if place.weight:
+                self._look(args[place.index])
+        return [dtensor.local(args[place.index]) if place.local else args[place.index] for place in self._places]
 
-    def _part(self, whole: Any) -> torch.Tensor:
+    def _look(self, whole: Any) -> None:
         version, key = dtensor.version(whole), id(whole)  # no reference: swap_tensors would refuse
-        if self._versions.get(key) != version:
-            if len(self._versions) >= MOST:
-                self._versions.clear()
-            self._versions[key] = version
+        if self._versions.get(key) == version:
+            return
+        if len(self._versions) >= MOST:
+            self._versions.clear()
+        self._versions[key] = version
+        memory = dtensor.local(whole).untyped_storage()
+        if memory in self._met:
             dtensor.announce(whole)
-        return dtensor.local(whole)
+        self._met.add(memory)  # nothing was packed from it before
 
 
 class _Work:
@@ -96,12 +116,15 @@ class _Work:
         for old, new in zip(gm.graph.find_nodes(op="placeholder"), placeholders, strict=True):
             keep_source(new, old)
         self._example = dict(zip(placeholders, examples, strict=True))
+        written = _written(gm)
+        self._written = {node for index, node in enumerate(placeholders) if index in written}
+        self._last = placeholders[-1]
         self._parts: dict[fx.Node, fx.Node] = {}
 
     def run(self, gm: fx.GraphModule) -> fx.GraphModule:
         """Rewrite the copy, and return it as a module of its own."""
         for node in list(self.graph.nodes):
-            if node.op == "call_method" and node.target == "to_local" and node.args[0] in self._example:
+            if node.op == "call_method" and node.target == "to_local" and self._is_input(node.args[0]):
                 node.replace_all_uses_with(self._part(node.args[0]))
                 self.graph.erase_node(node)
             elif node.op == "call_function" and node.target in LINEAR and dtensor.is_dtensor(_value(node)):
@@ -111,11 +134,19 @@ class _Work:
                 self.graph.erase_node(node)
         return fx.GraphModule(gm, self.graph)
 
-    def inputs(self) -> list[tuple[int, bool]]:
-        """Return, for each placeholder of the copy, the position among the inputs that there were, and whether it is a local part."""
+    def inputs(self) -> list[_Place]:
+        """Return where each placeholder of the copy comes from."""
+        wholes = {part: node for node, part in self._parts.items() if self._is_input(node)}
         position = {node: index for index, node in enumerate(self._example)}
-        parts = {part: position[node] for node, part in self._parts.items() if node in position}
-        return [(parts[node], True) if node in parts else (position[node], False) for node in self.graph.find_nodes(op="placeholder")]
+        found = [(node in wholes, wholes.get(node, node)) for node in self.graph.find_nodes(op="placeholder")]
+        return [_Place(position[whole], local, local and self._is_weight(whole)) for local, whole in found]
+
+    def _is_weight(self, node: fx.Node) -> bool:
+        return isinstance(self._example[node], nn.Parameter) or is_static(node)
+
+    def _is_input(self, node: fx.Node) -> bool:
+        """Return whether ``node`` is an input whose local part may be one as well: of one that is written to it is an alias, which no compiler sees."""
+        return node in self._example and node not in self._written
 
     def _linear(self, node: fx.Node) -> None:
         """Make ``node`` a local product, where the placements allow it."""
@@ -141,7 +172,7 @@ class _Work:
     def _read(self, node: fx.Node, part: fx.Node) -> None:
         """Let those who only want to have ``part``, which this process holds of ``node``, read that."""
         for user in list(node.users):
-            if user.op == "call_method" and user.target == "redistribute" and _placements(user) == _placements(node):
+            if user.op == "call_method" and user.target == "redistribute" and _kind(user) == _kind(node):
                 self._read(user, part)
                 user.replace_all_uses_with(node)
                 self.graph.erase_node(user)
@@ -151,7 +182,7 @@ class _Work:
 
     def _split(self, node: fx.Node, x: Any, weight: Any, bias: Any) -> dtensor.Dims | None:
         """Return how the weight is split, if the local product is this process's part of the whole one; None if it is not."""
-        if not dtensor.is_dtensor(_value(x)) or weight not in self._example or (bias is not None and bias not in self._example):
+        if not dtensor.is_dtensor(_value(x)) or not self._is_input(weight) or (bias is not None and bias not in self._example):
             return None
         if not all(dtensor.is_dtensor(_value(each)) for each in (weight, *([bias] if bias is not None else []))):
             return None
@@ -167,7 +198,7 @@ class _Work:
     def _part(self, node: fx.Node) -> fx.Node:
         """Return what stands for what this process holds of the DTensor ``node``."""
         if node not in self._parts:
-            self._parts[node] = self._input(node) if node in self._example else self._local(node)
+            self._parts[node] = self._input(node) if self._is_input(node) else self._local(node)
         return self._parts[node]
 
     def _input(self, node: fx.Node) -> fx.Node:
@@ -181,7 +212,7 @@ class _Work:
     def _local(self, node: fx.Node) -> fx.Node:
         if node.op == "call_function" and dtensor.wraps(node.target):
             return node.all_input_nodes[0]
-        with self.graph.inserting_after(node):
+        with self.graph.inserting_after(self._last if node.op == "placeholder" else node):
             part = self.graph.call_method("to_local", (node,))
         part.meta = {**node.meta, "example_value": dtensor.local(_value(node))}
         return part
@@ -201,5 +232,17 @@ def _value(node: Any) -> Any:
     return node.meta.get("example_value") if isinstance(node, fx.Node) else None
 
 
-def _placements(node: fx.Node) -> Any:
-    return tuple(_value(node).placements)
+def _kind(node: fx.Node) -> tuple[Any, ...]:
+    """Return what is equal where a DTensor holds the same values in the same way: ``redistribute`` can round them too."""
+    x = _value(node)
+    return x.device_mesh, tuple(x.placements), x.dtype
+
+
+def _written(gm: fx.GraphModule) -> set[int]:
+    """Return which inputs of Dynamo's graph, by their positions, some call writes to in place, by whatever view."""
+    graph = fx.Graph()
+    copies = copied(gm.graph.nodes, graph)
+    for node in graph.nodes:
+        node.meta["val"] = _value(node)
+    mark_written(fx.GraphModule(gm, graph))
+    return {index for index, node in enumerate(gm.graph.find_nodes(op="placeholder")) if notes(copies[node]).written}

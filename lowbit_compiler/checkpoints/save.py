@@ -22,6 +22,7 @@ from lowbit_compiler.errors import CheckpointError, MissingPackageError, OptionE
 from lowbit_compiler.recipes import DEFAULT, Recipe, find_recipe
 from lowbit_compiler.runtime.files import staged_folder
 from lowbit_compiler.runtime.weights import any_freed, where
+from lowbit_compiler.torch_internals.dtensor import first_sharded
 from lowbit_compiler.torch_internals.sources import WRAPPED
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -65,7 +66,7 @@ def save_pretrained(
 
     ``format``: "lowbit" holds all recipes; "compressed-tensors" what its readers know: int8 rows, and symmetric int4 groups.
 
-    Raises OptionError for bad arguments and for what a format does not hold, WeightFreedError for a model without its float weights, OSError
+    Raises OptionError for bad arguments, for sharded weights and for what a format does not hold, WeightFreedError for a model without its float weights, OSError
     where writing fails.
     """
     model, folder = _checked(model, format, max_shard_size), Path(directory)
@@ -93,6 +94,8 @@ def _checked(model: Any, format: str, size: int) -> nn.Module:
     assert isinstance(model, nn.Module)
     if any_freed([*model.parameters(), *model.buffers()]):
         raise WeightFreedError("free_weights=True released weights of the model, which saving reads; load the model anew")
+    if sharded := first_sharded(model):
+        raise OptionError(f"weights of the model are sharded ({sharded}); save the float model before it is cut")
     if format not in FORMATS:
         raise OptionError(f"format takes {' or '.join(map(repr, FORMATS))}, got {format!r}")
     if type(size) is not int or size < 1:

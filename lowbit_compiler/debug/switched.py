@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
+from lowbit_compiler.capture.localize import Localized
 from lowbit_compiler.compile.constants import compute
 from lowbit_compiler.compile.executable import Executable
 from lowbit_compiler.compile.explaining import alone, joined
@@ -123,6 +124,11 @@ class Switched:
             return gm.forward
         if any_freed(examples):
             raise WeightFreedError("a float weight was released by free_weights=True; load the model anew to compare with it")
+        local = Localized(gm, examples)
+        return local.bind(self._switchable(local.gm, local.examples))
+
+    def _switchable(self, gm: fx.GraphModule, examples: Sequence[Any]) -> Executable:
+        """Return the localized graph ``gm``, run node by node."""
         row = self._rows
         self._add(rewrite(capture_dynamo(gm, examples), self._options, examples)[1])
         captured = capture_dynamo(gm, examples)

@@ -23,6 +23,7 @@ from lowbit_compiler.preparing.progress import Step, progress
 from lowbit_compiler.recipes import Recipe, find_recipe
 from lowbit_compiler.runtime.prepared import Prepared
 from lowbit_compiler.runtime.weights import any_freed
+from lowbit_compiler.torch_internals.dtensor import first_sharded
 
 log = logging.getLogger("lowbit_compiler")
 
@@ -50,7 +51,7 @@ def prepare(
     activations between blocks meanwhile, else memory does. ``checkpoint`` is a folder for finished blocks: the same call goes on there
     after an interruption, and comes to the same tensors.
 
-    Raises OptionError for bad arguments and WeightFreedError for a model without its float weights, before anything is run.
+    Raises OptionError for bad arguments and sharded weights, and WeightFreedError for a model without its float weights, before anything is run.
     """
     recipe = find_recipe(recipe)
     _check(model, data, methods)
@@ -82,6 +83,8 @@ def _check(model: nn.Module, data: object, methods: Sequence[str | Method] | Non
         raise OptionError(f"module {training!r} is in training mode; call model.eval() before it is prepared")
     if any_freed([*model.parameters(), *model.buffers()]):
         raise WeightFreedError("free_weights=True released float weights of the model, which preparing reads; load the model anew")
+    if sharded := first_sharded(model):
+        raise OptionError(f"weights of the model are sharded ({sharded}); prepare the model before it is cut")
     if data is None and methods:
         raise OptionError(f"methods takes nothing where data is None, got {methods!r}: every method looks at activations")
 

@@ -18,6 +18,7 @@ from lowbit_compiler.runtime.training.plan import TrainingPlan
 from lowbit_compiler.runtime.training.plans import LEARNING
 from lowbit_compiler.runtime.training.steps import missing
 from lowbit_compiler.runtime.treatments.treatment import at_once
+from lowbit_compiler.torch_internals.dtensor import first_sharded
 
 log = logging.getLogger("lowbit_compiler")
 
@@ -43,6 +44,8 @@ def prepare_training(model: nn.Module, recipe: str, data: Iterable[Any]) -> nn.M
         raise OptionError(f"prepare_training takes a recipe whose step sizes can be learned: {', '.join(LEARNING)}; got {recipe!r}")
     if not isinstance(model, nn.Module):
         raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
+    if sharded := first_sharded(model):
+        raise OptionError(f"weights of the model are sharded ({sharded}); prepare the model before it is cut")
     calls = calls_of(model, data)
     linears = _linears(model)
     with torch.no_grad(), _evaluating(model), _seen(linears, training.plan) as means:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Size, Tensor
+from torch import Size, Tensor, nn
 from torch.autograd.graph import increment_version
 
 Dims = tuple[int | None, ...]
@@ -49,6 +49,21 @@ def text(x: Any) -> str:
     """Return what a report calls a tensor's class, with the placements of a DTensor: ``DTensor [Shard(dim=0)]``."""
     name = type(x).__name__
     return f"{name} [{', '.join(map(repr, x.placements))}]" if is_dtensor(x) else name
+
+
+def product_text(x: Any, weight: Any, result: Any) -> str:
+    """Return what a report says of a product of subclasses of tensors: ``tensor subclass DTensor [Replicate()], DTensor [Shard(dim=0)] -> ...``.
+
+    How the result is placed tells which products of equal placements are local: where a dimension is too small torch moves data first.
+    """
+    made = f" -> {text(result)}" if is_dtensor(result) else ""
+    return f"tensor subclass {text(x)}, {text(weight)}{made}"
+
+
+def first_sharded(model: nn.Module) -> str:
+    """Return the name of a parameter or buffer that is a DTensor, with its placements; "" where there is none."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return next((f"{name} is a {text(each)}" for name, each in named if is_dtensor(each)), "")
 
 
 def is_first(x: Any, mesh_dims: Sequence[int]) -> bool:

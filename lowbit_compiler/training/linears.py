@@ -14,6 +14,7 @@ from lowbit_compiler.passes.find import module_path
 from lowbit_compiler.passes.graph import aten, copied, numel
 from lowbit_compiler.passes.site import Declined, Found, Reason, Role, Site
 from lowbit_compiler.runtime.training.plan import GRAD_INPUT, GRAD_WEIGHT
+from lowbit_compiler.torch_internals.dtensor import is_dtensor, product_text
 
 STEPPED = torch.ops.lowbit.stepped_linear.default
 LINEAR = (F.linear, aten.linear.default, STEPPED)
@@ -119,12 +120,14 @@ def _site(region: Region, node: fx.Node, index: int, parameters: dict[int, str])
         parameters=(name,) if name else (),
     )
     site = Site(found, node)
-    if obstacle := _obstacle(x.meta["example_value"], weight.meta["example_value"]):
+    if obstacle := _obstacle(*(each.meta["example_value"] for each in (x, weight, node))):
         site.decline(*obstacle)
     return site
 
 
-def _obstacle(x: Any, weight: Any) -> Declined | None:
+def _obstacle(x: Any, weight: Any, result: Any) -> Declined | None:
+    if is_dtensor(x) or is_dtensor(weight):
+        return Reason.UNSUPPORTED_OP, product_text(x, weight, result)
     if x.dtype not in FLOATS or weight.dtype not in FLOATS:
         return Reason.UNSUPPORTED_DTYPE, f"{x.dtype}, {weight.dtype}; accepted: float32, bfloat16, float16"
     if weight.dim() != 2 or not all(isinstance(size, int) for size in weight.shape):

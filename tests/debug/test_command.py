@@ -94,7 +94,7 @@ def test_a_budget_that_cannot_be_met_is_status_1(file: Path, tmp_path: Path) -> 
         (("{file}:model", "--budget", "much"), "expected a share such as 0.3% or 0.003, got 'much'"),
         (("{file}:size",), "my_model.py:size raised TypeError"),
         (("{file}:model", "--metric", "{file}:nothing"), "has no function 'nothing'"),
-        (("{file}:unused", "--remainder", "fast"), "option 'remainder' takes 'inductor' or 'eager', got 'fast'"),
+        (("{file}:unused", "--remainder", "fast"), "option 'remainder' takes 'inductor' or 'eager' or 'tensorrt', got 'fast'"),
         (("{file}:unused", "--ignore", "re:("), "'re:(' is not a valid regular expression"),
         (("{file}:encoded", "--metric", "{file}:attribute"), "attribute, given a Tensor, raised AttributeError"),
     ],

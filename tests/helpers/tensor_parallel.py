@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lowbit_compiler as lowbit
+from helpers import sharded_tools, sharded_writes
 from helpers.compiled import compiled
 from lowbit_compiler.compile import prepared
 
@@ -146,4 +147,4 @@ def blocks() -> dict[str, Any]:
         odd.register_parameter(name, nn.Parameter(distribute_tensor(parameter, mesh, [Shard(0)]), requires_grad=False))
     split = DTensor.from_local(x, mesh, [Shard(1)])
     found["declined"] = seen(odd, lambda run: run(split))
-    return found
+    return found | {"writes": sharded_writes.written(mesh), "pending": sharded_writes.pending(mesh), "tools": sharded_tools.used(mesh)}
