@@ -30,8 +30,7 @@ def model_of(checkpointed: bool) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("recipe", "checkpointed"), zip(RECIPES, (False, True), strict=True))
 def test_linears_of_one_input_share_its_codes(recipe: str, checkpointed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(checkpointed)
     run = compiled(model, recipe, remainder="eager")
@@ -86,7 +85,9 @@ def test_codes_belong_to_recipes_that_share_them() -> None:
 
 
 def test_op_with_shared_codes() -> None:
+    """Its compiled gradients are those of the test above."""
     op = torch.ops.lowbit.train_linear.default
     x, w = torch.randn(5, WIDTH, requires_grad=True), torch.randn(16, WIDTH, requires_grad=True)
     codes = list(torch.ops.lowbit.train_quantize(x.detach(), 8, False))
-    torch.library.opcheck(op, (x, w, None, torch.tensor([3]), 0, RECIPES[0], None, None, None, codes))
+    arguments = (x, w, None, torch.tensor([3]), 0, RECIPES[0], None, None, None, codes)
+    torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
