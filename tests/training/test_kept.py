@@ -1,5 +1,8 @@
 """What training keeps for the backward pass: codes of an input once for all linears of it, and no codes of weights."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,6 +85,22 @@ def test_codes_belong_to_recipes_that_share_them() -> None:
     codes = list(torch.ops.lowbit.train_quantize(x, 4, False))
     with pytest.raises(RuntimeError, match=r"codes and scales that the recipe's quantizer made, or nothing, as shared, got 2"):
         torch.ops.lowbit.train_linear(x, w, None, torch.tensor([0]), 0, "mxfp4-training", None, None, None, codes)
+
+
+@pytest.mark.parametrize(
+    ("of", "bits", "change", "message"),
+    [
+        ((3, WIDTH), 8, lambda codes: codes, r"shared of 2 rows, as x has, got 3"),
+        ((2, WIDTH + 1), 8, lambda codes: codes, r"shared\[0\] in int8 of shape \(2, 32\)"),
+        ((2, WIDTH), 4, lambda codes: codes, r"shared\[0\] in int8 of shape \(2, 32\)"),
+        ((2, WIDTH), 8, lambda codes: [codes[0], codes[1].double()], r"shared\[1\] in float32 of shape \(2, 1\)"),
+    ],
+)
+def test_codes_of_another_input_are_refused(of: tuple[int, int], bits: int, change: Callable[..., Any], message: str) -> None:
+    x, w = torch.ones(2, WIDTH), torch.ones(16, WIDTH)
+    codes = change(list(torch.ops.lowbit.train_quantize(torch.ones(of), bits, False)))
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.lowbit.train_linear(x, w, None, torch.tensor([0]), 0, RECIPES[0], None, None, None, codes)
 
 
 def test_op_with_shared_codes() -> None:
