@@ -33,7 +33,7 @@ def model_of(checkpointed: bool) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("recipe", "checkpointed"), zip(RECIPES, (False, True), strict=True))
+@pytest.mark.parametrize(("recipe", "checkpointed"), list(zip(RECIPES, (False, True), strict=True)))
 def test_linears_of_one_input_share_its_codes(recipe: str, checkpointed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(checkpointed)
     run = compiled(model, recipe, remainder="eager")
