@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.products import MAX_K
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, require, result_dtype, same, tensors
-from lowbit_compiler.runtime.training.integers import OPERANDS
+from lowbit_compiler.runtime.training.integers import OPERANDS, Integers
 from lowbit_compiler.runtime.training.linear import SCHEMAS
 from lowbit_compiler.runtime.training.plans import LEARNING, PLANS, plan_of
 
@@ -48,9 +48,19 @@ def _linear(
     require(op, bias is None or same(bias, (w.shape[0],)), f"bias of shape ({w.shape[0]},)", None if bias is None else tuple(bias.shape))
     _steps(op, x_step, w_step)
     if shared:
-        plan = plan_of(recipe)
-        taken = plan is not None and plan.quantizer is not None
-        require(op, taken and len(shared) == 2, "codes and scales that the recipe's quantizer made, or nothing, as shared", len(shared))
+        _shared(op, x, recipe, shared)
+
+
+def _shared(op: str, x: Tensor, recipe: str, shared: Sequence[Tensor]) -> None:
+    """Check that these are what the quantizer of ``recipe`` makes of ``x``."""
+    plan = plan_of(recipe)
+    taken = isinstance(plan, Integers) and len(shared) == 2
+    require(op, taken, "codes and scales that the recipe's quantizer made, or nothing, as shared", len(shared))
+    assert isinstance(plan, Integers)
+    q, scale = shared
+    _kept(op, "shared[0]", q, "shared[1]", scale, plan.bits, plan.forward.treatment.padded(x.shape[-1]))
+    rows = math.prod(x.shape[:-1])
+    require(op, q.shape[0] == rows, f"shared of {rows} rows, as x has", q.shape[0])
 
 
 def _steps(op: str, x_step: Tensor | None, w_step: Tensor | None) -> None:

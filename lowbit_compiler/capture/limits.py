@@ -29,10 +29,12 @@ class Limits:
 
 
 def limits(given: dict[str, Any], shapes: dict[str, Any]) -> list[Limits]:
-    """Return the limits of each tensor in ``given``, in order; raises OptionError for a size that may change without a largest.
+    """Return the limits of each tensor in ``given``, in order.
 
-    ``given`` are arguments by name, ``shapes`` what :func:`shapes.by_argument` returns for them.
+    ``given`` are arguments by name, ``shapes`` what :func:`shapes.by_argument` returns for them. Raises OptionError for a size that may change
+    without a largest, for an example outside its range, and for one name with two ranges.
     """
+    _require_one_range(trees.tree_leaves(shapes))
     return [
         _limits(name, leaf, part)
         for name, value in given.items()
@@ -53,13 +55,31 @@ def _limits(argument: str, leaf: Tensor, part: Any) -> Limits:
             raise OptionError(
                 f"dynamic_shapes: dimension {axis} of {argument!r} needs a largest size: torch.export.Dim({name!r}, max=...), got {item!r}"
             )
-        least[axis] = min(max(item.min or 0, 1), example[axis])
+        least[axis] = item.min or min(1, example[axis])  # torch has 0 where none was given, and a cache may be empty
         most[axis] = int(largest)
         if not least[axis] <= example[axis] <= most[axis]:
             raise OptionError(
                 f"dynamic_shapes: dimension {axis} of {argument!r} is {example[axis]} in inputs, and takes {least[axis]} to {most[axis]}"
             )
     return Limits(tuple(least), example, tuple(most))
+
+
+def _require_one_range(dimensions: list[Any]) -> None:
+    """Raise OptionError for a name that is of two ranges: the file has one size for it."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for item in dimensions:
+        root = getattr(item, "root", item)  # 2 * Dim("length") is as long as length lets it be
+        if type(root) is not Dim:
+            continue
+        name, span = root.__name__, (root.min, root.max)
+        if (first := found.setdefault(name, span)) != span:
+            raise OptionError(
+                f"dynamic_shapes: {name!r} is one size, and takes one range; got {_text(*first)} and {_text(*span)}: give one, or two names"
+            )
+
+
+def _text(least: Any, most: Any) -> str:
+    return f"{least} to {'any' if most >= UNBOUNDED else most}"
 
 
 def unlimited(shapes: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from helpers import engines
 from lowbit_compiler.exits.tensorrt import engine, export
 from lowbit_compiler.recipes import RECIPES
 
-QUICK = ("int8", "int8-weight-only", "int4-weight-only", "int4-int8")
+PACKED = ("int8-weight-only", "int4-weight-only", "int4-int8")
 SIZE = 1024
 
 
@@ -37,7 +37,7 @@ def check(path: Path, proto: onnx.ModelProto, weights: int) -> None:
     assert path.stat().st_size <= engines.stored_bytes(proto) + 4 * weights / 4
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", ["int8", *(pytest.param(name, marks=pytest.mark.model) for name in PACKED)])
 def test_sizes(name: str, proto: list[onnx.ModelProto], tmp_path: Path) -> None:
     """Were one of both weights in float16, the engine would be larger."""
     model = nn.Sequential(nn.Linear(SIZE, SIZE), nn.ReLU(), nn.Linear(SIZE, SIZE)).eval()

@@ -11,6 +11,7 @@ from torch.export import Dim
 import lowbit_compiler as lowbit
 from helpers import engines
 from lowbit_compiler.capture import trace
+from lowbit_compiler.capture.limits import Limits, limits
 from lowbit_compiler.errors import ExportError, MissingPackageError, OptionError
 from lowbit_compiler.exits import tensorrt
 from lowbit_compiler.exits.tensorrt import engine
@@ -55,6 +56,22 @@ def test_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "dimension 0 of 'input' is 4 in inputs, and takes 1 to 2" in refused(
         tmp_path, monkeypatch, dynamic_shapes=({0: Dim("batch", max=2)},)
     )
+    assert "dimension 0 of 'input' is 4 in inputs, and takes 6 to 16" in refused(
+        tmp_path, monkeypatch, dynamic_shapes=({0: Dim("batch", min=6, max=16)},)
+    )
+
+
+def test_one_name_has_one_range() -> None:
+    given = {"x": X, "y": X}
+    for other in (Dim("batch", max=16), 2 * Dim("batch", max=16)):
+        with pytest.raises(OptionError, match=r"'batch' is one size, and takes one range; got 0 to 8 and 0 to 16"):
+            limits(given, {"x": {0: Dim("batch", max=8)}, "y": {0: other}})
+    found = limits(given, {"x": {0: Dim("batch", max=8)}, "y": {0: Dim("batch", max=8), 1: Dim("width", min=2, max=64)}})
+    assert found == [Limits((1, 64), (4, 64), (8, 64)), Limits((1, 2), (4, 64), (8, 64))]
+
+
+def test_a_cache_may_be_empty() -> None:
+    assert limits({"x": X[:0]}, {"x": {0: Dim("past", max=8)}}) == [Limits((0, 64), (0, 64), (8, 64))]
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from lowbit_compiler.runtime.formats.lines import Lines
 from lowbit_compiler.runtime.treatments.treatment import at_once
 
 EPS = 2.0**-24
+QUICK = ("int8", "int4-weight-only")
 CASES = {
     **{name: RECIPES[name] for name in engines.TAKEN},
     "int5": Recipe("int5", "int5", "float"),
@@ -37,7 +38,7 @@ def moved(recipe: Recipe, layer: nn.Linear) -> float | Tensor:
     return w.scale.spread(8 * EPS * size, treated.shape[-1])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.model) for name in CASES])
 def test_values_and_types(name: str, tmp_path: Path) -> None:
     """By ONNX's own evaluator, on rows with an outlier and one of zeros; 96 columns leave a part of a group of 64."""
     recipe, layer, x = CASES[name], nn.Linear(96, 48).eval(), torch.randn(5, 96)

