@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pydoc_data.topics
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -163,7 +164,7 @@ def main() -> None:
 
 
 def show(runs: dict[str, Any], args: argparse.Namespace) -> None:
-    """Print losses and what they are above bfloat16's, over the seeds."""
+    """Print losses and what they are above bfloat16's: the mean of the seeds, and its standard error."""
     table = Table(title=f"validation loss after {args.steps} steps of {BATCH * CONTEXT} bytes, mean of the seeds")
     for column in ("recipe", "seeds", "loss", "above bfloat16", "weights in bfloat16"):
         table.add_column(column, justify="left" if column == "recipe" else "right")
@@ -173,7 +174,10 @@ def show(runs: dict[str, Any], args: argparse.Namespace) -> None:
         if mine:
             loss, plain = (sum(run[key] for run in mine.values()) / len(mine) for key in ("loss", "as bfloat16"))
             above = [mine[seed]["loss"] / runs[f"{FLOAT} seed {seed}"]["loss"] - 1 for seed in both]
-            table.add_row(recipe, str(len(mine)), f"{loss:.4f}", f"{100 * sum(above) / len(above):+.2f} %" if above else "", f"{plain:.4f}")
+            error = f" ± {100 * statistics.stdev(above) / math.sqrt(len(above)):.2f}" if len(above) > 1 else ""
+            table.add_row(
+                recipe, str(len(mine)), f"{loss:.4f}", f"{100 * sum(above) / len(above):+.2f}{error} %" if above else "", f"{plain:.4f}"
+            )
     Console(width=120).print(table)
 
 
