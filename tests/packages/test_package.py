@@ -1,5 +1,6 @@
 """A small model in a package computes what it computes under torch.compile, bit by bit, in Python and without; float weights stay out of it."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,5 +122,8 @@ def test_a_package_for_another_library_is_refused(packaged: Packaged, program: P
     for name in (ops.name, library.FILE):
         (tmp_path / name).write_bytes(ops.with_name(name).read_bytes().replace(library.ABI, other))
     done = program.start(tmp_path / ops.name, packaged.path, tmp_path, tmp_path)
-    assert (done.returncode, done.stderr) == (1, f"{tmp_path / ops.name} is {other[:-1].decode()}, the package is for {library.ABI[:-1].decode()}\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"{tmp_path / ops.name} is {other[:-1].decode()}, the package is for {library.ABI[:-1].decode()}\n",
+    )
     assert torch._inductor.aoti_load_package(str(packaged.path)).get_metadata()[ABI] == library.ABI[:-1].decode()

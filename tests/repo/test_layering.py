@@ -40,7 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "graph_text": ("passes", "torch_internals"),
     "dump": ("errors", "graph_text", "passes", "report", "runtime", "torch_internals"),
     # From Dynamo's graph to one that trains.
-    "training": ("capture", "errors", "options", "passes", "pricing", "recipes", "report", "runtime.steps", "runtime.training"),
+    "training": ("capture", "errors", "options", "passes", "pricing", "recipes", "report", "runtime.steps", "runtime.training", "torch_internals"),
     # From a rewritten graph to what runs, or to a file: an exit says how, compile does it.
     "exits": ("options", "passes", "pricing", "runtime"),
     "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals", "training"),
