@@ -65,8 +65,8 @@ class Localized:
 class _Place(NamedTuple):
     """Where an input of a localized graph comes from."""
 
-    index: int
-    """Its position among Dynamo's inputs."""
+    position: int
+    """Among Dynamo's inputs."""
     local: bool
     """Whether it is what this process holds of that."""
     weight: bool
@@ -90,8 +90,8 @@ class _Inputs:
     def __call__(self, args: Sequence[Any]) -> list[Any]:
         for place in self._places:
             if place.weight:
-                self._look(args[place.index])
-        return [dtensor.local(args[place.index]) if place.local else args[place.index] for place in self._places]
+                self._look(args[place.position])
+        return [dtensor.local(args[place.position]) if place.local else args[place.position] for place in self._places]
 
     def _look(self, whole: Any) -> None:
         version, key = dtensor.version(whole), id(whole)  # no reference: swap_tensors would refuse
