@@ -131,6 +131,7 @@ def test_a_model_that_differs_from_run_to_run() -> None:
         widths(drifting, (torch.randn(3, 64),), budget=0.1)
 
 
+@pytest.mark.model
 def test_the_command(tmp_path: Path) -> None:
     """It writes a recipe that other commands take; where the budget is missed it writes none, and the status is 1."""
     file, out = tmp_path / "my_model.py", tmp_path / "new" / "recipe.toml"

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CODE = """
 import torch
 model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64), torch.nn.Tanh()).eval()
@@ -55,6 +57,7 @@ def test_torch_trace(tmp_path: Path) -> None:
     assert "2 of 2 sites rewritten" in found["lowbit_report"]
 
 
+@pytest.mark.model
 def test_compile_debug_and_full_logs(tmp_path: Path) -> None:
     full = run(tmp_path, "inductor", TORCH_COMPILE_DEBUG="1", TORCH_LOGS="+lowbit_compiler")
     assert "[0/0] pass quantize: 2 rewrites" in full

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +49,7 @@ class Calls(nn.Module):
         return tuple(trees.tree_leaves(results))
 
 
+@pytest.mark.model
 def test_ops(program: Program, tmp_path: Path) -> None:
     model, path = Calls().eval(), tmp_path / "ops.pt2"
     lowbit.export_package(model, model.inputs, path)
