@@ -12,7 +12,7 @@ import transformers
 from cost import Decoder, Link
 from torch import Tensor, nn
 
-ROUNDS = 9
+ROUNDS = 15
 
 
 def llama(model: Decoder, layers: int, dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -58,7 +58,7 @@ def seconds(call: Callable[[], object]) -> float:
     return found.item()
 
 
-def layer(shard: Decoder, recipe: str, tokens: int, depths: tuple[int, int] = (1, 3)) -> tuple[float, float]:
+def layer(shard: Decoder, recipe: str, tokens: int, depths: tuple[int, int] = (2, 6)) -> tuple[float, float]:
     """Return the seconds of one layer of these sizes, and of what is beside layers, by the difference between two depths."""
     x = torch.randn(1, tokens, shard.hidden, dtype=torch.bfloat16)
     few, many = (seconds(partial(compiled(llama(shard, depth), recipe), x)) for depth in depths)

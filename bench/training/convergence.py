@@ -178,7 +178,7 @@ def show(runs: dict[str, Any], args: argparse.Namespace) -> None:
             table.add_row(
                 recipe, str(len(mine)), f"{loss:.4f}", f"{100 * sum(above) / len(above):+.2f}{error} %" if above else "", f"{plain:.4f}"
             )
-    Console(width=120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def show(title: str, results: dict[str, Any]) -> None:
             *(f"{least[part]:.2f}" for part in ("forward", "backward")),
             *kept,
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def main() -> None:
