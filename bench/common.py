@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lowbit_compiler.runtime import files, library
 
@@ -70,6 +71,18 @@ def about(threads: int | None = None, **more: Any) -> dict[str, Any]:
         "torch": torch.__version__,
         **more,
     }
+
+
+class Logits(nn.Module):
+    """A language model of transformers without a cache: ids [batch, length] -> logits."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        logits: Tensor = self.inner(input_ids, use_cache=False).logits
+        return logits
 
 
 def stacked(axis: Any, bars: Mapping[str, Mapping[str, float]], colors: Mapping[str, str]) -> list[float]:

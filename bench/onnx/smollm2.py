@@ -26,7 +26,7 @@ from onnx import TensorProto
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import common
@@ -53,18 +53,6 @@ EXAMPLE = {"input_ids": torch.ones(2, 5, dtype=torch.int64)}
 SHAPES = {"input_ids": {0: "batch", 1: "length"}}
 
 
-class Logits(nn.Module):
-    """The model without a cache: ids [batch, length] -> logits."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        logits: Tensor = self.inner(input_ids, use_cache=False).logits
-        return logits
-
-
 def path_of(folder: Path, name: str) -> Path:
     """Return where the file of a contestant is."""
     return folder / f"{name.replace(', ', '-')}.onnx"
@@ -81,7 +69,7 @@ def make(folder: Path, only: list[str], console: Console) -> None:
         if name == THEIRS:
             _quantize_dynamic(folder, path)
             continue
-        loaded = loaded or Logits(model.load(torch.float32, console).model).eval()
+        loaded = loaded or common.Logits(model.load(torch.float32, console).model).eval()
         recipe, form = FILES[name]
         ignore = ["re:.*"] if name == FLOAT else []
         report = lowbit.export_onnx(loaded, EXAMPLE, path, recipe=recipe, form=form, ignore=ignore, dynamic_shapes=SHAPES)

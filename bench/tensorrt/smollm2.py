@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -37,18 +37,6 @@ DEVICES = ((8, 9), (12, 0))
 """The first of them that takes a recipe is what its engine is for."""
 EXAMPLE = {"input_ids": torch.ones(2, 16, dtype=torch.int64)}
 SHAPES = {"input_ids": {0: Dim("batch", max=8), 1: Dim("length", max=2048)}}
-
-
-class Logits(nn.Module):
-    """The model without a cache: ids [batch, length] -> logits."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        logits: Tensor = self.inner(input_ids, use_cache=False).logits
-        return logits
 
 
 def linears(loaded: nn.Module, name: str) -> int:
@@ -87,7 +75,7 @@ def make(only: list[str], console: Console) -> None:
     """Build what is not known yet; each result is written at once."""
     path = common.RESULTS / RESULT
     rows = json.loads(path.read_text())["engines"] if path.exists() else {}
-    loaded = Logits(model.load(torch.float32, console).model).eval()
+    loaded = common.Logits(model.load(torch.float32, console).model).eval()
     for name in only or [name for name in NAMES if name not in rows]:
         rows[name] = build(loaded, name)
         console.print(name, rows[name], markup=False)
