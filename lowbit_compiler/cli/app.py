@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lowbit_compiler.cli.arguments import Dynamic, Function, Ignore, PlanName, RecipeName, load_function, names_to_ignore, stages
+from lowbit_compiler.cli.arguments import Dynamic, Function, Ignore, PlanName, RecipeName, console, load_function, names_to_ignore, stages
 from lowbit_compiler.cli.debug import debug
 from lowbit_compiler.errors import LowbitError
 from lowbit_compiler.recipe_names import DEFAULT
@@ -109,8 +109,6 @@ def plan(
 
     With options={"plan": "plan.json"}, or --plan plan.json here, the file decides what is rewritten, and nothing is timed.
     """
-    from rich.console import Console
-
     from lowbit_compiler.cli.plan import check, decisions
     from lowbit_compiler.cli.plan import plan as run
 
@@ -119,7 +117,7 @@ def plan(
     model, inputs = load_function(function)
     with stages() as progress:
         report = run(model, inputs, out, recipe=recipe, ignore=names, progress=progress)
-    Console(width=None if sys.stdout.isatty() else 180).print(decisions(report.sites))
+    console().print(decisions(report.sites))
     for note in report.notes:
         print(f"note: {note}")
     print(f"{out}  {len(report.timed)} calls with the seconds of each candidate")
@@ -136,8 +134,6 @@ def profile(
     json: Annotated[bool, typer.Option("--json", help="plain data")] = False,
 ) -> None:
     """Compile and run a model, and show the time of every site and kernel next to what it needs at least."""
-    from rich.console import Console
-
     from lowbit_compiler.dump.files import attach, folders
     from lowbit_compiler.options import parse
     from lowbit_compiler.profiling.profile import profile as run
@@ -153,7 +149,7 @@ def profile(
     if json:
         print(result.to_json())
     else:
-        Console(width=None if sys.stdout.isatty() else 180).print(result)
+        console().print(result)
 
 
 @app.command("export-onnx")
@@ -174,8 +170,6 @@ def export_onnx(
     ] = False,
 ) -> None:
     """Write a model to an ONNX file in low precision, and print every product with its decision."""
-    from rich.console import Console
-
     from lowbit_compiler.capture.shapes import parse_dynamic
     from lowbit_compiler.exits.onnx.export import export_onnx as run
 
@@ -196,7 +190,7 @@ def export_onnx(
             progress=progress,
             **{name: value for name, value in options.items() if value is not None},
         )
-    Console(width=None if sys.stdout.isatty() else 180).print(report)
+    console().print(report)
 
 
 @app.command("verify-onnx")
@@ -210,14 +204,12 @@ def verify_onnx(
     It runs on the function's inputs, and on others made from them with one seed: of other sizes where these may change, floats drawn
     column by column, integers from the same range or from the rows of their embedding; masks stay masks.
     """
-    from rich.console import Console
-
     from lowbit_compiler.exits.onnx.export import verify_onnx as run
 
     model, inputs = load_function(function)
     with stages() as progress:
         result = run(file, model, inputs, tolerance=tolerance, progress=progress)
-    Console(width=None if sys.stdout.isatty() else 180).print(result)
+    console().print(result)
     raise typer.Exit(0 if result.agrees else 1)
 
 
@@ -237,13 +229,11 @@ def export_tensorrt(
 
     Sizes that may change need a largest one: --dynamic input_ids:0=batch:8,1=length:512
     """
-    from rich.console import Console
-
     from lowbit_compiler.capture.shapes import parse_dynamic
     from lowbit_compiler.exits.tensorrt.export import export_tensorrt as run
 
     shapes = parse_dynamic(dynamic)
-    options: dict[str, Any] = {"capabilities": tuple(capability), "group_size": group_size}
+    options: dict[str, Any] = {"capabilities": tuple(capability) or None, "group_size": group_size}
     model, inputs = load_function(function)
     with stages() as progress:
         report = run(
@@ -254,19 +244,17 @@ def export_tensorrt(
             dynamic_shapes=shapes,
             ignore=names_to_ignore(ignore),
             progress=progress,
-            **{name: value for name, value in options.items() if value},
+            **{name: value for name, value in options.items() if value is not None},
         )
-    Console(width=None if sys.stdout.isatty() else 180).print(report)
+    console().print(report)
 
 
 @app.command()
 def doctor() -> None:
     """Show torch, the native library, instruction sets, which kernel each op gets, and the environment variables."""
-    from rich.console import Console
-
     from lowbit_compiler.cli.doctor import doctor as run
 
-    Console(width=None if sys.stdout.isatty() else 140).print(run())
+    console(140).print(run())
 
 
 def main() -> None:

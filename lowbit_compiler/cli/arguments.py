@@ -1,4 +1,4 @@
-"""What commands share: their arguments, what these stand for (a function of the user's, names to ignore), and the stage of long work."""
+"""What commands share: their arguments, what these stand for (a function of the user's, names to ignore), the stage of long work, and where tables go."""
 
 import contextlib
 import importlib.util
@@ -9,12 +9,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.recipe_names import NAMES
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 TOLERANCE = 10.0  # dB; that of the recipes, which import torch (a test says so)
 
@@ -170,3 +173,10 @@ def stages() -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("starting") as status:
         yield lambda stage: status.update(stage)
+
+
+def console(width: int = 180) -> "Console":
+    """Return where tables are printed: as wide as the terminal, or ``width`` where the output is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width)

@@ -1,6 +1,5 @@
 """The commands below ``lowbit debug``: which layer hurts accuracy, which pass is at fault, and how many bits each layer needs."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from lowbit_compiler.cli.arguments import (
     Ignore,
     PlanName,
     RecipeName,
+    console,
     find_function,
     load_function,
     load_samples,
@@ -38,7 +38,6 @@ def bisect(
 ) -> None:
     """Narrow a wrong, failing or crashing compilation to one pass and one site; status 1 where something is wrong."""
     import torch
-    from rich.console import Console
 
     from lowbit_compiler.debug.bisect import Bench, check_tolerance, search
     from lowbit_compiler.debug.isolated import Isolated
@@ -55,14 +54,14 @@ def bisect(
         progress("running the float model")
         bench = Isolated(model, inputs, threads) if isolate else Bench(model, inputs)
         finding = search(bench, options, tolerance, progress)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(finding)
+    lines = console(140)
+    lines.print(finding)
     if finding.pass_name:
         written = finding.write(out)
-        console.print(f"before and after: {', '.join(map(str, written))}", soft_wrap=True)
+        lines.print(f"before and after: {', '.join(map(str, written))}", soft_wrap=True)
         extra = " --isolate" if isolate else ""
         again = f"lowbit debug bisect {function} --recipe {recipe} --plan {plan} --tolerance {tolerance:g} --remainder {remainder}{extra}"
-        console.print(f"to see it again: {finding.command(again)}", soft_wrap=True)
+        lines.print(f"to see it again: {finding.command(again)}", soft_wrap=True)
     raise typer.Exit(1 if finding.failed else 0)
 
 
@@ -93,8 +92,6 @@ def accuracy(
     limit = share(budget)
     names = names_to_ignore(ignore)
     measure = None if metric is None else find_function(metric)
-    from rich.console import Console
-
     from lowbit_compiler.debug import accuracy as run
     from lowbit_compiler.debug.show import SHOWN, bar, shown
     from lowbit_compiler.options import parse, writable_file
@@ -113,7 +110,7 @@ def accuracy(
         return
     with bar() as progress:
         result = run(model, samples, budget=limit, metric=measure, progress=progress, **options)
-    Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.layers) if all_layers else SHOWN), crop=False)
+    console().print(shown(result, len(result.layers) if all_layers else SHOWN), crop=False)
     if out is not None and result.met:
         write(out, result.to_json() + "\n")
     raise typer.Exit(0 if result.met and not any(layer.broken for layer in result.layers) else 1)
@@ -128,8 +125,6 @@ def _refuse_of_inference(ctx: typer.Context, recipe: str) -> None:
 
 def _gradients(model: Any, samples: Any, options: dict[str, Any], out: Path | None, all_layers: bool) -> None:
     """Print the gradients of each layer, and write them to ``out``."""
-    from rich.console import Console
-
     from lowbit_compiler.debug import gradients
     from lowbit_compiler.debug.show import SHOWN, bar
     from lowbit_compiler.debug.show import gradients as shown
@@ -137,7 +132,7 @@ def _gradients(model: Any, samples: Any, options: dict[str, Any], out: Path | No
 
     with bar() as progress:
         found = gradients(model, samples, progress=progress, **options)
-    Console(width=None if sys.stdout.isatty() else 180).print(shown(found, None if all_layers else SHOWN), crop=False)
+    console().print(shown(found, None if all_layers else SHOWN), crop=False)
     if out is not None:
         write(out, found.to_json() + "\n")
 
@@ -163,8 +158,6 @@ def widths(
     limit = share(budget) if budget else None
     size = number_of_bytes(most_bytes) if most_bytes else None
     names = names_to_ignore(ignore)
-    from rich.console import Console
-
     from lowbit_compiler.debug.show import bar
     from lowbit_compiler.debug.show_widths import SHOWN, shown
     from lowbit_compiler.debug.widths import check, require_recipe_file
@@ -177,7 +170,7 @@ def widths(
     model, samples = load_samples(function)
     with bar() as progress:
         result = run(model, samples, progress=progress, **asked)
-    Console(width=None if sys.stdout.isatty() else 180).print(shown(result, len(result.chosen) if all_layers else SHOWN), crop=False)
+    console().print(shown(result, len(result.chosen) if all_layers else SHOWN), crop=False)
     if result.met:
         write(out, result.to_toml())
         print(f"{out}  a recipe: torch.compile(model, backend=\"lowbit\", options={{'recipe': {str(out)!r}}})")
