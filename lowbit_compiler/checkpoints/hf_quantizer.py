@@ -103,6 +103,14 @@ class LowbitQuantizer(HfQuantizer):
             made[linear] = made.get(linear) or StoredLinear.like(linear, scheme)
             model.set_submodule(name, made[linear])
 
+    def update_parallel_plan(self, model: Any, plan: dict[str, str]) -> None:
+        """Add to ``plan`` how the tensors of the linears are cut; raises what :func:`hf_parallel.cut` does."""
+        distributed = getattr(model.config, "distributed_config", None)
+        if distributed is not None and distributed.tp_size > 1:
+            from lowbit_compiler.checkpoints import hf_parallel
+
+            hf_parallel.cut(model, plan, distributed.tp_size, self.pre_quantized)
+
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         for module in model.modules():
             if isinstance(module, StoredLinear):

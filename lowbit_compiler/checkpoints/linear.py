@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowbit_compiler.checkpoints.scheme import Scheme
+from lowbit_compiler.checkpoints.scheme import WEIGHT, Scheme
 from lowbit_compiler.runtime.treatments.treatment import at_once
 from lowbit_compiler.runtime.widths import Width
 
@@ -53,7 +53,13 @@ class StoredLinear(nn.Module):
     @property
     def parts(self) -> tuple[Tensor, ...]:
         """The weight in its operand: codes [N, K padded] and what belongs to them."""
-        return self.scheme.parts(self._parameters, self.in_features)  # type: ignore[arg-type]
+        return self.scheme.parts(self._parameters, self._columns)  # type: ignore[arg-type]
+
+    @property
+    def _columns(self) -> int:
+        """K; where the weight is cut over processes by columns and the tensors are the part of this one, its share."""
+        held = self._parameters[WEIGHT].shape[1]  # type: ignore[union-attr]
+        return self.in_features if held == self._stored[WEIGHT][0][1] else self.scheme.columns(held)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., N]."""
@@ -64,7 +70,7 @@ class StoredLinear(nn.Module):
         scheme = self.scheme
         operand = scheme.operand
         treated = operand.op("dequantize")(*self.parts, *operand.arguments, torch.float32)
-        weight: Tensor = scheme.treatment.untreated(at_once, treated, self.in_features)
+        weight: Tensor = scheme.treatment.untreated(at_once, treated, self._columns)
         return weight.to(dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StoredLinear":

@@ -46,6 +46,16 @@ class Scheme:
         count = self.operand.scale.count(columns)
         return {WEIGHT: (shape, dtype), **{f"{WEIGHT}_{part.name}": (part.shape((n, columns), count), part.dtype) for part in others}}
 
+    def divides(self, k: int, parts: int) -> bool:
+        """Return whether a weight of ``k`` columns, cut into ``parts`` of equally many, is weights in this scheme side by side."""
+        each = k // parts
+        aligned = each % self.operand.scale.block(each) == 0 and self.padded(each) == each if each else False
+        return aligned and each * parts == k and (each % WHOLE == 0 or not self._dense)
+
+    def columns(self, held: int) -> int:
+        """Return the columns of codes that are stored in rows of ``held`` numbers."""
+        return held * WHOLE // self._dense if self._dense else held
+
     def store(self, parts: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Return the tensors of ``parts``."""
         codes, *others = parts

@@ -46,6 +46,13 @@ def answers(folder: str, plan: str) -> dict[str, Any]:
     return seen(_auto(folder) if plan == "auto" else _parallelized(folder), logits)
 
 
+def stored(folder: str, recipe: str, again: str) -> dict[str, Any]:
+    """Return what this process sees of a low-bit checkpoint, cut by transformers' plan as it is read; it is saved to ``again``."""
+    model = _auto(folder)
+    model.save_pretrained(again)
+    return seen(model, logits, recipe)
+
+
 def _auto(folder: str) -> Any:
     from transformers.distributed import DistributedConfig
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import lowbit_compiler as lowbit
 from helpers import sharded_tools, sharded_writes
 from helpers.compiled import compiled
+from lowbit_compiler.checkpoints.linear import StoredLinear
 from lowbit_compiler.compile import prepared
 
 WIDTH = 128
@@ -33,19 +34,29 @@ class Block(nn.Module):
 class Summed(nn.Module):
     """What a linear is that ``world`` processes have by columns, in one process: the sum of its parts, the first of which has the bias."""
 
-    def __init__(self, linear: nn.Linear, world: int) -> None:
+    def __init__(self, linear: nn.Linear | StoredLinear, world: int) -> None:
         super().__init__()
         self.parts = nn.ModuleList()
-        for rank, weight in enumerate(linear.weight.chunk(world, 1)):
-            part = nn.Linear(weight.shape[1], weight.shape[0], bias=rank == 0 and linear.bias is not None)
-            part.weight = nn.Parameter(weight.detach().clone())
-            if part.bias is not None:
-                part.bias = linear.bias
+        for rank in range(world):
+            part = part_of(linear, rank, world)
+            part.bias = linear.bias if rank == 0 else None
             self.parts.append(part)
 
     def forward(self, x: Tensor) -> Tensor:
         first, *rest = (part(each) for part, each in zip(self.parts, x.chunk(len(self.parts), -1), strict=True))
         return sum(rest, first)
+
+
+def part_of(linear: nn.Linear | StoredLinear, rank: int, world: int) -> Any:
+    """Return the columns of ``linear`` that one process has; of a low-bit one with the scales of whole rows."""
+    k, n = linear.in_features // world, linear.out_features
+    if isinstance(linear, StoredLinear):
+        part = StoredLinear(k, n, linear.scheme, None)
+        part.fill({name: x.chunk(world, 1)[rank].clone() if x.shape[1:] > (1,) else x for name, x in linear.tensors().items()})
+        return part
+    part = nn.Linear(k, n, bias=False)
+    part.weight = nn.Parameter(linear.weight.chunk(world, 1)[rank].detach().clone())
+    return part
 
 
 def block() -> Block:
