@@ -2,8 +2,8 @@
 
 python bench/scale/check.py [--recipe int8] [--out scale_check.json]
 
-Layers of one rank and sums over ranks are measured first, by all ranks at once as they share this machine; the step is predicted from them
-and then measured.
+Layers of one rank, sums over ranks, and the step that is predicted from them are measured by turns, by all ranks at once as they share this
+machine.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from cost import Decoder, Layout, Pieces, step
+from cost import Decoder, Layout, step
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -25,31 +25,42 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import common
 import ranks as measured
 
-MODEL = Decoder(hidden=1024, intermediate=4096, heads=16, kv_heads=8, layers=8, vocabulary=0, head_dim=64)
+MODEL = Decoder(hidden=1024, intermediate=4096, heads=16, kv_heads=8, layers=6, vocabulary=0, head_dim=64)
 TOKENS = (1, 128)
 SIZES = (2048, 16_384, 65_536, 262_144)
 LIMIT = 0.2
+COLUMNS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+ROWS = ("self_attn.o_proj", "mlp.down_proj")
 
 
-def tensor_parallel(ranks: int) -> nn.Module:
-    """Return the model over all ranks, as transformers' plan for Llama has it."""
-    from torch.distributed.device_mesh import init_device_mesh
+def parallel(model: nn.Module, mesh: Any) -> nn.Module:
+    """Return the decoder cut over ``mesh``, as transformers' plan for Llama has it."""
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-    torch.manual_seed(0)
-    model = measured.llama(MODEL, MODEL.layers)
-    columns, rows = (
-        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"),
-        ("self_attn.o_proj", "mlp.down_proj"),
-    )
-    plan = {f"layers.*.{name}": ColwiseParallel() for name in columns} | {f"layers.*.{name}": RowwiseParallel() for name in rows}
-    return parallelize_module(model, init_device_mesh("cpu", (ranks,)), plan)
+    plan = {f"layers.*.{name}": ColwiseParallel() for name in COLUMNS} | {f"layers.*.{name}": RowwiseParallel() for name in ROWS}
+    return parallelize_module(model, mesh, plan)
 
 
-def pipelined(rank: int, ranks: int, recipe: str, tokens: int, parts: int) -> float:
-    """Return the seconds of ``parts`` times ``tokens`` tokens through stages that hand on what they have."""
-    run = measured.compiled(measured.llama(MODEL, MODEL.layers // ranks), recipe)
+def by_tensor(ranks: int, recipe: str, tokens: int, mesh: Any) -> dict[str, Any]:
+    """Predict and measure a step of all ranks, each of which has a part of every layer.
+
+    What is measured of one rank's layers has DTensors as well, of a mesh that is this rank alone: their Python is a part of the step.
+    """
+    torch.compiler.reset()
+    x = torch.randn(1, tokens, MODEL.hidden, dtype=torch.bfloat16)
+    calls = measured.layers(lambda depth: parallel(measured.llama(MODEL.shard(ranks), depth), mesh["own"]), recipe, x)
+    whole = measured.compiled(parallel(measured.llama(MODEL, MODEL.layers), mesh["all"]), recipe)
+    found = measured.seconds({**calls, **measured.sums(SIZES), "step": partial(whole, x)})
+    link = measured.link(found, SIZES, ranks)
+    predicted = step(MODEL, Layout(tensor=ranks), measured.parted(found), link, tokens)
+    return {"by": "tensor", "tokens": tokens, "predicted": predicted, "measured": found["step"], "parts": found, "link": vars(link)}
+
+
+def by_pipeline(rank: int, ranks: int, recipe: str, tokens: int, parts: int) -> dict[str, Any]:
+    """Predict and measure ``parts`` times ``tokens`` tokens through stages that hand on what they have."""
+    torch.compiler.reset()
     given = torch.randn(1, tokens, MODEL.hidden, dtype=torch.bfloat16)
+    run = measured.compiled(measured.llama(MODEL, MODEL.layers // ranks), recipe)
 
     def through() -> None:
         sent = []
@@ -63,37 +74,33 @@ def pipelined(rank: int, ranks: int, recipe: str, tokens: int, parts: int) -> fl
         for work, _ in sent:
             work.wait()
 
-    return measured.seconds(through)
+    calls = measured.layers(partial(measured.llama, MODEL), recipe, given)
+    found = measured.seconds({**calls, **measured.sums(SIZES), "step": through})
+    link = measured.link(found, SIZES, ranks)
+    predicted = step(MODEL, Layout(pipeline=ranks), measured.parted(found), link, parts * tokens, parts)
+    return {
+        "by": "pipeline",
+        "tokens": parts * tokens,
+        "predicted": predicted,
+        "measured": found["step"],
+        "parts": found,
+        "link": vars(link),
+    }
 
 
 def child(rank: int, ranks: int, store: str, recipe: str, out: str) -> None:
-    """Measure, predict, and measure the whole."""
+    """Measure pieces and steps by turns, and predict."""
+    from torch.distributed.device_mesh import init_device_mesh
+
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
-    link = measured.link(SIZES, ranks)
-    found: dict[str, Any] = {"link": {"latency": link.latency, "bandwidth": link.bandwidth}, "steps": []}
-    for tokens in TOKENS:
-        alone, rest = measured.layer(MODEL.shard(ranks), recipe, tokens)
-        pieces = Pieces(lambda _, alone=alone: alone, lambda _, rest=rest: rest)
-        run = measured.compiled(tensor_parallel(ranks), recipe)
-        x = torch.randn(1, tokens, MODEL.hidden, dtype=torch.bfloat16)
-        predicted = step(MODEL, Layout(tensor=ranks), pieces, link, tokens)
-        found["steps"].append({"by": "tensor", "tokens": tokens, "predicted": predicted, "measured": measured.seconds(partial(run, x))})
+    torch.manual_seed(0)
+    mesh = init_device_mesh("cpu", (ranks, 1), mesh_dim_names=("all", "own"))
+    steps = [by_tensor(ranks, recipe, tokens, mesh) for tokens in TOKENS]
     if ranks == 2:
-        whole, rest = measured.layer(MODEL, recipe, TOKENS[-1])
-        pieces = Pieces(lambda _: whole, lambda _: rest)
-        parts = 4
-        predicted = step(MODEL, Layout(pipeline=ranks), pieces, link, parts * TOKENS[-1], parts)
-        found["steps"].append(
-            {
-                "by": "pipeline",
-                "tokens": parts * TOKENS[-1],
-                "predicted": predicted,
-                "measured": pipelined(rank, ranks, recipe, TOKENS[-1], parts),
-            }
-        )
+        steps.append(by_pipeline(rank, ranks, recipe, TOKENS[-1], parts=4))
     if rank == 0:
-        torch.save(found, out)
+        torch.save(steps, out)
     dist.destroy_process_group()
 
 
@@ -112,7 +119,7 @@ def main() -> None:
             mp.spawn(child, (ranks, f"{folder}/store", args.recipe, f"{folder}/out"), ranks)
             found = torch.load(f"{folder}/out")
         results["ranks"][ranks] = found
-        for one in found["steps"]:
+        for one in found:
             error = one["predicted"] / one["measured"] - 1
             style = "red" if abs(error) > LIMIT else ""
             row = (

@@ -1,18 +1,21 @@
 """What is measured for the model of costs: one rank's layer, alone or beside the other ranks, and sums over the ranks."""
 
-import statistics
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 import transformers
-from cost import Decoder, Link
+from cost import Decoder, Link, Pieces
 from torch import Tensor, nn
 
-ROUNDS = 15
+ROUNDS, WARM = 15, 3
+DEPTHS = (1, 3)
+"""Layers of the two models of which a layer's seconds are the difference."""
 
 
 def llama(model: Decoder, layers: int, dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -35,42 +38,62 @@ def llama(model: Decoder, layers: int, dtype: torch.dtype = torch.bfloat16) -> A
 
 def compiled(model: nn.Module, recipe: str) -> Callable[[Tensor], Tensor]:
     """Return the model as a function of [1, T, hidden]."""
-    torch.compiler.reset()
     run = torch.compile(model, backend="lowbit", options={"recipe": recipe, "plan": "always"}, dynamic=False)
     return lambda x: run(inputs_embeds=x, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def seconds(call: Callable[[], object]) -> float:
-    """Return the median seconds of a call; where there are ranks, all begin together and the slowest counts."""
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(ROUNDS):
-        if dist.is_initialized():
-            dist.barrier()
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    found = torch.tensor(statistics.median(times), dtype=torch.float64)
+def seconds(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Return the median seconds of each call, by turns: a machine's speed drifts.
+
+    Where there are ranks, all begin a call together and the slowest counts.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(WARM + rounds):
+        for name, call in calls.items():
+            if dist.is_initialized():
+                dist.barrier()
+            start = time.perf_counter()
+            call()
+            if turn >= WARM:
+                times[name].append(time.perf_counter() - start)
+    found = torch.tensor(list(times.values()), dtype=torch.float64)
     if dist.is_initialized():
         dist.all_reduce(found, dist.ReduceOp.MAX)
-    return found.item()
+    return dict(zip(times, found.median(1).values.tolist(), strict=True))
 
 
-def layer(shard: Decoder, recipe: str, tokens: int, depths: tuple[int, int] = (2, 6)) -> tuple[float, float]:
-    """Return the seconds of one layer of these sizes, and of what is beside layers, by the difference between two depths."""
-    x = torch.randn(1, tokens, shard.hidden, dtype=torch.bfloat16)
-    few, many = (seconds(partial(compiled(llama(shard, depth), recipe), x)) for depth in depths)
-    each = (many - few) / (depths[1] - depths[0])
-    return each, max(few - depths[0] * each, 0.0)
+def layers(make: Callable[[int], Any], recipe: str, x: Tensor) -> dict[str, Callable[[], object]]:
+    """Return calls of ``make(depth)``, models of two depths: what a layer takes is in their difference (:func:`parted`)."""
+    return {f"{depth} layers": partial(compiled(make(depth), recipe), x) for depth in DEPTHS}
 
 
-def link(sizes: Sequence[int], ranks: int) -> Link:
-    """Return the link that explains the sums of ``sizes`` bytes of bfloat16 best: least squares of relative errors."""
-    times = [seconds(partial(dist.all_reduce, torch.zeros(size // 2, dtype=torch.bfloat16))) for size in sizes]
-    steps = 2 * (ranks - 1)
-    weight = 1 / torch.tensor(times, dtype=torch.float64)
-    a = torch.tensor([[steps, steps * size / ranks] for size in sizes], dtype=torch.float64) * weight[:, None]
-    latency, slope = torch.linalg.lstsq(a, torch.ones(len(sizes), 1, dtype=torch.float64)).solution.flatten().tolist()
-    return Link(max(latency, 0.0), 1 / max(slope, 1e-15))
+def parted(found: Mapping[str, float]) -> Pieces:
+    """Return the seconds of one layer, and of what is beside layers, for the tokens of those calls."""
+    few, many = (found[f"{depth} layers"] for depth in DEPTHS)
+    each = (many - few) / (DEPTHS[1] - DEPTHS[0])
+    rest = max(few - DEPTHS[0] * each, 0.0)
+    return Pieces(lambda _: each, lambda _: rest)
+
+
+def sums(sizes: Sequence[int]) -> dict[str, Callable[[], object]]:
+    """Return calls that add up ``sizes`` bytes of bfloat16 over all ranks, as compiled graphs do."""
+    return {f"{size} bytes": partial(_sum, torch.zeros(size // 2, dtype=torch.bfloat16)) for size in sizes}
+
+
+def _sum(x: Tensor) -> Tensor:
+    result: Tensor = functional.wait_tensor(functional.all_reduce(x, "sum", dist.group.WORLD))
+    return result
+
+
+def link(found: Mapping[str, float], sizes: Sequence[int], ranks: int) -> Link:
+    """Return the link that explains the sums of ``sizes`` bytes best: least squares of relative errors, neither part below nothing."""
+    steps, times = 2 * (ranks - 1), torch.tensor([found[f"{size} bytes"] for size in sizes], dtype=torch.float64)
+    parts = torch.tensor([[steps, steps * size / ranks] for size in sizes], dtype=torch.float64) / times[:, None]
+    one = torch.ones(len(sizes), 1, dtype=torch.float64)
+    latency, slope = torch.linalg.lstsq(parts, one).solution.flatten().tolist()
+    if latency < 0 or slope < 0:  # the best on the edge: one of the two alone
+        column = 0 if slope < 0 else 1
+        alone = torch.linalg.lstsq(parts[:, [column]], one).solution.item()
+        latency, slope = (alone, 0.0) if column == 0 else (0.0, alone)
+    return Link(latency, 1 / slope if slope else math.inf)

@@ -8,6 +8,7 @@ A rank is this machine: the layer of one rank is built at its true shapes and me
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,14 @@ def pieces(model: Decoder, tensor: int, recipe: str) -> dict[int, tuple[float, f
     """Return the seconds of a rank's layer and of its part of the head, for one token and a prompt."""
     found = {}
     head = torch.randn(model.vocabulary // tensor, model.hidden, dtype=torch.bfloat16)
+    last = torch.randn(1, model.hidden, dtype=torch.bfloat16)
     for tokens in (1, PROMPT):
-        layer, rest = measured.layer(model.shard(tensor), recipe, tokens, depths=(1, 2))
-        last = torch.randn(1, model.hidden, dtype=torch.bfloat16)
-        found[tokens] = layer, rest + measured.seconds(lambda last=last: F.linear(last, head))
+        torch.compiler.reset()
+        x = torch.randn(1, tokens, model.hidden, dtype=torch.bfloat16)
+        calls = measured.layers(partial(measured.llama, model.shard(tensor)), recipe, x)
+        times = measured.seconds({**calls, "head": partial(F.linear, last, head)})
+        parts = measured.parted(times)
+        found[tokens] = parts.layer(tokens), parts.rest(tokens) + times["head"]
     return found
 
 
