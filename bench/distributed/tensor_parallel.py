@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -73,27 +74,19 @@ def measured(processes: int, recipe: str, tokens: int) -> dict[str, Any]:
     return result
 
 
+def child(rank: int, processes: int, folder: str, recipe: str, tokens: int) -> None:
+    """Write what this process sees to a file in ``folder``."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
+    torch.save(measured(processes, recipe, tokens), f"{folder}/{rank}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def in_processes(processes: int, recipe: str, tokens: int) -> list[dict[str, Any]]:
     """Return what each of ``processes`` sees."""
     with tempfile.TemporaryDirectory() as folder:
-        children = []
-        for rank in range(processes):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    torch.set_num_threads(1)
-                    dist.init_process_group("gloo", rank=rank, world_size=processes, store=dist.FileStore(f"{folder}/store", processes))
-                    torch.save(measured(processes, recipe, tokens), f"{folder}/{rank}")
-                    dist.barrier()
-                    code = 0
-                finally:
-                    sys.stderr.flush()
-                    os._exit(code)
-            children.append(child)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        if any(codes):
-            raise SystemExit(f"processes ended with {codes}")
+        mp.spawn(child, (processes, folder, recipe, tokens), processes)
         return [torch.load(f"{folder}/{rank}") for rank in range(processes)]
 
 
