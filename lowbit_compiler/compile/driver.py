@@ -13,6 +13,7 @@ from torch import fx
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.capture.localize import Localized
+from lowbit_compiler.capture.opened import Opened
 from lowbit_compiler.compile.fallback import WITHOUT_GRADIENTS, declined_report, failed_report, needs_gradient
 from lowbit_compiler.compile.finish import finish
 from lowbit_compiler.compile.history import remember
@@ -23,6 +24,7 @@ from lowbit_compiler.compile.training import compile_training, training_recipe
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import Pass
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.plan import PlanSites
 from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.report import Report
@@ -93,22 +95,24 @@ def _compile_local(local: Localized, options: Options, seen: Seen | None) -> tup
     keeps = options.free_weights and local.sharded
     if keeps:
         options = replace(options, free_weights=False)
-    run, reports = compile_places(local.gm, local.examples, options, compile_captured, seen)
+    opened = Opened(local.gm, local.examples)
+    run, reports = compile_places(opened.gm, opened.examples, options, compile_captured, seen)
     if keeps:
         reports[-1].notes.append(KEPT)
         log.warning("%s", KEPT)
-    return local.bind(run), reports
+    return local.bind(opened.bind(run)), reports
 
 
 def compile_captured(
     captured: Captured, examples: Sequence[Any], options: Options, seen: Seen | None = None
 ) -> tuple[Callable[..., Any], Report]:
     """Rewrite ``captured`` and compile the remainder; raises what fails, where :func:`compile_dynamo` falls back."""
-    inputs = [node.name for node in captured.gm.graph.nodes if node.op == "placeholder"]
+    placeholders = captured.gm.graph.find_nodes(op="placeholder")
+    inputs, gathered = [node.name for node in placeholders], {node.name for node in placeholders if notes(node).passing}
     ctx, report = rewrite(captured, options, examples, *([] if options.remainder == "eager" else [_probe]))
     if seen is not None:
         seen(ctx)
-    return finish(captured.gm, inputs, ctx, examples, options, report), report
+    return finish(captured.gm, inputs, ctx, examples, options, report, gathered), report
 
 
 def _probe(p: Pass, run: PassRun, gm: fx.GraphModule) -> None:
