@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats import Operand
 from lowbit_compiler.runtime.packing import PANEL
+from lowbit_compiler.runtime.training.integers import OPERANDS, in_integers
+from lowbit_compiler.runtime.training.matrix import Matrix
 from lowbit_compiler.runtime.treatments import Treatment
 from lowbit_compiler.runtime.treatments.treatment import Call, at_once
 
@@ -27,6 +29,10 @@ class Form(ABC):
     @abstractmethod
     def weight(self, call: Call, parts: tuple[Any, ...], shape: tuple[int, int], rows: int, dtype: torch.dtype) -> Any:
         """Return the weight of ``shape`` in ``dtype`` for the ``parts`` of all processes, which have ``rows`` each."""
+
+    def known(self, op: Any, arguments: tuple[Any, ...], parts: tuple[Tensor, ...]) -> Any:
+        """Return what ``op`` makes of the weight, its first argument, where that is in the ``parts``; None for any other call."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,32 @@ class Packed(Form):
         each = [call(operator.getitem, unpacked, index) for index in range(len(operand.parts))]
         treated = call(operand.op("dequantize"), *each, *operand.arguments, torch.float32)
         return call(torch.ops.aten.to.dtype, self.treatment.untreated(call, treated, k), dtype)
+
+
+@dataclass(frozen=True)
+class Saved(Form):
+    """Codes of whole rows and their scales, as the products of recipes that train take and save them (runtime/training/integers.py)."""
+
+    bits: int
+    rotated: bool
+
+    def made(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return int8 [R, k] or uint8 [R, ceil(k / 2)], and float32 [R, 1]."""
+        return tuple(torch.ops.lowbit.train_quantize.default(rows, self.bits, self.rotated))
+
+    def weight(self, call: Call, parts: tuple[Any, ...], shape: tuple[int, int], rows: int, dtype: torch.dtype) -> Any:
+        """Dequantize the codes."""
+        if self == Saved(8, False):  # in an op that other recipes know
+            return call(torch.ops.aten.to.dtype, call(OPERANDS[8].op("dequantize"), *parts, torch.float32), dtype)
+        return call(_dequantized, *parts, self.bits, self.rotated, shape[1], dtype)
+
+    def known(self, op: Any, arguments: tuple[Any, ...], parts: tuple[Tensor, ...]) -> Any:
+        """The weight is quantized already."""
+        same = op is torch.ops.lowbit.train_quantize.default and tuple(arguments[1:]) == (self.bits, self.rotated)
+        return parts if same else None
+
+
+def _dequantized(codes: Tensor, scale: Tensor, bits: int, rotated: bool, k: int, dtype: torch.dtype) -> Tensor:
+    plan = in_integers(bits, rotated)
+    matrix = Matrix.saved(plan.forward.w, [codes, scale], plan.forward.treatment.padded(k))
+    return plan.forward.treatment.transposed(matrix.value, k).to(dtype)

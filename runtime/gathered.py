@@ -6,12 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowbit_compiler.runtime import ops
 from lowbit_compiler.runtime.forms import Form
+from lowbit_compiler.runtime.training import linear
 from lowbit_compiler.runtime.treatments.treatment import Call, at_once
 from lowbit_compiler.torch_internals import subclasses
 from lowbit_compiler.torch_internals.trees import tree_map_only
 
 aten = torch.ops.aten
+
+assert ops.LIBRARY
+IN_STEPS = {getattr(torch.ops.lowbit, name).default: getattr(linear, name) for name in linear.SCHEMAS}
+"""Ops that see a weight as it is, and call others on it."""
 
 
 class GatheredWeight(Tensor):
@@ -62,6 +68,10 @@ class GatheredWeight(Tensor):
             return subclasses.return_and_correct_aliasing(op, args, kwargs, args[0]._again())
         if op._schema.is_mutable:
             raise RuntimeError(f"{op} writes to a weight that processes have gathered; write to the model's parameters between its calls")
+        if isinstance(args[0], GatheredWeight) and (known := args[0].form.known(op, args, args[0].parts)) is not None:
+            return known
+        if op in IN_STEPS:
+            return IN_STEPS[op](*args, **kwargs)
         args, kwargs = tree_map_only(GatheredWeight, GatheredWeight.dequantized, (args, kwargs))
         return op(*args, **kwargs)
 

@@ -48,7 +48,7 @@ def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = (), tied: C
     """
     found = layers(model, recipe)
     modules = _names(model)
-    _check(ignore, [name for layer in found for name in modules[layer.module]])
+    check_patterns(ignore, [name for layer in found for name in modules[layer.module]])
     inside = {
         module for blocks in block_lists(model, (layer.module for layer in found)) for _, block in blocks for module in block.modules()
     }
@@ -97,7 +97,8 @@ def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
     return names
 
 
-def _check(ignore: Sequence[str], names: Sequence[str]) -> None:
+def check_patterns(ignore: Sequence[str], names: Sequence[str]) -> None:
+    """Raise OptionError for a pattern that is none, or that none of the linears ``names`` matches."""
     for pattern in ignore:
         if error := pattern_error(pattern):
             raise OptionError(f"ignore: {pattern!r} is not a valid regular expression: {error}")
