@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.exits.package import export_package
     from lowbit_compiler.exits.tensorrt.export import export_tensorrt as export_tensorrt
-    from lowbit_compiler.int8_cache import Int8Cache as Int8Cache
     from lowbit_compiler.gathering import gather_packed
+    from lowbit_compiler.int8_cache import Int8Cache as Int8Cache
     from lowbit_compiler.preparing.prepare import prepare
     from lowbit_compiler.preparing.training import prepare_training
     from lowbit_compiler.recipes import RECIPES, Recipe

@@ -63,7 +63,9 @@ def _check(chosen: Chosen, recipe: Recipe) -> None:
     if isinstance(chosen.linear.weight, ShardedWeight):
         raise OptionError(f"{name} is gathered in low bits already; call gather_packed once")
     if chosen.parts is not None:
-        raise OptionError(f"{name} was prepared by lowbit.prepare, whose codes are of the whole weight; gather_packed takes weights that were not")
+        raise OptionError(
+            f"{name} was prepared by lowbit.prepare, whose codes are of the whole weight; gather_packed takes weights that were not"
+        )
     local = operand.kind in PACKED and operand.scale.row_local and operand.packed_rows(0) == 0
     if not local:
         raise OptionError(
@@ -75,7 +77,9 @@ def _saved(model: nn.Module, recipe: TrainingRecipe, ignore: Sequence[str]) -> F
     quantizer = recipe.plan.quantizer
     if quantizer is None:
         able = [name for name, plan in PLANS.items() if plan.quantizer is not None]
-        raise OptionError(f"recipe {recipe.name!r} does not quantize whole rows alone; of those that train gather_packed takes {', '.join(able)}")
+        raise OptionError(
+            f"recipe {recipe.name!r} does not quantize whole rows alone; of those that train gather_packed takes {', '.join(able)}"
+        )
     found = layers(model, find_recipe(DEFAULT))
     check_patterns(ignore, [layer.name for layer in found])
     lists = block_lists(model, (layer.module for layer in found))

@@ -102,7 +102,12 @@ def _unpack_codes(packed: Tensor, bits: int, signed: bool, k: int) -> None:
 def _unpack(packed: Tensor, format: str, arguments: Sequence[int], n: int, k: int, rows: int) -> None:
     op = "unpack"
     tensors(op, packed=packed)
-    require(op, packed.dtype is torch.int8 and packed.dim() == 2, "packed as int8 [panels, bytes]", f"{packed.dtype} of {packed.dim()} dimensions")
+    require(
+        op,
+        packed.dtype is torch.int8 and packed.dim() == 2,
+        "packed as int8 [panels, bytes]",
+        f"{packed.dtype} of {packed.dim()} dimensions",
+    )
     try:
         operand = operand_of(format, arguments)
     except ValueError as error:

@@ -56,7 +56,9 @@ class Packed(Form):
     def weight(self, call: Call, parts: tuple[Any, ...], shape: tuple[int, int], rows: int, dtype: torch.dtype) -> Any:
         """Dequantize what the panels hold."""
         (packed,), (n, k), operand = parts, shape, self.operand
-        unpacked = call(torch.ops.lowbit.unpack.default, packed, operand.spelling, list(operand.arguments), n, self.treatment.padded(k), rows)
+        unpacked = call(
+            torch.ops.lowbit.unpack.default, packed, operand.spelling, list(operand.arguments), n, self.treatment.padded(k), rows
+        )
         each = [call(operator.getitem, unpacked, index) for index in range(len(operand.parts))]
         treated = call(operand.op("dequantize"), *each, *operand.arguments, torch.float32)
         return call(torch.ops.aten.to.dtype, self.treatment.untreated(call, treated, k), dtype)

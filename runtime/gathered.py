@@ -1,7 +1,7 @@
 """A weight that processes have put together in low bits: what a module has in the place of its parameter while FSDP2 lets it run."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -29,12 +29,11 @@ class GatheredWeight(Tensor):
     form: Form
     parts: tuple[Tensor, ...]
     rows: int
-    __torch_function__ = subclasses.PLAIN
+    __torch_function__ = subclasses.PLAIN  # type: ignore[assignment]
 
-    @staticmethod
     def __new__(
         cls, form: Form, parts: Sequence[Tensor], shape: Sequence[int], rows: int, dtype: torch.dtype, requires_grad: bool = False
-    ) -> "GatheredWeight":
+    ) -> Self:
         """Make one of ``shape`` and ``dtype``, on the device of its parts."""
         made = subclasses.outside(cls, parts[0], torch.Size(shape), dtype, requires_grad)
         made.form, made.parts, made.rows = form, tuple(parts), rows
@@ -47,7 +46,7 @@ class GatheredWeight(Tensor):
         n, k = self.shape
         return self.form.weight(call, self.parts if parts is None else parts, (n, k), self.rows, self.dtype)
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"GatheredWeight({self.form}, {tuple(self.shape)}, {self.dtype})"
 
     def __tensor_flatten__(self) -> tuple[list[str], tuple[Any, ...]]:
@@ -58,11 +57,15 @@ class GatheredWeight(Tensor):
         form, rows, dtype, requires_grad = about
         return GatheredWeight(form, [inner[name] for name in sorted(inner)], shape, rows, dtype, requires_grad)
 
+    def _stable_hash_for_caching(self) -> str:
+        """Return what compilers know their code by: what does not change from one process to another."""
+        return repr((self.form, self.rows, self.dtype, tuple(self.shape), str(self.device), self.requires_grad))
+
     def _again(self) -> "GatheredWeight":
         return GatheredWeight(self.form, self.parts, self.shape, self.rows, self.dtype)
 
     @classmethod
-    def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
         if op in (aten.detach.default, aten.alias.default) or (op is aten.as_strided.default and _is_whole(*args)):
             return subclasses.return_and_correct_aliasing(op, args, kwargs, args[0]._again())

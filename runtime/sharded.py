@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,14 +17,10 @@ from lowbit_compiler.torch_internals.trees import tree_leaves, tree_map_only
 
 log = logging.getLogger("lowbit_compiler")
 aten = torch.ops.aten
-VIEWS = (
-    aten.alias.default, aten.as_strided.default, aten.detach.default, aten.slice.Tensor, aten.split.Tensor, aten.view.default,
-)  # fmt: skip
 KEEP = (
-    *VIEWS, aten._pin_memory.default, aten._to_copy.default, aten.clone.default, aten.empty_like.default, aten.new_empty.default,
-    aten.new_zeros.default,
+    aten._pin_memory.default, aten._to_copy.default, aten.clone.default, aten.empty_like.default, aten.new_empty.default, aten.new_zeros.default,
 )  # fmt: skip
-"""What FSDP2 makes shards by, and what models are moved and copied by: of one of ours these make one of ours, of the others none."""
+"""What FSDP2 makes shards by, and what models are moved and copied by: of one of ours these make one of ours, as views do, and others none."""
 
 
 class Writes:
@@ -43,10 +39,9 @@ class ShardedWeight(Tensor):
     plain: Tensor
     form: Form
     release: bool
-    __torch_function__ = subclasses.PLAIN
+    __torch_function__ = subclasses.PLAIN  # type: ignore[assignment]
 
-    @staticmethod
-    def __new__(cls, plain: Tensor, form: Form, release: bool, writes: Writes | None = None) -> "ShardedWeight":
+    def __new__(cls, plain: Tensor, form: Form, release: bool, writes: Writes | None = None) -> Self:
         """Make one of ``plain``; ``writes`` are those to its memory."""
         made = subclasses.outside(cls, plain, plain.shape, plain.dtype, requires_grad=False)
         made.plain, made.form, made.release = plain, form, release
@@ -60,7 +55,7 @@ class ShardedWeight(Tensor):
     _watch: Watch | None
     _made: tuple[Tensor, ...] | None
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"ShardedWeight({self.form}, {self.plain})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -74,20 +69,22 @@ class ShardedWeight(Tensor):
         return ShardedWeight(inner["plain"], *about)
 
     @classmethod
-    def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
         ours = [x for x in tree_leaves((args, kwargs)) if isinstance(x, ShardedWeight)]
-        if op not in VIEWS and any(is_freed(x.plain) for x in ours):
+        if not op.is_view and any(is_freed(x.plain) for x in ours):
             raise WeightFreedError(FREED)
         inner_args, inner_kwargs = tree_map_only(ShardedWeight, lambda x: x.plain, (args, kwargs))
         result = op(*inner_args, **inner_kwargs)
         if op._schema.is_mutable:
             for x in ours:
                 x._writes.count += 1
-        if op in KEEP:
+        elif op.is_view or op in KEEP:
             first = ours[0]
-            writes = first._writes if op in VIEWS else None
+            writes = first._writes if op.is_view else None
             result = tree_map_only(Tensor, lambda x: ShardedWeight(x, first.form, first.release, writes), result)
+        else:
+            return result
         return subclasses.return_and_correct_aliasing(op, args, kwargs, result)
 
     def fsdp_pre_all_gather(
@@ -130,7 +127,9 @@ class ShardedWeight(Tensor):
             if writes != self._counted and not plain.is_inference():
                 increment_version(plain)
             self._counted = writes
-            self._watch = Watch([plain], _nothing, [self.release or is_freed(plain)])  # before they are made: a write meanwhile is a difference
+            self._watch = Watch(
+                [plain], _nothing, [self.release or is_freed(plain)]
+            )  # before they are made: a write meanwhile is a difference
             self._made = STORE.get(f"{self.form} {dtype}", lambda rows: self.form.made(rows.to(dtype)), [plain])
             if self.release and not is_freed(plain):
                 free(plain)

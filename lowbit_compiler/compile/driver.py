@@ -13,7 +13,6 @@ from torch import fx
 from lowbit_compiler.capture.captured import Captured
 from lowbit_compiler.capture.dynamo import capture_dynamo
 from lowbit_compiler.capture.localize import Localized
-from lowbit_compiler.capture.opened import Opened
 from lowbit_compiler.compile.fallback import WITHOUT_GRADIENTS, declined_report, failed_report, needs_gradient
 from lowbit_compiler.compile.finish import finish
 from lowbit_compiler.compile.history import remember
@@ -95,12 +94,11 @@ def _compile_local(local: Localized, options: Options, seen: Seen | None) -> tup
     keeps = options.free_weights and local.sharded
     if keeps:
         options = replace(options, free_weights=False)
-    opened = Opened(local.gm, local.examples)
-    run, reports = compile_places(opened.gm, opened.examples, options, compile_captured, seen)
+    run, reports = compile_places(local.gm, local.examples, options, compile_captured, seen)
     if keeps:
         reports[-1].notes.append(KEPT)
         log.warning("%s", KEPT)
-    return local.bind(opened.bind(run)), reports
+    return local.bind(run), reports
 
 
 def compile_captured(

@@ -63,6 +63,12 @@ def finish(
                 f"anew, and compile without free_weights: {type(error).__name__}: {error}"
             ) from error
         raise
+    _tell(executable, report)
+    return passing.bind(executable)
+
+
+def _tell(executable: Executable, report: Report) -> None:
+    """Say what was released of float weights, and what was not."""
     if executable.released:
         report.notes.append(
             f"free_weights released {executable.released / 1e6:.1f} MB of float weights: state_dict(), saving, eager calls and a second "
@@ -75,4 +81,3 @@ def finish(
             "the system takes back what is not read, or an array of NumPy; lowbit.load and LowbitConfig load low-bit weights into memory of their own"
         )
         log.warning("%s", report.notes[-1])
-    return passing.bind(executable)

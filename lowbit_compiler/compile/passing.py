@@ -64,7 +64,7 @@ def _joined(graph: fx.Graph) -> list[fx.Node] | None:
     outputs: Any = graph.output_node().args[0]
     if len(outputs) != 1 or not calls(outputs[0], *PACK):
         return None
-    pack = outputs[0]
+    pack: Any = outputs[0]
     columns = [_unpacked(node, index) for index, node in enumerate(pack.all_input_nodes)]
     first = columns[0]
     if first is None or any(column != first for column in columns):
@@ -74,7 +74,7 @@ def _joined(graph: fx.Graph) -> list[fx.Node] | None:
     return [node.args[0] for node in first] if whole else None
 
 
-def _unpacked(node: fx.Node, index: int) -> list[fx.Node] | None:
+def _unpacked(node: fx.Node, index: int) -> list[Any] | None:
     """Return the calls that unpack the weights whose parts number ``index``, joined by rows, are ``node``; None where it is anything else."""
     each: Any = node.args[0] if joins_rows(node) else [node.args[0] if calls(node, aten.alias.default) else node]
     found = [part.args[0] for part in each if calls(part, operator.getitem) and part.args[1] == index]

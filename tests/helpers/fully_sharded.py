@@ -14,7 +14,7 @@ from helpers import parallel_llama
 from helpers.compiled import compiled, reports_of
 from helpers.tensor_parallel import WIDTH, apart, block, packings, rows
 from helpers.training import learner, text, train
-from lowbit_compiler.compile import passing
+from lowbit_compiler.compile import passing, training
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.runtime.forms import Packed, Saved
 
@@ -93,6 +93,22 @@ def computations() -> Iterator[list[int]]:
         yield count
 
 
+@contextmanager
+def seeds() -> Iterator[list[int]]:
+    """Collect the seeds that graphs which train draw in this process."""
+    drawn: list[int] = []
+    draw = training._draw
+
+    def kept(device: torch.device) -> Tensor:
+        seed = draw(device)
+        drawn.append(int(seed))
+        return seed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_draw", kept)
+        yield drawn
+
+
 def _sites(reports: list[Any]) -> list[Any]:
     return [(site.module, site.decision, site.reason, site.detail) for report in reports for site in report.sites if site.kind == "linear"]
 
@@ -151,10 +167,10 @@ def learned(*recipes: str) -> dict[str, Any]:
                 lowbit.gather_packed(model, recipe)
             run = compiled(shard(model, model.blocks), recipe, fullgraph=False)
             torch.manual_seed(100)  # the same in both processes
-            with gathered() as sent, quantizations() as count:
+            with gathered() as sent, quantizations() as count, seeds() as drawn:
                 losses = train(model, run, text(4)[2 * dist.get_rank() :][:2])
             whole = [p.full_tensor() for p in model.parameters()]
-            found[recipe, low] = {"losses": losses, "weights": whole, "sent": sent[0], "quantized": count[0]}
+            found[recipe, low] = {"losses": losses, "weights": whole, "sent": sent[0], "quantized": count[0], "seeds": drawn}
     return found
 
 
