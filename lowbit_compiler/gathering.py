@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from lowbit_compiler.checkpoints.choice import Chosen, check_patterns, choose
+from lowbit_compiler.checkpoints.choice import Chosen, check_patterns, choose, owners
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.passes.plan import first_match
 from lowbit_compiler.preparing.chain import block_lists
@@ -60,8 +60,7 @@ def _packed(model: nn.Module, recipe: Recipe, ignore: Sequence[str]) -> Forms:
 def _check(chosen: Chosen, recipe: Recipe) -> None:
     """Raise OptionError for a weight that cannot be quantized by the rows of each process, or was by other means."""
     name, operand = chosen.names[0], chosen.scheme.operand
-    if isinstance(chosen.linear.weight, ShardedWeight):
-        raise OptionError(f"{name} is gathered in low bits already; call gather_packed once")
+    _refuse_twice(name, chosen.linear)
     if chosen.parts is not None:
         raise OptionError(
             f"{name} was prepared by lowbit.prepare, whose codes are of the whole weight; gather_packed takes weights that were not"
@@ -84,7 +83,15 @@ def _saved(model: nn.Module, recipe: TrainingRecipe, ignore: Sequence[str]) -> F
     check_patterns(ignore, [layer.name for layer in found])
     lists = block_lists(model, (layer.module for layer in found))
     inside = {module for blocks in lists for _, block in blocks for module in block.modules()}
+    count = owners(model)
     for layer in found:
-        weight = f"{layer.name}.weight"
-        if layer.module in inside and type(layer.module) is nn.Linear and not first_match(ignore, [layer.name, weight]):
-            yield layer.module, Saved(*quantizer[1])
+        linear = layer.module
+        alone = type(linear) is nn.Linear and count[id(linear.weight)] == 1
+        if linear in inside and alone and not first_match(ignore, [layer.name, f"{layer.name}.weight"]):
+            _refuse_twice(layer.name, linear)
+            yield linear, Saved(*quantizer[1])
+
+
+def _refuse_twice(name: str, linear: nn.Linear) -> None:
+    if isinstance(linear.weight, ShardedWeight):
+        raise OptionError(f"{name} is gathered in low bits already; call gather_packed once")

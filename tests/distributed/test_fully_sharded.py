@@ -67,6 +67,7 @@ def test_weights_are_gathered_packed(tmp_path: Path) -> None:
             result, quantized = each[name]
             assert torch.equal(result, one_process(RECIPES[-1], *changes))
             assert quantized == count
+        assert each["ignored"] == 3
         assert each["freed"]["held"] == 0
         assert all(torch.equal(result, each[RECIPES[0]]["results"][0]) for result in each["freed"]["results"])
 

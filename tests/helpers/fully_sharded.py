@@ -139,7 +139,7 @@ def packed() -> dict[str, Any]:
         found["written"] = run(rows()), count[0]
         model[1].down.weight.to_local().plain.numpy()[:] *= -0.5  # that neither a counter nor an op sees
         found["unseen"] = run(rows()), count[0]
-    return found | {"freed": _freed()}
+    return found | {"freed": _freed(), "ignored": _ignored()}
 
 
 def _freed() -> dict[str, Any]:
@@ -154,6 +154,18 @@ def _freed() -> dict[str, Any]:
         with pytest.raises(WeightFreedError):
             model[0].up.weight.full_tensor()
     return {"results": results, "held": held[0]}
+
+
+def _ignored() -> int:
+    """Return how many products two equal blocks, which share a graph, have in low bits where one of four is ignored."""
+    model = lowbit.gather_packed(nn.Sequential(block(), block()))
+    run = compiled(shard(model, model), fullgraph=False, ignore=["1.up"])
+    torch.compiler.reset()
+    with torch.no_grad(), apart():
+        run(rows())
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            run(rows())
+    return sum(event.name.startswith("lowbit::linear_") for event in profile.events())
 
 
 def learned(*recipes: str) -> dict[str, Any]:

@@ -130,6 +130,17 @@ def test_which_weights_are_gathered() -> None:
     assert taken("int8-training", ignore=["blocks.0"]) == blocks - {"blocks.0.0.weight"}
 
 
+@pytest.mark.parametrize("recipe", ["int8", "int8-training"])
+def test_tied_weights_stay_tied(recipe: str) -> None:
+    model = Blocks()
+    model.blocks.append(nn.Sequential(nn.Linear(64, 64)))
+    first, second, third = (block[0] for block in model.blocks)
+    second.weight = first.weight
+    gather_packed(model, recipe)
+    assert second.weight is first.weight
+    assert type(third.weight) is ShardedWeight
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
