@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lowbit_compiler.exits.onnx.export import verify_onnx as verify_onnx
     from lowbit_compiler.exits.package import export_package
     from lowbit_compiler.exits.tensorrt.export import export_tensorrt as export_tensorrt
+    from lowbit_compiler.gathering import gather_packed
     from lowbit_compiler.int8_cache import Int8Cache as Int8Cache
     from lowbit_compiler.preparing.prepare import prepare
     from lowbit_compiler.preparing.training import prepare_training
@@ -30,6 +31,7 @@ __all__ = [
     "Report",
     "explain",
     "export_package",
+    "gather_packed",
     "half_fine_tuning",
     "last_report",
     "load",
@@ -51,6 +53,7 @@ _HOMES = {
     "export_package": "exits.package",
     "export_tensorrt": "exits.tensorrt.export",
     "from_bitnet": "bitnet",
+    "gather_packed": "gathering",
     "half_fine_tuning": "training.half",
     "last_report": "compile.history",
     "load": "checkpoints.load",

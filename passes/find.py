@@ -172,7 +172,10 @@ def _obstacle_of_linear(ctx: PassContext, node: fx.Node, found: Found) -> Declin
     if x.dtype not in FLOATS or weight.dtype not in FLOATS:
         return Reason.UNSUPPORTED_DTYPE, f"{x.dtype}; accepted: float32, bfloat16, float16"
     if any(notes(source).gathered for source in constant_sources(_factors(node)[1])):
-        return Reason.NON_CONST_WEIGHT, "a sharded weight (FSDP2) is gathered at each call, and would be packed each time"
+        return (
+            Reason.NON_CONST_WEIGHT,
+            "a sharded weight (FSDP2) is gathered at each call, and would be packed each time; see gather_packed",
+        )
     if found.roles[1] is not Role.CONSTANT:
         return Reason.NON_CONST_WEIGHT, "the weight is not a parameter"
     if weight.dim() != 2 or not all(isinstance(size, int) for size in weight.shape):

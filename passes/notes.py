@@ -43,6 +43,8 @@ class Notes:
     """Of an input: whether it is what this process holds of a parameter that is sharded."""
     gathered: bool = False
     """Of an input: whether it is a parameter that is put together from all processes at each call."""
+    passing: bool = False
+    """Of an input: whether it is what a parameter is made of for one call: a constant that is not to be kept."""
     modules: str = ""
     """The modules of the product that it was written for, where it is taken apart; separated by ", "."""
 

@@ -1,6 +1,6 @@
 """What the ops of number formats ask of their arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,9 @@ from torch import Tensor
 
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
+from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.reference.dense import row_bytes
+from lowbit_compiler.runtime.reference.panels import operand_of
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, codes_of, require, result_dtype, same, tensors
 
 
@@ -97,6 +99,25 @@ def _unpack_codes(packed: Tensor, bits: int, signed: bool, k: int) -> None:
     require("unpack_codes", k >= 0 and packed.shape[1] == row_bytes(k, bits), f"rows of {row_bytes(k, bits)} bytes", packed.shape[1])
 
 
+def _unpack(packed: Tensor, format: str, arguments: Sequence[int], n: int, k: int, rows: int) -> None:
+    op = "unpack"
+    tensors(op, packed=packed)
+    require(
+        op,
+        packed.dtype is torch.int8 and packed.dim() == 2,
+        "packed as int8 [panels, bytes]",
+        f"{packed.dtype} of {packed.dim()} dimensions",
+    )
+    try:
+        operand = operand_of(format, arguments)
+    except ValueError as error:
+        raise RuntimeError(f"lowbit::{op}: {error}") from None
+    require(op, k >= 1 and rows >= 1 and n >= 0, "k and rows of at least 1, and n of at least 0", (n, k, rows))
+    panels = -(-n // rows) * -(-rows // PANEL)
+    require(op, packed.shape[0] == panels, f"{panels} panels of n = {n} in {rows} rows each", packed.shape[0])
+    require(op, packed.shape[1] == operand.panel_bytes(k), f"panels of {operand.panel_bytes(k)} bytes for k = {k}", packed.shape[1])
+
+
 def _product_f32(x: Tensor, w: Tensor, bias: Tensor | None) -> None:
     tensors("product_f32", x=x, w=w, bias=bias)
     for name, tensor in {"x": x, "w": w, "bias": bias}.items():
@@ -114,6 +135,7 @@ def format_checks() -> dict[str, Callable[..., None]]:
         "padded_blocks": _padded_blocks,
         "joined_blocks": _joined_blocks,
         "unpack_codes": _unpack_codes,
+        "unpack": _unpack,
         "product_f32": _product_f32,
     }
     for format, scale in KINDS:

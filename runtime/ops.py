@@ -16,7 +16,7 @@ from lowbit_compiler.runtime.checks import CHECKS
 from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.products import PRODUCTS, Product
-from lowbit_compiler.runtime.reference import blocks, dense, exported, softmax
+from lowbit_compiler.runtime.reference import blocks, dense, exported, panels, softmax
 from lowbit_compiler.runtime.require import MOST_DIMS
 from lowbit_compiler.runtime.training import autograd, integers
 from lowbit_compiler.runtime.training import linear as training
@@ -136,6 +136,7 @@ _define(
     dense.unpack_codes,
     lambda packed, bits, signed, k: packed.new_empty((packed.shape[0], k), dtype=torch.int8 if signed else torch.uint8),
 )
+_define("unpack(Tensor packed, str format, int[] arguments, int n, int k, int rows) -> Tensor[]", panels.unpack, panels.unpack_shapes)
 _define(
     "product_f32(Tensor x, Tensor w, Tensor? bias) -> Tensor",
     torch.nn.functional.linear,

@@ -10,18 +10,16 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import common
+from processes import in_processes
 
 import lowbit_compiler as lowbit
 from lowbit_compiler.demo import model, text
@@ -74,22 +72,6 @@ def measured(processes: int, recipe: str, tokens: int) -> dict[str, Any]:
     return result
 
 
-def child(rank: int, processes: int, folder: str, recipe: str, tokens: int) -> None:
-    """Write what this process sees to a file in ``folder``."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
-    torch.save(measured(processes, recipe, tokens), f"{folder}/{rank}")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def in_processes(processes: int, recipe: str, tokens: int) -> list[dict[str, Any]]:
-    """Return what each of ``processes`` sees."""
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(child, (processes, folder, recipe, tokens), processes)
-        return [torch.load(f"{folder}/{rank}") for rank in range(processes)]
-
-
 def main() -> None:
     """Measure, print, and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -97,8 +79,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--recipe", default="int8")
     args = parser.parse_args()
-    (exact,), (one,) = in_processes(1, "float", args.tokens), in_processes(1, args.recipe, args.tokens)
-    several = in_processes(args.processes, args.recipe, args.tokens)
+    (exact,), (one,) = in_processes(1, measured, 1, "float", args.tokens), in_processes(1, measured, 1, args.recipe, args.tokens)
+    several = in_processes(args.processes, measured, args.processes, args.recipe, args.tokens)
     assert all(torch.equal(each["logits"], several[0]["logits"]) for each in several)
     reference = exact["logits"].double()
     rows = {}

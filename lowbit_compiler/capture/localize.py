@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from lowbit_compiler.capture.dialect import to_aten
+from lowbit_compiler.capture.opened import Opened
 from lowbit_compiler.passes.graph import aten, copied
 from lowbit_compiler.passes.notes import note, notes
 from lowbit_compiler.passes.writes import mark_written
@@ -35,7 +36,7 @@ class Localized:
         %z = %y.redistribute([Replicate()])
 
     So a product over several processes is the sum, or the rows side by side, of products that each computes as if it were alone, and what
-    is packed, watched and hashed is each one's own part of the weight.
+    is packed, watched and hashed is each one's own part of the weight. What was gathered in low bits is in its parts (capture/opened.py).
     """
 
     def __init__(self, gm: fx.GraphModule, examples: Sequence[Any]) -> None:
@@ -46,6 +47,8 @@ class Localized:
             self.gm = work.run(gm)
             self._inputs = _Inputs(work.inputs())
             self.examples = self._inputs(examples)
+        self._opened = opened = Opened(self.gm, self.examples)
+        self.gm, self.examples = opened.gm, opened.examples
 
     gm: fx.GraphModule
     examples: list[Any]
@@ -58,7 +61,7 @@ class Localized:
 
     def bind(self, run: Run) -> Run:
         """Return ``run``, which takes the inputs of this graph, as a function of those of Dynamo's."""
-        inputs = self._inputs
+        inputs, run = self._inputs, self._opened.bind(run)
         return run if inputs is None else lambda *args: run(*inputs(args))
 
 

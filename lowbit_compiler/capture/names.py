@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowbit_compiler.runtime.gathered import GatheredWeight
 from lowbit_compiler.torch_internals import fsdp, sources
 from lowbit_compiler.torch_internals.dtensor import is_dtensor, local
 
@@ -46,6 +47,9 @@ class Names:
                     _append(self.tensors, tensor, joined(own, key))
                 if is_dtensor(tensor):
                     _append(self.tensors, local(tensor), joined(own, key))
+                if isinstance(tensor, GatheredWeight):
+                    for part in tensor.parts:
+                        _append(self.tensors, part, joined(own, key))
 
     @property
     def known(self) -> frozenset[str]:

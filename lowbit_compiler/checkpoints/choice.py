@@ -48,11 +48,11 @@ def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = (), tied: C
     """
     found = layers(model, recipe)
     modules = _names(model)
-    _check(ignore, [name for layer in found for name in modules[layer.module]])
+    check_patterns(ignore, [name for layer in found for name in modules[layer.module]])
     inside = {
         module for blocks in block_lists(model, (layer.module for layer in found)) for _, block in blocks for module in block.modules()
     }
-    owners = Counter(id(tensor) for module in modules for tensor in module._parameters.values() if tensor is not None)
+    count = owners(model)
     prepared = {one.module: one for _, one in attached(model)}
     chosen = []
     for layer in found:
@@ -63,7 +63,7 @@ def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = (), tied: C
                 continue
             plan = recipe.head_plan
         too_long = plan.product is not None and plan.product.largest_k is not None and linear.in_features > plan.product.largest_k
-        several = owners[id(linear.weight)] > 1 or any(f"{name}.weight" in tied for name in names)
+        several = count[id(linear.weight)] > 1 or any(f"{name}.weight" in tied for name in names)
         if type(linear) is not nn.Linear or too_long or several or first_match(ignore, [*names, *(f"{name}.weight" for name in names)]):
             continue
         width = vars(linear).get(Width.attribute) if plan.w.format.widths else None
@@ -74,6 +74,11 @@ def choose(model: nn.Module, recipe: Recipe, ignore: Sequence[str] = (), tied: C
         scheme = Scheme(plan.w, plan.treatment, None if width is None else width.bits)
         chosen.append(Chosen(tuple(names), linear, scheme, one.parts if made and one is not None else None))
     return chosen
+
+
+def owners(model: nn.Module) -> Counter[int]:
+    """Return how many modules have each parameter, by its id."""
+    return Counter(id(tensor) for module in model.modules() for tensor in module._parameters.values() if tensor is not None)
 
 
 def stored(model: nn.Module) -> dict[str, Scheme]:
@@ -97,7 +102,8 @@ def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
     return names
 
 
-def _check(ignore: Sequence[str], names: Sequence[str]) -> None:
+def check_patterns(ignore: Sequence[str], names: Sequence[str]) -> None:
+    """Raise OptionError for a pattern that is none, or that none of the linears ``names`` matches."""
     for pattern in ignore:
         if error := pattern_error(pattern):
             raise OptionError(f"ignore: {pattern!r} is not a valid regular expression: {error}")

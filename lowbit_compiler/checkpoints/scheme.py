@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowbit_compiler.errors import CheckpointError
 from lowbit_compiler.runtime import ops
-from lowbit_compiler.runtime.formats import KINDS, Operand
+from lowbit_compiler.runtime.formats import SPELLED, Operand
 from lowbit_compiler.runtime.formats.operand import argument_names
 from lowbit_compiler.runtime.reference.dense import pack_codes, row_bytes
 from lowbit_compiler.runtime.treatments import TREATMENTS, Treatment
@@ -22,7 +22,6 @@ WHOLE = 8
 """From so many bits on codes are stored as they are."""
 CHUNK = 1 << 18
 """Elements of a weight that are float32 at a time."""
-SPELLED = {f"{format.name}{scale.suffix}": (format, scale) for format, scale in KINDS}
 assert ops.LIBRARY
 
 
@@ -96,8 +95,7 @@ class Scheme:
 
     def spelled(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
-        format, scale = self.operand.kind
-        said = {"weights": f"{format.name}{scale.suffix}", "arguments": list(self.operand.arguments), "treatment": self.treatment.name}
+        said = {"weights": self.operand.spelling, "arguments": list(self.operand.arguments), "treatment": self.treatment.name}
         return said if self.bits is None else {**said, "bits": self.bits}
 
 

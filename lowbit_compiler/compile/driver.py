@@ -23,6 +23,7 @@ from lowbit_compiler.compile.training import compile_training, training_recipe
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import Pass
+from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.plan import PlanSites
 from lowbit_compiler.passes.runner import PassRun
 from lowbit_compiler.report import Report
@@ -104,11 +105,12 @@ def compile_captured(
     captured: Captured, examples: Sequence[Any], options: Options, seen: Seen | None = None
 ) -> tuple[Callable[..., Any], Report]:
     """Rewrite ``captured`` and compile the remainder; raises what fails, where :func:`compile_dynamo` falls back."""
-    inputs = [node.name for node in captured.gm.graph.nodes if node.op == "placeholder"]
+    placeholders = captured.gm.graph.find_nodes(op="placeholder")
+    inputs, gathered = [node.name for node in placeholders], {node.name for node in placeholders if notes(node).passing}
     ctx, report = rewrite(captured, options, examples, *([] if options.remainder == "eager" else [_probe]))
     if seen is not None:
         seen(ctx)
-    return finish(captured.gm, inputs, ctx, examples, options, report), report
+    return finish(captured.gm, inputs, ctx, examples, options, report, gathered), report
 
 
 def _probe(p: Pass, run: PassRun, gm: fx.GraphModule) -> None:

@@ -1,12 +1,13 @@
 """From a rewritten graph to what torch.compile calls: its weights loaded, its remainder compiled."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from torch import fx
 
 from lowbit_compiler.compile.executable import Executable
+from lowbit_compiler.compile.passing import Passing
 from lowbit_compiler.compile.remainder import compile_remainder
 from lowbit_compiler.errors import WeightFreedError
 from lowbit_compiler.options import Options
@@ -18,9 +19,17 @@ log = logging.getLogger("lowbit_compiler")
 
 
 def finish(
-    gm: fx.GraphModule, inputs: list[str], ctx: PassContext, examples: Sequence[Any], options: Options, report: Report
+    gm: fx.GraphModule,
+    inputs: list[str],
+    ctx: PassContext,
+    examples: Sequence[Any],
+    options: Options,
+    report: Report,
+    gathered: Collection[str] = (),
 ) -> Callable[..., Any]:
     """Load the weights of the rewritten graph ``gm`` and compile its remainder; ``inputs`` are what the captured one was called with.
+
+    Those of them that are ``gathered`` hold for one call (compile/passing.py).
 
     In this order, so that Inductor's memory takes the place of released weights. Raises WeightFreedError where something fails after
     float weights are gone: there is no float graph to fall back to.
@@ -28,12 +37,17 @@ def finish(
     for node in gm.graph.nodes:
         if "val" in node.meta:
             node.meta["example_value"] = node.meta["val"]  # Inductor's passes over Dynamo graphs look here
+    passing = Passing(inputs, gathered, ctx.constants)
+    passing.move(gm)
     gm.recompile()
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
     example = dict(zip(inputs, examples, strict=True))
     values = {node.name: node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder" and node.name not in example}
     settled = ctx.parameters if options.modules == "frozen" else None
-    executable = Executable(inputs, names, ctx.constants, settled=settled, frozen=options.weights == "frozen", release=options.free_weights)
+    kept = [constant for constant in ctx.constants if constant not in passing.constants]
+    inputs, examples = [*inputs, *passing.names], [*examples, *passing(examples)]
+    example = dict(zip(inputs, examples, strict=True))
+    executable = Executable(inputs, names, kept, settled=settled, frozen=options.weights == "frozen", release=options.free_weights)
     try:
         executable.load(examples)
         report.notes += executable.notes
@@ -49,6 +63,12 @@ def finish(
                 f"anew, and compile without free_weights: {type(error).__name__}: {error}"
             ) from error
         raise
+    _tell(executable, report)
+    return passing.bind(executable)
+
+
+def _tell(executable: Executable, report: Report) -> None:
+    """Say what was released of float weights, and what was not."""
     if executable.released:
         report.notes.append(
             f"free_weights released {executable.released / 1e6:.1f} MB of float weights: state_dict(), saving, eager calls and a second "
@@ -61,4 +81,3 @@ def finish(
             "the system takes back what is not read, or an array of NumPy; lowbit.load and LowbitConfig load low-bit weights into memory of their own"
         )
         log.warning("%s", report.notes[-1])
-    return executable

@@ -15,6 +15,7 @@ from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.passes.plan import ignored
 from lowbit_compiler.report import Report
+from lowbit_compiler.runtime.gathered import GatheredWeight
 from lowbit_compiler.torch_internals.dtensor import is_dtensor, local
 
 log = logging.getLogger("lowbit_compiler")
@@ -34,9 +35,12 @@ class _Choice:
     run: Run
 
     def holds(self, weight: Any) -> bool:
-        """Return whether ``weight`` is the tensor of this place."""
+        """Return whether ``weight`` is the tensor of this place, or what a graph takes of that."""
         own = getattr(self.owner(), self.leaf, None)
-        return own is weight or (is_dtensor(own) and local(own) is weight)
+        return any(
+            each is weight
+            for each in (own, *(own.parts if isinstance(own, GatheredWeight) else ()), *([local(own)] if is_dtensor(own) else ()))
+        )
 
 
 class ByPlace:

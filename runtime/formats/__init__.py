@@ -20,6 +20,8 @@ MODULES = (
 FORMATS: tuple[type[Format], ...] = tuple(format for module in MODULES for format in import_module(f"{__name__}.{module}").FORMATS)
 KINDS = tuple((format, scale) for format in FORMATS for scale in format.scales)
 """What there are ops for: each format, with each kind of scale that it may have."""
+SPELLED = {f"{format.name}{scale.suffix}": (format, scale) for format, scale in KINDS}
+"""By ``Operand.spelling``."""
 PACKED = tuple(kind for kind in KINDS if kind[0].panels is not None)
 """Those with a layout for kernels."""
 IN_PLANES = tuple(kind for kind in PACKED if kind[0].panels is not None and kind[0].panels.planes)
@@ -46,6 +48,7 @@ __all__ = [
     "KINDS",
     "PACKED",
     "QUANTIZED",
+    "SPELLED",
     "SWITCHABLE",
     "WORDS",
     "Format",

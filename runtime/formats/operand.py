@@ -34,6 +34,12 @@ class Operand:
         return " ".join(filter(None, (str(self.format), self.scale.name, "" if self.rounding is NEAREST else self.rounding.name)))
 
     @property
+    def spelling(self) -> str:
+        """What tells its kind in files and in arguments of ops: the names of format and scale."""
+        format, scale = self.kind
+        return f"{format.name}{scale.suffix}"
+
+    @property
     def kind(self) -> tuple[type[Format], type[Scale]]:
         """What the table of products knows it by: the classes of format and scale, whatever their arguments."""
         return type(self.format), type(self.scale)

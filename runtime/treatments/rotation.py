@@ -56,6 +56,10 @@ class Rotation(Treatment):
         rotated = call(packet("rotate"), w)
         return rotated if k % HADAMARD == 0 else call(torch.ops.aten.slice.Tensor, rotated, 1, 0, k)
 
+    def padded(self, k: int) -> int:
+        """Whole blocks."""
+        return -(-k // HADAMARD) * HADAMARD
+
     def moved(self, x: Tensor) -> Tensor:
         """Six stages of sums."""
         return ROTATED * largest_of(x).double() + FLUSHED

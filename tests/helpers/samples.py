@@ -30,6 +30,7 @@ def samples(dtype=torch.bfloat16):
         "padded_blocks": (x.float(), 64),
         "joined_blocks": (w.reshape(N, 4, K // 4), 70),
         "unpack_codes": (pack_codes(q4[0], 4), 4, True, K),
+        "unpack": (packed4, "s4", [32], N, K, N),
         "product_f32": (x.float(), w, bias),
         "power": (torch.tensor([-130.0, -3.0, 0.0, 127.0]),),
         "rotate": (x,),

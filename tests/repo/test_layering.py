@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "runtime.treatments": ("runtime.formats",),
     "runtime.products": ("runtime.formats", "runtime.treatments"),
     "runtime.training": ("runtime.formats", "runtime.products", "runtime.rounding", "runtime.treatments", "torch_internals"),
-    "runtime.reference": ("runtime.formats", "runtime.treatments"),
+    "runtime.reference": ("runtime.formats", "runtime.packing", "runtime.treatments"),
     "runtime": ("errors", "runtime.*", "torch_internals"),
     # From a captured graph to a rewritten one.
     "recipes": ("errors", "recipe_names", "runtime.formats", "runtime.products", "runtime.training", "runtime.treatments"),
@@ -53,6 +53,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     # What models are given beside the backend.
     "preparing": ("errors", "passes", "recipes", "runtime.*", "torch_internals"),
     "checkpoints": ("errors", "passes", "preparing", "recipes", "runtime.*", "torch_internals"),
+    "gathering": ("checkpoints", "errors", "passes", "preparing", "recipes", "runtime.*", "torch_internals"),
     "int8_cache": ("runtime", "torch_internals"),
     "bitnet": (),
     "hf_hook": (),
@@ -67,7 +68,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     # On top: the command line, and the names that users import.
     "cli": ("capture", "compile", "debug", "demo", "dump", "errors", "exits.onnx", "exits.tensorrt", "options", "profiling", "recipe_names", "report", "runtime"),
     "": (
-        "bitnet", "checkpoints", "compile", "exits.onnx", "exits.package", "exits.tensorrt", "hf_hook", "int8_cache", "preparing", "recipes", "report", "training",
+        "bitnet", "checkpoints", "compile", "exits.onnx", "exits.package", "exits.tensorrt", "gathering", "hf_hook", "int8_cache", "preparing", "recipes", "report", "training",
     ),
 }  # fmt: skip
 """Who may import what: the folders and files right below lowbit_compiler/, with passes/ and runtime/, which are installed there. A row holds
