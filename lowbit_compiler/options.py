@@ -51,6 +51,7 @@ class Options:
     max_rewrites: int | None = None
     verify: bool = False
     buffers: str = "float"
+    tp_scales: str = "local"
 
 
 DESCRIPTIONS: dict[str, str] = {
@@ -62,6 +63,8 @@ DESCRIPTIONS: dict[str, str] = {
     "modules_to_not_convert": "the same, under another name that transformers uses",
     "free_weights": "release the float storage of every fully replaced parameter; default False",
     "buffers": "'float' (default) or 'quantized': products with a constant that is no nn.Parameter (filter banks, Fourier matrices, frozen weights)",
+    "tp_scales": "'local' (default) or 'shared': of a product whose weight is split by columns over processes, each has scales of its own, or all have "
+    "those of one device, and its bits",
     "weights": "'checked' (default): every call looks whether a weight was written to; 'frozen': none does",
     "modules": "'checked' (default): Dynamo looks into the modules before every call; 'frozen': only which ones they are",
     "remainder": "'inductor' (default), 'eager', or 'tensorrt' (torch_tensorrt, on CUDA): what runs the rest of the graph",
@@ -71,6 +74,7 @@ DESCRIPTIONS: dict[str, str] = {
 }
 CHOICES = {
     "buffers": ("float", "quantized"),
+    "tp_scales": ("local", "shared"),
     "weights": ("checked", "frozen"),
     "modules": ("checked", "frozen"),
     "remainder": ("inductor", "eager", "tensorrt"),
@@ -250,6 +254,16 @@ def _adjusted(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def _require_shared_scales(recipe: Recipe, values: Mapping[str, Any]) -> None:
+    """Raise OptionError where processes are to share scales and no product of ``recipe`` has such."""
+    if values.get("tp_scales") == "shared" and not recipe.shares:
+        users = [each.name for each in RECIPES.values() if each.shares]
+        raise OptionError(
+            f"option 'tp_scales': 'shared' needs a recipe whose products add integers under one scale a row ({', '.join(users)}), "
+            f"got {recipe.name!r}"
+        )
+
+
 def _require_live_weights(training: TrainingRecipe, values: Mapping[str, Any]) -> None:
     """Raise OptionError for options that take the weights for settled: training changes them."""
     for name, settled in {"free_weights": True, "weights": "frozen"}.items():
@@ -277,6 +291,7 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
     if training is not None:
         recipe = training.evaluation or find_recipe(DEFAULT)
         _require_live_weights(training, values)
+    _require_shared_scales(recipe, values)
     options = Options(
         recipe=_adjusted(recipe, values),
         training=training,

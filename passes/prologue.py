@@ -13,7 +13,7 @@ from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
 from lowbit_compiler.runtime.products import PRODUCTS
 
 ops = torch.ops.lowbit
-LINEARS = tuple(getattr(ops, product.op).default for product in PRODUCTS.values())
+LINEARS = tuple(getattr(ops, product.op).default for product in PRODUCTS.values() if product.prologue)
 
 
 class FusePrologue(Pass):

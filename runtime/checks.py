@@ -19,6 +19,7 @@ from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
 from lowbit_compiler.runtime.reference.prologue import FUNCTIONS
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, MOST_ELEMENTS, require, result_dtype, same, tensors
+from lowbit_compiler.runtime.shared_checks import SHARED_CHECKS
 from lowbit_compiler.runtime.training_checks import TRAINING_CHECKS
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals.shapes import guard_or_false, guard_or_true
@@ -167,5 +168,6 @@ CHECKS: dict[str, Callable[..., None]] = {
     **EXPORTED_CHECKS,
     "stepped_linear": steps.check,
     **TRAINING_CHECKS,
+    **SHARED_CHECKS,
 }
 """The check of each op, which takes the op's own arguments by name."""

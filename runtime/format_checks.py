@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
+from lowbit_compiler.runtime.formats import KINDS, SHARED, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.reference.dense import row_bytes
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, codes_of, require, result_dtype, same, tensors
@@ -116,7 +116,7 @@ def format_checks() -> dict[str, Callable[..., None]]:
         "unpack_codes": _unpack_codes,
         "product_f32": _product_f32,
     }
-    for format, scale in KINDS:
+    for format, scale in (*KINDS, *SHARED):
         quantize, dequantize, pack = (op_name(verb, format, scale) for verb in ("quantize", "dequantize", "pack"))
         checks[quantize] = _quantize(quantize, format, scale)
         checks[dequantize] = _stored(dequantize, format, scale, packing=False)

@@ -93,10 +93,10 @@ def packings() -> Iterator[list[int]]:
         prepared.compute = pack
 
 
-def seen(model: nn.Module, call: Callable[[Any], Tensor], recipe: str = "int8") -> dict[str, Any]:
+def seen(model: nn.Module, call: Callable[[Any], Tensor], recipe: str = "int8", **options: Any) -> dict[str, Any]:
     """Compile ``model``, and return what two calls give, with the report's rows and how often weights were packed for each."""
     torch.compiler.reset()
-    run = compiled(model, recipe)
+    run = compiled(model, recipe, **options)
     with torch.no_grad(), apart(), packings() as count:
         first, packed = _whole(call(run)), count[0]
         second = _whole(call(run))
