@@ -55,7 +55,7 @@ class PlanSites(Pass):
         for site in taken[len(taken) if ctx.max_rewrites is None else ctx.max_rewrites :]:
             site.decline(Reason.LIMIT, f"limit {ctx.max_rewrites}")
         for site in candidates:
-            if what := notes(site.node).unfused or scales[site]:
+            if what := notes(site.node).unfused or (scales[site] if site.plan is not None else ""):
                 site.explain(site.detail, what)
         return 0
 

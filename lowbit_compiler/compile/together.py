@@ -1,19 +1,19 @@
 """What processes tell each other about a compiled graph whose weights they have parts of: packing these is a collective."""
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from lowbit_compiler.errors import ProcessesDifferError
+from lowbit_compiler.errors import OptionError, ProcessesDifferError
+from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import Constant
 from lowbit_compiler.torch_internals import collectives
 
 STALE = -1
 """The number of values that are not up to date, or not there."""
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class Together:
     A weight may be written to in one of them alone, and each looks at its own part. So every call asks all whether they are to run with values
     that were computed together: that is one small all-reduce. Values that were have one number, which no others have.
     """
+
+    _following: ClassVar[int] = 0
+    """Larger than every number in this process."""
 
     def __init__(self, constants: Sequence[Constant]) -> None:
         """Take those of ``constants`` whose scales are of several processes."""
@@ -48,10 +51,8 @@ class Together:
 
     def load(self, numbers: Sequence[int], device: torch.device) -> Agreed:
         """Return what is up to date in all processes, of constants whose values have ``numbers``."""
-        global _numbers
-        following = next(_numbers)
-        least, most = self._ends([*numbers, following], device)
-        _numbers = itertools.count(most[-1] + 1)
+        least, most = self._ends([*numbers, Together._following], device)
+        Together._following = most[-1] + 1
         return Agreed([a == b != STALE for a, b in zip(least[:-1], most[:-1], strict=True)], most[-1])
 
     def _ends(self, numbers: Sequence[int], device: torch.device) -> tuple[list[int], list[int]]:
@@ -67,6 +68,12 @@ class Together:
                 "environment and shapes of inputs"
             )
         return [-one for one in least[1:]], most[1:]
+
+
+def require_alone(options: Options) -> None:
+    """Raise OptionError for scales of several processes: what looks at one product at a time looks at what this process has of it."""
+    if options.tp_scales != "local":
+        raise OptionError(f"option 'tp_scales' takes 'local' here: each process looks at its own products; got {options.tp_scales!r}")
 
 
 def groups_of(constant: Constant) -> tuple[str, ...]:
