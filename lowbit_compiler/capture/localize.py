@@ -137,15 +137,16 @@ class _Work:
 
     def run(self, gm: fx.GraphModule) -> fx.GraphModule:
         """Rewrite the copy, and return it as a module of its own."""
+        linears = [node for node in self.graph.nodes if node.op == "call_function" and node.target in LINEAR]
+        plain = [node for node in linears if not dtensor.is_dtensor(_value(node))]
         for node in list(self.graph.nodes):
             if node.op == "call_method" and node.target == "to_local" and self._is_input(node.args[0]):
                 node.replace_all_uses_with(self._part(node.args[0]))
                 self.graph.erase_node(node)
             elif node.op == "call_function" and node.target in LINEAR and dtensor.is_dtensor(_value(node)):
                 self._linear(node)
-        for node in list(self.graph.nodes):
-            if node.op == "call_function" and node.target in LINEAR and not dtensor.is_dtensor(_value(node)):
-                self._plain(node)
+        for node in plain:
+            self._plain(node)
         for node in list(self._parts):
             if not node.users:
                 self.graph.erase_node(node)

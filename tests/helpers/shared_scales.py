@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import lowbit_compiler as lowbit
 from helpers import parallel_llama
 from helpers.compiled import compiled
 from helpers.tensor_parallel import WIDTH, _plan, apart, block, packings, rows, seen
@@ -76,7 +75,7 @@ def everything() -> dict[str, Any]:
     found: dict[str, Any] = {}
     model = _cut(block(), _plan(sequence=False))
     found["rows"] = seen(model, lambda run: run(x), tp_scales="shared")
-    found["inductor"] = seen(model, lambda run: run(x), tp_scales="shared", remainder="inductor", plan="measured")
+    found["measured"] = seen(model, lambda run: run(x), tp_scales="shared", plan="measured")
     found["dynamic"] = seen(model, lambda run: run(x.repeat(1, 3, 1)[:, :19]), tp_scales="shared", dynamic=True)
     found["sequence"] = seen(_cut(block(), _plan(sequence=True)), lambda run: run(own), tp_scales="shared")
     for name, (k, dtype, recipe) in CASES.items():
@@ -87,15 +86,12 @@ def everything() -> dict[str, Any]:
     return found
 
 
-def _read_in_parts() -> list[Any]:
-    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+def _read_in_parts() -> dict[str, Any]:
+    from torch.distributed.tensor import Partial, Replicate
+    from torch.distributed.tensor.parallel import RowwiseParallel
 
-    model = One(256)
-    weight = distribute_tensor(model.linear.weight, _mesh(), [Shard(1)])
-    run = compiled(lambda x: torch.nn.functional.linear(x, weight).to_local(), tp_scales="shared")
-    with torch.no_grad():
-        run(DTensor.from_local(torch.randn(4, 256 // dist.get_world_size()), _mesh(), [Shard(1)]))
-    return [(site.decision, site.detail) for site in lowbit.last_report().sites]
+    plan = RowwiseParallel(input_layouts=Replicate(), output_layouts=Partial())
+    return seen(_cut(One(256), {"linear": plan}), lambda run: run(special(256, torch.float32)[0]), tp_scales="shared")
 
 
 def _alone() -> dict[str, Any]:
