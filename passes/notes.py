@@ -23,7 +23,7 @@ class Parts(NamedTuple):
 
     groups: tuple[str, ...]
     """By name: one for each dimension of the mesh along which the columns are cut."""
-    count: int
+    processes: int
     """All processes together."""
 
 

@@ -67,16 +67,16 @@ def share(site: Site) -> str:
         return ""
     if parts is None:
         return notes(site.node).apart and f"{OWN}: {notes(site.node).apart}"
-    shared, block = plan.over(parts.groups), plan.treatment.block
+    shared, span = plan.over(parts.groups), plan.treatment.span
     if shared is None:
         return f"{OWN}: none are shared by {plan.name}"
-    if site.found.k % block:
-        return f"{OWN}: K / {parts.count} = {site.found.k} is no multiple of {block}, the columns that are rotated together"
+    if site.found.k % span:
+        return f"{OWN}: K / {parts.processes} = {site.found.k} is no multiple of {span}, the columns that are rotated together"
     if sum_of(site.node, parts.groups) is None:
         return f"{OWN}: something else than the sum reads its parts"
     largest = None if shared.product is None else shared.product.largest_k
-    if largest is not None and site.found.k * parts.count > largest:
-        site.decline(Reason.TOO_LONG, f"K = {site.found.k * parts.count} in {parts.count} parts; up to {largest}")
+    if largest is not None and site.found.k * parts.processes > largest:
+        site.decline(Reason.TOO_LONG, f"K = {site.found.k * parts.processes} in {parts.processes} parts; up to {largest}")
         return ""
     site.take(shared)
-    return f"scales are shared by {parts.count} processes"
+    return f"scales are shared by {parts.processes} processes"

@@ -49,7 +49,9 @@ class PlanSites(Pass):
             else:
                 site.take(plan)
         ctx.at = None
-        scales = {site: share(site) for site in candidates}  # before products are priced: shared scales are not left to what one process measures
+        scales = {
+            site: share(site) for site in candidates
+        }  # before products are priced: shared scales are not left to what one process measures
         price(ctx)
         taken = [site for site in candidates if site.reason is None]
         for site in taken[len(taken) if ctx.max_rewrites is None else ctx.max_rewrites :]:

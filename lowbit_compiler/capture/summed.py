@@ -27,7 +27,11 @@ class Sums:
         if k % count:
             return f"K = {k} is not cut into {count} equal parts"
         self._mesh = self._mesh or weight.device_mesh
-        return Parts(groups, count) if weight.device_mesh == self._mesh else "its mesh of processes is another than that of a product before it"
+        return (
+            Parts(groups, count)
+            if weight.device_mesh == self._mesh
+            else "its mesh of processes is another than that of a product before it"
+        )
 
 
 def read_whole(node: fx.Node) -> bool:

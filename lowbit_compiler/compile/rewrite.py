@@ -33,7 +33,9 @@ def through(
     Where a pass fails at one call, that call is left in float. Writes the dump and verifies each pass on ``examples`` (None: not on
     values), where the options ask for it; then what fails raises PassError at once, as does what fails at no call in particular.
     """
-    strict = options.verify or any(notes_of(node).parts is not None for node in captured.gm.graph.nodes)  # what one process refuses, all would have to
+    strict = options.verify or any(
+        notes_of(node).parts is not None for node in captured.gm.graph.nodes
+    )  # what one process refuses, all would have to
     return attempts(captured.gm, lambda refused: _once(exit, captured, options, examples, refused, observers), strict)
 
 

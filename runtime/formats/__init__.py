@@ -22,7 +22,7 @@ MODULES = (
 FORMATS: tuple[type[Format], ...] = tuple(format for module in MODULES for format in import_module(f"{__name__}.{module}").FORMATS)
 KINDS = tuple((format, scale) for format in FORMATS for scale in format.scales)
 """What there are ops for: each format, with each kind of scale that it may have."""
-SHARED = ((S8, SharedRow),)
+SHARED: tuple[tuple[type[Format], type[Scale]], ...] = ((S8, SharedRow),)
 """Those that have scales over several processes, which no recipe spells."""
 PACKED = tuple(kind for kind in KINDS if kind[0].panels is not None)
 """Those with a layout for kernels."""

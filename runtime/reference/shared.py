@@ -102,9 +102,7 @@ def _treated(x: Tensor, rotated: bool) -> Tensor:
     return rotate(x) if rotated else x.float()
 
 
-def _whole(
-    x: Tensor, w: Tensor, bias: Tensor | None, n: int, rotated: bool, groups: Sequence[str], dtype: torch.dtype
-) -> Tensor:
+def _whole(x: Tensor, w: Tensor, bias: Tensor | None, n: int, rotated: bool, groups: Sequence[str], dtype: torch.dtype) -> Tensor:
     ops = torch.ops.lowbit
     q, scale = INT8.unpack(w, n, x.shape[-1])
     q = q if rotated else q[:, : x.shape[-1]]
