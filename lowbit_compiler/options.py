@@ -10,7 +10,7 @@ from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size, pattern_error
+from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size, pattern_error, require_shared
 from lowbit_compiler.recipes.training import TrainingRecipe, find_training
 from lowbit_compiler.runtime.files import replaceable
 from lowbit_compiler.runtime.timings_file import Timings, read
@@ -93,14 +93,6 @@ def _recipe(name: str, value: Any) -> Recipe | TrainingRecipe:
     return find_training(value) or find_recipe(value)
 
 
-def _threshold(name: str, value: Any) -> float:
-    return finite_positive(f"option {name!r}", value)
-
-
-def _group_size(name: str, value: Any) -> int:
-    return group_size(f"option {name!r}", value)
-
-
 def _strings(name: str, value: Any) -> tuple[str, ...]:
     items = (value,) if isinstance(value, str) else value
     if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in items):
@@ -153,8 +145,8 @@ def _folder(name: str, value: Any) -> str | None:
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "recipe": _recipe,
-    "llm_int8_threshold": _threshold,
-    "group_size": _group_size,
+    "llm_int8_threshold": lambda name, value: finite_positive(f"option {name!r}", value),
+    "group_size": lambda name, value: group_size(f"option {name!r}", value),
     **dict.fromkeys(IGNORE_NAMES, _strings),
     "free_weights": _flag,
     **dict.fromkeys(CHOICES, _choice),
@@ -254,16 +246,6 @@ def _adjusted(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _require_shared_scales(recipe: Recipe, values: Mapping[str, Any]) -> None:
-    """Raise OptionError where processes are to share scales and no product of ``recipe`` has such."""
-    if values.get("tp_scales") == "shared" and not recipe.shares:
-        users = [each.name for each in RECIPES.values() if each.shares]
-        raise OptionError(
-            f"option 'tp_scales': 'shared' needs a recipe whose products add integers under one scale a row ({', '.join(users)}), "
-            f"got {recipe.name!r}"
-        )
-
-
 def _require_live_weights(training: TrainingRecipe, values: Mapping[str, Any]) -> None:
     """Raise OptionError for options that take the weights for settled: training changes them."""
     for name, settled in {"free_weights": True, "weights": "frozen"}.items():
@@ -291,7 +273,8 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
     if training is not None:
         recipe = training.evaluation or find_recipe(DEFAULT)
         _require_live_weights(training, values)
-    _require_shared_scales(recipe, values)
+    if values.get("tp_scales") == "shared":
+        require_shared(recipe)
     options = Options(
         recipe=_adjusted(recipe, values),
         training=training,

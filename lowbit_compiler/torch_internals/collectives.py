@@ -23,7 +23,7 @@ def group_size(group: str) -> int:
     """Return the number of processes in the group of this name."""
     from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]
 
-    return int(_resolve_process_group(group).size())
+    return int(_resolve_process_group(group).size())  # type: ignore[arg-type]
 
 
 def is_sum(target: object) -> bool:
