@@ -16,7 +16,7 @@ from lowbit_compiler.runtime.checks import CHECKS
 from lowbit_compiler.runtime.formats import KINDS, SHARED, Format, Operand, Scale, SharedRow
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.products import PRODUCTS, Product
-from lowbit_compiler.runtime.reference import blocks, dense, exported, shared, softmax
+from lowbit_compiler.runtime.reference import blocks, dense, exported, prologue, shared, softmax
 from lowbit_compiler.runtime.require import MOST_DIMS
 from lowbit_compiler.runtime.training import autograd, integers
 from lowbit_compiler.runtime.training import linear as training
@@ -147,12 +147,10 @@ for _treatment in TREATMENTS.values():
     for _op in _treatment.ops:
         _define(_op.schema, _op.reference, _op.fake)
 
-_PROLOGUE = ', *, str prologue="", Tensor? times=None, Tensor? plus=None, float eps=0.0'
-
 
 def _schema(product: Product) -> str:
     own = f", {product.schema}" if product.schema else ""
-    return f"(Tensor x, Tensor w, Tensor? bias, int n{own}, ScalarType? dtype{_PROLOGUE if product.prologue else ''}) -> Tensor"
+    return f"(Tensor x, Tensor w, Tensor? bias, int n{own}, ScalarType? dtype{prologue.SCHEMA}) -> Tensor"
 
 
 SHARED_LINEARS = {product.op: treatment.rotates for (_, w, treatment), product in PRODUCTS.items() if w[1] is SharedRow}

@@ -133,15 +133,15 @@ class Product:
     """Of the largest magnitude of a group of float x, where few rows become 16-bit integers: error of its elements."""
     weight_error: float = 0.0
     """Of an element of the weight, where bfloat16 rows meet it rounded to bfloat16."""
-    prologue: bool = True
-    """Whether it takes what its rows go through in front of it."""
+    norms: bool = True
+    """Whether rows may go through a norm in front of it: that of a part of a row is another."""
     opened: bool = True
     """Whether ONNX files have steps of their own for it; else they multiply its dequantized operands."""
 
 
 _S8, _S4, _SHARED = (S8, Row), (S4, Groups), (S8, SharedRow)
 _s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True)
-_shared = partial(_s8s8, schema=SharedRow.schema, prologue=False, opened=False)
+_shared = partial(_s8s8, schema=SharedRow.schema, norms=False, opened=False)
 
 
 def _in_planes(format: type[Format], scale: type[Scale]) -> Product:

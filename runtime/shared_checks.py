@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowbit_compiler.runtime import before
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import MAX_K
 from lowbit_compiler.runtime.reference.linear import INT8
@@ -37,15 +38,17 @@ def _bias(op: str, bias: Tensor | None, n: Any) -> None:
     require(op, bias is None or bias.dtype in FLOATS, f"bias in {FLOAT}", None if bias is None else bias.dtype)
 
 
-def _reach(x: Tensor, rotated: bool) -> None:
-    tensors("reach_s8", x=x)
+def _reach(x: Tensor, rotated: bool, **fused: Any) -> None:
+    tensors("reach_s8", x=x, times=fused.get("times"), plus=fused.get("plus"))
     _rows("reach_s8", x)
+    before.check("reach_s8", x, fused)
 
 
-def _sums(x: Tensor, reach: Tensor, w: Tensor, n: int, rotated: bool) -> None:
+def _sums(x: Tensor, reach: Tensor, w: Tensor, n: int, rotated: bool, **fused: Any) -> None:
     op = "sums_s8s8"
-    tensors(op, x=x, reach=reach, w=w)
+    tensors(op, x=x, reach=reach, w=w, times=fused.get("times"), plus=fused.get("plus"))
     _rows(op, x)
+    before.check(op, x, fused)
     _weight(op, w, n, x.shape[-1])
     _integers(op, "reach", reach, x, 1)
 
@@ -63,11 +66,20 @@ def _scale(sums: Tensor, reach: Tensor, w: Tensor, bias: Tensor | None, k: int, 
 
 
 def _finish(
-    x: Tensor, sums: Tensor, reach: Tensor, w: Tensor, bias: Tensor | None, rotated: bool, groups: Sequence[str], dtype: torch.dtype
+    x: Tensor,
+    sums: Tensor,
+    reach: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    rotated: bool,
+    groups: Sequence[str],
+    dtype: torch.dtype,
+    **fused: Any,
 ) -> None:
     op = "finish_sums"
-    tensors(op, x=x, sums=sums, reach=reach, w=w, bias=bias)
+    tensors(op, x=x, sums=sums, reach=reach, w=w, bias=bias, times=fused.get("times"), plus=fused.get("plus"))
     _rows(op, x)
+    before.check(op, x, fused)
     require(op, sums.dim() >= 1, "sums with at least one dimension", "0 dimensions")
     n = sums.shape[-1]
     _integers(op, "sums", sums, x, n)

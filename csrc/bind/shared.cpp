@@ -22,17 +22,32 @@ void check_weight(const char* op, const Tensor& w, int64_t n, int64_t k) {
   EXPECT(op, fits, "w packed as int8 of shape ", shape(sizes, 2), " for n = ", n, ", K = ", k, ", got ", name(w.scalar_type()), " of ", shape(w));
 }
 
-Tensor op_reach(const Tensor& x, bool rotated) {
-  const Rows rows = Ops<Cpu>::checked_rows("reach_s8", x);
+// Rows of x with what they go through first.
+struct PreparedRows {
+  Rows rows;
+  PrologueOwner owner;
+};
+PreparedRows rows_with(const char* op, const Tensor& x, const PrologueArguments& arguments) {
+  check_tensors(op, Cpu::type(), {{"x", x}, {"times", arguments.times}, {"plus", arguments.plus}});
+  PreparedRows made = {Ops<Cpu>::checked_rows(op, x), {}};
+  check_memory(op, {{"times", arguments.times}, {"plus", arguments.plus}});
+  made.owner = set_prologue(op, x, arguments, made.rows.matrix);
+  return made;
+}
+
+Tensor op_reach(const Tensor& x, bool rotated, const std::string& prologue, const OptionalTensor& times, const OptionalTensor& plus, double eps) {
+  const PreparedRows made = rows_with("reach_s8", x, {prologue, times, plus, eps});
   Tensor reach = allocate(x, 1, ScalarType::Int);
-  if (reach.numel()) reach_s8(rows.matrix, rotated, (int32_t*)reach.mutable_data_ptr());
+  if (reach.numel()) reach_s8(made.rows.matrix, rotated, (int32_t*)reach.mutable_data_ptr());
   return reach;
 }
 
-Tensor op_sums(const Tensor& x, const Tensor& reach, const Tensor& w, int64_t n, bool rotated) {
+Tensor op_sums(const Tensor& x, const Tensor& reach, const Tensor& w, int64_t n, bool rotated, const std::string& prologue,
+               const OptionalTensor& times, const OptionalTensor& plus, double eps) {
   const char* op = "sums_s8s8";
   check_tensors(op, Cpu::type(), {{"x", x}, {"reach", reach}, {"w", w}});
-  const Rows rows = Ops<Cpu>::checked_rows(op, x);
+  const PreparedRows made = rows_with(op, x, {prologue, times, plus, eps});
+  const Rows& rows = made.rows;
   check_weight(op, w, n, rows.matrix.columns);
   check_integers(op, "reach", reach, x, 1);
   check_memory(op, {{"reach", reach}, {"w", w}});

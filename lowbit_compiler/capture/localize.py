@@ -191,8 +191,7 @@ class _Work:
             note(new, apart=parts or "")
         self._read(node, new)
         node.target, node.args, node.kwargs = dtensor.product, (new, x, outs, split), {}
-        if not node.users:
-            self.graph.erase_node(node)
+        self._drop(node, x)
 
     def _summed(self, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None, split: dtensor.Dims, parts: Parts) -> None:
         """Make ``node`` a local product and the sum of all."""
@@ -204,8 +203,7 @@ class _Work:
         node.meta["example_value"] = dtensor.product(_value(total), _value(x), outs, split, True)
         self._read(node, total)
         node.target, node.args, node.kwargs = dtensor.product, (total, x, outs, split, True), {}
-        if not node.users:
-            self.graph.erase_node(node)
+        self._drop(node, x)
 
     def _plain(self, node: fx.Node) -> None:
         """Note of a product of local parts, which the model itself adds up, which processes those are."""
@@ -216,6 +214,12 @@ class _Work:
             read_sum(node, parts, node.args[2] if len(node.args) > 2 else node.kwargs.get("bias"))
         elif parts is not None:
             note(node, apart=parts)
+
+    def _drop(self, *nodes: fx.Node) -> None:
+        """Erase those that nobody reads any more: fx cannot tell that a DTensor made of a local tensor has no effects, and it would be a reader of that."""
+        for node in nodes:
+            if not node.users and (node.target is dtensor.product or dtensor.wraps(node.target)):
+                self.graph.erase_node(node)
 
     def _read(self, node: fx.Node, part: fx.Node) -> None:
         """Let those who only want to have ``part``, which this process holds of ``node``, read that."""

@@ -44,9 +44,10 @@ def special(k: int, dtype: torch.dtype) -> Tensor:
     return x.to(dtype)
 
 
-def llama(folder: str, plan: str, remainder: str) -> dict[str, Any]:
-    """Return what this process sees of the model of helpers/parallel_llama.py."""
-    return seen(parallel_llama.cut(folder, plan), parallel_llama.logits, tp_scales="shared", remainder=remainder)
+def llama(folder: str, plan: str, remainder: str) -> list[dict[str, Any]]:
+    """Return what this process sees of the model of helpers/parallel_llama.py, apart and fused."""
+    model = parallel_llama.cut(folder, plan)
+    return [seen(model, parallel_llama.logits, fused=fused, tp_scales="shared", remainder=remainder) for fused in (False, True)]
 
 
 def _mesh() -> Any:

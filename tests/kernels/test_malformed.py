@@ -216,7 +216,7 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("op", [op for op in LINEAR if op.startswith("linear_s8") and "_shared" not in op])
+@pytest.mark.parametrize("op", [op for op in LINEAR if op.startswith("linear_s8")])
 def test_prologue(op, native):
     keys = KEYS(KEY.CPU if native else KEY.PrivateUse1)
     arguments = samples()[op]

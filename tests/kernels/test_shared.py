@@ -61,6 +61,26 @@ def test_one_process_alone(op):
         torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("op", ["linear_s8s8", "linear_s8s8_rotated"])
+def test_what_rows_go_through_first(op):
+    x, w = operands.rows(9, 128, torch.bfloat16), operands.weight(N, 128)
+    x[2, 3], x[4, 5] = torch.inf, torch.nan
+    fused = {"prologue": "silu", "times": operands.rows(9, 128, torch.bfloat16, seed=3), "plus": torch.randn(128)}
+    packed = L.pack_s8(*L.quantize_s8(L.rotate(w) if op.endswith("rotated") else w))
+    call = getattr(L, op.replace("s8s8", "s8s8_shared"))
+    for each in (x, x[:2]):
+        given = fused | {"times": fused["times"][: len(each)]}
+        got, want = call(each, packed, None, N, [], None, **given), getattr(L, op)(each, packed, None, N, None, **given)
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+    reach = L.reach_s8(x, True, **fused)
+    plain = shared.reach_s8(x, True, **fused)
+    torch.testing.assert_close(reach.view(torch.float32), plain.view(torch.float32), equal_nan=True)
+    sums, plain = L.sums_s8s8(x, reach, packed, N, True, **fused), shared.sums_s8s8(x, reach, packed, N, True, **fused)
+    assert (sums - plain).abs().max() <= 128 * 127  # a code may differ by one
+    with pytest.raises(RuntimeError, match="expected no norm in front of a part of K, got rms_norm"):
+        call(x, packed, None, N, [], None, prologue="rms_norm")
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_largest_sum_does_not_overflow(level):
     x = torch.ones(6, MAX_K)
