@@ -17,6 +17,10 @@ class WeightFreedError(LowbitError, RuntimeError):
     """A float weight is needed again after ``free_weights=True`` released it."""
 
 
+class ProcessesDifferError(LowbitError, RuntimeError):
+    """Processes that share the scales of weights are not about to run the same graph."""
+
+
 class PassError(LowbitError, RuntimeError):
     """A pass failed or broke a fact it promised; names pass, fact and node."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.pipeline import PASS_NAMES
-from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size, pattern_error
+from lowbit_compiler.recipes import DEFAULT, RECIPES, Recipe, find_recipe, finite_positive, group_size, pattern_error, require_shared
 from lowbit_compiler.recipes.training import TrainingRecipe, find_training
 from lowbit_compiler.runtime.files import replaceable
 from lowbit_compiler.runtime.timings_file import Timings, read
@@ -51,6 +51,7 @@ class Options:
     max_rewrites: int | None = None
     verify: bool = False
     buffers: str = "float"
+    tp_scales: str = "local"
 
 
 DESCRIPTIONS: dict[str, str] = {
@@ -62,6 +63,8 @@ DESCRIPTIONS: dict[str, str] = {
     "modules_to_not_convert": "the same, under another name that transformers uses",
     "free_weights": "release the float storage of every fully replaced parameter; default False",
     "buffers": "'float' (default) or 'quantized': products with a constant that is no nn.Parameter (filter banks, Fourier matrices, frozen weights)",
+    "tp_scales": "'local' (default) or 'shared': of a product whose weight is split by columns over processes, each has scales of its own, or all have "
+    "those of one device, and its bits",
     "weights": "'checked' (default): every call looks whether a weight was written to; 'frozen': none does",
     "modules": "'checked' (default): Dynamo looks into the modules before every call; 'frozen': only which ones they are",
     "remainder": "'inductor' (default), 'eager', or 'tensorrt' (torch_tensorrt, on CUDA): what runs the rest of the graph",
@@ -71,6 +74,7 @@ DESCRIPTIONS: dict[str, str] = {
 }
 CHOICES = {
     "buffers": ("float", "quantized"),
+    "tp_scales": ("local", "shared"),
     "weights": ("checked", "frozen"),
     "modules": ("checked", "frozen"),
     "remainder": ("inductor", "eager", "tensorrt"),
@@ -87,14 +91,6 @@ EXPORTED = (*RECIPE_FIELDS, *IGNORE_NAMES, "buffers", "dump")
 
 def _recipe(name: str, value: Any) -> Recipe | TrainingRecipe:
     return find_training(value) or find_recipe(value)
-
-
-def _threshold(name: str, value: Any) -> float:
-    return finite_positive(f"option {name!r}", value)
-
-
-def _group_size(name: str, value: Any) -> int:
-    return group_size(f"option {name!r}", value)
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:
@@ -149,8 +145,8 @@ def _folder(name: str, value: Any) -> str | None:
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "recipe": _recipe,
-    "llm_int8_threshold": _threshold,
-    "group_size": _group_size,
+    "llm_int8_threshold": lambda name, value: finite_positive(f"option {name!r}", value),
+    "group_size": lambda name, value: group_size(f"option {name!r}", value),
     **dict.fromkeys(IGNORE_NAMES, _strings),
     "free_weights": _flag,
     **dict.fromkeys(CHOICES, _choice),
@@ -277,6 +273,8 @@ def parse(given: Mapping[str, Any] | None = None, mode: str | None = None, env: 
     if training is not None:
         recipe = training.evaluation or find_recipe(DEFAULT)
         _require_live_weights(training, values)
+    if values.get("tp_scales") == "shared":
+        require_shared(recipe)
     options = Options(
         recipe=_adjusted(recipe, values),
         training=training,

@@ -4,8 +4,9 @@ import torch
 from torch import fx
 
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
-from lowbit_compiler.passes.graph import emit, substitute, value
+from lowbit_compiler.passes.graph import emit, erase_unused, substitute, value
 from lowbit_compiler.passes.layout import laid_out
+from lowbit_compiler.passes.parts import sum_of
 from lowbit_compiler.passes.product import FLOAT, QuantizedProduct, Released, products, uncast
 from lowbit_compiler.passes.site import Site
 
@@ -70,8 +71,12 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, product: QuantizedProduct, site
         for site in sites:
             site.store(stored * site.found.n // n, released(product.parts[0]))
         return
-    root = product.root
-    x, bias = uncast(product.kept if plan.x is None else product.x), uncast(product.bias)  # float ones come treated
+    root, added = product.root, product.bias
+    total = sum_of(root, plan.w.scale.processes)  # of parts: what all processes add up, which their op does itself
+    if plan.w.scale.processes:
+        assert total is not None, f"the sum of {node.format_node()} is no longer behind it"
+        root, added = total.last, total.bias
+    x, bias = uncast(product.kept if plan.x is None else product.x), uncast(added)  # float ones come treated
     dtype = root.meta["val"].dtype
     out = None if value(x).dtype is dtype else dtype
     with gm.graph.inserting_before(root):
@@ -79,6 +84,7 @@ def _lower(gm: fx.GraphModule, ctx: PassContext, product: QuantizedProduct, site
         lowered = emit(gm, getattr(ops, plan.op).default, x, packed, bias, n, *plan.arguments, out, like=node)
         result = laid_out(gm, lowered, root)
     substitute(root, result)
+    erase_unused(total.nodes if total is not None else ())
     ctx.replaced(node, lowered)
     for site in sites:
         site.lower(packed.meta["val"].numel() * site.found.n // n, released(product.parts[0]))

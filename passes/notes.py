@@ -18,6 +18,15 @@ class Hidden(NamedTuple):
     """Why the call stays whole."""
 
 
+class Parts(NamedTuple):
+    """The processes that compute a part of a product each, of as many columns, and add them up."""
+
+    groups: tuple[str, ...]
+    """By name: one for each dimension of the mesh along which the columns are cut."""
+    processes: int
+    """All processes together."""
+
+
 @dataclass(frozen=True)
 class Notes:
     """What capture and passes wrote down of one node.
@@ -45,6 +54,12 @@ class Notes:
     """Of an input: whether it is a parameter that is put together from all processes at each call."""
     passing: bool = False
     """Of an input: whether it is what a parameter is made of for one call: a constant that is not to be kept."""
+    parts: Parts | None = None
+    """Of a linear whose parts are added up behind it: by which processes."""
+    apart: str = ""
+    """Of a linear that is a part of a sum: why its scales cannot be those of all processes, where these were asked for."""
+    bias: bool = False
+    """Whether it adds to such a sum the bias of the linear."""
     modules: str = ""
     """The modules of the product that it was written for, where it is taken apart; separated by ", "."""
 

@@ -11,6 +11,7 @@ from lowbit_compiler.errors import OptionError
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten, calls, is_tensor, value
 from lowbit_compiler.passes.notes import notes
+from lowbit_compiler.passes.parts import share
 from lowbit_compiler.passes.price import price
 from lowbit_compiler.passes.site import Declined, Found, Reason, Site, Whole
 from lowbit_compiler.passes.stored import stored
@@ -48,13 +49,16 @@ class PlanSites(Pass):
             else:
                 site.take(plan)
         ctx.at = None
+        scales = {
+            site: share(site) for site in candidates
+        }  # before products are priced: shared scales are not left to what one process measures
         price(ctx)
         taken = [site for site in candidates if site.reason is None]
         for site in taken[len(taken) if ctx.max_rewrites is None else ctx.max_rewrites :]:
             site.decline(Reason.LIMIT, f"limit {ctx.max_rewrites}")
         for site in candidates:
-            if unfused := notes(site.node).unfused:
-                site.explain(site.detail, unfused)
+            if what := notes(site.node).unfused or (scales[site] if site.plan is not None else ""):
+                site.explain(site.detail, what)
         return 0
 
 

@@ -44,8 +44,12 @@ def price(ctx: PassContext) -> None:
 
 
 def _has_price(ctx: PassContext, site: Site) -> bool:
-    """Return whether float may be faster: not of what is emulated, which only a recipe asks for, nor of a weight without float values."""
-    return bool(site.lowered_to) and stored(site.node.args[1], ctx.parameters) is None  # type: ignore[arg-type]
+    """Return whether float may be faster: not of what is emulated, which only a recipe asks for, nor of a weight without float values.
+
+    Nor of what has scales of several processes, which would not all measure the same.
+    """
+    shared = site.plan is not None and site.plan.w.scale.processes
+    return bool(site.lowered_to) and not shared and stored(site.node.args[1], ctx.parameters) is None  # type: ignore[arg-type]
 
 
 def _bytes_read(ctx: PassContext) -> int:

@@ -13,17 +13,17 @@ from lowbit_compiler.passes.graph import aten, calls, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.site import Site
 from lowbit_compiler.passes.widen import Widen
-from lowbit_compiler.runtime.formats import KINDS, PACKED
+from lowbit_compiler.runtime.formats import KINDS, PACKED, SHARED
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.products import Plan
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.runtime.treatments.treatment import packet
 
-QUANTIZE = tuple(packet(op_name("quantize", *kind)) for kind in KINDS)
-DEQUANTIZE = tuple(packet(op_name("dequantize", *kind)) for kind in KINDS)
+QUANTIZE = tuple(packet(op_name("quantize", *kind)) for kind in (*KINDS, *SHARED))
+DEQUANTIZE = tuple(packet(op_name("dequantize", *kind)) for kind in (*KINDS, *SHARED))
 FLOAT = torch.ops.lowbit.product_f32.default
 """A linear that autocast does not lower."""
-PACK = tuple(packet(op_name("pack", *kind)) for kind in PACKED)
+PACK = tuple(packet(op_name("pack", *kind)) for kind in (*PACKED, *SHARED))
 TREAT = tuple(packet(op.name) for treatment in TREATMENTS.values() for op in treatment.ops)
 
 

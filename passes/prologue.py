@@ -10,9 +10,10 @@ from lowbit_compiler.passes.contract import FLOATS, Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import calls, emit, erase_unused, is_tensor, same, same_shape, substitute, undisturbed, value
 from lowbit_compiler.passes.notes import notes
 from lowbit_compiler.passes.spell import argument, cast, idle_dropout, name_of
-from lowbit_compiler.runtime.products import PRODUCTS
+from lowbit_compiler.runtime.products import KEYS, PRODUCTS
 
 ops = torch.ops.lowbit
+NORMS = ("rms_norm", "layer_norm")
 LINEARS = tuple(getattr(ops, product.op).default for product in PRODUCTS.values())
 
 
@@ -110,6 +111,8 @@ def _obstacle(node: fx.Node, found: Prologue) -> str:
             return f"%{link.name} has other readers"
     if not same_shape(value(found.x).shape, value(node.args[0]).shape):
         return f"%{found.x.name} is broadcast"
+    if found.function in NORMS and not PRODUCTS[KEYS[node.target._schema.name.partition("::")[2]]].norms:  # type: ignore[union-attr]
+        return f"{found.function} of a part of a row"
     return "" if undisturbed(min(found.chain), node, found.chain) else "another call writes in place between them"
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime import chain, steps
-from lowbit_compiler.runtime.before import PROLOGUE
+from lowbit_compiler.runtime import before, chain, steps
 from lowbit_compiler.runtime.exported_checks import EXPORTED_CHECKS
 from lowbit_compiler.runtime.format_checks import block_size, format_checks
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, PRODUCTS, weight_of
-from lowbit_compiler.runtime.reference.prologue import FUNCTIONS
+from lowbit_compiler.runtime.reference.prologue import NORMS
 from lowbit_compiler.runtime.require import FLOAT, FLOATS, MOST_ELEMENTS, require, result_dtype, same, tensors
+from lowbit_compiler.runtime.shared_checks import SHARED_CHECKS
 from lowbit_compiler.runtime.training_checks import TRAINING_CHECKS
 from lowbit_compiler.runtime.treatments import TREATMENTS
 from lowbit_compiler.torch_internals.shapes import guard_or_false, guard_or_true
@@ -51,7 +51,9 @@ def _linear(op: str) -> Callable[..., None]:
         require(op, bias is None or bias.dtype in FLOATS, f"bias in {FLOAT}", None if bias is None else bias.dtype)
         result_dtype(op, dtype)
         _threshold(op, threshold)
-        _before(op, x, others)
+        before.check(op, x, others)
+        normed = PRODUCTS[KEYS[op]].norms or others.get("prologue", "") not in NORMS
+        require(op, normed, "no norm in front of a part of K", others.get("prologue"))
         _result(op, x.shape[:-1], n)
 
     return check
@@ -76,18 +78,6 @@ def _packed(op: str, x: Tensor, w: Tensor, n: int, others: dict[str, Any]) -> No
     require(op, got == panels, f"{panels} panels for n = {n}", f"{got}")
     size = weight.panel_bytes(k)
     require(op, w.shape[1] == size, f"panels of {size} bytes for K = {k}", f"{w.shape[1]}")
-
-
-def _before(op: str, x: Tensor, fused: dict[str, Any]) -> None:
-    k = x.shape[-1]
-    function, times, plus, eps = (fused.get(name, default) for name, default in PROLOGUE.items())
-    require(op, function in FUNCTIONS, f"prologue one of {', '.join(filter(None, FUNCTIONS))} or empty", repr(function))
-    for name, tensor in {"times": times, "plus": plus}.items():
-        require(op, tensor is None or tensor.dtype in FLOATS, f"{name} in {FLOAT}", tensor is not None and tensor.dtype)
-    fits = times is None or same(times, (k,)) or same(times, x.shape)
-    require(op, fits, f"times of shape ({k},) or that of x, {tuple(x.shape)}", times is not None and tuple(times.shape))
-    require(op, plus is None or same(plus, (k,)), f"plus of shape ({k},)", plus is not None and tuple(plus.shape))
-    require(op, eps >= 0, "eps of at least 0", eps)
 
 
 def _softmax(
@@ -167,5 +157,6 @@ CHECKS: dict[str, Callable[..., None]] = {
     **EXPORTED_CHECKS,
     "stepped_linear": steps.check,
     **TRAINING_CHECKS,
+    **SHARED_CHECKS,
 }
 """The check of each op, which takes the op's own arguments by name."""

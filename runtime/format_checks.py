@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
+from lowbit_compiler.runtime.formats import KINDS, SHARED, Format, Operand, Scale
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.reference.dense import row_bytes
@@ -138,7 +138,7 @@ def format_checks() -> dict[str, Callable[..., None]]:
         "unpack": _unpack,
         "product_f32": _product_f32,
     }
-    for format, scale in KINDS:
+    for format, scale in (*KINDS, *SHARED):
         quantize, dequantize, pack = (op_name(verb, format, scale) for verb in ("quantize", "dequantize", "pack"))
         checks[quantize] = _quantize(quantize, format, scale)
         checks[dequantize] = _stored(dequantize, format, scale, packing=False)

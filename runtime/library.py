@@ -18,7 +18,7 @@ log = logging.getLogger("lowbit_compiler")
 
 FILE = "liblowbit_cpu.so"
 OPS = "liblowbit_ops.so"  # csrc/bind/schemas.cpp
-ABI = b"lowbit abi 10\0"  # as in csrc/bind/abi.cpp
+ABI = b"lowbit abi 11\0"  # as in csrc/bind/abi.cpp
 ISA_LEVELS = {"scalar": 1, "avx2": 2, "vnni": 4, "bf16": 8, "amx": 16, "neon": 32}  # as in csrc/common/kernels.h
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lowbit_compiler.runtime import before, chain, steps, values
 from lowbit_compiler.runtime.checks import CHECKS
-from lowbit_compiler.runtime.formats import KINDS, Format, Operand, Scale
+from lowbit_compiler.runtime.formats import KINDS, SHARED, Format, Operand, Scale, SharedRow
 from lowbit_compiler.runtime.formats.operand import argument_names, op_name
 from lowbit_compiler.runtime.products import PRODUCTS, Product
-from lowbit_compiler.runtime.reference import blocks, dense, exported, panels, softmax
+from lowbit_compiler.runtime.reference import blocks, dense, exported, panels, prologue, shared, softmax
 from lowbit_compiler.runtime.require import MOST_DIMS
 from lowbit_compiler.runtime.training import autograd, integers
 from lowbit_compiler.runtime.training import linear as training
@@ -142,23 +142,27 @@ _define(
     torch.nn.functional.linear,
     lambda x, w, bias: x.new_empty((*x.shape[:-1], w.shape[0])),
 )
-for _kind in KINDS:
+for _kind in (*KINDS, *SHARED):
     _define_format(*_kind)
 for _treatment in TREATMENTS.values():
     for _op in _treatment.ops:
         _define(_op.schema, _op.reference, _op.fake)
 
-_PROLOGUE = ', *, str prologue="", Tensor? times=None, Tensor? plus=None, float eps=0.0'
-
 
 def _schema(product: Product) -> str:
     own = f", {product.schema}" if product.schema else ""
-    return f"(Tensor x, Tensor w, Tensor? bias, int n{own}, ScalarType? dtype{_PROLOGUE}) -> Tensor"
+    return f"(Tensor x, Tensor w, Tensor? bias, int n{own}, ScalarType? dtype{prologue.SCHEMA}) -> Tensor"
 
 
-LINEAR_SCHEMAS = {product.op: _schema(product) for product in PRODUCTS.values()}
+SHARED_LINEARS = {product.op: treatment.rotates for (_, w, treatment), product in PRODUCTS.items() if w[1] is SharedRow}
+"""The products of several processes, and whether they are rotated."""
+LINEAR_SCHEMAS = {product.op: _schema(product) for product in PRODUCTS.values() if product.op not in SHARED_LINEARS}
+"""Those of one process."""
 for _name, _arguments in LINEAR_SCHEMAS.items():
     _define(_name + _arguments, linear_reference(_name), _linear_fake)
+for _product in PRODUCTS.values():
+    if _product.op in SHARED_LINEARS:
+        _define(_product.op + _schema(_product), shared.linear(SHARED_LINEARS[_product.op]), None)
 
 
 def _softmax_fake(
@@ -219,7 +223,7 @@ _define(
 )
 
 _define(steps.SCHEMA, steps.stepped_linear, None)
-for _ops in (integers, training):
+for _ops in (integers, training, shared):
     for _name, _arguments in _ops.SCHEMAS.items():
         _define(_name + _arguments, getattr(_ops, _name), getattr(_ops, f"{_name}_shapes"))
 torch.library.register_autograd("lowbit::train_linear", autograd.backward, setup_context=autograd.keep, lib=LIBRARY)

@@ -4,14 +4,14 @@ An emulated product keeps its quantize and dequantize nodes around a float produ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lowbit_compiler.runtime.formats import IN_PLANES, Format, Groups, Operand, Row, Scale
+from lowbit_compiler.runtime.formats import IN_PLANES, Format, Groups, Operand, Row, Scale, SharedRow
 from lowbit_compiler.runtime.formats.affine import U4
 from lowbit_compiler.runtime.formats.d8 import D8
 from lowbit_compiler.runtime.formats.lines import IntegerLines
@@ -78,6 +78,16 @@ class Plan:
         treated = "" if self.treatment == Nothing() else f" {self.treatment.name}"
         return f"{self.w.name} x {'float' if self.x is None else self.x.name}{treated}"
 
+    def over(self, groups: tuple[str, ...]) -> "Plan | None":
+        """Return this plan for rows of which the processes of ``groups`` have a part each, with the bits of one process; None: there is none."""
+        if self.x is None:
+            return None
+        x, w = (one.scale.over(groups) for one in (self.x, self.w))
+        if x is None or w is None:
+            return None
+        plan = replace(self, x=replace(self.x, scale=x), w=replace(self.w, scale=w))
+        return plan if plan.product is not None else None
+
     def taking(self, w: Operand, treatment: Treatment) -> "Plan":
         """Return this plan for a weight that is in ``w`` already, after ``treatment``.
 
@@ -123,12 +133,15 @@ class Product:
     """Of the largest magnitude of a group of float x, where few rows become 16-bit integers: error of its elements."""
     weight_error: float = 0.0
     """Of an element of the weight, where bfloat16 rows meet it rounded to bfloat16."""
+    norms: bool = True
+    """Whether rows may go through a norm in front of it: that of a part of a row is another."""
     opened: bool = True
     """Whether ONNX files have steps of their own for it; else they multiply its dequantized operands."""
 
 
-_S8, _S4 = (S8, Row), (S4, Groups)
+_S8, _S4, _SHARED = (S8, Row), (S4, Groups), (S8, SharedRow)
 _s8s8 = partial(Product, family="qgemm", largest_k=MAX_K, exact_sums=True)
+_shared = partial(_s8s8, schema=SharedRow.schema, norms=False, opened=False)
 
 
 def _in_planes(format: type[Format], scale: type[Scale]) -> Product:
@@ -145,6 +158,8 @@ PRODUCTS: dict[tuple[Any, Any, type[Treatment]], Product] = {
     (_S8, _S8, Rotation): _s8s8("linear_s8s8_rotated"),
     (_S8, _S8, Columns): _s8s8("linear_s8s8_columns", schema="float threshold"),
     (_S8, _S8, Rows): _s8s8("linear_s8s8_rows"),
+    (_SHARED, _SHARED, Nothing): _shared("linear_s8s8_shared"),
+    (_SHARED, _SHARED, Rotation): _shared("linear_s8s8_shared_rotated"),
     (_S8, (U4, IntegerLines), Nothing): _s8s8("linear_s8u4_nested", family="qgemm_u4", schema="int group", opened=False),
     (_S8, (U4, IntegerLines), Rotation): _s8s8("linear_s8u4_nested_rotated", family="qgemm_u4", schema="int group", opened=False),
     (_S8, (D8, Row), Nothing): _s8s8("linear_s8d8", largest_k=MAX_K_NARROW),

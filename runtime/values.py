@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from lowbit_compiler.runtime import chain
-from lowbit_compiler.runtime.formats import KINDS, Operand
+from lowbit_compiler.runtime.formats import KINDS, SHARED, Operand
 from lowbit_compiler.runtime.formats.operand import op_name
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.products import KEYS, weight_of
 from lowbit_compiler.runtime.require import require
 
-CODES = {op_name("pack", format, scale): format.panels.codes for format, scale in KINDS if format.panels}
+CODES = {op_name("pack", format, scale): format.panels.codes for format, scale in (*KINDS, *SHARED) if format.panels}
 """The codes that each layout holds."""
 
 

@@ -114,6 +114,8 @@ class _Entry:
     memory: tuple[weakref.ref[torch.UntypedStorage], ...]
     contents: tuple[Any, ...]
     values: tuple[Tensor, ...]
+    number: int | None = None
+    """Of values that several processes computed together, which are of no use without each other."""
 
     def is_of(self, sources: Sequence[Tensor]) -> bool:
         """Return whether the values come from this memory, unchanged since (what was freed cannot change)."""
@@ -132,14 +134,22 @@ class WeightStore:
     def __init__(self) -> None:
         self._entries: dict[tuple[Any, ...], _Entry] = {}
 
-    def get(self, computation: str, compute: Callable[..., tuple[Tensor, ...]], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def number(self, computation: str, sources: Sequence[Tensor]) -> int:
+        """Return the number of an up-to-date result that :meth:`get` computed; -1 where there is none."""
+        entry = self._entries.get((computation, *map(where, sources)))
+        return -1 if entry is None or entry.number is None or not entry.is_of(sources) else entry.number
+
+    def get(
+        self, computation: str, compute: Callable[..., tuple[Tensor, ...]], sources: Sequence[Tensor], anew: int | None = None
+    ) -> tuple[Tensor, ...]:
         """Return ``compute(*sources)``, computed anew only where no up-to-date result of a ``computation`` of the same text is kept.
 
         Contents are compared in full: that takes some hundredth of the time that packing takes, and happens only where weights are loaded.
+        With a number ``anew`` it is computed all the same, and kept under that number.
         """
         key = (computation, *map(where, sources))
         entry = self._entries.get(key)
-        if entry is not None and entry.is_of(sources):
+        if anew is None and entry is not None and entry.is_of(sources):
             return entry.values
         del entry  # with the values in it, if no one else has them
         self._entries.pop(key, None)
@@ -149,7 +159,7 @@ class WeightStore:
         with torch.no_grad():
             values = tuple(PAGES.lay(value) for value in compute(*(source.detach() for source in sources)))
         drop = lambda _, key=key: self._entries.pop(key, None)
-        self._entries[key] = _Entry(tuple(weakref.ref(source.untyped_storage(), drop) for source in sources), before, values)
+        self._entries[key] = _Entry(tuple(weakref.ref(source.untyped_storage(), drop) for source in sources), before, values, anew)
         _count_for_trim(sum(source.nbytes for source in sources))
         return values
 

@@ -3,4 +3,4 @@
 // and with the layout of packed weights and the bits of the ISA levels.
 #include "common/export.h"
 
-LOWBIT_EXPORT const char* lowbit_abi() { return "lowbit abi 10"; }
+LOWBIT_EXPORT const char* lowbit_abi() { return "lowbit abi 11"; }

@@ -5,7 +5,8 @@
 namespace {
 
 #define OPERANDS "(Tensor x, Tensor w, Tensor? bias, int n, "
-#define PROLOGUE "ScalarType? dtype, *, str prologue=\"\", Tensor? times=None, Tensor? plus=None, float eps=0.0) -> Tensor"
+#define BEFORE "*, str prologue=\"\", Tensor? times=None, Tensor? plus=None, float eps=0.0) -> Tensor"
+#define PROLOGUE "ScalarType? dtype, " BEFORE
 
 #define GROUPED "int group, " PROLOGUE
 #define QUANTIZE_LINES "(Tensor w, int group) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -70,6 +71,9 @@ const char* const kSchemas[] = {
     "train_multiply(Tensor x, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias, int bits, int k, ScalarType dtype) -> Tensor",
     "train_fold(Tensor dy, Tensor q, Tensor scale, Tensor seed, int site, bool columns, int bits, bool rotated, int k, ScalarType dtype) -> Tensor",
     "rotate(Tensor x) -> Tensor",
+    "reach_s8(Tensor x, bool rotated, " BEFORE,
+    "sums_s8s8(Tensor x, Tensor reach, Tensor w, int n, bool rotated, " BEFORE,
+    "scale_sums(Tensor sums, Tensor reach, Tensor w, Tensor? bias, int k, ScalarType dtype) -> Tensor",
     "softmax(Tensor x, int dim, float scale=1.0, Tensor? mask=None, bool log=False, ScalarType? dtype=None) -> Tensor",
     "sdpa(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, float scale) -> Tensor",
     "sdpa_codes(Tensor q, Tensor k, Tensor k_scale, Tensor v, Tensor v_scale, Tensor? mask, bool causal, float scale) -> Tensor",

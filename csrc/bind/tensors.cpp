@@ -13,6 +13,7 @@ int32_t shim_dtype(ScalarType type) {
     case ScalarType::Half: return aoti_torch_dtype_float16();
     case ScalarType::Bool: return aoti_torch_dtype_bool();
     case ScalarType::Byte: return aoti_torch_dtype_uint8();
+    case ScalarType::Int: return aoti_torch_dtype_int32();
     default: return aoti_torch_dtype_int8();
   }
 }

@@ -7,7 +7,7 @@
 
 namespace lowbit {
 
-enum Dtype : int { kF32 = 0, kBF16 = 1, kF16 = 2 };
+enum Dtype : int { kF32 = 0, kBF16 = 1, kF16 = 2, kS32 = 3 };  // kS32: of the results of products in integers that are sums as they are
 enum MaskKind : int { kNoMask, kBoolMask, kFloatMask };  // of softmax and attention: bytes, nonzero where an element counts; floats to add
 
 constexpr int64_t kMaxK = 133144;     // largest K whose int8 products cannot overflow int32
@@ -20,7 +20,7 @@ constexpr float kEmpty = 0x1p-120f;   // below this 127/a overflows float32; the
 constexpr float kFixedLeast = 0x1p-96f, kFixedMost = 0x1p96f;  // so that nothing overflows, or loses bits, before the row's outer scale
 constexpr float kFixedLargest = 127 * 256 + 127;  // the largest number of two signed bytes
 
-static inline int64_t element_size(Dtype dtype) { return dtype == kF32 ? 4 : 2; }
+static inline int64_t element_size(Dtype dtype) { return dtype == kBF16 || dtype == kF16 ? 2 : 4; }
 static inline int64_t mask_size(MaskKind kind, Dtype dtype) { return kind == kBoolMask ? 1 : element_size(dtype); }
 
 // Where results go: `n` columns are left from the first column of the kernel's first panel on.

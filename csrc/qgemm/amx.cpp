@@ -54,11 +54,23 @@ inline void finish_as(const QgemmArgs* args, Pending& pending, int64_t stop) {
   pending.done = stop;
 }
 
+// The same without scales: the sums themselves.
+inline void finish_sums(const QgemmArgs* args, Pending& pending, int64_t stop) {
+  const int64_t count = least(args->out.n - pending.panel * 16, pending.panels * 16);
+  for (int64_t i = pending.done; i < stop; ++i) {
+    int32_t* out = (int32_t*)args->out.data + (pending.row + i) * args->out.stride + pending.panel * 16;
+    _mm512_mask_storeu_epi32(out, first(count), _mm512_load_si512(pending.sums + i * 32));
+    _mm512_mask_storeu_epi32(out + 16, first(count - 16), _mm512_load_si512(pending.sums + i * 32 + 16));
+  }
+  pending.done = stop;
+}
+
 inline void finish(const QgemmArgs* args, Pending& pending, int64_t rows) {
   const int64_t stop = least(pending.done + rows, pending.m);
   if (pending.done == stop) return;
   const bool exact = args->tiles || args->exact;
-  if (args->out.bias) exact ? finish_as<true, true>(args, pending, stop) : finish_as<false, true>(args, pending, stop);
+  if (args->out.dtype == kS32) finish_sums(args, pending, stop);
+  else if (args->out.bias) exact ? finish_as<true, true>(args, pending, stop) : finish_as<false, true>(args, pending, stop);
   else exact ? finish_as<true, false>(args, pending, stop) : finish_as<false, false>(args, pending, stop);
 }
 

@@ -49,11 +49,16 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   for (int i = 0; i < M; ++i) {
     char* out = (char*)args->out.data + (row + i) * args->out.stride * element_size(args->out.dtype);
     for (int h = 0; h < 2; ++h) {
+      const int64_t column = p * 16 + 8 * h;
+      if (args->out.dtype == kS32) {  // as the bits of floats, which a store does not look at
+        store8(out, kF32, column, args->out.n - column, _mm256_castsi256_ps(acc[i][h]));
+        continue;
+      }
       __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[i][h]), _mm256_set1_ps(args->scale[row + i]));
       if (args->exact) y = _mm256_add_ps(y, _mm256_loadu_ps(args->exact + (p * args->m + row + i) * 16 + 8 * h));
       y = _mm256_mul_ps(y, _mm256_loadu_ps(ws + 8 * h));
-      if (args->out.bias) y = _mm256_add_ps(y, _mm256_loadu_ps(args->out.bias + p * 16 + 8 * h));
-      store8(out, args->out.dtype, p * 16 + 8 * h, args->out.n - p * 16 - 8 * h, y);
+      if (args->out.bias) y = _mm256_add_ps(y, _mm256_loadu_ps(args->out.bias + column));
+      store8(out, args->out.dtype, column, args->out.n - column, y);
     }
   }
 }

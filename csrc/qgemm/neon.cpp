@@ -32,6 +32,13 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
   const float* ws = S8::scales(panel, kp);
   const int64_t left = args->out.n - p * 16;
   for (int i = 0; i < M; ++i) {
+    char* out = (char*)args->out.data + (row + i) * args->out.stride * element_size(args->out.dtype);
+    if (args->out.dtype == kS32) {
+      int32_t sums[16];
+      for (int j = 0; j < 4; ++j) vst1q_s32(sums + 4 * j, acc[i][j]);
+      for (int64_t j = 0; j < 16 && j < left; ++j) ((int32_t*)out)[p * 16 + j] = sums[j];
+      continue;
+    }
     float y[16];
     for (int j = 0; j < 4; ++j) {
       float32x4_t v = vmulq_n_f32(vcvtq_f32_s32(acc[i][j]), args->scale[row + i]);
@@ -40,7 +47,6 @@ void tile(const QgemmArgs* args, int64_t row, int64_t p) {
       if (args->out.bias) v = vaddq_f32(v, vld1q_f32(args->out.bias + p * 16 + 4 * j));
       vst1q_f32(y + 4 * j, v);
     }
-    char* out = (char*)args->out.data + (row + i) * args->out.stride * element_size(args->out.dtype);
     for (int64_t j = 0; j < 16 && j < left; ++j) store_float(out, args->out.dtype, p * 16 + j, y[j]);
   }
 }

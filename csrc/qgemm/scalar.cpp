@@ -19,6 +19,10 @@ void qgemm_s8s8s32_1x16x4_scalar(const QgemmArgs* args) {
       }
       char* row = (char*)args->out.data + i * args->out.stride * element_size(args->out.dtype);
       for (int j = 0; j < 16 && j < n; ++j) {
+        if (args->out.dtype == kS32) {
+          ((int32_t*)row)[p * 16 + j] = acc[j];
+          continue;
+        }
         float y = (float)acc[j] * args->scale[i];
         if (args->exact) y += args->exact[(p * args->m + i) * 16 + j];
         y *= ws[j];

@@ -19,6 +19,7 @@ inline void finish(const QgemmArgs* args, int64_t row, int64_t p, __m512i acc) {
   const int8_t* panel = args->w + p * S8::bytes(kp);
   char* out = (char*)args->out.data + row * args->out.stride * element_size(args->out.dtype);
   const __m512i sum = _mm512_sub_epi32(acc, _mm512_slli_epi32(_mm512_loadu_si512(S8::sums(panel, kp)), 7));
+  if (args->out.dtype == kS32) return _mm512_mask_storeu_epi32((int32_t*)out + column, first(args->out.n - column), sum);
   __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(args->scale[row]));
   if (args->exact) y = _mm512_add_ps(y, _mm512_loadu_ps(args->exact + (p * args->m + row) * 16));
   y = _mm512_mul_ps(y, _mm512_loadu_ps(S8::scales(panel, kp)));

@@ -10,8 +10,9 @@ from torch import fx, nn
 
 from lowbit_compiler.capture.dialect import to_aten
 from lowbit_compiler.capture.opened import Opened
+from lowbit_compiler.capture.summed import Sums, add_up, read_sum, read_whole
 from lowbit_compiler.passes.graph import aten, copied
-from lowbit_compiler.passes.notes import note, notes
+from lowbit_compiler.passes.notes import Parts, note, notes
 from lowbit_compiler.passes.writes import mark_written
 from lowbit_compiler.torch_internals import dtensor
 from lowbit_compiler.torch_internals.sources import is_static, keep_source
@@ -39,11 +40,19 @@ class Localized:
     is packed, watched and hashed is each one's own part of the weight. What was gathered in low bits is in its parts (capture/opened.py).
     """
 
-    def __init__(self, gm: fx.GraphModule, examples: Sequence[Any]) -> None:
-        """``gm`` is Dynamo's graph, which stays as it is; ``examples`` are its inputs, one per placeholder."""
+    def __init__(self, gm: fx.GraphModule, examples: Sequence[Any], shared: bool = False) -> None:
+        """``gm`` is Dynamo's graph, which stays as it is; ``examples`` are its inputs, one per placeholder.
+
+        ``shared``: sums of parts are written in the graph, so that their scales may be those of all processes::
+
+            %s = _c10d_functional.all_reduce(%y_1, "sum", "0")    # %y_1 has no bias
+            %w = _c10d_functional.wait_tensor(%s)
+            %t = aten.add.Tensor(%w, %b)
+            %y = dtensor.product(%t, %x, N, (1,), True)           # DTensor [Replicate()]
+        """
         self.gm, self.examples, self._inputs = gm, list(examples), None
         if any(map(dtensor.is_dtensor, examples)):
-            work = _Work(gm, examples)
+            work = _Work(gm, examples, Sums(shared))
             self.gm = work.run(gm)
             self._inputs = _Inputs(work.inputs())
             self.examples = self._inputs(examples)
@@ -58,6 +67,11 @@ class Localized:
     def sharded(self) -> bool:
         """Whether some inputs are what this process holds of a DTensor."""
         return self._inputs is not None and self._inputs.sharded
+
+    @property
+    def summed(self) -> bool:
+        """Whether products of parts may have scales that several processes share: what becomes of them must be the same in all."""
+        return any(notes(node).parts is not None for node in self.gm.graph.nodes)
 
     def bind(self, run: Run) -> Run:
         """Return ``run``, which takes the inputs of this graph, as a function of those of Dynamo's."""
@@ -112,8 +126,8 @@ class _Inputs:
 class _Work:
     """One graph on its way: the copy, and what stands in it for the local part of each DTensor."""
 
-    def __init__(self, gm: fx.GraphModule, examples: Sequence[Any]) -> None:
-        self.graph = fx.Graph()
+    def __init__(self, gm: fx.GraphModule, examples: Sequence[Any], sums: Sums) -> None:
+        self.graph, self._sums = fx.Graph(), sums
         copied(gm.graph.nodes, self.graph)
         placeholders = self.graph.find_nodes(op="placeholder")
         for old, new in zip(gm.graph.find_nodes(op="placeholder"), placeholders, strict=True):
@@ -126,12 +140,16 @@ class _Work:
 
     def run(self, gm: fx.GraphModule) -> fx.GraphModule:
         """Rewrite the copy, and return it as a module of its own."""
+        linears = [node for node in self.graph.nodes if node.op == "call_function" and node.target in LINEAR]
+        plain = [node for node in linears if not dtensor.is_dtensor(_value(node))]
         for node in list(self.graph.nodes):
             if node.op == "call_method" and node.target == "to_local" and self._is_input(node.args[0]):
                 node.replace_all_uses_with(self._part(node.args[0]))
                 self.graph.erase_node(node)
             elif node.op == "call_function" and node.target in LINEAR and dtensor.is_dtensor(_value(node)):
                 self._linear(node)
+        for node in plain:
+            self._plain(node)
         for node in list(self._parts):
             if not node.users:
                 self.graph.erase_node(node)
@@ -160,6 +178,12 @@ class _Work:
         split = self._split(node, x, weight, bias)
         if split is None:
             return
+        parts = self._sums.parts(_value(weight), split)
+        if isinstance(parts, Parts) and not read_whole(node):
+            parts = "its parts are read before they are added up"
+        if isinstance(parts, Parts):
+            self._summed(node, x, weight, bias, split, parts)
+            return
         result, outs = node.meta["example_value"], _value(weight).shape[0]
         if bias is not None and not dtensor.is_first(_value(weight), [index for index, dim in enumerate(split) if dim == 1]):
             bias = None  # a sum has it once
@@ -167,10 +191,38 @@ class _Work:
             args = (self._part(x), self._part(weight), *([self._part(bias)] if bias is not None else []))
             new = self.graph.call_function(aten.linear.default, args)
             new.meta = {**node.meta, "example_value": dtensor.local(result)}
+            note(new, apart=parts or "")
         self._read(node, new)
         node.target, node.args, node.kwargs = dtensor.product, (new, x, outs, split), {}
-        if not node.users:
-            self.graph.erase_node(node)
+        self._drop(node, x)
+
+    def _summed(self, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None, split: dtensor.Dims, parts: Parts) -> None:
+        """Make ``node`` a local product and the sum of all."""
+        outs = _value(weight).shape[0]
+        with self.graph.inserting_before(node):
+            new = self.graph.call_function(aten.linear.default, (self._part(x), self._part(weight)))
+            new.meta = {**node.meta, "example_value": dtensor.local(node.meta["example_value"])}
+            total = add_up(self.graph, new, parts, None if bias is None else self._part(bias))
+        node.meta["example_value"] = dtensor.product(_value(total), _value(x), outs, split, True)
+        self._read(node, total)
+        node.target, node.args, node.kwargs = dtensor.product, (total, x, outs, split, True), {}
+        self._drop(node, x)
+
+    def _plain(self, node: fx.Node) -> None:
+        """Note of a product of local parts, which the model itself adds up, which processes those are."""
+        whole = next((whole for whole, part in self._parts.items() if part in node.args[1:2]), None)
+        split = None if whole is None or not dtensor.is_dtensor(_value(whole)) else dtensor.dims(_value(whole))
+        parts = None if split is None else self._sums.parts(_value(whole), split)
+        if isinstance(parts, Parts):
+            read_sum(node, parts, node.args[2] if len(node.args) > 2 else node.kwargs.get("bias"))
+        elif parts is not None:
+            note(node, apart=parts)
+
+    def _drop(self, *nodes: fx.Node) -> None:
+        """Erase those that nobody reads any more: fx cannot tell that a DTensor made of a local tensor has no effects, and it would be a reader of that."""
+        for node in nodes:
+            if not node.users and (node.target is dtensor.product or dtensor.wraps(node.target)):
+                self.graph.erase_node(node)
 
     def _read(self, node: fx.Node, part: fx.Node) -> None:
         """Let those who only want to have ``part``, which this process holds of ``node``, read that."""

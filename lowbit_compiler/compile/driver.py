@@ -58,7 +58,7 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
 
     ``seen`` is called with the context of the passes once the graph is rewritten; where compiling it then fails, it is left in float.
     """
-    start = time.perf_counter()
+    start, strict = time.perf_counter(), options.verify
     library.warn_if_missing()
     try:
         recipe = training_recipe(examples, options)
@@ -70,7 +70,9 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
             compiled = compile_remainder(gm, examples, options.remainder, options.mode)
         else:
             with dynamo.held_floats_constant(gm):
-                compiled, (*elsewhere, report) = _compile_local(Localized(gm, examples), options, seen)
+                local = Localized(gm, examples, options.tp_scales == "shared")
+                strict |= local.summed  # the other processes would wait for this one, or take its float sums for something else
+                compiled, (*elsewhere, report) = _compile_local(local, options, seen)
             for other in elsewhere:
                 remember(other)
             if options.modules == "frozen":
@@ -78,7 +80,7 @@ def compile_dynamo(gm: fx.GraphModule, examples: Sequence[Any], options: Options
     except (OptionError, WeightFreedError, dynamo.restart()):  # the last: Dynamo traces again, with Python floats as constants
         raise
     except Exception as error:
-        if options.verify:
+        if strict:
             raise
         log.warning("the graph is left whole to %s: %s: %s", options.remainder, type(error).__name__, error)
         report = failed_report(gm, examples, options, f"{type(error).__name__}: {error}")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lowbit_compiler.compile.constants import text_of
 from lowbit_compiler.compile.freed import refuse_use
-from lowbit_compiler.compile.prepared import Known, choose, notes
+from lowbit_compiler.compile.prepared import Choice, Known, choose, notes
+from lowbit_compiler.compile.together import STALE, Together, groups_of
 from lowbit_compiler.errors import ModuleFrozenError, WeightFreedError
 from lowbit_compiler.passes.contract import Constant
 from lowbit_compiler.runtime.prepared import known
@@ -31,6 +32,8 @@ class State:
     values: list[Tensor]
     memory: Key
     """Identities of the memory of the parameters."""
+    number: int = STALE
+    """Of values that several processes computed together: the same in all of them."""
 
 
 class Executable:
@@ -75,6 +78,8 @@ class Executable:
         self._order = [outputs.index(name) for name in self._packed]
         self._frozen, self._release = frozen, release
         self._prepared = prepared
+        self.together = Together(constants)
+        """The other processes that compute weights with this one: each call asks them."""
         self.notes: list[str] = []
         """What is to be said of prepared tensors, of the parameters loaded last."""
         self._states: dict[Key, State] = {}
@@ -94,7 +99,7 @@ class Executable:
         key, memory = tuple(map(id, watched)), tuple(map(_memory, watched))
         with LOADING:
             state = self._states.get(key)
-            if state is not None and state.watch.same(watched):
+            if state is not None and not self.together and state.watch.same(watched):
                 return state  # another thread has loaded them meanwhile
             state = None
             self._states.pop(key, None)  # the old values go before the new ones come
@@ -107,8 +112,8 @@ class Executable:
             going = self._going(args)
             skip = [is_freed(tensor) or _memory(tensor) in going for tensor in watched]
             watch = Watch(watched, dead, skip, self._frozen)  # before packing: a write meanwhile is a difference at the next call
-            values = self._values(args, going)
-            state = State(watch, [values[i] for i in self._order], memory)
+            values, number = self._values(args, going)
+            state = State(watch, [values[i] for i in self._order], memory, number)
             self._drop_beside(state)
             self._states[key] = state
         return state
@@ -130,16 +135,17 @@ class Executable:
             if age >= REPLICAS or any(map(operator.is_not, one.values, state.values)):
                 self._states.pop(key, None)
 
-    def _values(self, args: Sequence[Any], going: set[int]) -> list[Tensor]:
-        """Return the outputs of all constants, releasing the memory that is ``going`` with its last reader."""
+    def _values(self, args: Sequence[Any], going: set[int]) -> tuple[list[Tensor], int]:
+        """Return the outputs of all constants and their number, releasing the memory that is ``going`` with its last reader."""
         readers = Counter(_memory(args[i]) for indices in self._sources for i in indices)
         values: list[Tensor] = []
-        before, prepared, choices = self.released, self._prepared(), []
-        for (constant, text), indices in zip(self._constants, self._sources, strict=True):
-            sources = [args[i] for i in indices]
-            choices.append(choice := choose(constant, sources, prepared))
+        before, prepared = self.released, self._prepared()
+        each = [[args[i] for i in indices] for indices in self._sources]
+        choices = [choose(constant, sources, prepared) for (constant, _), sources in zip(self._constants, each, strict=True)]
+        stale, number = self._agree(choices, each)
+        for (constant, text), choice, sources, anew in zip(self._constants, choices, each, stale, strict=True):
             try:
-                values += STORE.get(text + choice.token, choice.compute, sources)
+                values += STORE.get(text + choice.token, choice.compute, sources, number if anew else None)
             except WeightFreedError as error:
                 raise WeightFreedError(f"{', '.join(constant.sources)}: {error}") from None
             readers.subtract(map(_memory, sources))
@@ -150,7 +156,18 @@ class Executable:
         if self.released != before:
             trim()
         self.notes = notes(choices)
-        return values
+        return values, number
+
+    def _agree(self, choices: Sequence[Choice], each: Sequence[Sequence[Tensor]]) -> tuple[list[bool], int]:
+        """Return which constants all processes are to compute now, though some have them, and the number of what is computed."""
+        if not self.together:
+            return [False] * len(choices), STALE
+        shared = [bool(groups_of(constant)) for constant, _ in self._constants]
+        keys = [text + choice.token for (_, text), choice in zip(self._constants, choices, strict=True)]
+        asked = [STORE.number(key, sources) for key, sources, one in zip(keys, each, shared, strict=True) if one]
+        agreed = self.together.load(asked, next(sources[0] for sources, one in zip(each, shared, strict=True) if one).device)
+        same = iter(agreed.same)
+        return [one and not next(same) for one in shared], agreed.number
 
     def _going(self, args: Sequence[Any]) -> set[int]:
         """Return the memory to release: that of sources which ``inner`` does not read and which torch can release."""
@@ -174,8 +191,11 @@ class Executable:
         if self._settled:
             self._same_kinds("read", [args[i] for i in self._settled])
         state = self._states.get(tuple(map(id, watched)))
-        if state is None or not state.watch.same(watched):
+        if state is not None and not state.watch.same(watched):
             state = None  # its values go before the new ones come
+        if self.together and not self.together.call(STALE if state is None else state.number, watched[0].device):
+            state = None
+        if state is None:
             state = self.load(args)
         return self.inner(*[args[i] for i in self._kept], *state.values)
 

@@ -49,8 +49,9 @@ def finish(
     example = dict(zip(inputs, examples, strict=True))
     executable = Executable(inputs, names, kept, settled=settled, frozen=options.weights == "frozen", release=options.free_weights)
     try:
-        executable.load(examples)
-        report.notes += executable.notes
+        if not executable.together:  # else with the first call: the other processes may have compiled this graph before
+            executable.load(examples)
+            report.notes += executable.notes
         weights = {name for name in names if name in ctx.parameters or name not in example}
         given = [example[n] if n in example else values[n] for n in names]
         executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)

@@ -14,6 +14,7 @@ from lowbit_compiler.exits.exit import Exit
 from lowbit_compiler.exits.runtime import runtime
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
+from lowbit_compiler.passes.notes import notes as notes_of
 from lowbit_compiler.passes.pipeline import waist
 from lowbit_compiler.passes.runner import Observer, PassRun, run_passes
 from lowbit_compiler.report import Report, site_report
@@ -32,7 +33,10 @@ def through(
     Where a pass fails at one call, that call is left in float. Writes the dump and verifies each pass on ``examples`` (None: not on
     values), where the options ask for it; then what fails raises PassError at once, as does what fails at no call in particular.
     """
-    return attempts(captured.gm, lambda refused: _once(exit, captured, options, examples, refused, observers), options.verify)
+    strict = options.verify or any(
+        notes_of(node).parts is not None for node in captured.gm.graph.nodes
+    )  # what one process refuses, all would have to
+    return attempts(captured.gm, lambda refused: _once(exit, captured, options, examples, refused, observers), strict)
 
 
 def _once(

@@ -16,6 +16,7 @@ from lowbit_compiler.compile.executable import Executable
 from lowbit_compiler.compile.explaining import alone, joined
 from lowbit_compiler.compile.fallback import declined_report, needs_gradient
 from lowbit_compiler.compile.rewrite import rewrite
+from lowbit_compiler.compile.together import require_alone
 from lowbit_compiler.errors import DebugError, OptionError, WeightFreedError
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
@@ -72,6 +73,7 @@ class Switched:
         require_inference(options)
         if options.free_weights:
             raise OptionError("option 'free_weights' takes False here: the float model is needed to compare with")
+        require_alone(options)
         if options.disable or options.stop_after or options.max_rewrites is not None:
             raise OptionError("LOWBIT_DISABLE, LOWBIT_STOP_AFTER and LOWBIT_MAX_REWRITES must not be set here: every product is looked at")
         self.low: Collection[Switch] = frozenset()

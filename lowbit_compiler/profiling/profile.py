@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from lowbit_compiler.compile.driver import compile_dynamo
 from lowbit_compiler.compile.executable import Executable
 from lowbit_compiler.compile.history import last_report
+from lowbit_compiler.compile.together import require_alone
 from lowbit_compiler.errors import DebugError, OptionError
 from lowbit_compiler.options import Options, parse
 from lowbit_compiler.passes.calls import hint
@@ -87,7 +88,9 @@ def profile(
     """
     if not isinstance(rounds, int) or rounds < 1:
         raise OptionError(f"rounds takes a number >= 1, got {rounds}")
-    graphs = _Graphs(parse({"recipe": recipe, **options}, mode))
+    parsed = parse({"recipe": recipe, **options}, mode)
+    require_alone(parsed)
+    graphs = _Graphs(parsed)
     torch.compiler.reset()
     restore = restorer(model, inputs)
     try:

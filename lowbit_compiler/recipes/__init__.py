@@ -22,6 +22,7 @@ __all__ = [
     "finite_positive",
     "group_size",
     "pattern_error",
+    "require_shared",
 ]
 
 WIDTHS = ("int3", "int4", "int5", "int6", "int8")
@@ -35,6 +36,15 @@ WITH_KERNELS = tuple(name for name, recipe in RECIPES.items() if recipe.plan.pro
 """Those that are not emulated."""
 SWITCHABLE = tuple(name for name, recipe in RECIPES.items() if recipe.plan.w.format.widths)
 """Those whose weights can be read in fewer bits (lowbit.switch_bits)."""
+
+
+def require_shared(recipe: Recipe) -> None:
+    """Raise OptionError where no product of ``recipe`` can have scales that several processes share."""
+    if not recipe.shares:
+        users = ", ".join(each.name for each in RECIPES.values() if each.shares)
+        raise OptionError(
+            f"option 'tp_scales': 'shared' needs a recipe with int8 codes of whole rows on both sides ({users}), got {recipe.name!r}"
+        )
 
 
 def find_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:

@@ -135,6 +135,12 @@ class Recipe:
         return Plan(self._activations, self._weights, TREATMENTS[self.treatment].of(**asdict(self)))
 
     @property
+    def shares(self) -> bool:
+        """Whether some product can have scales that several processes share."""
+        plans = (self.plan, self.head_plan, *map(self.plan_with, self.words))
+        return any(plan is not None and plan.over(()) is not None for plan in plans)
+
+    @property
     def words(self) -> tuple[str, ...]:
         """The words of ``sites``, each once."""
         return tuple(dict.fromkeys(word for _, word in self.sites))

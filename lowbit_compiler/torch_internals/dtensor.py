@@ -71,17 +71,24 @@ def is_first(x: Any, mesh_dims: Sequence[int]) -> bool:
     return all(x.device_mesh.get_local_rank(dim) == 0 for dim in mesh_dims)
 
 
-def product(local_result: Tensor, x: Any, outs: int, split: Dims) -> Any:
+def groups(x: Any, mesh_dims: Sequence[int]) -> tuple[tuple[str, ...], int]:
+    """Return the names of this process's groups along these dimensions of the mesh of ``x``, and how many processes they are together."""
+    names = tuple(str(x.device_mesh.get_group(dim).group_name) for dim in mesh_dims)
+    return names, math.prod(x.device_mesh.size(dim) for dim in mesh_dims)
+
+
+def product(local_result: Tensor, x: Any, outs: int, split: Dims, summed: bool = False) -> Any:
     """Return the DTensor of a linear's ``local_result``.
 
     ``x`` [..., K] is the DTensor that was multiplied, ``outs`` the rows of the whole weight, and ``split`` says how the weight [N, K] is
-    split: by rows (0) the result is so in its last dimension, by columns (1) it is a part of a sum, and by neither it is placed as ``x``.
+    split: by rows (0) the result is so in its last dimension, by columns (1) it is a part of a sum, or with ``summed`` the sum, and by neither
+    it is placed as ``x``.
     """
     from torch.distributed.tensor import DTensor
 
     shape = (*x.shape[:-1], outs)
     stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))  # sizes may be symbolic
-    return DTensor.from_local(local_result, x.device_mesh, _placements(x, split), run_check=False, shape=Size(shape), stride=stride)
+    return DTensor.from_local(local_result, x.device_mesh, _placements(x, split, summed), run_check=False, shape=Size(shape), stride=stride)
 
 
 def placed_as(result: Any, x: Any, split: Dims) -> bool:
@@ -89,10 +96,10 @@ def placed_as(result: Any, x: Any, split: Dims) -> bool:
     return list(result.placements) == _placements(x, split)
 
 
-def _placements(x: Any, split: Dims) -> list[Any]:
-    from torch.distributed.tensor import Partial, Shard
+def _placements(x: Any, split: Dims, summed: bool = False) -> list[Any]:
+    from torch.distributed.tensor import Partial, Replicate, Shard
 
-    made = {0: Shard(x.dim() - 1), 1: Partial()}
+    made = {0: Shard(x.dim() - 1), 1: Replicate() if summed else Partial()}
     return [own if dim is None else made[dim] for own, dim in zip(x.placements, split, strict=True)]
 
 

@@ -4,7 +4,9 @@ from importlib import import_module
 
 from lowbit_compiler.runtime.formats.format import Format
 from lowbit_compiler.runtime.formats.operand import Operand
+from lowbit_compiler.runtime.formats.s8 import S8
 from lowbit_compiler.runtime.formats.scales import Groups, Row, Scale
+from lowbit_compiler.runtime.formats.shared import SharedRow
 
 MODULES = (
     "s8",
@@ -22,6 +24,8 @@ KINDS = tuple((format, scale) for format in FORMATS for scale in format.scales)
 """What there are ops for: each format, with each kind of scale that it may have."""
 SPELLED = {f"{format.name}{scale.suffix}": (format, scale) for format, scale in KINDS}
 """By ``Operand.spelling``."""
+SHARED: tuple[tuple[type[Format], type[Scale]], ...] = ((S8, SharedRow),)
+"""Those that have scales over several processes, which no recipe spells."""
 PACKED = tuple(kind for kind in KINDS if kind[0].panels is not None)
 """Those with a layout for kernels."""
 IN_PLANES = tuple(kind for kind in PACKED if kind[0].panels is not None and kind[0].panels.planes)
@@ -48,6 +52,7 @@ __all__ = [
     "KINDS",
     "PACKED",
     "QUANTIZED",
+    "SHARED",
     "SPELLED",
     "SWITCHABLE",
     "WORDS",
@@ -56,5 +61,6 @@ __all__ = [
     "Operand",
     "Row",
     "Scale",
+    "SharedRow",
     "operand",
 ]

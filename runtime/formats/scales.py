@@ -54,6 +54,15 @@ class Scale(ABC):
         """The values of ``schema``."""
         return ()
 
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """The groups of processes, by name, that have the scales together; empty: they are this one's."""
+        return ()
+
+    def over(self, groups: tuple[str, ...]) -> "Scale | None":
+        """Return the scale of whole rows, of which the processes of ``groups`` have a part each; None where there is no such scale."""
+        return None
+
     def block(self, k: int) -> int:
         """Return the elements of a block in rows of ``k``."""
         return k
@@ -139,6 +148,12 @@ class Row(Plain):
     def spread(self, unit: Tensor, k: int) -> Tensor:
         """Return the scale as it is: it broadcasts."""
         return unit
+
+    def over(self, groups: tuple[str, ...]) -> Scale | None:
+        """Reduce over the processes what a row has to reach."""
+        from lowbit_compiler.runtime.formats.shared import SharedRow  # made of this one
+
+        return SharedRow(groups)
 
 
 @dataclass(frozen=True)

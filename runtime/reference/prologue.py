@@ -16,6 +16,11 @@ FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "layer_norm": lambda v, eps: F.layer_norm(v, v.shape[-1:], eps=eps),
 }
 
+NORMS = ("rms_norm", "layer_norm")
+"""Those that depend on the whole row."""
+SCHEMA = ', *, str prologue="", Tensor? times=None, Tensor? plus=None, float eps=0.0'
+"""The arguments of an op that say so, behind all others."""
+
 
 def prologue(x: Tensor, function: str, times: Tensor | None, plus: Tensor | None, eps: float) -> Tensor:
     """Return ``function(x) * times + plus`` in float32.

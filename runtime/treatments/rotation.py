@@ -41,6 +41,7 @@ class Rotation(Treatment):
 
     name = "rotation"
     ops = (Op("rotate(Tensor x) -> Tensor", rotate, _shape),)
+    span = HADAMARD
     rotates = True
 
     def activation(self, call: Call, x: Any) -> tuple[Any, Any]:

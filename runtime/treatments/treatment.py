@@ -38,6 +38,8 @@ class Treatment(ABC):
     """Whether some elements stay exact."""
     ragged: ClassVar[bool] = False
     """Whether files that open its product gather the exact elements: a tensor whose size follows from values."""
+    span: ClassVar[int] = 1
+    """The columns that are treated together: parts of a row that are whole spans are treated as the row is."""
     rotates: ClassVar[bool] = False
     """Whether elements of a row are mixed: a zero may become another number in one order of the sums and not in another."""
 

@@ -18,7 +18,11 @@ import build_cuda
 NVCC = build_cuda.find_nvcc()
 TARGETS = build_cuda.known_targets(NVCC, build_cuda.TARGETS) if NVCC else ()
 OPS = {
-    *(KEYS.keys() - {"linear_s8d8", "linear_s8d8_rotated", "linear_s8ternary", "linear_fnf4", "linear_fiq4", "linear_fz4", "linear_fz6"}),
+    *(
+        KEYS.keys()
+        - {"linear_s8d8", "linear_s8d8_rotated", "linear_s8ternary", "linear_fnf4", "linear_fiq4", "linear_fz4", "linear_fz6"}
+        - {"linear_s8s8_shared", "linear_s8s8_shared_rotated"}
+    ),
     "pack_s8", "pack_s4", "pack_ternary", "pack_ternary_grouped", "quantize_s8", "quantize_s4", "rotate", "softmax",
 }  # fmt: skip
 """The ops with a CUDA kernel; the others run in plain torch."""

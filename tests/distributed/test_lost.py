@@ -11,9 +11,12 @@ from helpers.tensor_parallel import block, rows
 from lowbit_compiler.runtime import timings_file
 
 
-@pytest.mark.parametrize("how", ["killed", pytest.param("slow", marks=pytest.mark.model)])
-def test_the_others_get_an_error(tmp_path: Path, how: str) -> None:
-    found = ranks.run("helpers.lost:call", tmp_path, how, killed=1 if how == "killed" else None)
+@pytest.mark.parametrize(
+    ("how", "scales"),
+    [("killed", "local"), ("killed", "shared"), *(pytest.param("slow", each, marks=pytest.mark.model) for each in ("local", "shared"))],
+)
+def test_the_others_get_an_error(tmp_path: Path, how: str, scales: str) -> None:
+    found = ranks.run("helpers.lost:call", tmp_path, how, scales, killed=1 if how == "killed" else None)
     assert found[0]["before"] == found[0]["again"]
     assert found[0]["error"] == "RuntimeError", found[0]
 

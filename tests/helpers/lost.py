@@ -15,12 +15,12 @@ from helpers.tensor_parallel import block, rows
 SECONDS = 2
 
 
-def call(how: str) -> dict[str, Any]:
-    """Return the error of a call that the second process, which is "killed" or "slow", does not join, and a product before and after it."""
+def call(how: str, scales: str) -> dict[str, Any]:
+    """Return the error of a call that the second process, which is "killed" or "slow", does not join, its seconds, and a product before and after it."""
     from torch.distributed.distributed_c10d import _set_pg_timeout
 
     model = _cut()
-    run, alone, result = compiled(model), compiled(block()), {"error": ""}
+    run, alone, result = compiled(model, tp_scales=scales), compiled(block()), {"error": ""}
     with torch.no_grad():
         run(rows()) + 0  # what is not read is not waited for
         result["before"] = alone(rows()).tolist()
@@ -30,10 +30,12 @@ def call(how: str) -> dict[str, Any]:
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(2 * SECONDS)
+        start = time.monotonic()
         try:
             run(rows()) + 0
         except RuntimeError as error:
             result["error"] = type(error).__name__
+        result["seconds"] = time.monotonic() - start
         result["again"] = alone(rows()).tolist()
     dist.destroy_process_group()
     return result

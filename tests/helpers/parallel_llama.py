@@ -43,7 +43,12 @@ def logits(run: Any) -> Tensor:
 
 def answers(folder: str, plan: str) -> dict[str, Any]:
     """Return what this process sees of the model, cut by ``plan``: "auto" or "parallelize_module"."""
-    return seen(_auto(folder) if plan == "auto" else _parallelized(folder), logits)
+    return seen(cut(folder, plan), logits)
+
+
+def cut(folder: str, plan: str) -> Any:
+    """Return the model of :func:`save`, cut by ``plan``."""
+    return _auto(folder) if plan == "auto" else _parallelized(folder)
 
 
 def stored(folder: str, recipe: str, again: str) -> dict[str, Any]:

@@ -57,7 +57,25 @@ def samples(dtype=torch.bfloat16):
         "sdpa_codes": (q, *L.quantize_s8(q[:, :2]), *L.quantize_s8(q[:, 2:]), torch.randn(1, 1, 5, 5), True, 0.25),
         "chain": _chain(x, packed, bias),
         **_training(x, w, bias),
+        **_shared(x, w, packed, bias),
         "softmax": (x, 1, 0.125, torch.randn(1, K), False, torch.float32),
+    }
+
+
+def _shared(x, w, packed, bias):
+    """One process alone, whose parts of rows are the rows."""
+    q, reach = L.quantize_s8(w), L.reach_s8(x, False)
+    sums = L.sums_s8s8(x, reach, packed, N, False)
+    return {
+        "quantize_s8_shared": (x, []),
+        "dequantize_s8_shared": (*q, [], torch.bfloat16),
+        "pack_s8_shared": (*q, []),
+        "reach_s8": (x, True),
+        "sums_s8s8": (x, reach, packed, N, False),
+        "scale_sums": (sums, reach, packed, bias, K, torch.bfloat16),
+        "finish_sums": (x, sums, reach, packed, bias, False, [], torch.bfloat16),
+        "linear_s8s8_shared": (x, packed, bias, N, [], None),
+        "linear_s8s8_shared_rotated": (x, L.pack_s8(*L.quantize_s8(L.rotate(w))), bias, N, [], torch.float32),
     }
 
 

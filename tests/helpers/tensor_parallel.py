@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -104,11 +104,14 @@ def packings() -> Iterator[list[int]]:
         prepared.compute = pack
 
 
-def seen(model: nn.Module, call: Callable[[Any], Tensor], recipe: str = "int8") -> dict[str, Any]:
-    """Compile ``model``, and return what two calls give, with the report's rows and how often weights were packed for each."""
+def seen(model: nn.Module, call: Callable[[Any], Tensor], recipe: str = "int8", fused: bool = False, **options: Any) -> dict[str, Any]:
+    """Compile ``model``, and return what two calls give, with the report's rows and how often weights were packed for each.
+
+    ``fused``: with the passes that :func:`apart` takes out.
+    """
     torch.compiler.reset()
-    run = compiled(model, recipe)
-    with torch.no_grad(), apart(), packings() as count:
+    run = compiled(model, recipe, **options)
+    with torch.no_grad(), nullcontext() if fused else apart(), packings() as count:
         first, packed = _whole(call(run)), count[0]
         second = _whole(call(run))
     sites = [(site.module, site.kind, site.decision, site.detail) for site in lowbit.last_report().sites]

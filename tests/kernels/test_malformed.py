@@ -105,7 +105,7 @@ def changed_n(a):
 def wider(op, a):
     """The arguments with a weight of 40 rows in place of 33, for the case that asks for fewer."""
     w = torch.randn(40, K)
-    weight = weight_of(op, {"group": 32})
+    weight = weight_of(op, {"group": 32, "groups": []})
     return replaced(a, 1, weight.pack(weight.quantize(w)))
 
 

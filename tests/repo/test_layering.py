@@ -23,11 +23,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     # Formats and treatments, the products of them, and the ops.
     "runtime.packing": (),
     "runtime.rounding": (),
-    "runtime.formats": ("runtime.packing", "runtime.rounding"),
+    "runtime.formats": ("runtime.packing", "runtime.rounding", "torch_internals"),
     "runtime.treatments": ("runtime.formats",),
     "runtime.products": ("runtime.formats", "runtime.treatments"),
     "runtime.training": ("runtime.formats", "runtime.products", "runtime.rounding", "runtime.treatments", "torch_internals"),
-    "runtime.reference": ("runtime.formats", "runtime.packing", "runtime.treatments"),
+    "runtime.reference": ("runtime.formats", "runtime.packing", "runtime.treatments", "torch_internals"),
     "runtime": ("errors", "runtime.*", "torch_internals"),
     # From a captured graph to a rewritten one.
     "recipes": ("errors", "recipe_names", "runtime.formats", "runtime.products", "runtime.training", "runtime.treatments"),

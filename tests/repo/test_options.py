@@ -31,6 +31,13 @@ def test_every_option_is_described_and_checked() -> None:
     assert list(DESCRIPTIONS) == list(CHECKS)
 
 
+def test_scales_that_processes_cannot_share() -> None:
+    words = r"'tp_scales': 'shared' needs a recipe with int8 codes of whole rows on both sides \(int8, int8-vector\), got 'llm-int8'"
+    refuses(lambda: parse({"recipe": "llm-int8", "tp_scales": "shared"}), words)
+    refuses(lambda: parse({"tp_scales": "global"}), "option 'tp_scales' takes 'local' or 'shared'")
+    assert parse({"recipe": "int8", "tp_scales": "shared"}).tp_scales == "shared"
+
+
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 def test_no_threshold(value: Any) -> None:
     words = "takes a finite number above 0"

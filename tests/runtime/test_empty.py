@@ -42,7 +42,10 @@ def rows(shape: tuple[int, ...], dtype: torch.dtype, k: int = K) -> Tensor:
     return torch.zeros(*shape, k, dtype=dtype)
 
 
-EXTRA = {product.op: {"": (), "float threshold": (6.0,), "int group": (GROUP,)}[product.schema] for product in PRODUCTS.values()}
+EXTRA = {
+    product.op: {"": (), "float threshold": (6.0,), "int group": (GROUP,), "str[] groups": ([],)}[product.schema]
+    for product in PRODUCTS.values()
+}
 OPS: dict[str, tuple[Callable[..., Any], Make]] = {
     "quantize_s8": (plain.quantize_s8, lambda shape, dtype: (rows(shape, dtype),)),
     "dequantize_s8": (plain.dequantize_s8, lambda shape, dtype: (rows(shape, torch.int8), torch.zeros(*shape, 1), dtype)),

@@ -56,6 +56,10 @@ def test_results_are_placed_as_torch_places_them(surface: ModuleType, mesh: Any)
         got = surface.product(F.linear(surface.local(x), surface.local(weight)), x, 4, (split,))
         assert (got.placements, got.shape, got.stride()) == (want.placements, want.shape, want.stride())
         torch.testing.assert_close(got.full_tensor(), want.full_tensor())
+        summed = surface.product(surface.local(want), x, 4, (split,), True)
+        assert summed.placements == ((Replicate(),) if split == 1 else want.placements)
+        names, count = surface.groups(weight, [0])
+        assert (names, count) == ((mesh.get_group(0).group_name,), 1)
 
 
 def test_graphs_say_how_dtensors_are_placed(surface: ModuleType, mesh: Any) -> None:
