@@ -1,14 +1,13 @@
 """Products of DTensors as products of what this process holds of them: the first step of capture, where a graph has DTensors."""
 
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from lowbit_compiler.capture.dialect import to_aten
+from lowbit_compiler.capture.local_inputs import Inputs, Place
 from lowbit_compiler.capture.opened import Opened
 from lowbit_compiler.capture.summed import Sums, add_up, read_sum, read_whole
 from lowbit_compiler.passes.graph import aten, copied
@@ -18,8 +17,6 @@ from lowbit_compiler.torch_internals import dtensor
 from lowbit_compiler.torch_internals.sources import is_static, keep_source
 
 Run = Callable[..., Any]
-MOST = 1 << 16
-"""Weights whose counters are remembered: a server may exchange models for days."""
 LINEAR = (F.linear, aten.linear.default)
 
 
@@ -54,14 +51,14 @@ class Localized:
         if any(map(dtensor.is_dtensor, examples)):
             work = _Work(gm, examples, Sums(shared))
             self.gm = work.run(gm)
-            self._inputs = _Inputs(work.inputs())
+            self._inputs = Inputs(work.inputs())
             self.examples = self._inputs(examples)
         self._opened = opened = Opened(self.gm, self.examples)
         self.gm, self.examples = opened.gm, opened.examples
 
     gm: fx.GraphModule
     examples: list[Any]
-    _inputs: "_Inputs | None"
+    _inputs: Inputs | None
 
     @property
     def sharded(self) -> bool:
@@ -77,50 +74,6 @@ class Localized:
         """Return ``run``, which takes the inputs of this graph, as a function of those of Dynamo's."""
         inputs, run = self._inputs, self._opened.bind(run)
         return run if inputs is None else lambda *args: run(*inputs(args))
-
-
-class _Place(NamedTuple):
-    """Where an input of a localized graph comes from."""
-
-    position: int
-    """Among Dynamo's inputs."""
-    local: bool
-    """Whether it is what this process holds of that."""
-    weight: bool
-    """Whether that is a parameter or a table: what may be packed from it is watched."""
-
-
-class _Inputs:
-    """What a localized graph takes of the inputs of Dynamo's: some as they are, of others what this process holds.
-
-    A write to a DTensor is counted there, and not where the memory is: so that of a weight is announced there, at the first call after it.
-    That compares contents, and packs nothing again where these are the same. No other write is counted: somebody's backward pass may
-    wait for this memory.
-    """
-
-    def __init__(self, places: list[_Place]) -> None:
-        self._places = places
-        self._versions: dict[int, int] = {}
-        self._met: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-        self.sharded = any(place.local for place in places)
-
-    def __call__(self, args: Sequence[Any]) -> list[Any]:
-        for place in self._places:
-            if place.weight:
-                self._look(args[place.position])
-        return [dtensor.local(args[place.position]) if place.local else args[place.position] for place in self._places]
-
-    def _look(self, whole: Any) -> None:
-        version, key = dtensor.version(whole), id(whole)  # no reference: swap_tensors would refuse
-        if self._versions.get(key) == version:
-            return
-        if len(self._versions) >= MOST:
-            self._versions.clear()
-        self._versions[key] = version
-        memory = dtensor.local(whole).untyped_storage()
-        if memory in self._met:
-            dtensor.announce(whole)
-        self._met.add(memory)  # nothing was packed from it before
 
 
 class _Work:
@@ -155,12 +108,12 @@ class _Work:
                 self.graph.erase_node(node)
         return fx.GraphModule(gm, self.graph)
 
-    def inputs(self) -> list[_Place]:
+    def inputs(self) -> list[Place]:
         """Return where each placeholder of the copy comes from."""
         wholes = {part: node for node, part in self._parts.items() if self._is_input(node)}
         position = {node: index for index, node in enumerate(self._example)}
         found = [(node in wholes, wholes.get(node, node)) for node in self.graph.find_nodes(op="placeholder")]
-        return [_Place(position[whole], local, local and self._is_weight(whole)) for local, whole in found]
+        return [Place(position[whole], local, local and self._is_weight(whole)) for local, whole in found]
 
     def _is_weight(self, node: fx.Node) -> bool:
         return isinstance(self._example[node], nn.Parameter) or is_static(node)
