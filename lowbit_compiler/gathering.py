@@ -17,6 +17,7 @@ from lowbit_compiler.runtime.products import MAX_K
 from lowbit_compiler.runtime.sharded import ShardedWeight
 from lowbit_compiler.runtime.training.plans import PLANS
 from lowbit_compiler.runtime.weights import any_freed
+from lowbit_compiler.torch_internals import fsdp
 from lowbit_compiler.torch_internals.dtensor import first_sharded
 
 Forms = Iterator[tuple[nn.Linear, Form]]
@@ -37,7 +38,8 @@ def gather_packed(model: nn.Module, recipe: str | Recipe = "int8", *, ignore: Se
     training = find_training(recipe)
     if not isinstance(model, nn.Module):
         raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
-    if sharded := first_sharded(model):
+    whole = any(map(fsdp.gathered, model.modules()))  # FSDP2 may leave a model's own parameters together after a call
+    if sharded := first_sharded(model) or ("put together by FSDP2" if whole else ""):
         raise OptionError(f"weights of the model are sharded ({sharded}); gather_packed is called before fully_shard")
     if any_freed([*model.parameters(), *model.buffers()]):
         raise WeightFreedError("free_weights=True released float weights of the model, which are to be sharded; load the model anew")
