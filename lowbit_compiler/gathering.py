@@ -13,9 +13,11 @@ from lowbit_compiler.recipes import DEFAULT, Recipe, find_recipe
 from lowbit_compiler.recipes.training import TrainingRecipe, find_training
 from lowbit_compiler.runtime.formats import PACKED
 from lowbit_compiler.runtime.forms import Form, Packed, Saved
+from lowbit_compiler.runtime.products import MAX_K
 from lowbit_compiler.runtime.sharded import ShardedWeight
 from lowbit_compiler.runtime.training.plans import PLANS
 from lowbit_compiler.runtime.weights import any_freed
+from lowbit_compiler.torch_internals import fsdp
 from lowbit_compiler.torch_internals.dtensor import first_sharded
 
 Forms = Iterator[tuple[nn.Linear, Form]]
@@ -36,7 +38,8 @@ def gather_packed(model: nn.Module, recipe: str | Recipe = "int8", *, ignore: Se
     training = find_training(recipe)
     if not isinstance(model, nn.Module):
         raise OptionError(f"model takes a torch.nn.Module, got {type(model).__name__}")
-    if sharded := first_sharded(model):
+    whole = any(map(fsdp.gathered, model.modules()))  # FSDP2 may leave a model's own parameters together after a call
+    if sharded := first_sharded(model) or ("put together by FSDP2" if whole else ""):
         raise OptionError(f"weights of the model are sharded ({sharded}); gather_packed is called before fully_shard")
     if any_freed([*model.parameters(), *model.buffers()]):
         raise WeightFreedError("free_weights=True released float weights of the model, which are to be sharded; load the model anew")
@@ -44,7 +47,8 @@ def gather_packed(model: nn.Module, recipe: str | Recipe = "int8", *, ignore: Se
         raise OptionError(f"free_weights: recipe {training.name!r} trains, and its weights change; got {free_weights!r}")
     found = list(_packed(model, find_recipe(recipe), ignore) if training is None else _saved(model, training, ignore))
     if not found:
-        raise OptionError(f"{type(model).__name__} has no nn.Linear that recipe {recipe!r} takes")
+        where = "" if training is None else " in repeated blocks"
+        raise OptionError(f"{type(model).__name__} has no nn.Linear{where} that recipe {recipe!r} takes")
     for linear, form in found:
         weight = linear.weight
         linear.weight = nn.Parameter(ShardedWeight(weight.detach(), form, free_weights), requires_grad=weight.requires_grad)
@@ -81,13 +85,14 @@ def _saved(model: nn.Module, recipe: TrainingRecipe, ignore: Sequence[str]) -> F
         )
     found = layers(model, find_recipe(DEFAULT))
     check_patterns(ignore, [layer.name for layer in found])
-    lists = block_lists(model, (layer.module for layer in found))
+    lists = block_lists(model, (module for module in model.modules() if isinstance(module, nn.Linear)))
     inside = {module for blocks in lists for _, block in blocks for module in block.modules()}
     count = owners(model)
     for layer in found:
         linear = layer.module
         alone = type(linear) is nn.Linear and count[id(linear.weight)] == 1
-        if linear in inside and alone and not first_match(ignore, [layer.name, f"{layer.name}.weight"]):
+        short = recipe.plan.forward.treatment.padded(linear.in_features) <= MAX_K  # what is longer is multiplied in float
+        if linear in inside and alone and short and not first_match(ignore, [layer.name, f"{layer.name}.weight"]):
             _refuse_twice(layer.name, linear)
             yield linear, Saved(*quantizer[1])
 

@@ -11,7 +11,7 @@ from lowbit_compiler.runtime.forms import Form
 from lowbit_compiler.runtime.training import linear
 from lowbit_compiler.runtime.treatments.treatment import Call, at_once
 from lowbit_compiler.torch_internals import subclasses
-from lowbit_compiler.torch_internals.trees import tree_map_only
+from lowbit_compiler.torch_internals.trees import tree_leaves, tree_map_only
 
 aten = torch.ops.aten
 
@@ -69,7 +69,7 @@ class GatheredWeight(Tensor):
         kwargs = kwargs or {}
         if op in (aten.detach.default, aten.alias.default) or (op is aten.as_strided.default and _is_whole(*args)):
             return subclasses.return_and_correct_aliasing(op, args, kwargs, args[0]._again())
-        if op._schema.is_mutable:
+        if _is_written(op, args, kwargs):
             raise RuntimeError(f"{op} writes to a weight that processes have gathered; write to the model's parameters between its calls")
         if isinstance(args[0], GatheredWeight) and (known := args[0].form.known(op, args, args[0].parts)) is not None:
             return known
@@ -82,3 +82,12 @@ class GatheredWeight(Tensor):
 def _is_whole(weight: Tensor, shape: Sequence[int], stride: Sequence[int], offset: int | None = None) -> bool:
     """Return whether a view is of all that there is."""
     return (tuple(shape), tuple(stride), offset or 0) == (tuple(weight.shape), weight.stride(), 0)
+
+
+def _is_written(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether ``op`` writes to one of ours."""
+    if not op._schema.is_mutable:
+        return False
+    given = dict(zip((argument.name for argument in op._schema.arguments), args, strict=False)) | kwargs
+    written = [given.get(each.name) for each in op._schema.arguments if each.alias_info is not None and each.alias_info.is_write]
+    return any(isinstance(leaf, GatheredWeight) for leaf in tree_leaves(written))

@@ -39,6 +39,12 @@ class ShardedWeight(Tensor):
     plain: Tensor
     form: Form
     release: bool
+    _writes: Writes
+    _counted: int
+    """Of the writes, when the rows were quantized."""
+    _watch: Watch | None
+    _made: tuple[Tensor, ...] | None
+    _said: bool
     __torch_function__ = subclasses.PLAIN  # type: ignore[assignment]
 
     def __new__(cls, plain: Tensor, form: Form, release: bool, writes: Writes | None = None) -> Self:
@@ -48,12 +54,6 @@ class ShardedWeight(Tensor):
         made._writes = writes or Writes()
         made._counted, made._watch, made._made, made._said = 0, None, None, False
         return made
-
-    _said: bool
-    _writes: Writes
-    _counted: int
-    _watch: Watch | None
-    _made: tuple[Tensor, ...] | None
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"ShardedWeight({self.form}, {self.plain})"
@@ -127,9 +127,8 @@ class ShardedWeight(Tensor):
             if writes != self._counted and not plain.is_inference():
                 increment_version(plain)
             self._counted = writes
-            self._watch = Watch(
-                [plain], _nothing, [self.release or is_freed(plain)]
-            )  # before they are made: a write meanwhile is a difference
+            # Before they are made: a write meanwhile is a difference at the next call.
+            self._watch = Watch([plain], _nothing, [self.release or is_freed(plain)])
             self._made = STORE.get(f"{self.form} {dtype}", lambda rows: self.form.made(rows.to(dtype)), [plain])
             if self.release and not is_freed(plain):
                 free(plain)

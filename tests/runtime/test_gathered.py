@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowbit_compiler import gather_packed
+from lowbit_compiler import gather_packed, prepare
 from lowbit_compiler.errors import OptionError, WeightFreedError
 from lowbit_compiler.recipes import Recipe
 from lowbit_compiler.runtime.formats import WORDS, operand
 from lowbit_compiler.runtime.forms import Form, Packed, Saved
+from lowbit_compiler.runtime.gathered import GatheredWeight
 from lowbit_compiler.runtime.packing import PANEL
 from lowbit_compiler.runtime.sharded import ShardedWeight
 from lowbit_compiler.runtime.treatments import Nothing, Rotation
@@ -99,9 +100,24 @@ def test_shards_are_float_to_all_others() -> None:
     assert torch.equal(torch.load(file), w)
 
 
-def test_a_gathered_weight_is_not_written_to() -> None:
+def test_a_gathered_weight_is_read_as_a_parameter() -> None:
+    both = gathered(Saved(8, False), weight(32))
+    value, x = both + 0, weight(5)
     with pytest.raises(RuntimeError, match="write to the model's parameters between its calls"):
-        gathered(Saved(8, False), weight(32)).mul_(2.0)
+        both.mul_(2.0)
+    assert torch.equal(torch.zeros(32, K).copy_(both), value)
+    parameter, plain = nn.Parameter(both), nn.Parameter(value)
+    assert type(parameter) is GatheredWeight
+    for each in (parameter, plain):
+        nn.functional.linear(x, each).square().sum().backward()
+    assert type(parameter.grad) is Tensor
+    assert torch.equal(parameter.grad, plain.grad)
+
+
+def test_models_without_memory() -> None:
+    with torch.device("meta"):
+        model = gather_packed(Blocks())
+    assert type(model.to_empty(device="cpu").head.weight) is ShardedWeight
 
 
 def test_a_released_weight_is_not_read() -> None:
@@ -163,6 +179,8 @@ def test_models_that_are_refused() -> None:
         gather_packed(nn.ReLU())
     with pytest.raises(OptionError, match="gathered in low bits already"):
         gather_packed(gather_packed(Blocks()))
+    with pytest.raises(OptionError, match=r"blocks\.0\.0 was prepared by lowbit\.prepare"):
+        gather_packed(prepare(Blocks().eval(), "int8"))
     with pytest.raises(OptionError, match="free_weights: recipe 'int8-training' trains"):
         gather_packed(Blocks(), "int8-training", free_weights=True)
     with pytest.raises(OptionError, match="ignore 'none' matches none"):

@@ -3,6 +3,7 @@
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -36,6 +37,7 @@ def test_tensors_may_say_what_is_gathered() -> None:
     from torch.distributed.fsdp import fully_shard
 
     from lowbit_compiler import gather_packed
+    from lowbit_compiler.errors import OptionError
     from lowbit_compiler.runtime.gathered import GatheredWeight
 
     seen: list[Any] = []
@@ -56,5 +58,7 @@ def test_tensors_may_say_what_is_gathered() -> None:
         for _ in range(2):
             model(torch.ones(1, 64))
         assert seen == [GatheredWeight] * 2
+        with pytest.raises(OptionError, match="called before fully_shard"):
+            gather_packed(model)
     finally:
         dist.destroy_process_group()
