@@ -2,8 +2,9 @@
 
 python bench/distributed/tensor_parallel.py [--processes 3] [--tokens 2048] [--recipe int8]
 
-With 3 processes all linears are cut; its 9 heads and 3 key heads do not go into 2, where attention stays whole in each process. The rest of the graph
-runs eager. Processes share the cores of this machine, with one thread each: the time says what cutting costs here, not what it gains on several.
+With 3 processes all linears are cut; its 9 heads and 3 key heads do not go into 2 or 4, where attention stays whole in each process. The rest of the
+graph runs eager, functions between products as torch has them: so ``tp_scales="shared"`` is to have one process's logits to the bit, which is checked.
+Processes share the cores of this machine, with one thread each: the time says what cutting costs here, not what it gains on several.
 """
 
 import argparse
@@ -45,11 +46,12 @@ def cut(network: Any, processes: int) -> Any:
     return parallelize_module(network, init_device_mesh("cpu", (processes,)), plan)
 
 
-def measured(processes: int, recipe: str, tokens: int) -> dict[str, Any]:
+def measured(processes: int, recipe: str, tokens: int, scales: str = "local") -> dict[str, Any]:
     """Return what this process sees: perplexities, the logits of some tokens, seconds of a call, and what was rewritten."""
     loaded = model.load(torch.float32)
     network = cut(loaded.model, processes) if processes > 1 else loaded.model
-    options = {"recipe": recipe, "remainder": "eager", "plan": "always"}
+    options = {"recipe": recipe, "remainder": "eager", "plan": "always", "tp_scales": scales}
+    os.environ["LOWBIT_DISABLE"] = "prologue,chain"
     run = torch.compile(network, backend="lowbit", dynamic=False, options=options) if recipe != "float" else network
 
     seconds: list[float] = []
@@ -79,14 +81,20 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--recipe", default="int8")
     args = parser.parse_args()
-    (exact,), (one,) = in_processes(1, measured, 1, "float", args.tokens), in_processes(1, measured, 1, args.recipe, args.tokens)
-    several = in_processes(args.processes, measured, args.processes, args.recipe, args.tokens)
-    assert all(torch.equal(each["logits"], several[0]["logits"]) for each in several)
-    reference = exact["logits"].double()
+    results = {"float, one process": in_processes(1, measured, 1, "float", args.tokens)}
+    results["one process"] = in_processes(1, measured, 1, args.recipe, args.tokens)
+    for scales in ("local", "shared"):
+        results[f"{args.processes} processes, {scales} scales"] = in_processes(
+            args.processes, measured, args.processes, args.recipe, args.tokens, scales
+        )
+    exact, one = (results[name][0]["logits"].double() for name in ("float, one process", "one process"))
     rows = {}
-    for name, row in (("float, one process", exact), ("one process", one), (f"{args.processes} processes", several[0])):
-        away = row.pop("logits").double() - reference
-        rows[name] = {**row, "logits against float, root mean square": away.square().mean().sqrt().item()}
+    for name, ranks in results.items():
+        assert all(torch.equal(each["logits"], ranks[0]["logits"]) for each in ranks), name
+        row = ranks[0]
+        logits = row.pop("logits").double()
+        away = (logits - exact).square().mean().sqrt().item()
+        rows[name] = {**row, "logits against float, root mean square": away, "bits of one process": torch.equal(logits, one)}
         print(name, rows[name], flush=True)
     about = common.about(1, recipe=args.recipe, tokens=args.tokens, length=LENGTH, cores=os.cpu_count(), load=os.getloadavg()[0])
     print("written to", common.write(f"tensor_parallel_{args.recipe}_{args.processes}.json", {"about": about, "rows": rows}))
