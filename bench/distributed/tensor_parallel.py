@@ -11,7 +11,6 @@ import argparse
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +53,15 @@ def measured(processes: int, recipe: str, tokens: int, scales: str = "local") ->
     os.environ["LOWBIT_DISABLE"] = "prologue,chain"
     run = torch.compile(network, backend="lowbit", dynamic=False, options=options) if recipe != "float" else network
 
-    seconds: list[float] = []
-
     def logits(ids: Tensor) -> Tensor:
-        start = time.perf_counter()
         result: Tensor = run(ids, use_cache=False).logits + 0  # what was gathered is waited for
-        seconds.append(time.perf_counter() - start)
         return result
 
     ids = text.token_ids(loaded.tokenizer, next(iter(text.TEXTS)), tokens)
     part = ids.flatten()[:LENGTH].unsqueeze(0)
     with torch.no_grad():
         result = {"logits": logits(part), "perplexity": perplexity(logits, ids)}
-    result["seconds"] = statistics.median(seconds[1:])  # the first compiles
+        result["seconds"] = statistics.median(common.batch(lambda: logits(part), 1) for _ in range(5))
     if recipe != "float":
         report = lowbit.last_report()
         linears = [site for site in report.sites if site.kind == "linear"]

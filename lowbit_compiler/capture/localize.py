@@ -103,8 +103,9 @@ class _Work:
                 self._linear(node)
         for node in plain:
             self._plain(node)
-        for node in list(self._parts):
-            if not node.users:
+        standing = set(self.graph.nodes)
+        for node in self._parts:
+            if node in standing and not node.users:
                 self.graph.erase_node(node)
         return fx.GraphModule(gm, self.graph)
 

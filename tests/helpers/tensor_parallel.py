@@ -1,6 +1,7 @@
 """Models cut over the processes of a gloo group, and what each process sees of them compiled: run by helpers/ranks.py."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -111,7 +112,8 @@ def seen(model: nn.Module, call: Callable[[Any], Tensor], recipe: str = "int8", 
     """
     torch.compiler.reset()
     run = compiled(model, recipe, **options)
-    with torch.no_grad(), nullcontext() if fused else apart(), packings() as count:
+    with torch.no_grad(), nullcontext() if fused else apart(), packings() as count, warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*already erased node")
         first, packed = _whole(call(run)), count[0]
         second = _whole(call(run))
     sites = [(site.module, site.kind, site.decision, site.detail) for site in lowbit.last_report().sites]
