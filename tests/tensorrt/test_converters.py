@@ -78,33 +78,32 @@ def test_columns() -> None:
     require_same(ops.dequantize_groups.default, torch.randint(-8, 8, (96, 48), dtype=torch.int8), torch.rand(3, 48), 32)
 
 
-def quantized(word: str) -> tuple[Any, tuple[Any, ...]]:
-    """Return the op that dequantizes a weight [48, 96] with a group of zeros, and its arguments."""
-    w = torch.randn(48, 96)
+def quantized(word: str, k: int = 96) -> tuple[Any, tuple[Any, ...]]:
+    """Return the op that dequantizes a weight [48, ``k``] with a group of zeros, and its arguments."""
+    w = torch.randn(48, k)
     w[3, :32] = 0
     kind = WEIGHTS[word]
     return kind.op("dequantize"), (*kind.quantize(w), *kind.arguments, torch.float32)
 
 
+@pytest.mark.parametrize("k", [96, 80])
 @pytest.mark.parametrize("word", WEIGHTS)
-def test_weights(word: str) -> None:
-    """To the bit, but for codes that are stored less 8: both of the products and both of the sums of a number are rounded once."""
-    op, args = quantized(word)
+def test_weights(word: str, k: int) -> None:
+    """Of whole groups, and with a part of one. To the bit, but for codes that are stored less 8: both of the products and both of the sums of a number are rounded once."""
+    op, args = quantized(word, k)
     _, (got,), _ = converted(op, *args)
     error, scale = (got - op(*args)).double().abs(), WEIGHTS[word].scale
     if not isinstance(scale, Lines):
         assert not error.any()
         return
     slope, start = (part.double() for part in scale.line(*args[1:4]))
-    assert (error <= scale.spread(4 * EPS * (2 * MIDDLE * slope.abs() + start.abs()), 96)).all()
+    assert (error <= scale.spread(4 * EPS * (2 * MIDDLE * slope.abs() + start.abs()), k)).all()
 
 
 def test_what_does_not_fit_is_left_to_torch() -> None:
     op, (q, *rest) = quantized("int4")
-    assert not CONVERTERS[op].fits(q[:, :90], *rest), "part of a group"
-    assert not CONVERTERS[op].fits(q, *rest[:-1], torch.bfloat16), "another dtype"
-    op, (q, *rest) = quantized("ternary")
     assert not CONVERTERS[op].fits(q[:, :95], *rest), "two codes share a byte"
+    assert not CONVERTERS[op].fits(q, *rest[:-1], torch.bfloat16), "another dtype"
 
 
 @pytest.mark.parametrize("word", WEIGHTS)

@@ -4,6 +4,7 @@ A converter takes a network and the op's arguments: tensors of the network, cons
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -93,14 +94,20 @@ def _four_bit_rows(net: Network, q: Array, scale: Array, dtype: torch.dtype) -> 
 
 
 def _four_bit_groups(net: Network, q: Array, scale: Array, group: int, dtype: torch.dtype) -> Value:
-    return net.numbers(net.four_bits(q), scale)
+    return net.numbers(net.four_bits(q), _divided(scale, group, q.shape[-1]))
+
+
+def _divided(scale: Array, size: int, width: int) -> Array:
+    """Return scales [..., G] of blocks of ``size`` for smaller ones that divide ``width``: the largest of which a block has a whole number."""
+    finer = math.gcd(size, width)
+    return scale.repeat(size // finer, -1)[..., : width // finer]
 
 
 def _lines(net: Network, q: Array, scale: Array, minimum: Array, outer: Array, size: int, dtype: torch.dtype) -> Value:
     """Codes without a sign, less 8; the minimum of a group is that much higher, and meets its group."""
-    slope, low = (part.astype(np.float32) * outer for part in (scale, minimum))
+    slope, low = (_divided(part.astype(np.float32) * outer, size, q.shape[-1]) for part in (scale, minimum))
     weight = net.numbers(net.four_bits(q.astype(np.int16) - MIDDLE), slope)
-    groups = net.reshaped(weight, len(q), -1, size)
+    groups = net.reshaped(weight, *slope.shape, -1)
     lifted = net.both("SUM", groups, net.constant((low + slope * np.float32(MIDDLE))[..., None]))
     return net.reshaped(lifted, *q.shape)
 
@@ -113,15 +120,10 @@ def _even(q: Tensor, *rest: Any) -> bool:
     return q.shape[-1] % 2 == 0 and _computed_in_float32(*rest)
 
 
-def _whole_groups(q: Tensor, *rest: Any) -> bool:
-    *_, size, _ = rest
-    return q.shape[-1] % size == 0 and _even(q, *rest)
-
-
 _READ = {
     ("INT4", Row): partial(Converter, _four_bit_rows, (0, 1), _even),
-    ("INT4", Groups): partial(Converter, _four_bit_groups, (0, 1), _whole_groups),
-    ("UINT4", Lines): partial(Converter, _lines, (0, 1, 2, 3), _whole_groups),
+    ("INT4", Groups): partial(Converter, _four_bit_groups, (0, 1), _even),
+    ("UINT4", Lines): partial(Converter, _lines, (0, 1, 2, 3), _even),
 }
 """Type of a format's codes and kind of its scale -> what reads weights [N, K] of it."""
 
