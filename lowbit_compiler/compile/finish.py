@@ -10,6 +10,8 @@ from lowbit_compiler.compile.executable import Executable
 from lowbit_compiler.compile.passing import Passing
 from lowbit_compiler.compile.remainder import compile_remainder
 from lowbit_compiler.errors import WeightFreedError
+from lowbit_compiler.exits.torch_tensorrt.engines import engines_of
+from lowbit_compiler.exits.torch_tensorrt.exit import takes
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import PassContext
 from lowbit_compiler.report import Report
@@ -52,9 +54,12 @@ def finish(
         if not executable.together:  # else with the first call: the other processes may have compiled this graph before
             executable.load(examples)
             report.notes += executable.notes
-        weights = {name for name in names if name in ctx.parameters or name not in example}
-        given = [example[n] if n in example else values[n] for n in names]
-        executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)
+        if takes(options, examples):
+            executable.inner = engines_of(gm, executable.packed)
+        else:
+            weights = {name for name in names if name in ctx.parameters or name not in example}
+            given = [example[n] if n in example else values[n] for n in names]
+            executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)
     except (WeightFreedError, dynamo.restart()):
         raise
     except Exception as error:

@@ -36,7 +36,7 @@ def compile_remainder(
     inductor.probed()  # also where nothing remains: the next graph may be timed
     if kind == "eager" or (nothing_remains(gm) and (on_cpu(gm) or not settings)):  # a mode of a GPU has more to offer than calls
         return gm.forward
-    if kind == "tensorrt":
+    if kind == "tensorrt" and not on_cpu(gm):
         return torch_tensorrt.compile_graph(gm, examples)
     for node in gm.graph.find_nodes(op="placeholder"):
         node.meta.pop("val", None)  # for generated C++ compile_fx would take these for its inputs, and know no scalar's value

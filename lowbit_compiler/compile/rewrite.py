@@ -12,6 +12,7 @@ from lowbit_compiler.compile.verify import Verifier
 from lowbit_compiler.dump import Subject, recording
 from lowbit_compiler.exits.exit import Exit
 from lowbit_compiler.exits.runtime import runtime
+from lowbit_compiler.exits.torch_tensorrt.exit import takes, torch_tensorrt
 from lowbit_compiler.options import Options
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.notes import notes as notes_of
@@ -21,8 +22,9 @@ from lowbit_compiler.report import Report, site_report
 
 
 def rewrite(captured: Captured, options: Options, examples: Sequence[Any], *observers: Observer) -> tuple[PassContext, Report]:
-    """Rewrite ``captured.gm``, which is called with ``examples``, for the runtime; as :func:`through`."""
-    return through(runtime(options, examples), captured, options, examples, *observers)
+    """Rewrite ``captured.gm``, which is called with ``examples``, for the runtime, or for engines where these are asked for; as :func:`through`."""
+    exit = torch_tensorrt(examples) if takes(options, examples) else runtime(options, examples)
+    return through(exit, captured, options, examples, *observers)
 
 
 def through(

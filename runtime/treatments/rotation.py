@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,19 @@ def hadamard(x: Tensor, block: int) -> Tensor:
         v = torch.stack([u[..., 0, :] + u[..., 1, :], u[..., 0, :] - u[..., 1, :]], -2)
         half *= 2
     return v.reshape(x.shape)
+
+
+def stage(half: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the matrix [64, 64] that takes pairs at distance ``half`` to sum and difference; the first also multiplies by 2^-3.
+
+    Products with all of them, from 1 to 32, are a rotation in which each sum has two terms: those of exits.
+    """
+    index = np.arange(HADAMARD)
+    upper = (index & half) != 0
+    matrix = np.zeros((HADAMARD, HADAMARD), np.float32)
+    matrix[index, index] = np.where(upper, -1.0, 1.0)
+    matrix[index ^ half, index] = 1.0
+    return matrix * np.float32(2.0**-3) if half == 1 else matrix
 
 
 def _shape(x: Tensor) -> Tensor:

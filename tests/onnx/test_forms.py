@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import lowbit_compiler as lowbit
-from lowbit_compiler.exits.onnx.forms import onnx_exit
+from lowbit_compiler.exits.forms import forms
 from lowbit_compiler.passes.contract import Fact
 from lowbit_compiler.passes.pipeline import waist
 
@@ -17,7 +17,7 @@ FORMS = ("integer", "qdq")
 @pytest.mark.parametrize("form", FORMS)
 def test_requirements_are_established_in_order(form: str) -> None:
     holding: set[Fact] = set()
-    for p in waist() + onnx_exit(form):
+    for p in waist() + forms(form):
         assert p.requires <= holding, p.name
         holding = (holding - p.destroys) | p.establishes
     assert Fact.OPENED in holding
@@ -25,7 +25,7 @@ def test_requirements_are_established_in_order(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_docstrings_show_both_graphs(form: str) -> None:
-    for p in onnx_exit(form):
+    for p in forms(form):
         text = type(p).__doc__ or ""
         assert "Before" in text, p.name
         assert "After" in text or "Before and after" in text, p.name
@@ -35,7 +35,7 @@ def test_docstrings_show_both_graphs(form: str) -> None:
 def test_every_pass_has_a_test(form: str) -> None:
     root = Path(__file__).resolve().parents[1]
     tests = "\n".join(path.read_text() for folder in ("passes", "onnx") for path in (root / folder).glob("test_*.py"))
-    for p in onnx_exit(form):
+    for p in forms(form):
         assert p.name in tests, p.name
 
 

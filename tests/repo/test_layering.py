@@ -43,8 +43,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "training": ("capture", "errors", "options", "passes", "pricing", "recipes", "report", "runtime.steps", "runtime.training", "torch_internals"),
     # From a rewritten graph to what runs, or to a file: an exit says how, compile does it.
     "exits": ("options", "passes", "pricing", "runtime"),
-    "compile": ("capture", "dump", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals", "training"),
-    "exits.onnx": ("capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime.*", "torch_internals"),
+    "exits.forms": ("passes", "runtime.treatments"),
+    "exits.torch_tensorrt": ("exits", "exits.forms", "options", "passes", "runtime.formats", "runtime.treatments", "torch_internals"),
+    "compile": (
+        "capture", "dump", "errors", "exits", "exits.torch_tensorrt", "options", "passes", "recipes", "report", "runtime.*", "torch_internals",
+        "training",
+    ),
+    "exits.onnx": ("capture", "compile", "errors", "exits", "exits.forms", "options", "passes", "recipes", "report", "runtime.*", "torch_internals"),
     "exits.tensorrt": ("capture", "errors", "exits.onnx", "options", "recipes", "report", "runtime.products", "runtime.files"),
     "exits.package": (
         "capture", "compile", "errors", "exits", "options", "passes", "recipes", "report", "runtime", "torch_internals",

@@ -53,6 +53,13 @@ def test_sizes(name: str, proto: list[onnx.ModelProto], tmp_path: Path) -> None:
     check(path, proto[0], 2 * SIZE * SIZE)
 
 
+def test_a_part_of_a_group(proto: list[onnx.ModelProto], tmp_path: Path) -> None:
+    """SmolLM2 has rows of 576 elements: four and a half groups of 128. TensorRT takes whole blocks alone: nine of 64."""
+    lowbit.export_tensorrt(nn.Linear(576, 64).eval(), torch.randn(4, 576), tmp_path / "m.engine", recipe="ternary-weight-only")
+    assert engines.require_codes_before_dequantize(proto[0]) == 576 * 64
+    assert [list(tensor.dims) for tensor in proto[0].graph.initializer if len(tensor.dims) == 2] == [[64, 576], [64, 9]]
+
+
 class Logits(nn.Module):
     """Two layers of Llama without a cache: ids [batch, length] -> logits."""
 

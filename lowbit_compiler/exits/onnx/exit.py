@@ -3,14 +3,14 @@
 from collections.abc import Collection
 
 from lowbit_compiler.exits.exit import Exit, explain_emulated
-from lowbit_compiler.exits.onnx.forms import onnx_exit
+from lowbit_compiler.exits.forms import forms
 from lowbit_compiler.passes.contract import Fact, PassContext, Target
 from lowbit_compiler.passes.site import WHOLE_KINDS, Reason
 
 
 def onnx(form: str) -> Exit:
     """Return the exit to files of ``form``: "integer" or "qdq"."""
-    return Exit(Target(has_kernels=False), onnx_exit(form), _conclude)  # its readers fuse attention as they like
+    return Exit(Target(has_kernels=False), forms(form), _conclude)  # its readers fuse attention as they like
 
 
 def _conclude(ctx: PassContext, facts: Collection[Fact]) -> list[str]:

@@ -11,7 +11,7 @@ from onnxscript import opset21
 
 from lowbit_compiler.runtime.formats.scales import EMPTY
 from lowbit_compiler.runtime.reference.exported import ZERO
-from lowbit_compiler.runtime.treatments.rotation import HADAMARD
+from lowbit_compiler.runtime.treatments.rotation import HADAMARD, stage
 from lowbit_compiler.runtime.treatments.rows import ROW_CAPACITY, ROW_CUTS
 
 LEVELS = 127.0
@@ -71,16 +71,6 @@ def rotate(x: Any) -> Any:
         op.Concat(op.Shape(x, end=-1), integers(width + -width % HADAMARD), axis=0) if leading else integers(-1),
         allowzero=len(leading) > 0,
     )
-
-
-def stage(half: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the matrix [64, 64] that takes pairs at distance ``half`` to sum and difference; the first also multiplies by 2^-3."""
-    index = np.arange(HADAMARD)
-    upper = (index & half) != 0
-    matrix = np.zeros((HADAMARD, HADAMARD), np.float32)
-    matrix[index, index] = np.where(upper, -1.0, 1.0)
-    matrix[index ^ half, index] = 1.0
-    return matrix * np.float32(2.0**-3) if half == 1 else matrix
 
 
 def hit_columns(x: Any, threshold: float) -> Any:

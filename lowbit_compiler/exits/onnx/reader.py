@@ -17,6 +17,8 @@ class Reader:
     """Type of a format's codes -> the type that they are stored in, and what is taken from each first."""
     anywhere: bool = True
     """Whether every operator may read codes; else they are constants that DequantizeLinear alone reads."""
+    parts: bool = True
+    """Whether the last block of a row, which shares a scale, may be shorter than the others."""
     casts: Mapping[ir.DataType, ir.DataType] = field(default_factory=dict)
     """Types that it does not compute in -> the wider ones that it does."""
 

@@ -4,6 +4,7 @@ A format says which type has its codes, and from which opset on (runtime/formats
 the format's own arithmetic, on codes of 8 bits.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,8 +91,10 @@ class Stored:
         """
         if codes.producer() is not None and not self.reader.anywhere:
             value = op.Gather(tensor(VALUES[self.name]), self._index(codes))
-            return op.Mul(value, scale if size is None else _spread(scale, codes, size))
+            return op.Mul(value, scale if size is None else _spread(scale, size, int(codes.shape[-1])))
         if size is not None:
+            if not self.reader.parts:
+                scale, size = _divided(scale, size, int(codes.shape[-1]))
             attributes |= {"axis": -1, "block_size": size}
         dequantize = (opset23 if "output_dtype" in attributes else op).DequantizeLinear
         return dequantize(self._typed(codes), scale, **attributes)
@@ -109,12 +112,17 @@ class Stored:
         return replace(self, name=name)
 
 
-def _spread(scale: Any, codes: Any, size: int) -> Any:
-    """Return ``scale`` [..., G] for each of the codes [..., K]."""
-    blocks = op.Expand(op.Unsqueeze(scale, integers(-1)), integers(size))
+def _spread(scale: Any, times: int, width: int) -> Any:
+    """Return ``scale`` [..., G], each of them ``times`` times, as [..., width]."""
+    blocks = op.Expand(op.Unsqueeze(scale, integers(-1)), integers(times))
     rows = op.Reshape(blocks, op.Concat(op.Shape(scale, end=-1), integers(-1), axis=0))
-    width = int(codes.shape[-1])
-    return op.Slice(rows, integers(0), integers(width), integers(-1)) if width % size else rows
+    return op.Slice(rows, integers(0), integers(width), integers(-1)) if width % times else rows
+
+
+def _divided(scale: Any, size: int, width: int) -> tuple[Any, int]:
+    """Return scales for blocks that divide ``width``, and their size: the largest of which a block has a whole number."""
+    finer = math.gcd(size, width)
+    return (scale, size) if finer == size else (_spread(scale, size // finer, width // finer), finer)
 
 
 def _row(q: Any, stored: Stored, scale: Any) -> Any:

@@ -21,6 +21,7 @@ READER = Reader(
         "FLOAT8E4M3FN": ("FLOAT8E4M3FN", 0),
     },
     anywhere=False,  # a constant of few bits that anything but DequantizeLinear reads is an error, and codes are no results of Cast
+    parts=False,
     casts={ir.DataType.UINT8: ir.DataType.INT32, ir.DataType.INT8: ir.DataType.INT32},
 )
 LEAST = {"FLOAT4E2M1": (10, 0)}

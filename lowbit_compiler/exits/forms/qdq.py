@@ -3,8 +3,8 @@
 import torch
 from torch import fx
 
-from lowbit_compiler.exits.onnx.forms.integer import exact_product, split
-from lowbit_compiler.exits.onnx.forms.opened import Opened, Writer, rewrite
+from lowbit_compiler.exits.forms.integer import exact_product, split
+from lowbit_compiler.exits.forms.opened import Opened, Writer, rewrite
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten
 

@@ -3,7 +3,7 @@
 import torch
 from torch import fx
 
-from lowbit_compiler.exits.onnx.forms.opened import Opened, Writer, rewrite
+from lowbit_compiler.exits.forms.opened import Opened, Writer, rewrite
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext
 from lowbit_compiler.passes.graph import aten
 from lowbit_compiler.runtime.treatments import Columns
