@@ -43,8 +43,6 @@ def finish(
     passing.move(gm)
     gm.recompile()
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
-    example = dict(zip(inputs, examples, strict=True))
-    values = {node.name: node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder" and node.name not in example}
     settled = ctx.parameters if options.modules == "frozen" else None
     kept = [constant for constant in ctx.constants if constant not in passing.constants]
     inputs, examples = [*inputs, *passing.names], [*examples, *passing(examples)]
@@ -54,12 +52,7 @@ def finish(
         if not executable.together:  # else with the first call: the other processes may have compiled this graph before
             executable.load(examples)
             report.notes += executable.notes
-        if takes(options, examples):
-            executable.inner = engines_of(gm, executable.packed)
-        else:
-            weights = {name for name in names if name in ctx.parameters or name not in example}
-            given = [example[n] if n in example else values[n] for n in names]
-            executable.inner = compile_remainder(gm, given, options.remainder, options.mode, weights)
+        executable.inner = _inner(gm, executable, example, ctx, options)
     except (WeightFreedError, dynamo.restart()):
         raise
     except Exception as error:
@@ -71,6 +64,16 @@ def finish(
         raise
     _tell(executable, report)
     return passing.bind(executable)
+
+
+def _inner(gm: fx.GraphModule, executable: Executable, example: dict[str, Any], ctx: PassContext, options: Options) -> Callable[..., Any]:
+    """Return what computes the rewritten graph, whose inputs are those of ``example`` and the constants of ``executable``."""
+    if takes(options, list(example.values())):
+        return engines_of(gm, executable.packed)
+    nodes = gm.graph.find_nodes(op="placeholder")
+    weights = {node.name for node in nodes if node.name in ctx.parameters or node.name not in example}
+    given = [example[node.name] if node.name in example else node.meta["val"] for node in nodes]
+    return compile_remainder(gm, given, options.remainder, options.mode, weights)
 
 
 def _tell(executable: Executable, report: Report) -> None:
