@@ -14,6 +14,8 @@ from lowbit_compiler.exits.tensorrt import engine, export
 from lowbit_compiler.recipes import RECIPES
 
 PACKED = ("int8-weight-only", "int4-weight-only", "int4-int8")
+KERNELS = {"mxfp4": 1 / 2, "nvfp4": 1 / 2}
+"""Two layers of Llama have many for what quantizes to e2m1: less, with the codes, than weights in float16 would have beside them."""
 SIZE = 1024
 
 
@@ -31,10 +33,10 @@ def proto(monkeypatch: pytest.MonkeyPatch) -> list[onnx.ModelProto]:
     return found
 
 
-def check(path: Path, proto: onnx.ModelProto, weights: int) -> None:
-    """Few bits before DequantizeLinear, and in the engine: beside what the file stores it holds kernels, in less than a quarter of float weights."""
+def check(path: Path, proto: onnx.ModelProto, weights: int, kernels: float = 1 / 4) -> None:
+    """Few bits before DequantizeLinear, and in the engine: beside what the file stores it holds kernels, in a part of the float weights' bytes."""
     assert engines.require_codes_before_dequantize(proto) >= weights
-    assert path.stat().st_size <= engines.stored_bytes(proto) + 4 * weights / 4
+    assert path.stat().st_size <= engines.stored_bytes(proto) + 4 * weights * kernels
 
 
 @pytest.mark.parametrize("name", ["int8", *(pytest.param(name, marks=pytest.mark.model) for name in PACKED)])
@@ -88,4 +90,4 @@ def test_llama(name: str, proto: list[onnx.ModelProto], tmp_path: Path) -> None:
         dynamic_shapes={"input_ids": {0: Dim("batch", max=4), 1: Dim("length", max=64)}},
     )
     linears = [module for where, module in model.named_modules() if isinstance(module, nn.Linear) and "lm_head" not in where]
-    check(path, proto[0], sum(each.weight.numel() for each in linears))
+    check(path, proto[0], sum(each.weight.numel() for each in linears), KERNELS.get(name, 1 / 4))
