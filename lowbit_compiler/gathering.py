@@ -1,8 +1,10 @@
 """``lowbit.gather_packed``: weights of a model that FSDP2 gathers in low bits."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowbit_compiler.checkpoints.choice import Chosen, check_patterns, choose, owners
 from lowbit_compiler.errors import OptionError, WeightFreedError
@@ -18,7 +20,7 @@ from lowbit_compiler.runtime.sharded import ShardedWeight
 from lowbit_compiler.runtime.training.plans import PLANS
 from lowbit_compiler.runtime.weights import any_freed
 from lowbit_compiler.torch_internals import fsdp
-from lowbit_compiler.torch_internals.dtensor import first_sharded
+from lowbit_compiler.torch_internals.dtensor import first_sharded, with_local
 
 Forms = Iterator[tuple[nn.Linear, Form]]
 
@@ -52,7 +54,26 @@ def gather_packed(model: nn.Module, recipe: str | Recipe = "int8", *, ignore: Se
     for linear, form in found:
         weight = linear.weight
         linear.weight = nn.Parameter(ShardedWeight(weight.detach(), form, free_weights), requires_grad=weight.requires_grad)
+        linear.register_load_state_dict_pre_hook(_Assigned(form, free_weights))
     return model
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """Lets a weight that ``load_state_dict(assign=True)`` puts in the place of ours be gathered as ours: FSDP2 has buffers of codes for it."""
+
+    form: Form
+    release: bool
+
+    def __call__(self, linear: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        name = f"{prefix}weight"
+        given = state.get(name)
+        if isinstance(given, Tensor):
+            requires_grad = isinstance(given, nn.Parameter) and given.requires_grad
+            state[name] = nn.Parameter(with_local(given.detach(), self._own), requires_grad=requires_grad)
+
+    def _own(self, rows: Tensor) -> Tensor:
+        return rows if isinstance(rows, ShardedWeight) else ShardedWeight(rows, self.form, self.release)
 
 
 def _packed(model: nn.Module, recipe: Recipe, ignore: Sequence[str]) -> Forms:

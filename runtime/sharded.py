@@ -98,24 +98,29 @@ class ShardedWeight(Tensor):
         if n % processes:  # FSDP2 wants matrices of one size of all, as long as that of the longest
             padded = self.plain.as_strided((-(-n // processes), *self.shape[1:]), self.plain.stride(), self.plain.storage_offset())
             return self._float(f"{n} rows cannot be cut into {processes} equal parts", padded, dtype)
-        return self._sent(dtype), (outer_size, n // processes)
+        return self._sent(dtype), (dtype, (outer_size, n // processes))
 
     def fsdp_post_all_gather(
         self, outputs: Sequence[Tensor], about: Any, dtype: torch.dtype, *, out: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
-        """Return what the module has while it runs, of what came of all processes; ``out`` is of the call before, on the same memory."""
+        """Return what the module has while it runs, of what came of all processes; ``out`` is of the call before, on the same memory.
+
+        Raises RuntimeError where the model was converted since: FSDP2 has buffers of the first call's dtype, and copies bytes into them.
+        """
+        sent, whole = about
+        if sent != dtype:
+            raise RuntimeError(
+                f"gather_packed: the model's weights are {sent}, and FSDP2 gathers {dtype} since the first call; convert the model before that"
+            )
         if out is not None:
             return None
-        if about is None:
-            return outputs[0], ()
-        shape, rows = about
-        return GatheredWeight(self.form, outputs, shape, rows, dtype), ()
+        return outputs[0] if whole is None else GatheredWeight(self.form, outputs, *whole, dtype), ()
 
-    def _float(self, why: str, plain: Tensor, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], None]:
+    def _float(self, why: str, plain: Tensor, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Any]:
         if not self._said:
             log.warning("a weight is gathered in float: %s", why)
             self._said = True
-        return (plain.to(dtype),), None
+        return (plain.to(dtype),), (dtype, None)
 
     def _sent(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Return the rows in their form, quantized anew only where they are not what they were."""

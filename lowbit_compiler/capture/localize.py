@@ -169,8 +169,22 @@ class _Work:
         parts = None if split is None else self._sums.parts(_value(whole), split)
         if isinstance(parts, Parts):
             read_sum(node, parts, node.args[2] if len(node.args) > 2 else node.kwargs.get("bias"))
-        elif parts is not None:
-            note(node, apart=parts)
+        elif parts is not None or (whole is None and self._computed(node)):
+            note(node, apart=parts or "its weight is computed from what this process holds")
+
+    def _computed(self, node: fx.Node) -> bool:
+        """Return whether the weight of ``node`` is made of parts whose scales were to be shared: a low-bit one that is cut by columns."""
+        wholes = {part: whole for whole, part in self._parts.items() if dtensor.is_dtensor(_value(whole))}
+        todo, met = list(node.all_input_nodes[1:2]), set[fx.Node]()
+        while todo:
+            each = todo.pop()
+            split = dtensor.dims(_value(wholes[each])) if each in wholes else None
+            if split is not None and self._sums.parts(_value(wholes[each]), split) is not None:
+                return True
+            if each not in met and each.target not in LINEAR:  # behind those are no weights
+                met.add(each)
+                todo += each.all_input_nodes
+        return False
 
     def _drop(self, *nodes: fx.Node) -> None:
         """Erase those that nobody reads any more: fx cannot tell that a DTensor made of a local tensor has no effects, and it would be a reader of that."""

@@ -40,7 +40,8 @@ class Names:
         for path, module in walk(root):
             own = joined(name, path)
             _append(self.modules, module, own)
-            self.gathered.update(map(id, fsdp.gathered(module)))
+            for whole in fsdp.gathered(module):  # of a DTensor, graphs may have what this process holds
+                self.gathered.update((id(whole), id(local(whole) if is_dtensor(whole) else whole)))
             held = (module._parameters, module._buffers, {key: x for key, x in vars(module).items() if isinstance(x, Tensor)})
             for key, tensor in itertools.chain.from_iterable(part.items() for part in held):
                 if tensor is not None:

@@ -7,6 +7,7 @@ from torch import fx
 
 from lowbit_compiler.passes.graph import aten
 from lowbit_compiler.passes.notes import Parts, note
+from lowbit_compiler.runtime.gathered import GatheredWeight
 from lowbit_compiler.torch_internals import collectives, dtensor
 
 
@@ -24,6 +25,10 @@ class Sums:
         if not self._shared or not columns:
             return None
         groups, count, k = *dtensor.groups(weight, columns), weight.shape[1]
+        if count == 1:
+            return None
+        if isinstance(dtensor.local(weight), GatheredWeight):
+            return "its weight was quantized before it was gathered"
         if k % count:
             return f"K = {k} is not cut into {count} equal parts"
         self._mesh = self._mesh or weight.device_mesh

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Size, Tensor, nn
@@ -22,6 +22,17 @@ def local(x: Any) -> Tensor:
     """Return what this process holds of the DTensor ``x``: always the same object. Writes to ``x`` leave its version counter as it is."""
     tensor: Tensor = x._local_tensor
     return tensor
+
+
+def with_local(x: Tensor, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return the DTensor ``x`` with what ``change`` makes of its part of this process; of a tensor that is none, what it makes of all."""
+    if not is_dtensor(x):
+        return change(x)
+    sharded: Any = x
+    made = type(sharded).from_local(
+        change(local(x)), sharded.device_mesh, sharded.placements, run_check=False, shape=x.shape, stride=x.stride()
+    )
+    return made
 
 
 def version(x: Any) -> int:

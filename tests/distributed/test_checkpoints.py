@@ -49,6 +49,9 @@ def test_parts_of_the_codes_in_the_file(tmp_path: Path, folder: Path, recipe: st
         assert each["packed"] == (4 * parallel_llama.LAYERS + 1 if decision == "rewritten" else len(decisions), 0)
         assert torch.equal(each["first"], want)
         assert torch.equal(each["second"], want)
+        own = "scales are each process's own: its weight is computed from what this process holds"
+        apart_from = {name for name, _, _, detail in each.get("shared", ()) if detail == own}
+        assert apart_from == (set(parallel_llama.BY_COLUMNS) if recipe == "int8" else set())
     _same_files(tmp_path / "stored", tmp_path / "again")
 
 

@@ -17,6 +17,7 @@ from lowbit_compiler.recipes import find_recipe
 from lowbit_compiler.runtime.packing import PANEL
 
 REASON = "a sharded weight (FSDP2) is gathered at each call, and would be packed each time; see gather_packed"
+QUANTIZED = "scales are each process's own: its weight was quantized before it was gathered"
 TRAINING, STEPS = ("int8-training", "int4-training"), 4
 
 
@@ -70,6 +71,19 @@ def test_weights_are_gathered_packed(tmp_path: Path) -> None:
         assert each["ignored"] == 3
         assert each["freed"]["held"] == 0
         assert all(torch.equal(result, each[RECIPES[0]]["results"][0]) for result in each["freed"]["results"])
+        assert {site[1:] for site in each["meshes"]["float"]} == {("declined", "no constant operand", REASON)}
+        up, down = each["meshes"]["codes"]
+        assert (up[1], *down[1::2]) == ("rewritten", "rewritten", QUANTIZED)
+    _assigned(found)
+
+
+def _assigned(found: list[Any]) -> None:
+    model = nn.Sequential(block(), block())
+    model[0].up.weight.copy_(found[0]["assigned"]["weight"])
+    torch.compiler.reset()
+    with torch.no_grad():
+        want = compiled(model)(rows())
+    assert all(torch.equal(each["assigned"]["result"], want) for each in found)
 
 
 def test_training_gathers_codes(tmp_path: Path) -> None:

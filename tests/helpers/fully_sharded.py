@@ -139,7 +139,40 @@ def packed() -> dict[str, Any]:
         found["written"] = run(rows()), count[0]
         model[1].down.weight.to_local().plain.numpy()[:] *= -0.5  # that neither a counter nor an op sees
         found["unseen"] = run(rows()), count[0]
-    return found | {"freed": _freed(), "ignored": _ignored()}
+    return found | {"freed": _freed(), "ignored": _ignored(), "assigned": _assigned(), "meshes": _meshes()}
+
+
+def _assigned() -> dict[str, Any]:
+    """Return what comes of another weight that is assigned in the place of one that was gathered, and that weight."""
+    from torch.distributed.tensor import distribute_tensor
+
+    model = lowbit.gather_packed(nn.Sequential(block(), block()))
+    run = compiled(shard(model, model), fullgraph=False)
+    torch.compiler.reset()
+    with torch.no_grad():
+        run(rows())
+        old = model[0].up.weight
+        other = distribute_tensor(old.full_tensor().flip(1), old.device_mesh, old.placements)
+        model.load_state_dict({"0.up.weight": other}, assign=True, strict=False)
+        return {"result": run(rows()), "weight": other.full_tensor()}
+
+
+def _meshes() -> dict[str, Any]:
+    """Return what becomes of a block that both kinds of parallelism cut, one of which has one process: of floats and of codes."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    found: dict[str, Any] = {}
+    for name, sizes in (("float", (2, 1)), ("codes", (1, 2))):
+        mesh = init_device_mesh("cpu", sizes, mesh_dim_names=("rows", "both"))
+        model = block() if name == "float" else lowbit.gather_packed(block())
+        parallelize_module(model, mesh["both"], {"up": ColwiseParallel(), "down": RowwiseParallel()})
+        run = compiled(fully_shard(model, mesh=mesh["rows"]), fullgraph=False, tp_scales="shared")
+        torch.compiler.reset()
+        with torch.no_grad():
+            found[name] = _sites(reports_of(lambda run=run: run(rows()))[1])
+    return found
 
 
 def _freed() -> dict[str, Any]:

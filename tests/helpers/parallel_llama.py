@@ -55,7 +55,8 @@ def stored(folder: str, recipe: str, again: str) -> dict[str, Any]:
     """Return what this process sees of a low-bit checkpoint, cut by transformers' plan as it is read; it is saved to ``again``."""
     model = _auto(folder)
     model.save_pretrained(again)
-    return seen(model, logits, recipe)
+    found = seen(model, logits, recipe)
+    return found if recipe != "int8" else found | {"shared": seen(model, logits, recipe, tp_scales="shared")["sites"]}
 
 
 def _auto(folder: str) -> Any:

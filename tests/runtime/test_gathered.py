@@ -37,7 +37,9 @@ def gathered(form: Form, w: Tensor, processes: int = 2, policy: Any = POLICY) ->
     mesh = SimpleNamespace(size=lambda: processes)
     sent = [shard.fsdp_pre_all_gather(mesh, w.shape, w.stride(), None, policy) for shard in shards]
     about = sent[0][1]
-    result = shards[0].fsdp_post_all_gather([torch.cat(each) for each in zip(*(x for x, _ in sent), strict=True)], about, w.dtype)
+    result = shards[0].fsdp_post_all_gather(
+        [torch.cat(each) for each in zip(*(x for x, _ in sent), strict=True)], about, policy.param_dtype or w.dtype
+    )
     assert result is not None
     return result[0]
 
@@ -83,8 +85,8 @@ def test_what_has_no_equal_parts_is_float(caplog: pytest.LogCaptureFixture) -> N
     assert "33 rows cannot be cut into 2 equal parts" in caplog.text
     by_columns = ShardedWeight(w[:, :50].contiguous(), Saved(8, False), release=False)
     (same,), about = by_columns.fsdp_pre_all_gather(SimpleNamespace(size=lambda: 2), w.shape, w.stride(), None, POLICY)
-    assert about is None
     assert torch.equal(same, w[:, :50])
+    assert by_columns.fsdp_post_all_gather([same], about, w.dtype) == (same, ())
 
 
 def test_shards_are_float_to_all_others() -> None:
@@ -98,6 +100,33 @@ def test_shards_are_float_to_all_others() -> None:
     torch.save(model.weight.detach(), file)
     file.seek(0)
     assert torch.equal(torch.load(file), w)
+
+
+def test_shards_are_cut_under_inference_mode() -> None:
+    """As FSDP2 does at the first call."""
+    shard = ShardedWeight(weight(32), Saved(8, False), release=False)
+    with torch.inference_mode():
+        flat = shard.view(-1)
+    assert type(flat) is ShardedWeight
+    assert not flat.is_inference()
+
+
+def test_a_model_that_is_converted_between_calls_is_refused() -> None:
+    """FSDP2 copies bytes of the new dtype into buffers of the old one, of norms and biases too."""
+    shard = ShardedWeight(weight(32).bfloat16(), Saved(8, False), release=False)
+    sent, about = shard.fsdp_pre_all_gather(SimpleNamespace(size=lambda: 1), shard.shape, shard.stride(), None, POLICY)
+    with pytest.raises(RuntimeError, match=r"weights are torch\.bfloat16, and FSDP2 gathers torch\.float32 since the first call"):
+        shard.fsdp_post_all_gather(sent, about, torch.float32, out=weight(32))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_loaded_weights_are_shards(assign: bool) -> None:
+    state = Blocks().state_dict()
+    model = copy.deepcopy(gather_packed(Blocks(), ignore=["head"]))
+    model.load_state_dict(state, assign=assign)
+    assert [type(block[0].weight) for block in model.blocks] == [ShardedWeight] * 2
+    assert type(model.head.weight) is nn.Parameter
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_a_gathered_weight_is_read_as_a_parameter() -> None:

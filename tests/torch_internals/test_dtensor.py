@@ -43,6 +43,10 @@ def test_local_tensor_is_one_object(surface: ModuleType, mesh: Any) -> None:
 
     assert surface.dims(DTensor.from_local(torch.ones(4), mesh, [Partial()])) is None
     assert surface.is_first(weight, [0])
+    doubled = surface.with_local(weight.detach(), lambda part: 2 * part)
+    assert (doubled.placements, doubled.shape, doubled.stride()) == (weight.placements, weight.shape, weight.stride())
+    assert torch.equal(surface.local(doubled), 2 * held)
+    assert torch.equal(surface.with_local(held, lambda part: 2 * part), 2 * held)
 
 
 def test_results_are_placed_as_torch_places_them(surface: ModuleType, mesh: Any) -> None:

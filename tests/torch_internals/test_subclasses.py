@@ -29,6 +29,9 @@ def test_a_tensor_made_of_others(surface: ModuleType) -> None:
                 return surface.return_and_correct_aliasing(op, args, kwargs or {}, Doubled(args[0].half))
             return op(*(2 * x.half.double() if isinstance(x, Doubled) else x for x in args), **(kwargs or {}))
 
+    outer = torch.ones(2)
+    with torch.inference_mode():
+        assert [Doubled(each).is_inference() for each in (outer, outer.clone())] == [False, True]
     parameter = torch.nn.Parameter(Doubled(torch.ones(2)), requires_grad=False)
     assert type(parameter) is Doubled
     assert isinstance(parameter, torch.nn.Parameter)
