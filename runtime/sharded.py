@@ -114,7 +114,10 @@ class ShardedWeight(Tensor):
             )
         if out is not None:
             return None
-        return outputs[0] if whole is None else GatheredWeight(self.form, outputs, *whole, dtype), ()
+        if whole is None:
+            return outputs[0], ()
+        shape, rows = whole
+        return GatheredWeight(self.form, outputs, shape, rows, dtype), ()
 
     def _float(self, why: str, plain: Tensor, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Any]:
         if not self._said:
