@@ -49,8 +49,9 @@ def by_tensor(ranks: int, recipe: str, tokens: int, mesh: Any) -> dict[str, Any]
     torch.compiler.reset()
     x = torch.randn(1, tokens, MODEL.hidden, dtype=torch.bfloat16)
     calls = measured.layers(lambda depth: parallel(measured.llama(MODEL.shard(ranks), depth), mesh["own"]), recipe, x)
+    half = measured.half_a_layer(MODEL.shard(ranks), recipe, x)
     whole = measured.compiled(parallel(measured.llama(MODEL, MODEL.layers), mesh["all"]), recipe)
-    found = measured.seconds({**calls, **measured.sums(SIZES), "step": partial(whole, x)})
+    found = measured.seconds({**calls, **measured.sums(SIZES, half), "step": partial(whole, x)})
     link = measured.link(found, SIZES, ranks)
     predicted = step(MODEL, Layout(tensor=ranks), measured.parted(found), link, tokens)
     return {"by": "tensor", "tokens": tokens, "predicted": predicted, "measured": found["step"], "parts": found, "link": vars(link)}
@@ -75,7 +76,8 @@ def by_pipeline(rank: int, ranks: int, recipe: str, tokens: int, parts: int) -> 
             work.wait()
 
     calls = measured.layers(partial(measured.llama, MODEL), recipe, given)
-    found = measured.seconds({**calls, **measured.sums(SIZES), "step": through})
+    half = measured.half_a_layer(MODEL, recipe, given)
+    found = measured.seconds({**calls, **measured.sums(SIZES, half), "step": through})
     link = measured.link(found, SIZES, ranks)
     predicted = step(MODEL, Layout(pipeline=ranks), measured.parted(found), link, parts * tokens, parts)
     return {

@@ -13,9 +13,11 @@ import transformers
 from cost import Decoder, Link, Pieces
 from torch import Tensor, nn
 
-ROUNDS, WARM = 15, 3
+ROUNDS, WARM = 41, 3
 DEPTHS = (1, 3)
 """Layers of the two models of which a layer's seconds are the difference."""
+SUMS = 4
+"""Sums in a row that are timed, each after some work."""
 
 
 def llama(model: Decoder, layers: int, dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -38,8 +40,17 @@ def llama(model: Decoder, layers: int, dtype: torch.dtype = torch.bfloat16) -> A
 
 def compiled(model: nn.Module, recipe: str) -> Callable[[Tensor], Tensor]:
     """Return the model as a function of [1, T, hidden]."""
-    run = torch.compile(model, backend="lowbit", options={"recipe": recipe, "plan": "always"}, dynamic=False)
+    run = _compiled(model, recipe)
     return lambda x: run(inputs_embeds=x, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+
+def half_a_layer(model: Decoder, recipe: str, x: Tensor) -> Callable[[], object]:
+    """Return a call of what is between two sums over the ranks, the feed-forward part of a layer."""
+    return partial(_compiled(llama(model, 1).layers[0].mlp, recipe), x)
+
+
+def _compiled(model: nn.Module, recipe: str) -> Callable[..., Any]:
+    return torch.compile(model, backend="lowbit", options={"recipe": recipe, "plan": "always"}, dynamic=False)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -76,9 +87,20 @@ def parted(found: Mapping[str, float]) -> Pieces:
     return Pieces(lambda _: each, lambda _: rest)
 
 
-def sums(sizes: Sequence[int]) -> dict[str, Callable[[], object]]:
-    """Return calls that add up ``sizes`` bytes of bfloat16 over all ranks, as compiled graphs do."""
-    return {f"{size} bytes": partial(_sum, torch.zeros(size // 2, dtype=torch.bfloat16)) for size in sizes}
+def sums(sizes: Sequence[int], work: Callable[[], object]) -> dict[str, Callable[[], object]]:
+    """Return calls that add up ``sizes`` bytes of bfloat16 over all ranks, as compiled graphs do: between work, after which ranks wait for one another.
+
+    One after the other, with nothing between, they take half as long: nobody has to be woken.
+    """
+
+    def between(x: Tensor | None) -> None:
+        for _ in range(SUMS):
+            work()
+            if x is not None:
+                _sum(x)
+
+    given = {f"{size} bytes": torch.zeros(size // 2, dtype=torch.bfloat16) for size in sizes}
+    return {"work": partial(between, None), **{name: partial(between, x) for name, x in given.items()}}
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -88,7 +110,8 @@ def _sum(x: Tensor) -> Tensor:
 
 def link(found: Mapping[str, float], sizes: Sequence[int], ranks: int) -> Link:
     """Return the link that explains the sums of ``sizes`` bytes best: least squares of relative errors, neither part below nothing."""
-    steps, times = 2 * (ranks - 1), torch.tensor([found[f"{size} bytes"] for size in sizes], dtype=torch.float64)
+    steps = 2 * (ranks - 1)
+    times = torch.tensor([(found[f"{size} bytes"] - found["work"]) / SUMS for size in sizes], dtype=torch.float64).clamp(min=1e-6)
     parts = torch.tensor([[steps, steps * size / ranks] for size in sizes], dtype=torch.float64) / times[:, None]
     one = torch.ones(len(sizes), 1, dtype=torch.float64)
     latency, slope = torch.linalg.lstsq(parts, one).solution.flatten().tolist()
