@@ -35,6 +35,7 @@ LINKS = {"10 Gb/s": Link(30e-6, 1.1e9), "100 Gb/s": Link(8e-6, 11e9)}
 BITS = {"int8": 8.05, "int4-weight-only": 5.05}
 """Of a weight with its scales (python bench/accuracy/int4.py)."""
 PROMPT, CONTEXT = 512, 4096
+ROUNDS = 7
 
 
 def pieces(model: Decoder, tensor: int, recipe: str) -> dict[int, tuple[float, float]]:
@@ -46,7 +47,7 @@ def pieces(model: Decoder, tensor: int, recipe: str) -> dict[int, tuple[float, f
         torch.compiler.reset()
         x = torch.randn(1, tokens, model.hidden, dtype=torch.bfloat16)
         calls = measured.layers(partial(measured.llama, model.shard(tensor)), recipe, x)
-        times = measured.seconds({**calls, "head": partial(F.linear, last, head)})
+        times = measured.seconds({**calls, "head": partial(F.linear, last, head)}, ROUNDS)
         parts = measured.parted(times)
         found[tokens] = parts.layer(tokens), parts.rest(tokens) + times["head"]
     return found
