@@ -72,7 +72,8 @@ void scale_sums(const ScaledSums& op) {
       const float scale = fit_of((uint32_t)op.reach[i], S8::kMost).scale;
       const int32_t* sums = op.sums + i * n;
       for (int64_t p = 0; p < n; p += kPanel) {
-        const float* ws = S8::scales(op.w + p / kPanel * S8::bytes(kp), kp);
+        float ws[kPanel];  // packed weights may begin at any address
+        memcpy(ws, S8::scales(op.w + p / kPanel * S8::bytes(kp), kp), sizeof ws);
         for (int64_t j = 0; j < kPanel && p + j < n; ++j) {
           float v = (float)sums[p + j] * scale * ws[j];
           if (bias) v += bias[p + j];
