@@ -10,12 +10,12 @@ import torch
 def outcomes(calls: Mapping[str, Callable[[], object]], seconds: int = 120) -> dict[str, str]:
     """Return what became of each call: "returned", the text of its error, or the signal that ended the child in it.
 
-    All calls are made in one child; those after a signal are missing. A child that hangs in its first call is forked once more: a thread of
-    this process may have held a lock when it forked (AddressSanitizer's allocator, for one, has no handler for that), and in the child nobody
-    gives it back. A call that hangs does so twice.
+    All calls are made in one child; those after a signal are missing. A child that hangs is forked once more: a thread of this process may
+    have held a lock when it forked (AddressSanitizer's allocator, for one, has no handler for that), and in the child nobody gives it back. A
+    call that hangs does so twice.
     """
     got = _in_child(calls, seconds)
-    return _in_child(calls, seconds) if list(got.values()) == [f"signal {int(signal.SIGALRM)}"] else got
+    return _in_child(calls, seconds) if list(got.values())[-1:] == [f"signal {int(signal.SIGALRM)}"] else got
 
 
 def _in_child(calls: Mapping[str, Callable[[], object]], seconds: int) -> dict[str, str]:
