@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from lowbit_compiler.passes.calls import Costs, LinearCosts
 from lowbit_compiler.passes.contract import Fact, Pass, PassContext, Target
+from lowbit_compiler.passes.site import WHOLE_KINDS, Reason
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,16 @@ def explain_emulated(ctx: PassContext, lacking: str) -> None:
     for site in ctx.planned():
         if site.plan is not None and site.plan.product is None:
             site.explain(f"no {lacking} for {site.plan.name}", site.detail)
+
+
+def leaves_whole(why: str) -> Callable[[PassContext, Collection[Fact]], list[str]]:
+    """Return what concludes an exit without packed ops, whose reader has softmax and attention of its own: ``why`` they stay as they are."""
+
+    def conclude(ctx: PassContext, facts: Collection[Fact]) -> list[str]:
+        for site in ctx.sites:
+            if site.kind in WHOLE_KINDS and not site.found.constant:
+                site.decline(Reason.KEPT_WHOLE, why)
+        explain_emulated(ctx, "integer form")
+        return []
+
+    return conclude

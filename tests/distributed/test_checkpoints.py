@@ -18,14 +18,6 @@ from lowbit_compiler.errors import CheckpointError, OptionError
 from lowbit_compiler.recipes import find_recipe
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The float model's files."""
-    found = tmp_path_factory.mktemp("llama")
-    parallel_llama.save(found)
-    return found
-
-
 def _stored(folder: Path, recipe: str, to: Path) -> Any:
     """Save the model in ``recipe``, and return what is loaded of that."""
     lowbit.save_pretrained(parallel_llama.load(folder), to, recipe)

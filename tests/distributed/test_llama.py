@@ -10,14 +10,6 @@ from helpers.compiled import COSINE, compiled, cosine
 from helpers.tensor_parallel import apart, emulated
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model's files."""
-    found = tmp_path_factory.mktemp("llama")
-    parallel_llama.save(found)
-    return found
-
-
 @pytest.mark.model
 @pytest.mark.parametrize(("plan", "world"), [("auto", 2), ("parallelize_module", 2), ("auto", 4)])
 def test_every_linear_is_rewritten(tmp_path: Path, folder: Path, plan: str, world: int) -> None:

@@ -114,14 +114,6 @@ def test_other_graphs_are_an_error(found: list[dict[str, Any]]) -> None:
         assert each["differ"].startswith("ProcessesDifferError: tp_scales='shared': the processes have compiled different graphs"), each
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of two layers of Llama."""
-    folder = tmp_path_factory.mktemp("llama")
-    parallel_llama.save(folder)
-    return folder
-
-
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("plan", "world", "remainder"),

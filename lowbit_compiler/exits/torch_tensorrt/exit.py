@@ -1,15 +1,14 @@
 """How a graph goes on from the waist to engines of torch_tensorrt: products between dequantized operands, with no op packed."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from lowbit_compiler.exits.exit import Exit, explain_emulated
+from lowbit_compiler.exits.exit import Exit, leaves_whole
 from lowbit_compiler.exits.forms import forms
 from lowbit_compiler.options import Options
-from lowbit_compiler.passes.contract import Fact, PassContext, Target
-from lowbit_compiler.passes.site import WHOLE_KINDS, Reason
+from lowbit_compiler.passes.contract import Target
 
 
 def takes(options: Options, examples: Sequence[Any]) -> bool:
@@ -20,16 +19,8 @@ def takes(options: Options, examples: Sequence[Any]) -> bool:
 def torch_tensorrt(examples: Sequence[Any]) -> Exit:
     """Return the exit for a graph that is called with ``examples``, on the GPU where these are."""
     target = Target(device=_device(examples) or "cpu", has_kernels=False)  # no kernels of ours, so nothing is timed
-    return Exit(target, forms("qdq"), _conclude)
+    return Exit(target, forms("qdq"), leaves_whole("TensorRT has layers for it"))
 
 
 def _device(examples: Sequence[Any]) -> str | None:
     return next((str(each.device) for each in examples if isinstance(each, Tensor) and each.device.type == "cuda"), None)
-
-
-def _conclude(ctx: PassContext, facts: Collection[Fact]) -> list[str]:
-    for site in ctx.sites:
-        if site.kind in WHOLE_KINDS and not site.found.constant:
-            site.decline(Reason.KEPT_WHOLE, "TensorRT has layers for it")
-    explain_emulated(ctx, "integer form")
-    return []
