@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from helpers.compiled import compiled
-from helpers.tensor_parallel import block, rows
+from helpers.tensor_parallel import block, cut, plan_of, rows
 
 SECONDS = 2
 
@@ -19,7 +19,7 @@ def call(how: str, scales: str) -> dict[str, Any]:
     """Return the error of a call that the second process, which is "killed" or "slow", does not join, its seconds, and a product before and after it."""
     from torch.distributed.distributed_c10d import _set_pg_timeout
 
-    model = _cut()
+    model = cut(block(), plan_of())
     run, alone, result = compiled(model, tp_scales=scales), compiled(block()), {"error": ""}
     with torch.no_grad():
         run(rows()) + 0  # what is not read is not waited for
@@ -49,20 +49,13 @@ def compiling(caches: str, last: str) -> dict[str, Any]:
     os.environ |= {"XDG_CACHE_HOME": f"{caches}/timings", "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor"}
     if dist.get_rank() == 1 and int(last):
         _killed_at(int(last))
-    run = compiled(_cut(), remainder="inductor", plan="measured")
+    run = compiled(cut(block(), plan_of()), remainder="inductor", plan="measured")
     try:
         with torch.no_grad():
             return {"result": run(rows()) + 0}
     except RuntimeError as error:
         dist.destroy_process_group()
         return {"error": type(error).__name__}
-
-
-def _cut() -> torch.nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-
-    return parallelize_module(block(), init_device_mesh("cpu", (2,)), {"up": ColwiseParallel(), "down": RowwiseParallel()})
 
 
 def _killed_at(last: int) -> None:

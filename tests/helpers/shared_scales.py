@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers import parallel_llama
 from helpers.compiled import compiled
-from helpers.tensor_parallel import WIDTH, _plan, apart, block, packings, rows, seen
+from helpers.tensor_parallel import WIDTH, apart, block, cut, packings, plan_of, rows, seen
 
 OUTS = 48
 
@@ -56,17 +56,11 @@ def _mesh() -> Any:
     return init_device_mesh("cpu", (dist.get_world_size(),))
 
 
-def _cut(model: nn.Module, plan: dict[str, Any]) -> nn.Module:
-    from torch.distributed.tensor.parallel import parallelize_module
-
-    return parallelize_module(model, _mesh(), plan)
-
-
 def _one(k: int, dtype: torch.dtype) -> nn.Module:
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor.parallel import RowwiseParallel
 
-    return _cut(One(k, dtype), {"linear": RowwiseParallel(input_layouts=Replicate())})
+    return cut(One(k, dtype), {"linear": RowwiseParallel(input_layouts=Replicate())})
 
 
 def everything() -> dict[str, Any]:
@@ -74,11 +68,11 @@ def everything() -> dict[str, Any]:
     x = rows()
     own = x.chunk(dist.get_world_size(), 1)[dist.get_rank()]
     found: dict[str, Any] = {}
-    model = _cut(block(), _plan(sequence=False))
+    model = cut(block(), plan_of())
     found["rows"] = seen(model, lambda run: run(x), tp_scales="shared")
     found["measured"] = seen(model, lambda run: run(x), tp_scales="shared", plan="measured")
     found["dynamic"] = seen(model, lambda run: run(x.repeat(1, 3, 1)[:, :19]), tp_scales="shared", dynamic=True)
-    found["sequence"] = seen(_cut(block(), _plan(sequence=True)), lambda run: run(own), tp_scales="shared")
+    found["sequence"] = seen(cut(block(), plan_of(sequence=True)), lambda run: run(own), tp_scales="shared")
     for name, (k, dtype, recipe) in CASES.items():
         found[name] = seen(_one(k, dtype), lambda run, k=k, dtype=dtype: run(special(k, dtype)), recipe, tp_scales="shared")
     found["parts"] = _read_in_parts()
@@ -92,7 +86,7 @@ def _read_in_parts() -> dict[str, Any]:
     from torch.distributed.tensor.parallel import RowwiseParallel
 
     plan = RowwiseParallel(input_layouts=Replicate(), output_layouts=Partial())
-    return seen(_cut(One(256), {"linear": plan}), lambda run: run(special(256, torch.float32)[0]), tp_scales="shared")
+    return seen(cut(One(256), {"linear": plan}), lambda run: run(special(256, torch.float32)[0]), tp_scales="shared")
 
 
 def _alone() -> dict[str, Any]:
@@ -101,7 +95,7 @@ def _alone() -> dict[str, Any]:
 
     torch.compiler.reset()
     rank, x = dist.get_rank(), rows()
-    model = _cut(block(), _plan(sequence=False))
+    model = cut(block(), plan_of())
     run, found = compiled(model, tp_scales="shared"), {}
 
     def exchange(value: nn.Parameter) -> None:

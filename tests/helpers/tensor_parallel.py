@@ -125,7 +125,16 @@ def _whole(x: Any) -> Tensor:
     return result.clone()
 
 
-def _plan(sequence: bool) -> dict[str, Any]:
+def cut(model: nn.Module, plan: dict[str, Any]) -> nn.Module:
+    """Return ``model`` cut over all processes."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import parallelize_module
+
+    return parallelize_module(model, init_device_mesh("cpu", (dist.get_world_size(),)), plan)
+
+
+def plan_of(sequence: bool = False) -> dict[str, Any]:
+    """Return how the block is cut; ``sequence``: its norm by tokens."""
     from torch.distributed.tensor import Shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel
 
@@ -146,10 +155,10 @@ def blocks() -> dict[str, Any]:
 
     mesh, x = init_device_mesh("cpu", (dist.get_world_size(),)), rows()
     own = x.chunk(dist.get_world_size(), 1)[dist.get_rank()]
-    found = {"sequence": seen(parallelize_module(block(), mesh, _plan(sequence=True)), lambda run: run(own))}
+    found = {"sequence": seen(parallelize_module(block(), mesh, plan_of(sequence=True)), lambda run: run(own))}
     gathered = parallelize_module(block(), mesh, {"up": ColwiseParallel(output_layouts=Replicate())})
     found["columns"] = seen(gathered, lambda run: run(x))
-    model = parallelize_module(block(), mesh, _plan(sequence=False))
+    model = parallelize_module(block(), mesh, plan_of())
     found["rows"] = seen(model, lambda run: run(x))
     run = compiled(model)
     with torch.no_grad(), apart(), packings() as count:
